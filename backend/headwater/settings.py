@@ -1,0 +1,179 @@
+"""One frozen Settings: what `headwater serve` was told, validated before anything starts.
+
+A bad value stops the start with one line that names the flag (`SettingsError`).
+Everything below takes what it needs from here; nothing reads the environment
+or a flag a second time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import os
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Literal
+
+PodMode = Literal["disabled", "insecure", "verified"]
+Transport = Literal["grpcio"]
+
+#: RFC 1035 section 2.3.4.
+_MAX_LABEL = 63
+_MAX_NAME = 255
+#: RFC 2181 section 8: a TTL is an unsigned 31-bit number.
+_MAX_TTL = 2**31 - 1
+#: CoreDNS's `grpc` plugin takes at most this many addresses (plugin/grpc/setup.go).
+MAX_WORKERS = 15
+#: sockaddr_un's sun_path on Linux, less the closing zero.
+_MAX_UNIX_PATH = 107
+
+_LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?")
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+
+#: Settings that change the bytes of records. Another value means: compile anew.
+_SHAPES_RECORDS = ("zones", "ttl", "negative_ttl", "pods", "endpoint_pod_names", "ignore_empty_service", "namespaces")
+
+
+class SettingsError(ValueError):
+    """A value that no start can be made with. `flag` is the one to change."""
+
+    def __init__(self, flag: str, problem: str) -> None:
+        super().__init__(f"{flag}: {problem}")
+        self.flag = flag
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where to listen or connect: a unix socket path, or a host and a port."""
+
+    path: str | None = None
+    host: str = ""
+    port: int = 0
+
+    @classmethod
+    def parse(cls, text: str, flag: str) -> Address:
+        """`unix:/path`, `HOST:PORT` or `[IPV6]:PORT`."""
+        if text.startswith("unix:"):
+            path = text.removeprefix("unix:")
+            path = "/" + path.lstrip("/") if path.startswith("//") else path
+            if not path.startswith("/"):
+                raise SettingsError(flag, f"{text!r}: a unix socket needs an absolute path, as in unix:/run/dns.sock")
+            if len(os.fsencode(path)) > _MAX_UNIX_PATH - len("-00"):
+                raise SettingsError(flag, f"{text!r}: a unix socket path has at most {_MAX_UNIX_PATH - 3} bytes")
+            return cls(path=path)
+        host, colon, port = text.rpartition(":")
+        if not colon or not port.isascii() or not port.isdigit():
+            raise SettingsError(flag, f"{text!r} is neither unix:/path nor HOST:PORT")
+        number = int(port)
+        if not 0 <= number <= 65535:
+            raise SettingsError(flag, f"{text!r}: {number} is not a port")
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
+        elif ":" in host:
+            raise SettingsError(flag, f"{text!r}: an IPv6 address needs brackets, as in [::1]:{port}")
+        if host:
+            try:
+                ipaddress.ip_address(host)
+            except ValueError:
+                if host != "localhost":
+                    raise SettingsError(flag, f"{text!r}: {host!r} is not an IP address") from None
+                host = "127.0.0.1"
+        return cls(host=host or "0.0.0.0", port=number)
+
+    def __str__(self) -> str:
+        if self.path is not None:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def of_worker(self, index: int, workers: int) -> Address:
+        """The address of one answer process: CoreDNS opens one connection per address.
+
+        With one worker the address as it stands; else `dns-0.sock`, `dns-1.sock`
+        or consecutive ports.
+        """
+        if workers == 1:
+            return self
+        if self.path is not None:
+            stem, suffix = os.path.splitext(self.path)
+            return Address(path=f"{stem}-{index}{suffix}")
+        return Address(host=self.host, port=self.port + index)
+
+
+def parse_zone(text: str, flag: str) -> str:
+    """A zone in the form used everywhere: lower case, no closing dot ("cluster.local").
+
+    Raises SettingsError when no wire-format name can hold it (RFC 1035 2.3.4).
+    """
+    zone = text.rstrip(".").lower()
+    if not zone:
+        raise SettingsError(flag, f"{text!r}: the root is not a zone to be served")
+    for label in zone.split("."):
+        if len(label) > _MAX_LABEL or not _LABEL.fullmatch(label):
+            raise SettingsError(flag, f"{text!r}: {label!r} is not a DNS label")
+    # Room for the longest names below it: 63-byte service and namespace labels, "svc".
+    if len(zone) + 2 > _MAX_NAME:
+        raise SettingsError(flag, f"{text!r} is longer than a DNS name may be")
+    return zone
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What was asked for. Raises SettingsError when the values make no sense."""
+
+    kubeconfig: str | None = None
+    context: str | None = None
+    manifests: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ("cluster.local",)
+    listen: Address = field(default_factory=lambda: Address(path="/run/headwater/dns.sock"))
+    workers: int = 2
+    transport: Transport = "grpcio"
+    state_dir: str = "/var/lib/headwater"
+    admin: Address | None = field(default_factory=lambda: Address(host="127.0.0.1", port=9353))
+    dns: Address | None = None
+    ttl: int = 5
+    negative_ttl: int = 5
+    pods: PodMode = "disabled"
+    endpoint_pod_names: bool = False
+    ignore_empty_service: bool = False
+    namespaces: tuple[str, ...] = ()
+    log_level: str = "info"
+    log_format: Literal["text", "json"] = "text"
+
+    def __post_init__(self) -> None:
+        if self.manifests and (self.kubeconfig or self.context):
+            raise SettingsError("--manifests", "cannot be used together with --kubeconfig or --context")
+        for path in self.manifests:
+            if not Path(path).exists():
+                raise SettingsError("--manifests", f"{path!r} does not exist")
+        if self.kubeconfig and not Path(self.kubeconfig).is_file():
+            raise SettingsError("--kubeconfig", f"{self.kubeconfig!r} is not a file")
+        if not self.zones:
+            raise SettingsError("--zone", "at least one zone is needed")
+        if len(set(self.zones)) != len(self.zones):
+            raise SettingsError("--zone", "a zone is named twice")
+        if not 1 <= self.workers <= MAX_WORKERS:
+            raise SettingsError("--workers", f"{self.workers} is not between 1 and {MAX_WORKERS}")
+        if self.listen.path is None and not 0 < self.listen.port <= 65535 - self.workers + 1:
+            raise SettingsError("--listen", f"{self.listen}: {self.workers} consecutive ports are needed from there")
+        for flag, ttl in (("--ttl", self.ttl), ("--negative-ttl", self.negative_ttl)):
+            if not 0 <= ttl <= _MAX_TTL:
+                raise SettingsError(flag, f"{ttl} is not a TTL (0 to {_MAX_TTL} seconds)")
+        for namespace in self.namespaces:
+            if len(namespace) > _MAX_LABEL or not _NAMESPACE.fullmatch(namespace):
+                raise SettingsError("--namespace", f"{namespace!r} is not the name of a namespace")
+        for flag, address in (("--admin", self.admin), ("--dns", self.dns)):
+            if address is not None and address.path is not None:
+                raise SettingsError(flag, f"{address}: HOST:PORT is needed")
+
+    def listen_addresses(self) -> tuple[Address, ...]:
+        """One address per answer process, in their order."""
+        return tuple(self.listen.of_worker(index, self.workers) for index in range(self.workers))
+
+    def records_fingerprint(self) -> str:
+        """16 hex digits; another value means that stored records cannot be served."""
+        shape = [(name, getattr(self, name)) for name in _SHAPES_RECORDS]
+        return hashlib.sha256(repr(shape).encode()).hexdigest()[:16]
+
+
+assert {item.name for item in fields(Settings)}.issuperset(_SHAPES_RECORDS)

@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+"""Build the real parts that Headwater is tested and shown with, from Go modules.
+
+    tools/build.py [NAME ...]      build what is missing (default: everything)
+    tools/build.py --path NAME     print where NAME is, exit 1 when it is not built
+    tools/build.py --env           print PATH-style settings for a shell
+
+Binaries go to a cache folder outside the checkout (HEADWATER_CACHE, else
+$XDG_CACHE_HOME/headwater, else ~/.cache/headwater), one folder per version and
+recipe, so that a second clone on the same machine builds nothing. The recipe
+is the module's go.mod, go.sum and Go files: a changed pin is a new folder.
+
+Standard library only: this runs before the virtual environment exists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+@dataclass(frozen=True)
+class Tool:
+    """One binary: the module folder that pins it, and what `go build` is told."""
+
+    name: str
+    module: str  # folder under tools/
+    package: str  # Go package path, or "." for the module's own main
+    requires: str  # the requirement in go.mod that names the version
+    ldflags: str = "-s -w"
+
+    def version(self) -> str:
+        """The pinned version, read from go.mod ("1.15.0")."""
+        for line in (HERE / self.module / "go.mod").read_text().splitlines():
+            words = line.removeprefix("require").split()
+            if len(words) >= 2 and words[0] == self.requires:
+                return words[1].removeprefix("v")
+        raise SystemExit(f"tools/{self.module}/go.mod does not require {self.requires}")
+
+    def folder(self) -> Path:
+        """Where the built binary lives."""
+        digest = hashlib.sha256(f"{self.package} {self.ldflags}".encode())
+        for file in sorted((HERE / self.module).iterdir()):
+            if file.name in ("go.mod", "go.sum") or file.suffix == ".go":
+                digest.update(file.name.encode() + b"\0" + file.read_bytes())
+        return cache_folder() / "tools" / f"{self.name}-{self.version()}-{digest.hexdigest()[:8]}"
+
+    def binary(self) -> Path:
+        return self.folder() / self.name
+
+
+_KUBERNETES_LDFLAGS = "-s -w -X k8s.io/component-base/version.gitVersion=v{version}"
+
+TOOLS = {
+    tool.name: tool
+    for tool in (
+        Tool("coredns", "coredns", ".", "github.com/coredns/coredns"),
+        Tool("etcd", "cluster/etcd", "go.etcd.io/etcd/server/v3", "go.etcd.io/etcd/server/v3"),
+        *(
+            Tool(name, "cluster/kubernetes", f"k8s.io/kubernetes/cmd/{name}", "k8s.io/kubernetes", _KUBERNETES_LDFLAGS)
+            for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
+        ),
+        Tool("kwok", "cluster/kwok", "sigs.k8s.io/kwok/cmd/kwok", "sigs.k8s.io/kwok"),
+    )
+}
+
+
+def cache_folder() -> Path:
+    """The folder for everything that outlives a checkout."""
+    if named := os.environ.get("HEADWATER_CACHE"):
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "headwater"
+
+
+def find_go() -> str | None:
+    """The go command: on PATH, or where its installer puts it."""
+    return shutil.which("go") or shutil.which("go", path="/usr/local/go/bin:/usr/lib/go/bin")
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One builder at a time: two test runs on one machine share the cache."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def build(tool: Tool, go: str) -> None:
+    """Build one tool into its folder, whole or not at all."""
+    target = tool.folder()
+    with locked(target.parent / f".{tool.name}.lock"):
+        if tool.binary().exists():
+            return
+        started = time.monotonic()
+        partial = target.with_name(target.name + ".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        print(f"building {tool.name} {tool.version()} ...", flush=True)
+        command = [
+            go, "build", "-trimpath", "-buildvcs=false",
+            "-ldflags", tool.ldflags.format(version=tool.version()),
+            "-o", str(partial / tool.name), tool.package,
+        ]  # fmt: skip
+        environment = os.environ | {"CGO_ENABLED": "0"}
+        done = subprocess.run(command, cwd=HERE / tool.module, env=environment, check=False)
+        if done.returncode:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise SystemExit(f"building {tool.name} failed: see the messages of `go build` above")
+        if tool.name == "kwok":
+            _copy_kwok_stages(go, partial / "stages")
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        print(f"built {tool.name} {tool.version()} in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _copy_kwok_stages(go: str, target: Path) -> None:
+    """kwok plays the kubelet by stage files of its own module: keep them beside it."""
+    found = subprocess.run(
+        [go, "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"],
+        cwd=HERE / "cluster/kwok", check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    stages = Path(found.stdout.strip()) / "kustomize" / "stage"
+    target.mkdir()
+    for pattern in ("node/fast/node-initialize.yaml", "node/heartbeat/*heartbeat.yaml", "pod/fast/pod-*.yaml"):
+        files = sorted(stages.glob(pattern))
+        if not files:
+            raise SystemExit(f"kwok's module has no {pattern}: its layout changed")
+        for file in files:
+            (target / file.name).write_bytes(file.read_bytes())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of: {', '.join(TOOLS)}")
+    parser.add_argument("--path", metavar="NAME", help="print the path of a built tool")
+    parser.add_argument("--env", action="store_true", help="print a PATH line with every built tool")
+    options = parser.parse_args(arguments)
+    unknown = [name for name in [*options.names, *filter(None, [options.path])] if name not in TOOLS]
+    if unknown:
+        parser.error(f"unknown tool {unknown[0]!r}: choose from {', '.join(TOOLS)}")
+    if options.path:
+        binary = TOOLS[options.path].binary()
+        if not binary.exists():
+            return 1
+        print(binary)
+        return 0
+    if options.env:
+        folders = [str(tool.folder()) for tool in TOOLS.values() if tool.binary().exists()]
+        print(f'export PATH="{":".join(folders)}:$PATH"')
+        return 0
+    wanted = [TOOLS[name] for name in options.names or TOOLS]
+    missing = [tool for tool in wanted if not tool.binary().exists()]
+    if not missing:
+        return 0
+    go = find_go()
+    if go is None:
+        print(f"Go is not installed: cannot build {', '.join(t.name for t in missing)}", file=sys.stderr)
+        return 1
+    for tool in missing:
+        build(tool, go)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
