@@ -1,0 +1,1 @@
+"""Bytes in, bytes out: from a DNS query to its reply."""

@@ -1,0 +1,1 @@
+"""What Kubernetes says: objects, and the sources they come from."""

@@ -1,0 +1,358 @@
+"""Kubernetes objects, reduced to what DNS needs the moment they arrive.
+
+Two shapes of each. The API's own (`_Api…`, JSON) names only the fields that
+are read: msgspec skips everything else without building it, so managedFields
+never become Python objects. The reduced one (`Service`, `EndpointSlice`, …) is
+what the store packs and what the records are made of.
+
+`decode` and `convert` accept what the API server's schema allows and raise
+`OddObject` for the rest, so that one bad object is skipped and harms no other.
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+from typing import Any, Final, Literal, cast
+
+import msgspec
+from msgspec import Struct, field
+
+Resource = Literal["namespaces", "services", "endpointslices", "pods"]
+
+#: Kubernetes label and annotation names that are read.
+SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
+TRIGGER_TIME_ANNOTATION: Final = "endpoints.kubernetes.io/last-change-trigger-time"
+
+#: Where CoreDNS keeps a port without a number (plugin/kubernetes/object/service.go).
+NO_PORT: Final = -1
+
+
+class OddObject(ValueError):  # noqa: N818 (a description of the object, not of a failure)
+    """An object that lacks what makes it one: no name, a field of another type."""
+
+
+class Namespace(Struct, frozen=True, array_like=True):
+    """A namespace: that it exists is all that DNS asks."""
+
+    name: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(namespace, name), as every object has it; a namespace is in none."""
+        return "", self.name
+
+
+class Port(Struct, frozen=True, array_like=True):
+    """A port of a Service or of a slice; `number` is NO_PORT when there is none."""
+
+    name: str
+    protocol: str
+    number: int
+
+
+class Service(Struct, frozen=True, array_like=True):
+    """A Service. `cluster_ips` is empty for a headless one, see `headless`."""
+
+    namespace: str
+    name: str
+    type: str
+    headless: bool
+    cluster_ips: tuple[str, ...]
+    external_name: str
+    ports: tuple[Port, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.namespace, self.name
+
+
+class Condition(IntFlag):
+    """An endpoint's conditions as one number. `ready` counts unless it is false."""
+
+    READY = 1
+    SERVING = 2
+    TERMINATING = 4
+
+
+class Endpoint(Struct, frozen=True, array_like=True):
+    """One endpoint of a slice: its addresses share a hostname and conditions."""
+
+    addresses: tuple[str, ...]
+    conditions: int
+    hostname: str = ""
+    pod: str = ""
+    zone: str = ""
+
+
+class EndpointSlice(Struct, frozen=True, array_like=True):
+    """A slice; `service` is empty when no label says whose it is."""
+
+    namespace: str
+    name: str
+    service: str
+    ports: tuple[Port, ...]
+    endpoints: tuple[Endpoint, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.namespace, self.name
+
+
+class Pod(Struct, frozen=True, array_like=True):
+    """A pod and the addresses by which it can be named."""
+
+    namespace: str
+    name: str
+    addresses: tuple[str, ...]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.namespace, self.name
+
+
+Object = Namespace | Service | EndpointSlice | Pod
+
+
+class Decoded(Struct, frozen=True):
+    """A reduced object and what its metadata says about this version of it."""
+
+    object: Object
+    resource_version: str
+    trigger_time: str = ""
+    """When the change behind this slice happened (RFC 3339), if the controller says so."""
+    absent: bool = False
+    """True for a pod that DNS treats as gone although the API still has it."""
+
+
+# The API's shapes. Field names are the API's own, hence the renaming.
+
+
+class _Meta(Struct, rename="camel"):
+    name: str = ""
+    namespace: str | None = None
+    resource_version: str | None = None
+
+
+class _SliceLabels(Struct):
+    service_name: str | None = field(default=None, name=SERVICE_NAME_LABEL)
+
+
+class _SliceAnnotations(Struct):
+    trigger_time: str | None = field(default=None, name=TRIGGER_TIME_ANNOTATION)
+
+
+class _SliceMeta(_Meta, rename="camel"):
+    labels: _SliceLabels | None = None
+    annotations: _SliceAnnotations | None = None
+
+
+class _ApiNamespace(Struct):
+    metadata: _Meta
+
+
+class _ApiPort(Struct):
+    name: str | None = None
+    protocol: str | None = None
+    port: int | None = None
+
+
+class _ServiceSpec(Struct):
+    type: str | None = None
+    cluster_ip: str | None = field(default=None, name="clusterIP")
+    cluster_ips: list[str] | None = field(default=None, name="clusterIPs")
+    external_name: str | None = field(default=None, name="externalName")
+    ports: list[_ApiPort] | None = None
+
+
+class _ApiService(Struct):
+    metadata: _Meta
+    spec: _ServiceSpec | None = None
+
+
+class _Conditions(Struct):
+    ready: bool | None = None
+    serving: bool | None = None
+    terminating: bool | None = None
+
+
+class _TargetRef(Struct):
+    kind: str | None = None
+    name: str | None = None
+
+
+class _ApiEndpoint(Struct, rename="camel"):
+    addresses: list[str] | None = None
+    conditions: _Conditions | None = None
+    hostname: str | None = None
+    target_ref: _TargetRef | None = None
+    zone: str | None = None
+
+
+class _ApiSlice(Struct):
+    metadata: _SliceMeta
+    endpoints: list[_ApiEndpoint] | None = None
+    ports: list[_ApiPort] | None = None
+
+
+class _PodIP(Struct):
+    ip: str | None = None
+
+
+class _PodStatus(Struct, rename="camel"):
+    phase: str | None = None
+    pod_ip: str | None = field(default=None, name="podIP")
+    pod_ips: list[_PodIP] | None = field(default=None, name="podIPs")
+
+
+class _ApiPod(Struct):
+    metadata: _Meta
+    status: _PodStatus | None = None
+
+
+def _namespace(api: _ApiNamespace) -> Decoded:
+    return Decoded(Namespace(api.metadata.name), api.metadata.resource_version or "")
+
+
+def _ports(ports: list[_ApiPort] | None) -> tuple[Port, ...]:
+    if not ports:
+        return ()
+    return tuple(
+        Port(port.name or "", port.protocol or "TCP", NO_PORT if port.port is None else port.port) for port in ports
+    )
+
+
+def _service(api: _ApiService) -> Decoded:
+    meta, spec = api.metadata, api.spec or _ServiceSpec()
+    addresses = spec.cluster_ips or ([spec.cluster_ip] if spec.cluster_ip else [])
+    headless = addresses[:1] == ["None"]
+    service = Service(
+        namespace=meta.namespace or "default",
+        name=meta.name,
+        type=spec.type or "ClusterIP",
+        headless=headless,
+        cluster_ips=() if headless else tuple(addresses),
+        external_name=spec.external_name or "",
+        ports=_ports(spec.ports),
+    )
+    return Decoded(service, meta.resource_version or "")
+
+
+_READY = int(Condition.READY)
+_SERVING = int(Condition.SERVING)
+_TERMINATING = int(Condition.TERMINATING)
+
+
+def _conditions(conditions: _Conditions | None) -> int:
+    # The API's documentation: an absent `ready` counts as ready, an absent
+    # `serving` follows `ready`, an absent `terminating` is false.
+    if conditions is None:
+        return _READY | _SERVING
+    ready = conditions.ready is not False
+    serving = ready if conditions.serving is None else conditions.serving
+    return ready * _READY | serving * _SERVING | (conditions.terminating is True) * _TERMINATING
+
+
+def _endpoint(api: _ApiEndpoint) -> Endpoint:
+    target = api.target_ref
+    return Endpoint(
+        tuple(api.addresses or ()),
+        _conditions(api.conditions),
+        api.hostname or "",
+        (target.name or "") if target is not None else "",
+        api.zone or "",
+    )
+
+
+def _slice(api: _ApiSlice) -> Decoded:
+    meta = api.metadata
+    reduced = EndpointSlice(
+        namespace=meta.namespace or "default",
+        name=meta.name,
+        service=(meta.labels.service_name or "") if meta.labels is not None else "",
+        ports=_ports(api.ports),
+        endpoints=tuple(map(_endpoint, api.endpoints or ())),
+    )
+    trigger = (meta.annotations.trigger_time or "") if meta.annotations is not None else ""
+    return Decoded(reduced, meta.resource_version or "", trigger)
+
+
+#: Phases of pods that no longer own their address (CoreDNS's field selector).
+_GONE = frozenset({"Succeeded", "Failed", "Unknown"})
+
+
+def _pod(api: _ApiPod) -> Decoded:
+    meta, status = api.metadata, api.status or _PodStatus()
+    addresses = [item.ip for item in status.pod_ips or () if item.ip]
+    if not addresses and status.pod_ip:
+        addresses = [status.pod_ip]
+    pod = Pod(meta.namespace or "default", meta.name, tuple(addresses))
+    # One that is being deleted keeps its name until it is gone, as in CoreDNS.
+    return Decoded(pod, meta.resource_version or "", absent=status.phase in _GONE)
+
+
+_SHAPES: Final[dict[Resource, tuple[Any, Any]]] = {
+    "namespaces": (_ApiNamespace, _namespace),
+    "services": (_ApiService, _service),
+    "endpointslices": (_ApiSlice, _slice),
+    "pods": (_ApiPod, _pod),
+}
+_DECODERS: Final = {resource: msgspec.json.Decoder(shape) for resource, (shape, _) in _SHAPES.items()}
+
+#: Kinds in manifests, by the resource that they belong to.
+KINDS: Final[dict[tuple[str, str], Resource]] = {
+    ("v1", "Namespace"): "namespaces",
+    ("v1", "Service"): "services",
+    ("discovery.k8s.io/v1", "EndpointSlice"): "endpointslices",
+    ("v1", "Pod"): "pods",
+}
+
+
+def _reduce(resource: Resource, api: Any) -> Decoded:
+    decoded = cast("Decoded", _SHAPES[resource][1](api))
+    if not decoded.object.key[1]:
+        raise OddObject(f"an object of {resource} has no metadata.name")
+    return decoded
+
+
+def decode(resource: Resource, data: bytes | msgspec.Raw) -> Decoded:
+    """An object as the API server sends it (JSON) to its reduced form.
+
+    Raises OddObject when it is not JSON or not an object of that resource.
+    """
+    try:
+        api = _DECODERS[resource].decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise OddObject(f"an object of {resource} does not decode: {error}") from None
+    return _reduce(resource, api)
+
+
+def convert(resource: Resource, data: object) -> Decoded:
+    """The same for an object that was parsed already (YAML).
+
+    Raises OddObject when a field has another type than in the API.
+    """
+    try:
+        api = msgspec.convert(data, _SHAPES[resource][0])
+    except msgspec.MsgspecError as error:
+        raise OddObject(f"not a valid object of {resource}: {error}") from None
+    return _reduce(resource, api)
+
+
+_TYPES: Final[dict[Resource, Any]] = {
+    "namespaces": Namespace,
+    "services": Service,
+    "endpointslices": EndpointSlice,
+    "pods": Pod,
+}
+_PACKER: Final = msgspec.msgpack.Encoder()
+_UNPACKERS: Final = {resource: msgspec.msgpack.Decoder(type_) for resource, type_ in _TYPES.items()}
+
+
+def pack(item: Object) -> bytes:
+    """A reduced object as the store keeps it (msgpack, positional)."""
+    return _PACKER.encode(item)
+
+
+def unpack(resource: Resource, data: Any) -> Any:
+    """What `pack` made, from any buffer. Raises msgspec.MsgspecError on other bytes."""
+    return _UNPACKERS[resource].decode(data)

@@ -1,0 +1,200 @@
+"""One resource kept true: what to ask the API server next, decided without I/O.
+
+    LIST page ─▶ page ─▶ … ─▶ complete ─▶ WATCH ─▶ events, bookmarks ─▶ ends ─▶ WATCH again
+      ▲                                     │
+      └──────────── 410 Gone ───────────────┘          any failure: wait, then the same again
+
+A `Reflector` is a machine: `next` says what to do (list a page, watch, wait),
+and one of the other methods is told how it went. It has no socket, no thread
+and no clock of its own, so every path through it can be walked in a test.
+
+The rules are those of client-go (tools/cache/reflector.go): a list in pages
+without a resourceVersion, a watch from the list's version with bookmarks, a
+watch that ends well is resumed at once from the last version seen, 410 leads to
+a new list, server errors back off to 30 s. A refused connection is cheap and is
+tried again within 2 s.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final
+
+#: Objects per page of a list, as kubectl and client-go ask for.
+PAGE: Final = 500
+#: How long one watch may last, in seconds; the server ends it (client-go: 5 to 10 minutes).
+WATCH_SECONDS: Final = (300, 600)
+#: Back-off after a server's error: seconds, doubled each time, with full jitter.
+_BACKOFF_FIRST: Final = 0.8
+_BACKOFF_LAST: Final = 30.0
+#: After a refused connection or a silent one: a connect costs the server nothing.
+_RECONNECT: Final = (0.1, 2.0)
+#: A missing permission does not appear by asking often.
+_FORBIDDEN: Final = (20.0, 40.0)
+#: A watch that ends well but sooner than this, in seconds, is treated as an error.
+_TOO_SHORT: Final = 1.0
+
+
+class Trouble(Enum):
+    """What can go wrong with a request, by what is to be done about it."""
+
+    EXPIRED = "expired"
+    """410: the version is no longer known; list anew."""
+    UNAUTHORIZED = "unauthorized"
+    """401: read the credentials again."""
+    FORBIDDEN = "forbidden"
+    """403: a permission is missing."""
+    THROTTLED = "throttled"
+    """429, or 503 with Retry-After: the server says when."""
+    SERVER = "server"
+    """Another status, or a body that does not parse."""
+    UNREACHABLE = "unreachable"
+    """No connection, or one that fell silent."""
+
+
+class RequestFailed(Exception):  # noqa: N818 (the field's word)
+    """A request that gave no result. `status` is 0 when there was none."""
+
+    def __init__(self, trouble: Trouble, text: str, status: int = 0, retry_after: float = 0.0) -> None:
+        super().__init__(text)
+        self.trouble = trouble
+        self.status = status
+        self.retry_after = retry_after
+
+
+@dataclass(frozen=True, slots=True)
+class ListPage:
+    """Ask for a page; the first has no `continue_token`."""
+
+    continue_token: str = ""
+    limit: int = PAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Watch from a version on, for that many seconds."""
+
+    resource_version: str
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """Do nothing for that many seconds."""
+
+    seconds: float
+
+
+Action = ListPage | Watch | Wait
+
+
+@dataclass(slots=True)
+class Counters:
+    """What an operator wants to know of a resource."""
+
+    connected: bool = False
+    resource_version: str = ""
+    proof_of_life: float = 0.0
+    """The clock's time of the last page, event or bookmark."""
+    events: int = 0
+    relists: int = 0
+    errors: dict[str, int] = field(default_factory=dict)
+    """By HTTP status, or by the trouble's name where there was none."""
+
+
+class Reflector:
+    """The state of one resource. `resource_version`: where a stored list left off, or empty."""
+
+    def __init__(
+        self, resource_version: str, clock: Callable[[], float], uniform: Callable[[float, float], float] = random.uniform
+    ) -> None:
+        self._clock = clock
+        self._uniform = uniform
+        self._continue = ""
+        self._failures = 0
+        self._wait = 0.0
+        self._watch_began = 0.0
+        self._watch_events = 0
+        self.state = Counters(resource_version=resource_version)
+
+    def next(self) -> Action:
+        """What to do now."""
+        if self._wait:
+            seconds, self._wait = self._wait, 0.0
+            return Wait(seconds)
+        if not self.state.resource_version:
+            return ListPage(self._continue)
+        self._watch_began = self._clock()
+        self._watch_events = 0
+        low, high = WATCH_SECONDS
+        return Watch(self.state.resource_version, int(self._uniform(low, high)))
+
+    def page(self, resource_version: str, continue_token: str) -> bool:
+        """A page came. True when it was the last: the list is complete as of that version."""
+        self._alive()
+        self._failures = 0
+        self._continue = continue_token
+        if continue_token:
+            return False
+        self.state.resource_version = resource_version
+        self.state.relists += 1
+        return True
+
+    def watching(self) -> None:
+        """The server took the watch."""
+        self._alive()
+        self.state.connected = True
+
+    def event(self, resource_version: str) -> None:
+        """An event came; its object is of that version."""
+        self._alive()
+        self._failures = 0
+        self._watch_events += 1
+        self.state.events += 1
+        if resource_version:
+            self.state.resource_version = resource_version
+
+    def bookmark(self, resource_version: str) -> None:
+        """Nothing changed up to that version."""
+        self._alive()
+        self._watch_events += 1
+        if resource_version:
+            self.state.resource_version = resource_version
+
+    def watch_ended(self) -> None:
+        """The server ended the watch without an error: resume, but not in a tight loop."""
+        self.state.connected = False
+        if self._watch_events == 0 and self._clock() - self._watch_began < _TOO_SHORT:
+            self._back_off()
+
+    def failed(self, error: RequestFailed) -> None:
+        """A list or a watch failed, at its start or in its course."""
+        self.state.connected = False
+        name = str(error.status) if error.status else error.trouble.value
+        self.state.errors[name] = self.state.errors.get(name, 0) + 1
+        match error.trouble:
+            case Trouble.EXPIRED:
+                # A continue token expires like a version does: the list starts over.
+                if not self.state.resource_version:
+                    self._back_off()
+                self.state.resource_version = ""
+                self._continue = ""
+            case Trouble.UNREACHABLE:
+                self._wait = self._uniform(*_RECONNECT)
+            case Trouble.FORBIDDEN:
+                self._wait = self._uniform(*_FORBIDDEN)
+            case Trouble.THROTTLED if error.retry_after > 0:
+                self._wait = error.retry_after + self._uniform(0.0, 1.0)
+            case _:
+                self._back_off()
+
+    def _alive(self) -> None:
+        self.state.proof_of_life = self._clock()
+
+    def _back_off(self) -> None:
+        ceiling = min(_BACKOFF_LAST, _BACKOFF_FIRST * 2**self._failures)
+        self._failures = min(self._failures + 1, 16)
+        self._wait = max(0.05, self._uniform(0.0, ceiling))

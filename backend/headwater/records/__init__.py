@@ -1,0 +1,1 @@
+"""What DNS says for the objects: pure functions, objects in, nodes out."""

@@ -1,0 +1,244 @@
+"""Endpoints: what a Service's slices say, merged, and the names made of it.
+
+    SVC.NS.svc.Z              A, AAAA of every endpoint, SRV per endpoint and port (headless)
+    HOST.SVC.NS.svc.Z         A, AAAA, SRV of one endpoint name (any Service with endpoints)
+    _PORT._PROTO.SVC.NS.svc.Z the same for the endpoints of a named port (headless)
+    _PROTO.SVC.NS.svc.Z       an empty non-terminal
+
+An *entry* is one endpoint address with one port of its slice, as in CoreDNS's
+findServices; an SRV record's weight is the share of its entry among all that
+the name has, duplicates included (plugin/backend_lookup.go).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from headwater.cluster.objects import NO_PORT, Condition, EndpointSlice, Port, Service
+from headwater.records import names, rdata
+from headwater.records.names import BadName
+from headwater.records.zone import Zone
+from headwater.store.node import Flag, HEAD, Kind, pack_node, pack_srv_own, pack_srv_table
+
+#: (reason, namespace, name, detail): a record that cannot be made, and why.
+Report = Callable[[str, str, str, str], None]
+
+_READY: Final = int(Condition.READY)
+#: A slice without ports still has endpoints: one entry each, without SRV.
+_NO_PORTS: Final = (Port("", "", NO_PORT),)
+
+
+@dataclass(slots=True)
+class Group:
+    """The endpoints of the slices that have the same ports."""
+
+    ports: tuple[Port, ...]
+    hosts: dict[bytes, list[bytes]] = field(default_factory=dict)
+    """Packed addresses by endpoint name (one label with its length octet), duplicates kept."""
+    count: int = 0
+    """How many addresses there are in all, duplicates included."""
+
+
+def weight(entries: int) -> int:
+    """An SRV record's weight when its name has that many entries (RFC 2782; CoreDNS's arithmetic)."""
+    return max(1, math.floor(100.0 / (100 * entries) * 100)) if entries else 1
+
+
+def gather(slices: Iterable[EndpointSlice], pod_names: bool, report: Report) -> list[Group]:
+    """The ready endpoints of a Service's slices, grouped by ports.
+
+    `pod_names` is `--endpoint-pod-names`. Addresses that do not parse and names
+    that no label can hold are reported and left out.
+    """
+    groups: dict[tuple[Port, ...], Group] = {}
+    for piece in slices:
+        ports = piece.ports or _NO_PORTS
+        group = groups.get(ports)
+        if group is None:
+            group = groups[ports] = Group(ports)
+        hosts = group.hosts
+        for endpoint in piece.endpoints:
+            if not endpoint.conditions & _READY:
+                continue
+            for text in endpoint.addresses:
+                try:
+                    packed = rdata.address(text)
+                    label = endpoint_label(endpoint.hostname, endpoint.pod if pod_names else "", text)
+                except ValueError as error:
+                    report("endpoint", piece.namespace, piece.name, str(error))
+                    continue
+                group.count += 1
+                known = hosts.get(label)
+                if known is None:
+                    hosts[label] = [packed]
+                else:
+                    known.append(packed)
+    return [group for group in groups.values() if group.count]
+
+
+def endpoint_label(hostname: str, pod: str, address: str) -> bytes:
+    """An endpoint's name below its Service: hostname, else pod name, else dashed address.
+
+    A pod name that is no label (a dot in it, or over 63 characters) gives way
+    to the address. Raises BadName for a hostname that is no label.
+    """
+    if hostname:
+        return names.label(hostname)
+    if pod:
+        try:
+            return names.label(pod)
+        except BadName:
+            pass
+    return names.label(names.dashed(address))
+
+
+def labels(slices: Iterable[EndpointSlice], pod_names: bool) -> Iterator[bytes]:
+    """The endpoint names that these slices may have given rise to, ready or not."""
+    for piece in slices:
+        for endpoint in piece.endpoints:
+            for text in endpoint.addresses:
+                try:
+                    yield endpoint_label(endpoint.hostname, endpoint.pod if pod_names else "", text)
+                except BadName:
+                    continue
+
+
+def port_names(ports: Iterable[Port]) -> dict[tuple[bytes, bytes], None]:
+    """(`_port`, `_proto`) labels of the ports that have both, in order; odd names are left out."""
+    found: dict[tuple[bytes, bytes], None] = {}
+    for port in ports:
+        if port.name and port.protocol:
+            try:
+                found[names.label("_" + port.name), names.label("_" + port.protocol)] = None
+            except BadName:
+                continue
+    return found
+
+
+def _split(packed: Iterable[bytes]) -> tuple[list[bytes], list[bytes]]:
+    """Unique addresses by family, in their order."""
+    unique = dict.fromkeys(packed)
+    return [item for item in unique if len(item) == 4], [item for item in unique if len(item) == 16]
+
+
+def port_numbers(ports: Iterable[Port]) -> tuple[int, ...]:
+    """Unique port numbers that an SRV record can say."""
+    return tuple(dict.fromkeys(port.number for port in ports if 0 <= port.number <= 0xFFFF))
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """Makes the nodes of one Service in one zone. `base` is the Service's name."""
+
+    zone: Zone
+    ttl: int
+    base: bytes
+
+    @classmethod
+    def of(cls, zone: Zone, ttl: int, service: Service) -> Writer:
+        """Raises BadName when the Service's name does not fit."""
+        base = names.label(service.name) + names.label(service.namespace) + zone.svc
+        return cls(zone, ttl, names.fits(base))
+
+    def addresses(self, kind: Kind, packed: Iterable[bytes], srv: bytes) -> bytes:
+        """A node of addresses and an SRV part."""
+        a_head, aaaa_head = rdata.address_heads(self.ttl)
+        v4, v6 = _split(packed)
+        return pack_node(
+            zone=self.zone.index,
+            kind=kind,
+            a=[a_head + item for item in v4],
+            aaaa=[aaaa_head + item for item in v6],
+            srv=srv,
+        )
+
+    def own_srv(self, entries: int, ports: Sequence[int], base: bytes = b"") -> bytes:
+        """SRV with the name itself as the target, or the Service when `base` is given."""
+        return pack_srv_own(self.ttl, weight(entries), len(base), ports) if ports else b""
+
+    def empty(self, kind: Kind) -> bytes:
+        """An empty non-terminal."""
+        return pack_node(zone=self.zone.index, kind=kind)
+
+    def set_of(self, kind: Kind, parts: Sequence[tuple[Group, Sequence[Port]]]) -> bytes:
+        """The node of several endpoints: each group with those of its ports that count here."""
+        rows: dict[bytes, tuple[tuple[int, ...], list[bytes]]] = {}
+        for group, ports in parts:
+            numbers = port_numbers(ports)
+            for label, packed in group.hosts.items():
+                known = rows.get(label)
+                rows[label] = (
+                    (numbers, packed)
+                    if known is None
+                    else (tuple(dict.fromkeys(known[0] + numbers)), [*known[1], *packed])
+                )
+        srv = b""
+        if any(numbers for numbers, _ in rows.values()):
+            entries = sum(group.count * len(ports) for group, ports in parts)
+            table = ((numbers, label[1:], *_split(packed)) for label, (numbers, packed) in rows.items() if numbers)
+            srv = pack_srv_table(self.ttl, weight(entries), len(self.base), table)
+        every = (item for _, packed in rows.values() for item in packed)
+        return self.addresses(kind, every, srv)
+
+    def hosts(
+        self, groups: Sequence[Group], only: Collection[bytes] | None, report: Report, service: Service
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """The nodes of the endpoint names, all or those in `only`."""
+        a_head, _ = rdata.address_heads(self.ttl)
+        single = len(groups) == 1
+        room = names.MAX_NAME - len(self.base)
+        for group in groups:
+            # The common case in constant bytes: one group, one IPv4 address.
+            srv = self.own_srv(len(group.ports), port_numbers(group.ports))
+            made = _earlier(groups, group)
+            head = HEAD.pack(Flag.SRV if srv else 0, self.zone.index, Kind.ENDPOINT, 1, 0) + a_head
+            for label, packed in group.hosts.items():
+                if only is not None and label not in only:
+                    continue
+                if len(label) > room:
+                    report("name", service.namespace, service.name, f"endpoint name {label[1:]!r} does not fit")
+                elif single and len(packed) == 1 and len(packed[0]) == 4:
+                    yield label + self.base, head + packed[0] + srv
+                elif label not in made:
+                    yield label + self.base, self._host(groups, label)
+
+    def _host(self, groups: Sequence[Group], label: bytes) -> bytes:
+        """An endpoint name that is in several groups, or has several addresses."""
+        having = [group for group in groups if label in group.hosts]
+        entries = sum(len(group.hosts[label]) * len(group.ports) for group in having)
+        ports = tuple(dict.fromkeys(number for group in having for number in port_numbers(group.ports)))
+        every = (item for group in having for item in group.hosts[label])
+        return self.addresses(Kind.ENDPOINT, every, self.own_srv(entries, ports))
+
+
+def _earlier(groups: Sequence[Group], group: Group) -> Collection[bytes]:
+    """The endpoint names of the groups before that one: each name is made once."""
+    found: set[bytes] = set()
+    for other in groups:
+        if other is group:
+            break
+        found.update(other.hosts)
+    return found
+
+
+def nodes(writer: Writer, groups: Sequence[Group]) -> Iterator[tuple[bytes, bytes]]:
+    """The nodes of a headless Service but its endpoint names; none when it has no endpoints."""
+    if not groups:
+        return
+    yield writer.base, writer.set_of(Kind.SERVICE, [(group, group.ports) for group in groups])
+    protocols: dict[bytes, None] = {}
+    for port, protocol in port_names(port for group in groups for port in group.ports):
+        protocols[protocol] = None
+        parts = [
+            (group, matching)
+            for group in groups
+            if (matching := [item for item in group.ports if (port, protocol) in port_names((item,))])
+        ]
+        owner = port + protocol + writer.base
+        if len(owner) <= names.MAX_NAME:
+            yield owner, writer.set_of(Kind.PORT, parts)
+    for protocol in protocols:
+        yield protocol + writer.base, writer.empty(Kind.PORT)

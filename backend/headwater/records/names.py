@@ -1,0 +1,60 @@
+"""Names in wire format (RFC 1035 section 3.1), lower-cased: the keys of the store."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_LABEL: Final = 63
+MAX_NAME: Final = 255
+ROOT: Final = b"\0"
+
+
+class BadName(ValueError):  # noqa: N818 (names a name)
+    """A text that no label, or no name, can hold."""
+
+
+def label(text: str) -> bytes:
+    """One label with its length octet, lower-cased. `text` is one label: no dot divides it.
+
+    Raises BadName for an empty or long one, a dot, or what is not ASCII.
+    """
+    if "." in text or not text.isascii():
+        raise BadName(f"{text!r} is not a DNS label")
+    data = text.lower().encode("ascii")
+    if not 0 < len(data) <= MAX_LABEL or b"\0" in data:
+        raise BadName(f"{text!r} is not a DNS label of 1 to {MAX_LABEL} bytes")
+    return bytes((len(data),)) + data
+
+
+def name(text: str) -> bytes:
+    """A whole name ("cluster.local", a closing dot allowed). Raises BadName."""
+    text = text.removesuffix(".")
+    wire = b"".join(map(label, text.split("."))) + ROOT if text else ROOT
+    return fits(wire)
+
+
+def fits(wire: bytes) -> bytes:
+    """The same name. Raises BadName when it is longer than 255 bytes (RFC 1035 2.3.4)."""
+    if len(wire) > MAX_NAME:
+        raise BadName(f"{text_of(wire)} is longer than a DNS name may be")
+    return wire
+
+
+def text_of(wire: bytes) -> str:
+    """A wire-format name for people: labels with dots, other bytes as \\DDD, a closing dot."""
+    labels: list[str] = []
+    at = 0
+    while at < len(wire) and wire[at]:
+        size = wire[at]
+        part = wire[at + 1 : at + 1 + size]
+        labels.append("".join(chr(c) if 32 < c < 127 and c not in b'.\\"' else f"\\{c:03d}" for c in part))
+        at += 1 + size
+    return ".".join(labels) + "."
+
+
+def dashed(address: str) -> str:
+    """An address as a label (specification 2.4.1; an ending dash gets a zero, as in CoreDNS's endpointHostname)."""
+    if ":" not in address:
+        return address.replace(".", "-")
+    text = address.replace(":", "-")
+    return text + "0" if text.endswith("-") else text

@@ -1,0 +1,92 @@
+"""Services: the names of one, headless or with cluster IPs.
+
+    SVC.NS.svc.Z              A, AAAA per cluster IP; SRV per port
+    _PORT._PROTO.SVC.NS.svc.Z SRV of a named port, and the same addresses
+    HOST.SVC.NS.svc.Z         its endpoints, as for a headless Service
+
+An ExternalName Service has no node here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Final
+
+from headwater.cluster.objects import NO_PORT, EndpointSlice, Port, Service
+from headwater.records import headless, names, rdata
+from headwater.records.headless import Group, Report, Writer
+from headwater.records.names import BadName
+from headwater.records.zone import Zone
+from headwater.store.node import Kind
+
+#: A Service without ports still has its addresses (CoreDNS keeps one port -1).
+_NO_PORTS: Final = (Port("", "", NO_PORT),)
+
+
+def nodes(
+    service: Service,
+    groups: Sequence[Group],
+    zone: Zone,
+    ttl: int,
+    report: Report,
+    only: Collection[bytes] | None = None,
+) -> Iterator[tuple[bytes, bytes]]:
+    """(name, node) of every name of a Service in one zone.
+
+    `groups` are its endpoints (`headless.gather`). With `only`, no endpoint
+    names but those labels; the Service's own names always. Names that do not
+    fit are reported and left out.
+    """
+    if service.type == "ExternalName":
+        return
+    try:
+        writer = Writer.of(zone, ttl, service)
+    except BadName as error:
+        report("name", service.namespace, service.name, str(error))
+        return
+    yield from headless.nodes(writer, groups) if service.headless else _cluster_ip(service, writer, report)
+    yield from writer.hosts(groups, only, report, service)
+
+
+def _cluster_ip(service: Service, writer: Writer, report: Report) -> Iterator[tuple[bytes, bytes]]:
+    packed: list[bytes] = []
+    for text in service.cluster_ips:
+        try:
+            packed.append(rdata.address(text))
+        except ValueError as error:
+            report("address", service.namespace, service.name, str(error))
+    if not packed:
+        return
+    ports = service.ports or _NO_PORTS
+    srv = writer.own_srv(len(ports) * len(packed), headless.port_numbers(ports))
+    yield writer.base, writer.addresses(Kind.SERVICE, packed, srv)
+    protocols: dict[bytes, None] = {}
+    for port, protocol in headless.port_names(ports):
+        protocols[protocol] = None
+        matching = [item for item in ports if (port, protocol) in headless.port_names((item,))]
+        owner = port + protocol + writer.base
+        if len(owner) <= names.MAX_NAME:
+            srv = writer.own_srv(len(matching) * len(packed), headless.port_numbers(matching), writer.base)
+            yield owner, writer.addresses(Kind.PORT, packed, srv)
+    for protocol in protocols:
+        yield protocol + writer.base, writer.empty(Kind.PORT)
+
+
+def names_of(
+    service: Service, slices: Iterable[EndpointSlice], labels: Iterable[bytes], zone: Zone
+) -> Iterator[bytes]:
+    """Every name that the Service may have had: what to remove unless it is made again.
+
+    `slices` for the names of ports, `labels` for those of endpoints.
+    """
+    try:
+        base = Writer.of(zone, 0, service).base
+    except BadName:
+        return
+    yield base
+    pieces = [service.ports, *(piece.ports for piece in slices)]
+    for port, protocol in headless.port_names(port for ports in pieces for port in ports):
+        yield port + protocol + base
+        yield protocol + base
+    for label in labels:
+        yield label + base

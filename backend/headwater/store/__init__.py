@@ -1,0 +1,1 @@
+"""What the two sides share: one LMDB environment, and the format of its values."""

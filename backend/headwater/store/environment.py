@@ -1,0 +1,460 @@
+"""The LMDB environment: one writer, any number of readers, one file between them.
+
+A state directory holds *generations*, `store-XXXXXXXX/`, and a symbolic link
+`current` to the published one. A store that cannot be used (another cluster,
+another format, damaged, written before the machine restarted) is not emptied
+under its readers: the writer fills a new generation and publishes it when it
+is complete, in one rename. Readers follow the link.
+
+A generation carries a checksum of all that it holds, kept up to date by every
+write and verified when a writer takes it over: LMDB itself would not notice a
+damaged page. `sync=False`: the kernel keeps what a killed process wrote, and
+what a killed machine wrote is discarded by its boot id.
+
+This module is the only one that imports lmdb.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeVar, cast
+
+import lmdb
+
+#: Another number discards the store: raised whenever a stored byte means something else.
+FORMAT: Final = b"1"
+
+_LINK: Final = "current"
+_PREFIX: Final = "store-"
+#: What the link names when a store was taken back.
+_WITHDRAWN: Final = "none"
+_MAP_SIZE: Final = 4 << 30
+_MAX_READERS: Final = 512
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+#: Keys of the `meta` sub-database.
+SERIAL: Final = b"serial"
+READY: Final = b"ready"
+_FORMAT_KEY: Final = b"format"
+_SOURCE: Final = b"source"
+_SHAPE: Final = b"shape"
+_BOOT: Final = b"boot"
+_CHECKSUM: Final = b"checksum"
+
+_SUB_DATABASES: Final = ("meta", "objects", "slices", "pods", "staging", "records")
+
+_T = TypeVar("_T")
+
+
+class StoreDamaged(RuntimeError):  # noqa: N818 (a state, found out)
+    """The file is not what was written: discard it."""
+
+
+class StoreFull(RuntimeError):  # noqa: N818
+    """Nothing can be written now: no space, or the file is gone. Nothing was lost; try again."""
+
+
+class Snapshot:
+    """What a reader sees of one moment. `close` it after the batch: while it is open it pins old pages."""
+
+    __slots__ = ("_meta", "_txn", "generation", "get")
+
+    def __init__(self, txn: lmdb.Transaction, meta: Any, generation: int) -> None:
+        self._txn = txn
+        self._meta = meta
+        self.get: Callable[[bytes], Any] = txn.get
+        """A node by its name, as a buffer that is valid until `close`; None when there is none."""
+        self.generation = generation
+
+    def meta(self, key: bytes) -> bytes | None:
+        """A value of `meta`."""
+        value = self._txn.get(key, None, self._meta)
+        return None if value is None else bytes(value)
+
+    def close(self) -> None:
+        self._txn.abort()
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a store must agree with to be used.
+
+    `source`: the API server or the files that the objects came from; another
+    one discards the store. `shape`: the settings that the records were made
+    with; others mean that they are compiled anew.
+    """
+
+    source: str
+    shape: str
+
+    @staticmethod
+    def boot() -> bytes:
+        """Which start of the machine this is."""
+        try:
+            return _BOOT_ID.read_bytes().strip()
+        except OSError:
+            return b"unknown"
+
+
+def _open(folder: Path, *, readonly: bool) -> lmdb.Environment:
+    return lmdb.open(
+        str(folder / "data.mdb"),
+        subdir=False,
+        map_size=_MAP_SIZE,
+        max_dbs=len(_SUB_DATABASES),
+        max_readers=_MAX_READERS,
+        readonly=readonly,
+        create=not readonly,
+        sync=False,
+        metasync=False,
+        readahead=False,
+        meminit=False,
+        lock=True,
+    )
+
+
+def _complete(env: lmdb.Environment, folder: Path) -> bool:
+    """Whether the file holds every page that its header speaks of: reading past its end kills a process."""
+    needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
+    return (folder / "data.mdb").stat().st_size >= needed
+
+
+def published(state_dir: Path) -> Path | None:
+    """The folder of the published generation."""
+    try:
+        return state_dir / os.readlink(state_dir / _LINK)
+    except OSError:
+        return None
+
+
+def discard(state_dir: Path) -> None:
+    """Take back and remove every generation: readers stop to serve it, the next writer starts from nothing."""
+    if published(state_dir) is not None:
+        _point(state_dir, _WITHDRAWN)
+    for folder in state_dir.glob(f"{_PREFIX}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _point(state_dir: Path, target: str) -> None:
+    """Let the link name another generation, in one step."""
+    link = state_dir / f".{_LINK}-{secrets.token_hex(4)}"
+    link.symlink_to(target)
+    link.rename(state_dir / _LINK)
+
+
+class Transaction:
+    """One write transaction. Reads see its own writes.
+
+    Every put and delete in `objects` and `records` goes through here, for the
+    checksum. Values are read as bytes: they stay valid after the next write.
+    """
+
+    __slots__ = ("_checksum", "_dbs", "_txn", "changed")
+
+    def __init__(self, txn: lmdb.Transaction, dbs: dict[str, Any]) -> None:
+        self._txn = txn
+        self._dbs = dbs
+        self._checksum = int(txn.get(_CHECKSUM, b"0", db=dbs["meta"]))
+        self.changed = 0
+        """How many records this transaction put or deleted."""
+
+    def meta(self, key: bytes) -> bytes | None:
+        return cast("bytes | None", self._txn.get(key, db=self._dbs["meta"]))
+
+    def set_meta(self, key: bytes, value: bytes) -> None:
+        self._txn.put(key, value, db=self._dbs["meta"])
+
+    def get(self, db: str, key: bytes) -> bytes | None:
+        return cast("bytes | None", self._txn.get(key, db=self._dbs[db]))
+
+    def put(self, db: str, key: bytes, value: bytes) -> bytes | None:
+        """Store a value; returns the one before. An equal value is not written."""
+        handle = self._dbs[db]
+        before = self._txn.get(key, db=handle)
+        if before == value:
+            return value
+        if before is not None:
+            self._checksum ^= zlib.crc32(before, zlib.crc32(key))
+        self._checksum ^= zlib.crc32(value, zlib.crc32(key))
+        self._txn.put(key, value, db=handle)
+        self.changed += db == "records"
+        return cast("bytes | None", before)
+
+    def delete(self, db: str, key: bytes) -> bytes | None:
+        """Remove a value; returns it."""
+        before = self._txn.pop(key, db=self._dbs[db])
+        if before is not None:
+            self._checksum ^= zlib.crc32(before, zlib.crc32(key))
+            self.changed += db == "records"
+        return cast("bytes | None", before)
+
+    # Indexes and the staging area: rebuilt from the objects, so not in the checksum.
+
+    def index(self, db: str, key: bytes, value: bytes = b"") -> None:
+        self._txn.put(key, value, db=self._dbs[db])
+
+    def unindex(self, db: str, key: bytes) -> None:
+        self._txn.delete(key, db=self._dbs[db])
+
+    def scan(self, db: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of every key with that prefix, in order. Do not write to `db` meanwhile."""
+        with self._txn.cursor(db=self._dbs[db]) as cursor:
+            if not cursor.set_range(prefix):
+                return
+            for key, value in cursor:
+                if not key.startswith(prefix):
+                    return
+                yield key, value
+
+    def count(self, db: str) -> int:
+        """How many entries a sub-database has."""
+        return int(self._txn.stat(self._dbs[db])["entries"])
+
+    def clear(self, db: str) -> None:
+        """Empty a sub-database; of `objects` and `records` only both, or the checksum is lost."""
+        if db in ("objects", "records"):
+            for key, value in self.scan(db):
+                self._checksum ^= zlib.crc32(value, zlib.crc32(key))
+        self._txn.drop(self._dbs[db], delete=False)
+
+    def finish(self) -> None:
+        """Write down the checksum; the last thing before the commit."""
+        self.set_meta(_CHECKSUM, b"%d" % self._checksum)
+
+    def checksum_holds(self) -> bool:
+        """Read everything and compare."""
+        total = 0
+        for db in ("objects", "records"):
+            with self._txn.cursor(db=self._dbs[db]) as cursor:
+                for key, value in cursor:
+                    total ^= zlib.crc32(value, zlib.crc32(key))
+        return total == self._checksum
+
+
+class Store:
+    """The writer's side: the watch process has one."""
+
+    def __init__(self, state_dir: Path, folder: Path, env: lmdb.Environment, identity: Identity) -> None:
+        self.state_dir = state_dir
+        self.folder = folder
+        self._env = env
+        self._identity = identity
+        self._dbs = {name: env.open_db(name.encode()) for name in _SUB_DATABASES}
+
+    @classmethod
+    def open(cls, state_dir: Path, identity: Identity) -> tuple[Store, str]:
+        """The published generation if it can be used, else a new one.
+
+        Returns the store and why the one that was found is not used ("" when it
+        is, or when there was none). Raises OSError when the directory cannot be
+        written.
+        """
+        state_dir.mkdir(parents=True, exist_ok=True)
+        folder = published(state_dir)
+        why = ""
+        if folder is not None and folder.exists():
+            env = None
+            try:
+                env = _open(folder, readonly=False)
+                if not _complete(env, folder):
+                    raise StoreDamaged("the file is shorter than its own header says")
+                store = cls(state_dir, folder, env, identity)
+                why = store._unusable()
+            except (lmdb.Error, StoreDamaged, ValueError) as error:
+                why = f"damaged: {error}"
+            else:
+                if not why:
+                    return store, ""
+            if env is not None:
+                env.close()
+        discard(state_dir)
+        return cls._create(state_dir, identity), why
+
+    @classmethod
+    def _create(cls, state_dir: Path, identity: Identity) -> Store:
+        folder = state_dir / f"{_PREFIX}{secrets.token_hex(4)}"
+        folder.mkdir(parents=True)
+        store = cls(state_dir, folder, _open(folder, readonly=False), identity)
+
+        def sign(txn: Transaction) -> None:
+            txn.set_meta(_FORMAT_KEY, FORMAT)
+            txn.set_meta(_SOURCE, identity.source.encode())
+            txn.set_meta(_BOOT, Identity.boot())
+
+        store.write(sign)
+        return store
+
+    def _unusable(self) -> str:
+        """Why the generation cannot be used; "" when it can."""
+        with self._env.begin() as raw:
+            txn = Transaction(raw, self._dbs)
+            if txn.meta(_FORMAT_KEY) != FORMAT:
+                return f"another format ({(txn.meta(_FORMAT_KEY) or b'none').decode()}, ours is {FORMAT.decode()})"
+            if txn.meta(_SOURCE) != self._identity.source.encode():
+                return "another cluster or other files"
+            if txn.meta(_BOOT) != Identity.boot():
+                return "written before the machine restarted"
+            if not txn.checksum_holds():
+                return "damaged: the checksum does not match"
+        return ""
+
+    @property
+    def shape_matches(self) -> bool:
+        """Whether the records were made with these settings."""
+        with self._env.begin() as raw:
+            return bool(raw.get(_SHAPE, db=self._dbs["meta"]) == self._identity.shape.encode())
+
+    def sign_shape(self, txn: Transaction) -> None:
+        """Say that from this transaction on the records are of these settings."""
+        txn.set_meta(_SHAPE, self._identity.shape.encode())
+
+    def write(self, work: Callable[[Transaction], _T]) -> _T:
+        """Run `work` in a write transaction and commit it, or leave everything as it was.
+
+        `work` runs again when the map has to grow. Raises StoreFull when the disk
+        does not take it, StoreDamaged when LMDB finds its own pages wrong.
+        """
+        while True:
+            try:
+                with self._env.begin(write=True) as raw:
+                    txn = Transaction(raw, self._dbs)
+                    result = work(txn)
+                    txn.finish()
+            except lmdb.MapFullError:
+                self._env.set_mapsize(self._env.info()["map_size"] * 2)
+            except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.InvalidError) as error:
+                raise StoreDamaged(str(error)) from error
+            except (lmdb.DiskError, lmdb.MapResizedError, OSError) as error:
+                raise StoreFull(str(error)) from error
+            else:
+                return result
+
+    def read(self, work: Callable[[Transaction], _T]) -> _T:
+        """Run `work` in a read transaction (whose writing methods must not be used)."""
+        with self._env.begin() as raw:
+            return work(Transaction(raw, self._dbs))
+
+    def publish(self) -> None:
+        """Make this generation the one that readers follow, in one step; remove the others."""
+        try:
+            _point(self.state_dir, self.folder.name)
+        except OSError as error:
+            raise StoreFull(str(error)) from error
+        for other in self.state_dir.glob(f"{_PREFIX}*"):
+            if other != self.folder:
+                shutil.rmtree(other, ignore_errors=True)
+
+    @property
+    def is_published(self) -> bool:
+        return published(self.state_dir) == self.folder
+
+    @property
+    def exists(self) -> bool:
+        """Whether the file is still in its place (somebody may remove a state directory)."""
+        return (self.folder / "data.mdb").exists()
+
+    @property
+    def size(self) -> int:
+        """Bytes that the file occupies."""
+        try:
+            return (self.folder / "data.mdb").stat().st_size
+        except OSError:
+            return 0
+
+    def release_dead_readers(self) -> int:
+        """Free the places of readers that were killed: they would pin old pages."""
+        return int(self._env.reader_check())
+
+    def close(self) -> None:
+        self._env.close()
+
+
+class Reader:
+    """The readers' side: follows the published generation, hands out snapshots.
+
+    Thread-safe: `begin` may run in any thread while `follow` runs in another.
+    """
+
+    #: How long a replaced environment stays open for the queries that still read it.
+    _LINGER: Final = 5.0
+
+    def __init__(self, state_dir: Path, identity: Identity) -> None:
+        self._state_dir = state_dir
+        self._identity = identity
+        self._folder: Path | None = None
+        self._open: tuple[lmdb.Environment, Any, Any, int] | None = None
+        self._replaced: list[tuple[float, lmdb.Environment]] = []
+        self._lock = threading.Lock()
+        self._generation = 0
+
+    def follow(self) -> None:
+        """Open the published generation if it is another one than before; never raises for a bad one.
+
+        A store whose link is gone is served on, for what was true stays the
+        best answer there is; one that the writer took back is not.
+        """
+        with self._lock:
+            now = time.monotonic()
+            while self._replaced and now - self._replaced[0][0] > self._LINGER:
+                self._replaced.pop(0)[1].close()
+            folder = published(self._state_dir)
+            if folder is None or folder == self._folder:
+                return
+            opened = None if folder.name == _WITHDRAWN else self._try(folder)
+            if opened is None and folder.name != _WITHDRAWN:
+                return
+            if self._open is not None:
+                self._replaced.append((now, self._open[0]))
+            self._open, self._folder = opened, folder
+
+    def _try(self, folder: Path) -> tuple[lmdb.Environment, Any, Any, int] | None:
+        """A generation opened, if its identity is ours."""
+        expected = ((_FORMAT_KEY, FORMAT), (_SOURCE, self._identity.source.encode()), (_BOOT, Identity.boot()))
+        try:
+            env = _open(folder, readonly=True)
+        except (lmdb.Error, OSError):
+            return None
+        with contextlib.suppress(lmdb.Error, OSError):
+            if _complete(env, folder):
+                meta, records = env.open_db(b"meta", create=False), env.open_db(b"records", create=False)
+                with env.begin(db=meta) as txn:
+                    same = all(txn.get(key) == value for key, value in expected)
+                if same:
+                    self._generation += 1
+                    return env, records, meta, self._generation
+        env.close()
+        return None
+
+    def begin(self) -> Snapshot | None:
+        """A snapshot of now, or None when no store is open."""
+        opened = self._open
+        if opened is None:
+            return None
+        env, records, meta, generation = opened
+        try:
+            txn = env.begin(records, None, False, True)  # noqa: FBT003 (keywords cost 0.3 us here)
+        except lmdb.MapResizedError:
+            env.set_mapsize(0)
+            txn = env.begin(records, None, False, True)  # noqa: FBT003
+        return Snapshot(txn, meta, generation)
+
+    def is_ready(self, snapshot: Snapshot) -> bool:
+        """Whether its records are complete, and of these settings."""
+        return snapshot.meta(READY) is not None and snapshot.meta(_SHAPE) == self._identity.shape.encode()
+
+    def close(self) -> None:
+        with self._lock:
+            for _, env in self._replaced:
+                env.close()
+            if self._open is not None:
+                self._open[0].close()
+            self._open = None

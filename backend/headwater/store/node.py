@@ -1,0 +1,138 @@
+"""The one value format of `records`: a node, which is all the answers of one name.
+
+    offset 0   flags     u8   Flag
+           1   zone      u8   which of the served zones, in the order of the settings
+           2   kind      u8   Kind, for counting
+           3   n_a       u16  A records
+           5   n_aaaa    u16  AAAA records
+           7   A records, 16 bytes each; AAAA records, 28 bytes each
+           ..  if OTHER: u8 count, then per type: qtype u16, ancount u16,
+               arcount u16, length u16, bytes (answer and additional section)
+           ..  if SRV: the SRV part, to the end
+
+All integers are big-endian, as in DNS. Owner names are the pointer 0xC00C: in
+a reply the question's name always starts at offset 12. So the bytes are final,
+and rotating an RRset of addresses is slicing it.
+
+An SRV set is not stored whole: at 63 bytes a record and 28 for its glue it
+would be the largest thing in the store, once per port. What is stored says how
+to write it:
+
+           0   ttl       u32
+           4   weight    u16
+           6   base      u8   length of the Service's own name, the end of the qname
+           7   form      u8   OWN or TABLE
+    OWN    8   n         u16, then n ports u16: one target, the Service's name (for
+               an endpoint, which is its own base: its name), glue as under A, AAAA
+    TABLE  8   n_sets    u16, per set: n u16, n ports u16
+           ..  rows to the end: set u16, n_a u16, n_aaaa u16, length u8, label,
+               addresses of 4 and 16 bytes; the target is label + base
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Sequence
+from enum import IntEnum, IntFlag
+from typing import Final
+
+
+class Flag(IntFlag):
+    """What a node has or asks for besides addresses."""
+
+    OTHER = 1
+    SRV = 2
+    APEX = 4
+    """The zone itself: its SOA is made from the store's serial."""
+    PODS_FROM_NAME = 8
+    """Names below are pods by their dashed address (`--pods insecure`)."""
+
+
+class Kind(IntEnum):
+    """What a name is the name of."""
+
+    ZONE = 0
+    NAMESPACE = 1
+    SERVICE = 2
+    ENDPOINT = 3
+    PORT = 4
+    POD = 5
+
+
+class SrvForm(IntEnum):
+    """How the SRV part names its targets."""
+
+    OWN = 0
+    TABLE = 1
+
+
+HEAD: Final = struct.Struct(">BBBHH")
+OTHER: Final = struct.Struct(">HHHH")
+SRV: Final = struct.Struct(">IHBB")
+SRV_ROW: Final = struct.Struct(">HHHB")
+A_SIZE: Final = 16
+AAAA_SIZE: Final = 28
+
+#: Bytes before the addresses.
+HEAD_SIZE: Final = HEAD.size
+
+
+def pack_node(
+    *,
+    zone: int,
+    kind: Kind,
+    flags: int = 0,
+    a: Sequence[bytes] = (),
+    aaaa: Sequence[bytes] = (),
+    other: Sequence[tuple[int, int, int, bytes]] = (),
+    srv: bytes = b"",
+) -> bytes:
+    """One value of `records`.
+
+    `a` and `aaaa` are whole records (16 and 28 bytes, owner 0xC00C); `other` is
+    (qtype, ancount, arcount, bytes) per type; `srv` comes from `pack_srv_own` or
+    `pack_srv_table`. More than 65,535 addresses of a family are cut: no message
+    holds a sixteenth of that.
+    """
+    if len(a) > 0xFFFF or len(aaaa) > 0xFFFF:
+        a, aaaa = a[:0xFFFF], aaaa[:0xFFFF]
+    flags |= (Flag.OTHER if other else 0) | (Flag.SRV if srv else 0)
+    parts = [HEAD.pack(flags, zone, kind, len(a), len(aaaa)), *a, *aaaa]
+    if other:
+        parts.append(bytes((len(other),)))
+        for qtype, ancount, arcount, data in other:
+            parts += OTHER.pack(qtype, ancount, arcount, len(data)), data
+    parts.append(srv)
+    return b"".join(parts)
+
+
+def _ports(ports: Sequence[int]) -> bytes:
+    return struct.pack(f">H{len(ports)}H", len(ports), *ports)
+
+
+def pack_srv_own(ttl: int, weight: int, base: int, ports: Sequence[int]) -> bytes:
+    """The SRV part of a name with one target, its own base."""
+    return SRV.pack(ttl, weight, base, SrvForm.OWN) + _ports(ports)
+
+
+def pack_srv_table(
+    ttl: int,
+    weight: int,
+    base: int,
+    rows: Iterable[tuple[tuple[int, ...], bytes, Sequence[bytes], Sequence[bytes]]],
+) -> bytes:
+    """The SRV part of a name with a target per endpoint.
+
+    A row is (ports, label, IPv4 addresses, IPv6 addresses), packed addresses.
+    """
+    sets: dict[tuple[int, ...], int] = {}
+    body: list[bytes] = []
+    row = SRV_ROW.pack
+    for ports, label, a, aaaa in rows:
+        index = sets.setdefault(ports, len(sets))
+        body.append(row(index, len(a), len(aaaa), len(label)))
+        body.append(label)
+        body += a
+        body += aaaa
+    head = SRV.pack(ttl, weight, base, SrvForm.TABLE) + struct.pack(">H", len(sets))
+    return b"".join((head, *map(_ports, sets), *body))
