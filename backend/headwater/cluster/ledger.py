@@ -39,6 +39,7 @@ _CHUNK: Final = 256
 _COUNTS: Final = b"counts"
 _KINDS: Final = struct.Struct(f">{len(Kind)}q")
 _SEPARATOR: Final = b"/"
+_ALL: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +128,11 @@ class Ledger:
         self._progress = progress
         self.ready = False
         self.counts = [0] * len(Kind)
+        """Names held, by Kind."""
+        self.objects: dict[Resource, int] = dict.fromkeys(_ALL, 0)
+        """Objects held, by resource."""
         store.write(self._begin)
+        store.read(self._count_objects)
         if self._is_synced():
             if store.shape_matches and store.read(lambda txn: txn.meta(READY)) is not None:
                 self.ready = True
@@ -140,7 +145,7 @@ class Ledger:
         counts = txn.meta(_COUNTS)
         self.counts = list(_KINDS.unpack(counts)) if counts else [0] * len(Kind)
         # A resource that is not watched any more cannot stay true.
-        for resource in cast("tuple[Resource, ...]", ("namespaces", "services", "endpointslices", "pods")):
+        for resource in _ALL:
             if resource not in self._resources and txn.meta(version_key(resource)):
                 self._forget(txn, resource)
 
@@ -152,16 +157,9 @@ class Ledger:
 
         return self._store.read(read)
 
-    def object_counts(self) -> dict[str, int]:
-        """Objects held, by resource."""
-
-        def read(txn: Transaction) -> dict[str, int]:
-            found = dict.fromkeys(self._resources, 0)
-            for item in self._resources:
-                found[item] = sum(1 for _ in txn.scan("objects", item.encode() + _SEPARATOR))
-            return dict(found)
-
-        return self._store.read(read)
+    def _count_objects(self, txn: Transaction) -> None:
+        for item in self._resources:
+            self.objects[item] = sum(1 for _ in txn.scan("objects", item.encode() + _SEPARATOR))
 
     def _is_synced(self) -> bool:
         return all(self.versions().values())
@@ -218,8 +216,13 @@ class Ledger:
         if txn.changed:
             self._advance_serial(txn)
             txn.set_meta(_COUNTS, _KINDS.pack(*batch.counts))
-        self.counts = batch.counts
+        self._take(batch)
         return txn.changed
+
+    def _take(self, batch: _Batch) -> None:
+        self.counts = batch.counts
+        for resource, difference in batch.objects.items():
+            self.objects[resource] += difference
 
     def _advance_serial(self, txn: Transaction) -> None:
         before = int.from_bytes(txn.meta(SERIAL) or b"", "big")
@@ -236,6 +239,7 @@ class Ledger:
         elif resource == "pods":
             txn.clear("pods")
         txn.set_meta(version_key(resource), b"")
+        self.objects[resource] = 0
 
     def _take_page(self, txn: Transaction, page: ListPageArrived) -> None:
         if not self.ready:
@@ -245,6 +249,7 @@ class Ledger:
             batch = _Batch(txn, self._compiler, self.counts, compiling=False)
             for decoded in page.decoded:
                 batch.upsert(page.resource, decoded)
+            self._take(batch)
             return
         if page.first:
             prefix = page.resource.encode() + _SEPARATOR
@@ -338,7 +343,7 @@ class Ledger:
             _, namespace, name = key.decode().split("/", 2)
             batch.touch_service((namespace, name))
         batch.compile(anew=True)
-        self.counts = batch.counts
+        self._take(batch)
         return txn.changed
 
 
@@ -388,6 +393,8 @@ class _Batch:
         self._compiler = compiler
         self._compiling = compiling
         self.counts = counts
+        self.objects: dict[Resource, int] = {}
+        """By how many objects a resource grew."""
         # What stood before this batch, for whatever it touches.
         self._namespaces: dict[str, bool] = {}
         self._services: dict[tuple[str, str], Service | None] = {}
@@ -404,12 +411,15 @@ class _Batch:
             return
         data = pack(item)
         before = self._txn.put("objects", _key(resource, item.key), data)
+        if before is None:
+            self.objects[resource] = self.objects.get(resource, 0) + 1
         if before != data:
             self._changed(resource, item.key, before, item)
 
     def remove(self, resource: Resource, key: tuple[str, str]) -> None:
         before = self._txn.delete("objects", _key(resource, key))
         if before is not None:
+            self.objects[resource] = self.objects.get(resource, 0) - 1
             self._changed(resource, key, before, None)
 
     def _changed(self, resource: Resource, key: tuple[str, str], data: bytes | None, now: Object | None) -> None:

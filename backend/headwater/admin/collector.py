@@ -1,0 +1,174 @@
+"""Prometheus families, made at scrape time from what the processes have counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from headwater import __version__
+from headwater.answer.resolver import COUNTED_TYPES, RCODES, count_parts
+from headwater.metrics import BUCKETS, LATENCY_BUCKETS, AnswerSnapshot, Histogram, WatchSnapshot
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessView:
+    """One process as the supervisor knows it."""
+
+    name: str
+    """"watch", "answer 0", …"""
+    up: bool
+    restarts: int
+    snapshot: AnswerSnapshot | WatchSnapshot | None
+    """Of its present life; None before the first."""
+    before: AnswerSnapshot | WatchSnapshot | None
+    """The counters of its earlier lives."""
+
+
+def answers_of(views: Iterable[ProcessView]) -> AnswerSnapshot:
+    """The counters of all answer processes in all their lives."""
+    total = AnswerSnapshot()
+    for view in views:
+        for part in (view.before, view.snapshot):
+            if isinstance(part, AnswerSnapshot):
+                total.add(part)
+    return total
+
+
+def watch_of(views: Iterable[ProcessView]) -> WatchSnapshot:
+    """The watch process's state, with the counters of its earlier lives."""
+    for view in views:
+        if view.name == "watch":
+            now = view.snapshot if isinstance(view.snapshot, WatchSnapshot) else WatchSnapshot()
+            total = WatchSnapshot(
+                ready=now.ready, detail=now.detail, objects=now.objects, names=now.names, store_bytes=now.store_bytes
+            )
+            for name, state in now.resources.items():
+                mine = total.resources.setdefault(name, type(state)())
+                mine.connected, mine.resource_version, mine.age = state.connected, state.resource_version, state.age
+            total.add_counters(now)
+            if isinstance(view.before, WatchSnapshot):
+                total.add_counters(view.before)
+            return total
+    return WatchSnapshot()
+
+
+def _buckets(bounds: Sequence[float], histogram: Histogram) -> tuple[list[tuple[str, float]], float]:
+    cumulative = 0
+    found: list[tuple[str, float]] = []
+    for bound, count in zip((*map(str, bounds), "+Inf"), histogram.counts, strict=True):
+        cumulative += count
+        found.append((bound, float(cumulative)))
+    return found, histogram.total
+
+
+class HeadwaterCollector(Collector):
+    """`views` gives the processes as they are now; `zones` are the names of the served zones."""
+
+    def __init__(self, zones: Sequence[str], views: Callable[[], list[ProcessView]]) -> None:
+        self._zones = zones
+        self._views = views
+
+    def collect(self) -> Iterator[Metric]:
+        views = self._views()
+        yield _build_info()
+        yield from self._processes(views)
+        yield from self._answers(answers_of(views))
+        yield from self._watch(watch_of(views))
+
+    @staticmethod
+    def _processes(views: Sequence[ProcessView]) -> Iterator[Metric]:
+        up = GaugeMetricFamily("headwater_process_up", "Whether a process runs.", labels=["process"])
+        restarts = CounterMetricFamily(
+            "headwater_process_restarts", "How often a process was started again.", labels=["process"]
+        )
+        for view in views:
+            up.add_metric([view.name], float(view.up))
+            restarts.add_metric([view.name], view.restarts)
+        yield up
+        yield restarts
+
+    def _answers(self, total: AnswerSnapshot) -> Iterator[Metric]:
+        queries = CounterMetricFamily(
+            "headwater_queries",
+            "Queries answered, by zone, query type, rcode and reason.",
+            labels=["zone", "type", "rcode", "reason"],
+        )
+        for key, count in sorted(total.queries.items()):
+            zone, qtype, reason = count_parts(key)
+            labels = [
+                self._zones[zone - 1] if zone else "",
+                COUNTED_TYPES.get(qtype, "other"),
+                RCODES[reason].name,
+                reason.name.lower(),
+            ]
+            queries.add_metric(labels, count)
+        yield queries
+        yield HistogramMetricFamily(
+            "headwater_query_duration_seconds",
+            "From a query's bytes to its reply's, transport aside.",
+            *_buckets(BUCKETS, total.durations),
+        )
+        yield CounterMetricFamily("headwater_query_failures", "Queries answered SERVFAIL by a bug.", total.failures)
+
+    @staticmethod
+    def _watch(watch: WatchSnapshot) -> Iterator[Metric]:
+        yield GaugeMetricFamily("headwater_ready", "Whether the records are complete.", float(watch.ready))
+        for name, text, values, label in (
+            ("headwater_objects", "Objects held, by resource.", watch.objects, "resource"),
+            ("headwater_names", "Names held, by kind.", watch.names, "kind"),
+        ):
+            family = GaugeMetricFamily(name, text, labels=[label])
+            for key, value in values.items():
+                family.add_metric([key], value)
+            yield family
+        yield from _resources(watch)
+        skipped = CounterMetricFamily(
+            "headwater_records_skipped", "Records that could not be made, by reason.", labels=["reason"]
+        )
+        for reason, count in watch.skipped.items():
+            skipped.add_metric([reason], count)
+        yield skipped
+        yield CounterMetricFamily("headwater_commits", "Transactions committed.", watch.commits)
+        yield CounterMetricFamily(
+            "headwater_commit_failures", "Transactions that could not be written.", watch.commit_failures
+        )
+        yield CounterMetricFamily("headwater_records_changed", "Names put or dropped.", watch.records_changed)
+        yield GaugeMetricFamily("headwater_store_bytes", "Size of the store's file.", watch.store_bytes)
+        yield HistogramMetricFamily(
+            "headwater_programming_duration_seconds",
+            "From the change that an EndpointSlice names to the commit of its records.",
+            *_buckets(LATENCY_BUCKETS, watch.programming),
+        )
+
+
+def _build_info() -> Metric:
+    family = GaugeMetricFamily("headwater_build_info", "The version, as a label; always 1.", labels=["version"])
+    family.add_metric([__version__], 1.0)
+    return family
+
+
+def _resources(watch: WatchSnapshot) -> Iterator[Metric]:
+    connected = GaugeMetricFamily("headwater_watch_connected", "Whether the watch is open.", labels=["resource"])
+    age = GaugeMetricFamily(
+        "headwater_watch_age_seconds", "Time since the API server last said anything.", labels=["resource"]
+    )
+    events = CounterMetricFamily("headwater_watch_events", "Watch events received.", labels=["resource"])
+    relists = CounterMetricFamily("headwater_watch_relists", "Complete lists taken.", labels=["resource"])
+    errors = CounterMetricFamily("headwater_watch_errors", "Failed requests.", labels=["resource", "code"])
+    for name, state in sorted(watch.resources.items()):
+        connected.add_metric([name], float(state.connected))
+        if state.age >= 0:
+            age.add_metric([name], state.age)
+        events.add_metric([name], state.events)
+        relists.add_metric([name], state.relists)
+        for code, count in sorted(state.errors.items()):
+            errors.add_metric([name, code], count)
+    yield connected
+    yield age
+    yield events
+    yield relists
+    yield errors

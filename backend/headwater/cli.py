@@ -1,0 +1,194 @@
+"""The command line: flags in, one function called. No logic lives here.
+
+Every flag has a HEADWATER_… variable. Exit codes: 0, 1 for a failure at run
+time, 2 for bad usage.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from headwater import __version__
+from headwater.settings import Address, Settings, SettingsError, parse_zone
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def _option(*names: str, **attributes: Any) -> Callable[[_F], _F]:
+    """A flag with its HEADWATER_… variable."""
+    variable = "HEADWATER_" + names[0].removeprefix("--").upper().replace("-", "_")
+    return click.option(*names, envvar=variable, show_envvar=False, **attributes)
+
+
+def _source_options(function: _F) -> _F:
+    for decorate in reversed(
+        (
+            _option("--kubeconfig", metavar="FILE", help="Watch the cluster of this kubeconfig (default: in-cluster)."),
+            _option("--context", metavar="NAME", help="The kubeconfig's context (default: its current one)."),
+            _option(
+                "--manifests",
+                metavar="PATH",
+                multiple=True,
+                help="Serve manifests or `kubectl get -o yaml|json` dumps: a file or a folder; repeatable.",
+            ),
+        )
+    ):
+        function = decorate(function)
+    return function
+
+
+def _listen_options(function: _F) -> _F:
+    for decorate in reversed(
+        (
+            _option("--zone", "zones", metavar="ZONE", multiple=True, default=("cluster.local",), show_default=True,
+                    help="A zone to serve; repeatable."),
+            _option("--listen", metavar="ADDRESS", default="unix:/run/headwater/dns.sock", show_default=True,
+                    help="gRPC for CoreDNS: unix:/path or HOST:PORT; with several workers dns-0.sock, dns-1.sock or "
+                    "consecutive ports."),
+            _option("--workers", type=int, default=2, show_default=True, help="Answer processes."),
+        )
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+def _serve_options(function: _F) -> _F:
+    for decorate in reversed(
+        (
+            _option("--transport", type=click.Choice(["grpcio"]), default="grpcio", show_default=True,
+                    help="The gRPC implementation."),
+            _option("--state-dir", metavar="DIR", default="/var/lib/headwater", show_default=True,
+                    help="Where the records are kept between restarts."),
+            _option("--admin", metavar="ADDRESS", default="127.0.0.1:9353", show_default=True,
+                    help="/metrics, /healthz and /readyz; 'off' for none."),
+            _option("--dns", metavar="ADDRESS", help="Also plain DNS over UDP and TCP, for development."),
+            _option("--ttl", type=int, default=5, show_default=True, help="TTL of answers, in seconds."),
+            _option("--negative-ttl", type=int, default=5, show_default=True,
+                    help="TTL of NXDOMAIN and NODATA, in seconds."),
+            _option("--pods", type=click.Choice(["disabled", "insecure", "verified"]), default="disabled",
+                    show_default=True, help="Names like 10-44-0-7.NAMESPACE.pod.ZONE: none, taken from the name, or "
+                    "only for pods that exist."),
+            _option("--endpoint-pod-names", is_flag=True,
+                    help="Name endpoints without a hostname by their pod, not their address."),
+            _option("--ignore-empty-service", is_flag=True,
+                    help="NXDOMAIN for a Service with a cluster IP but without ready endpoints."),
+            _option("--namespace", "namespaces", metavar="NAME", multiple=True,
+                    help="Serve only this namespace; repeatable."),
+            _option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
+                    show_default=True, help="The least important lines to log."),
+            _option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
+                    help="How to log."),
+        )
+    ):  # fmt: skip
+        function = decorate(function)
+    return function
+
+
+def settings_of(**flags: Any) -> Settings:
+    """Flags as click has parsed them to Settings. Raises SettingsError."""
+    admin, dns = flags.pop("admin", "off"), flags.pop("dns", None)
+    return Settings(
+        zones=tuple(parse_zone(zone, "--zone") for zone in flags.pop("zones")),
+        listen=Address.parse(flags.pop("listen"), "--listen"),
+        admin=None if admin == "off" else Address.parse(admin, "--admin"),
+        dns=None if dns is None else Address.parse(dns, "--dns"),
+        **{name: tuple(value) if isinstance(value, list | tuple) else value for name, value in flags.items()},
+    )
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="headwater")
+def cli() -> None:
+    """A DNS backend for CoreDNS: every answer of a cluster, ready in wire format.
+
+    CoreDNS forwards the cluster's zones over its grpc plugin; headwater watches
+    Kubernetes and replies. Start with `headwater demo`; ask with `headwater
+    query NAME`; `headwater corefile` prints what CoreDNS needs.
+    """
+
+
+@cli.command()
+@_source_options
+@_listen_options
+@_serve_options
+def serve(**flags: Any) -> int:
+    """Watch a cluster, or files, and answer CoreDNS.
+
+    Every flag has an environment variable: --state-dir is HEADWATER_STATE_DIR.
+    """
+    from headwater import run  # noqa: PLC0415 (each command imports only what it runs)
+
+    return run.serve(settings_of(**flags))
+
+
+@cli.command()
+@click.argument("name")
+@click.argument("qtype", metavar="[TYPE]", default="A")
+@_option("--server", metavar="ADDRESS", default="unix:/run/headwater/dns-0.sock", show_default=True,
+         help="An answer process's gRPC address.")  # fmt: skip
+@click.option("--timeout", type=float, default=5.0, show_default=True, help="Seconds to wait for the reply.")
+@click.option("--short", is_flag=True, help="Only the answers' data, one per line.")
+def query(name: str, qtype: str, server: str, timeout: float, short: bool) -> int:
+    """Ask a running headwater over gRPC and print the reply as dig does."""
+    from headwater import lookup  # noqa: PLC0415
+
+    return lookup.query(name, qtype, Address.parse(server, "--server"), timeout, short=short)
+
+
+@cli.command()
+@_listen_options
+@click.option("--mode", type=click.Choice(["zone", "split"]), default="zone", show_default=True,
+              help="All of the zone from here, or ClusterIP Services from CoreDNS's kubernetes plugin.")  # fmt: skip
+@click.option("--port", type=click.IntRange(1, 65535), default=53, show_default=True, help="CoreDNS's own port.")
+def corefile(mode: Any, port: int, **flags: Any) -> int:
+    """Print the Corefile stanza that goes with these flags."""
+    from headwater.corefile import stanza  # noqa: PLC0415
+
+    click.echo(stanza(settings_of(**flags), mode=mode, port=port), nl=False)
+    return 0
+
+
+@cli.command()
+@_source_options
+@_listen_options
+@_serve_options
+def check(**flags: Any) -> int:
+    """Try what `serve` with these flags needs, and say how it went: one line each."""
+    from headwater import run  # noqa: PLC0415
+
+    return run.check(settings_of(**flags))
+
+
+@cli.command()
+@click.option("--coredns", metavar="FILE", envvar="HEADWATER_COREDNS",
+              help="The CoreDNS to put in front (default: the one on PATH or in the tools' cache).")  # fmt: skip
+@click.option("--no-coredns", is_flag=True, help="Use the built-in listener instead of CoreDNS.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where to answer DNS (default: a free port).")
+@click.option("--once", is_flag=True, help="Show the first answers and stop.")
+def demo(coredns: str | None, no_coredns: bool, port: int, once: bool) -> int:
+    """Serve the bundled example, CoreDNS in front when there is one, and show the first answers."""
+    from headwater import demo as demonstration  # noqa: PLC0415
+
+    return demonstration.run(coredns, use_coredns=not no_coredns, port=port, once=once)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The console script. Errors that a person can mend are one line on standard error."""
+    try:
+        return int(cli.main(arguments, prog_name="headwater", standalone_mode=False) or 0)
+    except click.exceptions.Abort:
+        return 130
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except SettingsError as error:
+        click.echo(f"headwater: {error}", err=True)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""Manifests as a source: YAML and JSON as people write them and as kubectl prints them.
+
+A path is a file or a folder (its *.yaml, *.yml and *.json, folders below
+included, hidden ones not). What all files say together is taken as a complete
+list of every resource. A file that does not parse keeps what it said before and
+is reported with its line; while a file has never been good, nothing is known
+completely, and nothing is said.
+
+A namespace that is only mentioned is there: a manifest need not spell it out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import yaml
+
+from headwater.cluster.objects import KINDS, Decoded, Namespace, OddObject, Resource, convert
+
+_log = logging.getLogger(__name__)
+
+_SUFFIXES: Final = frozenset((".yaml", ".yml", ".json"))
+
+Objects = dict[Resource, dict[tuple[str, str], Decoded]]
+
+
+class BadManifest(ValueError):  # noqa: N818 (names a file)
+    """A file that cannot be understood; the text says which, where, and why."""
+
+
+class _Loader(yaml.CSafeLoader):  # type: ignore[misc, unused-ignore]
+    """YAML as Kubernetes reads it: a date is a string."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def files_of(paths: Iterable[str]) -> list[Path]:
+    """The manifest files that the paths stand for, in a fixed order."""
+    found: dict[Path, None] = {}
+    for text in paths:
+        path = Path(text)
+        if not path.is_dir():
+            found[path] = None
+            continue
+        for file in sorted(path.rglob("*")):
+            inside = file.relative_to(path).parts
+            if file.suffix in _SUFFIXES and file.is_file() and not any(part.startswith(".") for part in inside):
+                found[file] = None
+    return list(found)
+
+
+def signature(paths: Iterable[str]) -> list[tuple[Path, int, int, int]]:
+    """What is another value once a file has changed: path, time of change (ns), size, inode."""
+    found = []
+    for file in files_of(paths):
+        try:
+            status = file.stat()
+        except OSError:
+            found.append((file, 0, 0, 0))
+        else:
+            found.append((file, status.st_mtime_ns, status.st_size, status.st_ino))
+    return found
+
+
+def documents(file: Path) -> Iterator[tuple[int, Any]]:
+    """(line, document) of a file, lines from 1. Raises BadManifest."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise BadManifest(f"{file}: {error.strerror or error}") from None
+    if file.suffix == ".json":
+        if not data.strip():
+            return
+        try:
+            yield 1, msgspec.json.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            yield from _json_error(file, data)
+        return
+    loader = _Loader(data)
+    try:
+        while loader.check_node():
+            node = loader.get_node()
+            yield node.start_mark.line + 1, loader.construct_document(node)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise BadManifest(f"{file}{line}: not valid YAML: {problem}") from None
+    except (ValueError, RecursionError) as error:
+        raise BadManifest(f"{file}: not valid YAML: {error}") from None
+    finally:
+        loader.dispose()
+
+
+def _json_error(file: Path, data: bytes) -> Iterator[tuple[int, Any]]:
+    """Where JSON is wrong, in lines: the fast parser counts bytes."""
+    try:
+        yield 1, json.loads(data)
+    except json.JSONDecodeError as error:
+        raise BadManifest(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise BadManifest(f"{file}: not valid JSON: {error}") from None
+
+
+def read(file: Path) -> list[tuple[Resource, Decoded]]:
+    """The objects of a file that DNS is about; others are passed over. Raises BadManifest.
+
+    One object that is not what its kind says spoils the file: its author wants
+    to know, and half a file is not what they wrote.
+    """
+    found: list[tuple[Resource, Decoded]] = []
+    for line, document in documents(file):
+        for item in _flattened(document, file, line):
+            resource = KINDS.get((str(item.get("apiVersion")), str(item.get("kind"))))
+            if resource is None:
+                continue
+            try:
+                found.append((resource, convert(resource, item)))
+            except OddObject as error:
+                name = (item.get("metadata") or {}).get("name") if isinstance(item.get("metadata"), dict) else None
+                raise BadManifest(f"{file}:{line}: {item['kind']} {name or 'without a name'}: {error}") from None
+    return found
+
+
+def _flattened(document: Any, file: Path, line: int) -> Iterator[dict[str, Any]]:
+    """The objects of a document: itself, or a List's items (kubectl's `List`, the API's `ServiceList`)."""
+    if document is None:
+        return
+    if not isinstance(document, dict):
+        raise BadManifest(f"{file}:{line}: a manifest is a mapping with apiVersion and kind, not a {_kind_of(document)}")
+    kind = str(document.get("kind", ""))
+    if not kind:
+        raise BadManifest(f"{file}:{line}: the document has no kind")
+    if not kind.endswith("List"):
+        yield document
+        return
+    items = document.get("items") or []
+    if not isinstance(items, list):
+        raise BadManifest(f"{file}:{line}: the items of a {kind} are a list, not a {_kind_of(items)}")
+    for item in items:
+        if not isinstance(item, dict):
+            raise BadManifest(f"{file}:{line}: an item of a {kind} is a mapping, not a {_kind_of(item)}")
+        if kind != "List" and "kind" not in item:
+            item = {"kind": kind.removesuffix("List"), "apiVersion": document.get("apiVersion"), **item}
+        yield from _flattened(item, file, line)
+
+
+def _kind_of(value: object) -> str:
+    return {"str": "text", "list": "list", "int": "number", "float": "number", "bool": "boolean"}.get(
+        type(value).__name__, type(value).__name__
+    )
+
+
+class Manifests:
+    """The files of a source and what each of them said when it was last good."""
+
+    def __init__(self, paths: Iterable[str]) -> None:
+        self._paths = tuple(paths)
+        self._good: dict[Path, list[tuple[Resource, Decoded]]] = {}
+        self.problems: dict[Path, str] = {}
+        """Why a file is not taken as it is now."""
+
+    def load(self) -> Objects | None:
+        """Read every file again. None while there is a file of which nothing good is known."""
+        files = files_of(self._paths)
+        self.problems = {}
+        good: dict[Path, list[tuple[Resource, Decoded]]] = {}
+        complete = True
+        for file in files:
+            try:
+                good[file] = read(file)
+            except BadManifest as problem:
+                self.problems[file] = str(problem)
+                known = self._good.get(file)
+                if known is None:
+                    complete = False
+                    _log.error("%s (nothing is served until it is right)", problem)
+                else:
+                    good[file] = known
+                    _log.error("%s (what it said before is kept)", problem)
+        self._good = good
+        return _together(good) if complete else None
+
+
+def _together(files: dict[Path, list[tuple[Resource, Decoded]]]) -> Objects:
+    found: Objects = {"namespaces": {}, "services": {}, "endpointslices": {}, "pods": {}}
+    origin: dict[tuple[Resource, tuple[str, str]], Path] = {}
+    for file, objects in files.items():
+        for resource, decoded in objects:
+            key = decoded.object.key
+            if decoded.absent:
+                continue
+            other = origin.setdefault((resource, key), file)
+            if other != file:
+                _log.warning("%s: %s %s is in %s too; this one counts", file, resource, "/".join(key), other)
+            found[resource][key] = decoded
+            if key[0]:
+                found["namespaces"].setdefault(("", key[0]), Decoded(Namespace(key[0]), ""))
+    return found

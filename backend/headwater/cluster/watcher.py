@@ -1,0 +1,431 @@
+"""The watch role: sources in, store transactions out.
+
+One thread per resource reads the API server (or one reads the files) and puts
+changes into a queue; this process's main thread takes what is there, and
+commits it as one batch. A change that comes alone is committed at once; under a
+storm the batches grow.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final, cast
+
+import msgspec
+import setproctitle
+
+from headwater import control, log, metrics
+from headwater.cluster import addresses
+from headwater.cluster.files import Manifests, Objects, signature
+from headwater.cluster.ledger import (
+    Change,
+    Ledger,
+    ListComplete,
+    ListPageArrived,
+    Progress,
+    Remove,
+    Upsert,
+)
+from headwater.cluster.objects import Decoded, OddObject, Resource, decode
+from headwater.cluster.reflector import ListPage, Reflector, RequestFailed, Trouble, Wait, Watch
+from headwater.metrics import LATENCY_BUCKETS, Histogram, ResourceState, WatchSnapshot
+from headwater.records.compiler import Compiler
+from headwater.settings import Settings, SettingsError
+from headwater.store.environment import Identity, Store, StoreDamaged, StoreFull
+from headwater.store.node import Kind
+
+_log = logging.getLogger(__name__)
+
+#: Changes that may wait; then the threads wait, and the API server's send buffers fill.
+_QUEUE: Final = 2000
+#: Changes per transaction at most: bounds how long a commit takes.
+_BATCH: Final = 1000
+#: How often the main thread looks around when nothing happens, in seconds.
+_IDLE: Final = 0.5
+#: How often the places of dead readers are freed, in seconds.
+_READER_CHECK: Final = 5.0
+#: How often the files' thread looks for a SIGHUP, in milliseconds.
+_FILES_WAKE: Final = 200
+#: How long to wait before a commit that the disk refused is tried again, in seconds.
+_RETRY: Final = 1.0
+
+
+class Skipped:
+    """Records that cannot be made: each counted, and logged once (contract 6)."""
+
+    _REMEMBERED: Final = 10_000
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self._seen: set[tuple[str, str, str]] = set()
+
+    def report(self, reason: str, namespace: str, name: str, detail: str) -> None:
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        key = (namespace, name, detail)
+        if key not in self._seen and len(self._seen) < self._REMEMBERED:
+            self._seen.add(key)
+            _log.warning("left out: %s/%s: %s", namespace or "-", name or "-", detail)
+
+
+def required_resources(settings: Settings) -> tuple[Resource, ...]:
+    """The resources that answers depend on."""
+    base: tuple[Resource, ...] = ("namespaces", "services", "endpointslices")
+    return (*base, "pods") if settings.pods == "verified" else base
+
+
+class Watcher:
+    """The state of the role; `run` is the process."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._queue: queue.Queue[Change] = queue.Queue(_QUEUE)
+        self.skipped = Skipped()
+        compiler = Compiler(settings, addresses.of_this_host(), self.skipped.report)
+        self._resources = required_resources(settings)
+        self._began = time.monotonic()
+        self.ledger = Ledger(store, compiler, self._resources)
+        self._reflectors: dict[Resource, Reflector] = {}
+        self._programming = Histogram.of(LATENCY_BUCKETS)
+        self._commits = 0
+        self._commit_failures = 0
+        self._records_changed = 0
+        self._detail = ""
+        self._reload = threading.Event()
+        self.stopping = threading.Event()
+        self._announced = False
+
+    # Sources
+
+    def start_sources(self) -> None:
+        """The threads that fill the queue. Raises SettingsError for credentials that cannot be used."""
+        if self._settings.manifests:
+            self._thread("files", self._follow_files)
+            return
+        # Only here: the import costs 24 MiB, and only this process may have it.
+        from headwater.cluster.api import ApiServer  # noqa: PLC0415
+
+        versions = self.ledger.versions()
+        for resource in self._resources:
+            server = ApiServer(self._settings.kubeconfig, self._settings.context)
+            reflector = Reflector(versions[resource], time.monotonic)
+            self._reflectors[resource] = reflector
+            self._thread(resource, lambda r=resource, m=reflector, s=server: self._follow(r, m, s))  # type: ignore[misc]
+
+    @staticmethod
+    def _thread(name: str, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name=name, daemon=True).start()
+
+    def reload(self) -> None:
+        """SIGHUP: read the files again, or the credentials."""
+        self._reload.set()
+
+    def _follow(self, resource: Resource, reflector: Reflector, server: object) -> None:
+        """One resource for ever: do what the reflector says, tell it how it went."""
+        from headwater.cluster.api import ApiServer, failure  # noqa: PLC0415
+
+        assert isinstance(server, ApiServer)
+        last_error = ""
+        while not self.stopping.is_set():
+            action = reflector.next()
+            try:
+                match action:
+                    case Wait(seconds):
+                        self.stopping.wait(seconds)
+                    case ListPage():
+                        self._list_page(resource, reflector, server, action)
+                        last_error = ""
+                    case Watch():
+                        lines = server.watch(resource, action.resource_version, action.seconds)
+                        reflector.watching()
+                        last_error = ""
+                        self._events(resource, reflector, lines, failure)
+                        reflector.watch_ended()
+            except RequestFailed as error:
+                if str(error) != last_error:
+                    last_error = str(error)
+                    level = logging.INFO if error.trouble is Trouble.EXPIRED else logging.WARNING
+                    _log.log(level, "%s", error)
+                reflector.failed(error)
+                if error.trouble is Trouble.UNAUTHORIZED:
+                    self._read_credentials(server)
+            except Exception as error:
+                _log.exception("%s: unexpected", resource)
+                reflector.failed(RequestFailed(Trouble.SERVER, str(error)))
+
+    @staticmethod
+    def _read_credentials(server: object) -> None:
+        try:
+            server.reload()  # type: ignore[attr-defined]
+        except SettingsError as error:
+            _log.warning("%s", error)
+
+    def _list_page(self, resource: Resource, reflector: Reflector, server: object, action: ListPage) -> None:
+        body = server.page(resource, action.limit, action.continue_token)  # type: ignore[attr-defined]
+        try:
+            page = _PAGE.decode(body)
+        except msgspec.MsgspecError as error:
+            raise RequestFailed(Trouble.SERVER, f"list {resource}: not a list: {error}") from None
+        decoded = list(self._decoded(resource, page.items or ()))
+        self._queue.put(ListPageArrived(resource, decoded, first=not action.continue_token))
+        if reflector.page(page.metadata.resourceVersion, page.metadata.continue_):
+            self._queue.put(ListComplete(resource, page.metadata.resourceVersion))
+
+    def _decoded(self, resource: Resource, items: Iterable[msgspec.Raw]) -> Iterable[Decoded]:
+        for item in items:
+            try:
+                yield decode(resource, item)
+            except OddObject as error:
+                self.skipped.report("object", "", "", str(error))
+
+    def _events(
+        self,
+        resource: Resource,
+        reflector: Reflector,
+        lines: Iterable[bytes],
+        failure: Callable[[int, str, str, str], RequestFailed],
+    ) -> None:
+        for line in lines:
+            try:
+                event = _EVENT.decode(line)
+            except msgspec.MsgspecError as error:
+                raise RequestFailed(Trouble.SERVER, f"watch {resource}: not an event: {error}") from None
+            if event.type == "ERROR":
+                status = _status(event.object)
+                raise failure(status.code, status.message, resource, "watch")
+            if event.type == "BOOKMARK":
+                version = _version(event.object)
+                reflector.bookmark(version)
+                if version:
+                    self._queue.put(Progress(resource, version))
+                continue
+            try:
+                decoded = decode(resource, event.object)
+            except OddObject as error:
+                self.skipped.report("object", "", "", str(error))
+                reflector.event(_version(event.object))
+                continue
+            reflector.event(decoded.resource_version)
+            if event.type == "DELETED":
+                self._queue.put(Remove(resource, decoded.object.key, decoded.resource_version))
+            else:
+                self._queue.put(Upsert(resource, decoded))
+
+    def _follow_files(self) -> None:
+        """Read the manifests, and again whenever one of them changes."""
+        from watchfiles import watch  # noqa: PLC0415
+
+        paths = self._settings.manifests
+        manifests = Manifests(paths)
+        seen = signature(paths)
+        self._take_files(manifests)
+        # A file that is replaced is seen through its folder only; what counts is
+        # the files' signature, for a ConfigMap's files change by a link elsewhere.
+        folders = [Path(path) for path in paths if Path(path).is_dir()]
+        roots = {*folders, *(Path(path).absolute().parent for path in paths if not Path(path).is_dir())}
+        for _ in watch(*roots, stop_event=self.stopping, debounce=50, step=20, rust_timeout=_FILES_WAKE,
+                       yield_on_timeout=True, recursive=bool(folders), watch_filter=None):  # fmt: skip
+            now = signature(paths)
+            if self._reload.is_set() or now != seen:
+                self._reload.clear()
+                seen = now
+                self._take_files(manifests)
+
+    def _take_files(self, manifests: Manifests) -> None:
+        objects: Objects | None = manifests.load()
+        self._detail = "; ".join(manifests.problems.values())
+        if objects is None:
+            return
+        for resource in self._resources:
+            self._queue.put(ListPageArrived(resource, list(objects[resource].values()), first=True))
+            self._queue.put(ListComplete(resource, "files"))
+
+    # Commits
+
+    def loop(self) -> None:
+        """Take batches and commit them until told to stop. Raises StoreDamaged."""
+        checked = time.monotonic()
+        self._announce()
+        while not self.stopping.is_set():
+            batch = self._batch()
+            if batch:
+                self._commit(batch)
+            now = time.monotonic()
+            if now - checked > _READER_CHECK:
+                checked = now
+                self._store.release_dead_readers()
+                if not self._store.exists:
+                    raise StoreDamaged("its file was removed")
+
+    def _batch(self) -> list[Change]:
+        try:
+            batch = [self._queue.get(timeout=_IDLE)]
+        except queue.Empty:
+            return []
+        while len(batch) < _BATCH:
+            try:
+                batch.append(self._queue.get_nowait())
+            except queue.Empty:
+                break
+        return batch
+
+    def _commit(self, batch: list[Change]) -> None:
+        complained = False
+        while not self.stopping.is_set():
+            try:
+                outcome = self.ledger.commit(batch)
+            except StoreFull as error:
+                self._commit_failures += 1
+                self._detail = f"the store cannot be written: {error}"
+                if not complained:
+                    complained = True
+                    _log.error("%s (answers stay as they are; trying on)", self._detail)  # noqa: TRY400
+                self.stopping.wait(_RETRY)
+                continue
+            break
+        else:
+            return
+        if complained:
+            self._detail = ""
+            _log.info("the store can be written again")
+        self._commits += 1
+        self._records_changed += outcome.records_changed
+        if outcome.trigger_times:
+            now = time.time()
+            for text in outcome.trigger_times:
+                self._observe(text, now)
+        for change in batch:
+            if isinstance(change, ListComplete):
+                count = self.ledger.objects[change.resource]
+                _log.info("%s: %s objects as of version %s", change.resource, f"{count:,}", change.resource_version)
+        self._announce()
+
+    def _announce(self) -> None:
+        if self.ledger.ready and not self._announced:
+            self._announced = True
+            names = f"{sum(self.ledger.counts):,}"
+            _log.info("ready: %s names, %.1f s after the start", names, time.monotonic() - self._began)
+
+    def _observe(self, trigger_time: str, now: float) -> None:
+        try:
+            moment = datetime.datetime.fromisoformat(trigger_time).timestamp()
+        except ValueError:
+            return
+        self._programming.observe(LATENCY_BUCKETS, max(0.0, now - moment))
+
+    def snapshot(self) -> WatchSnapshot:
+        """What the supervisor shows of this process."""
+        now = time.monotonic()
+        return WatchSnapshot(
+            ready=self.ledger.ready,
+            detail=self._detail or self._waiting_for(),
+            resources={
+                resource: ResourceState(
+                    connected=state.connected,
+                    resource_version=state.resource_version,
+                    age=now - state.proof_of_life if state.proof_of_life else -1.0,
+                    events=state.events,
+                    relists=state.relists,
+                    errors=dict(state.errors),
+                )
+                for resource, state in ((name, machine.state) for name, machine in self._reflectors.items())
+            },
+            objects={resource: self.ledger.objects[resource] for resource in self._resources},
+            names={kind.name.lower(): count for kind, count in zip(Kind, self.ledger.counts, strict=True)},
+            skipped=dict(self.skipped.counts),
+            commits=self._commits,
+            commit_failures=self._commit_failures,
+            records_changed=self._records_changed,
+            programming=Histogram(list(self._programming.counts), self._programming.total),
+            store_bytes=self._store.size,
+        )
+
+    def _waiting_for(self) -> str:
+        if self.ledger.ready:
+            return ""
+        missing = [name for name, machine in self._reflectors.items() if not machine.state.relists]
+        return f"waiting for the first complete list of {', '.join(missing)}" if missing else "compiling"
+
+
+class _ListMeta(msgspec.Struct):
+    resourceVersion: str = ""  # noqa: N815 (the API's name)
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class _Page(msgspec.Struct):
+    metadata: _ListMeta
+    items: list[msgspec.Raw] | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class _Status(msgspec.Struct):
+    code: int = 0
+    message: str = ""
+
+
+class _AnyMeta(msgspec.Struct):
+    resourceVersion: str = ""  # noqa: N815
+
+
+class _Any(msgspec.Struct):
+    metadata: _AnyMeta
+
+
+_PAGE: Final = msgspec.json.Decoder(_Page)
+_EVENT: Final = msgspec.json.Decoder(_Event)
+_STATUS: Final = msgspec.json.Decoder(_Status)
+_ANY: Final = msgspec.json.Decoder(_Any)
+
+
+def _status(data: msgspec.Raw) -> _Status:
+    try:
+        return _STATUS.decode(data)
+    except msgspec.MsgspecError:
+        return _Status(0, "an error event without a status")
+
+
+def _version(data: msgspec.Raw) -> str:
+    try:
+        return cast("str", _ANY.decode(data).metadata.resourceVersion)
+    except msgspec.MsgspecError:
+        return ""
+
+
+def run(settings: Settings, identity: Identity, connection: Connection) -> None:
+    """The process's main function."""
+    setproctitle.setproctitle("headwater: watch")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    log.configure("watch", settings.log_level, settings.log_format)
+    try:
+        store, why = Store.open(Path(settings.state_dir), identity)
+        if why:
+            _log.warning("the stored state is discarded: %s", why)
+        watcher = Watcher(settings, store)
+        signal.signal(signal.SIGTERM, lambda *_: watcher.stopping.set())
+        control.attend(connection, lambda: metrics.encode(watcher.snapshot()), watcher.reload)
+        connection.send_bytes(control.STARTED)
+        watcher.start_sources()
+        watcher.loop()
+    except SettingsError as error:
+        _log.error("%s", error)  # noqa: TRY400
+        sys.exit(control.UNUSABLE)
+    except StoreDamaged as error:
+        _log.error("the store is damaged: %s", error)  # noqa: TRY400
+        sys.exit(control.STORE_DAMAGED)
+    except (OSError, StoreFull) as error:
+        _log.error("%s: %s", settings.state_dir, error)  # noqa: TRY400
+        sys.exit(1)

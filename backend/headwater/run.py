@@ -1,0 +1,144 @@
+"""`headwater serve` and `headwater check`: the commands that touch the outside."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from headwater import __version__, log
+from headwater.cluster.files import BadManifest, files_of, read
+from headwater.cluster.watcher import required_resources
+from headwater.settings import Settings, SettingsError
+from headwater.supervisor import StartFailed, Supervisor, source_of
+
+_log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> int:
+    """Run the supervisor until a signal; the exit code."""
+    log.configure("supervisor", settings.log_level, settings.log_format)
+    try:
+        supervisor = Supervisor(settings)
+    except StartFailed as error:
+        click.echo(f"headwater: {error}", err=True)
+        return 1
+    where = ", ".join(map(str, settings.listen_addresses()))
+    _log.info("headwater %s: %s on %s", __version__, " ".join(settings.zones), where)
+    show = progress if sys.stderr.isatty() and settings.log_format == "text" else None
+    return asyncio.run(supervisor.run(show))
+
+
+async def progress(supervisor: Supervisor) -> None:
+    """On a terminal: what has been listed and compiled so far, until the answers are complete."""
+    from rich.console import Console  # noqa: PLC0415 (2 MiB that a container does not need)
+
+    from headwater.admin.server import readiness  # noqa: PLC0415
+
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+        while True:
+            await supervisor.refresh()
+            ready, explanation = readiness(supervisor.views())
+            if ready:
+                break
+            watch = explanation["watch"]
+            assert isinstance(watch, dict)
+            held = ", ".join(f"{count:,} {name}" for name, count in watch["objects"].items() if count)
+            status.update(f"{watch['detail'] or 'starting'}{': ' + held if held else ''}")
+            await asyncio.sleep(0.1)
+
+
+def check(settings: Settings) -> int:
+    """One line per thing that `serve` needs; 0 when all of it is there, else 1."""
+    checks: list[tuple[str, Callable[[], str]]] = [("source", lambda: f"fingerprint {source_of(settings)}")]
+    if settings.manifests:
+        checks += [(f"read {file}", lambda file=file: _read(file)) for file in files_of(settings.manifests)]  # type: ignore[misc]
+    else:
+        checks += _api_checks(settings)
+    checks.append(("state directory", lambda: _writable(settings.state_dir)))
+    for address in settings.listen_addresses():
+        checks.append((f"bind {address}", lambda address=address: _bindable(address.path, address.host, address.port)))  # type: ignore[misc]
+    for what, other in (("admin", settings.admin), ("dns", settings.dns)):
+        if other is not None:
+            checks.append((f"bind {what} {other}", lambda other=other: _bindable(None, other.host, other.port)))  # type: ignore[misc]
+    bad = 0
+    for name, work in checks:
+        try:
+            result, mark = work(), "ok"
+        except (SettingsError, StartFailed, BadManifest, OSError) as error:
+            result, mark = str(error), "FAILED"
+            bad += 1
+        click.echo(f"{mark:<7} {name:<32} {result}".rstrip())
+    return 1 if bad else 0
+
+
+def _api_checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
+    from headwater.cluster.api import ApiServer  # noqa: PLC0415
+    from headwater.cluster.reflector import RequestFailed  # noqa: PLC0415
+
+    connected: list[ApiServer] = []
+
+    def connect() -> str:
+        connected.append(ApiServer(settings.kubeconfig, settings.context))
+        return connected[0].host
+
+    yield "credentials", connect
+    for resource in required_resources(settings):
+
+        def listed(resource: str = resource) -> str:
+            if not connected:
+                raise OSError("no credentials")
+            try:
+                body = connected[0].page(resource, 1, "")  # type: ignore[arg-type]
+            except RequestFailed as error:
+                raise OSError(str(error)) from None
+            return f"{len(body):,} bytes"
+
+        yield f"list {resource}", listed
+
+
+def _read(file: Path) -> str:
+    return f"{len(read(file))} objects"
+
+
+def _writable(state_dir: str) -> str:
+    folder = Path(state_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+        free = os.statvfs(folder)
+    except OSError as error:
+        raise OSError(f"--state-dir: {folder}: {error.strerror}") from None
+    return f"{folder}, {free.f_bavail * free.f_frsize >> 20:,} MiB free"
+
+
+def _bindable(path: str | None, host: str, port: int) -> str:
+    if path is not None:
+        file = Path(path)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+                probe.connect(path)
+                raise OSError("another process serves there")
+        parent = next(folder for folder in file.parents if folder.exists())
+        if not os.access(parent, os.W_OK):
+            raise OSError(f"{parent} cannot be written")
+        return ""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise OSError(error.strerror) from None
+    return ""

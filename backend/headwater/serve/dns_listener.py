@@ -1,0 +1,102 @@
+"""Plain DNS over UDP and TCP, for development and for `dig` without CoreDNS.
+
+UDP replies respect the client's size (RFC 6891 section 6.2.3; 512 bytes without
+EDNS, RFC 1035 section 4.2.1): what does not fit is sent without records and with
+TC set, and the client comes again over TCP (RFC 7766).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Final, cast
+
+from headwater.answer.question import HEADER_SIZE, MIN_UDP_SIZE, Malformed, parse
+from headwater.serve.queries import Queries
+
+#: No larger UDP reply, whatever the client says: fragments get lost.
+_MAX_UDP: Final = 4096
+#: An idle TCP connection lives this long, in seconds (RFC 7766 section 6.2.3: "a few seconds").
+_IDLE: Final = 10.0
+_MAX_CONNECTIONS: Final = 256
+_OPT_SIZE: Final = 11
+
+
+def for_udp(query: bytes, reply: bytes) -> bytes:
+    """The reply, or as much of it as the client takes in a datagram: question, OPT and TC."""
+    if len(reply) <= MIN_UDP_SIZE:
+        return reply
+    try:
+        asked = parse(query)
+    except Malformed:
+        return reply[:HEADER_SIZE]
+    limit = MIN_UDP_SIZE if asked.edns is None else min(asked.edns.udp_size, _MAX_UDP)
+    if len(reply) <= limit:
+        return reply
+    opt = reply[-_OPT_SIZE:] if asked.edns is not None else b""
+    counts = b"\0\1\0\0\0\0" + (b"\0\1" if opt else b"\0\0")
+    return reply[:2] + bytes((reply[2] | 2, reply[3])) + counts + reply[HEADER_SIZE : asked.end] + opt
+
+
+class _Udp(asyncio.DatagramProtocol):
+    def __init__(self, queries: Queries) -> None:
+        self._queries = queries
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.DatagramTransport", transport)
+
+    def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
+        if len(data) > 2 and data[2] & 0x80:
+            return  # a reply: answering it could go back and forth for ever
+        reply = self._queries.answer(data)
+        if reply is not None:
+            self._transport.sendto(for_udp(data, reply), addr)
+
+
+class DnsListener:
+    """Both listeners of one answer process, on sockets that the supervisor has bound."""
+
+    def __init__(self, queries: Queries) -> None:
+        self._queries = queries
+        self._connections: set[asyncio.Task[None]] = set()
+        self._udp: asyncio.BaseTransport | None = None
+        self._tcp: asyncio.Server | None = None
+
+    async def start(self, udp: socket.socket, tcp: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        udp.setblocking(False)
+        self._udp, _ = await loop.create_datagram_endpoint(lambda: _Udp(self._queries), sock=udp)
+        self._tcp = await asyncio.start_server(self._serve, sock=tcp)
+
+    async def stop(self) -> None:
+        if self._udp is not None:
+            self._udp.close()
+        if self._tcp is not None:
+            self._tcp.close()
+        for task in self._connections:
+            task.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        self._connections.add(task)
+        try:
+            if len(self._connections) <= _MAX_CONNECTIONS:
+                await self._answer_all(reader, writer)
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client went away, stayed silent, or we are stopping
+        finally:
+            self._connections.discard(task)
+            writer.close()
+
+    async def _answer_all(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            async with asyncio.timeout(_IDLE):
+                size = int.from_bytes(await reader.readexactly(2), "big")
+                query = await reader.readexactly(size)
+            reply = self._queries.answer(query)
+            if reply is None:
+                return
+            writer.write(len(reply).to_bytes(2, "big") + reply)
+            async with asyncio.timeout(_IDLE):
+                await writer.drain()

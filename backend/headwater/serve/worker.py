@@ -1,0 +1,80 @@
+"""The answer role: one process, its listeners, its read-only view of the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+import setproctitle
+
+from headwater import control, log, metrics
+from headwater.answer.resolver import Resolver
+from headwater.records.names import name
+from headwater.serve import grpcio_server
+from headwater.serve.dns_listener import DnsListener
+from headwater.serve.queries import Queries
+from headwater.settings import Address, Settings
+from headwater.store.environment import Identity, Reader
+
+_log = logging.getLogger(__name__)
+
+#: How often the published store is looked for, in seconds: without one, and with one.
+_FOLLOW: Final = (0.02, 0.25)
+#: How long calls under way may take after SIGTERM; the supervisor waits 5 s in all.
+_DRAIN: Final = 4.0
+
+
+def run(
+    index: int,
+    settings: Settings,
+    identity: Identity,
+    connection: Connection,
+    dns_sockets: tuple[socket.socket, socket.socket] | None,
+) -> None:
+    """The process's main function. `dns_sockets` are the development listener's, UDP and TCP."""
+    setproctitle.setproctitle(f"headwater: answer {index}")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    log.configure(f"answer {index}", settings.log_level, settings.log_format)
+    reader = Reader(Path(settings.state_dir), identity)
+    reader.follow()
+    resolver = Resolver(reader, [name(zone) for zone in settings.zones], settings.ttl, settings.negative_ttl)
+    queries = Queries(reader, resolver)
+    control.attend(connection, lambda: metrics.encode(queries.snapshot()), lambda: None)
+    try:
+        asyncio.run(_serve(settings.listen_addresses()[index], reader, queries, connection, dns_sockets))
+    except OSError as error:
+        _log.error("%s", error)  # noqa: TRY400 (the operator needs the reason, not our stack)
+        sys.exit(1)
+
+
+async def _serve(
+    address: Address,
+    reader: Reader,
+    queries: Queries,
+    connection: Connection,
+    dns_sockets: tuple[socket.socket, socket.socket] | None,
+) -> None:
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    stop = grpcio_server.start(address, queries)
+    listener = DnsListener(queries)
+    if dns_sockets is not None:
+        await listener.start(*dns_sockets)
+    connection.send_bytes(control.STARTED)
+    while not stopping.is_set():
+        reader.follow()
+        try:
+            async with asyncio.timeout(_FOLLOW[queries.is_ready()]):
+                await stopping.wait()
+        except TimeoutError:
+            pass
+    await listener.stop()
+    await loop.run_in_executor(None, stop, _DRAIN)
