@@ -91,12 +91,15 @@ def _serve_options(function: _F) -> _F:
 def settings_of(**flags: Any) -> Settings:
     """Flags as click has parsed them to Settings. Raises SettingsError."""
     admin, dns = flags.pop("admin", "off"), flags.pop("dns", None)
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list | tuple) else value for name, value in flags.items()
+    }
     return Settings(
         zones=tuple(parse_zone(zone, "--zone") for zone in flags.pop("zones")),
         listen=Address.parse(flags.pop("listen"), "--listen"),
         admin=None if admin == "off" else Address.parse(admin, "--admin"),
         dns=None if dns is None else Address.parse(dns, "--dns"),
-        **{name: tuple(value) if isinstance(value, list | tuple) else value for name, value in flags.items()},
+        **values,
     )
 
 
@@ -120,7 +123,7 @@ def serve(**flags: Any) -> int:
 
     Every flag has an environment variable: --state-dir is HEADWATER_STATE_DIR.
     """
-    from headwater import run  # noqa: PLC0415 (each command imports only what it runs)
+    from headwater import run
 
     return run.serve(settings_of(**flags))
 
@@ -134,7 +137,7 @@ def serve(**flags: Any) -> int:
 @click.option("--short", is_flag=True, help="Only the answers' data, one per line.")
 def query(name: str, qtype: str, server: str, timeout: float, short: bool) -> int:
     """Ask a running headwater over gRPC and print the reply as dig does."""
-    from headwater import lookup  # noqa: PLC0415
+    from headwater import lookup
 
     return lookup.query(name, qtype, Address.parse(server, "--server"), timeout, short=short)
 
@@ -146,7 +149,7 @@ def query(name: str, qtype: str, server: str, timeout: float, short: bool) -> in
 @click.option("--port", type=click.IntRange(1, 65535), default=53, show_default=True, help="CoreDNS's own port.")
 def corefile(mode: Any, port: int, **flags: Any) -> int:
     """Print the Corefile stanza that goes with these flags."""
-    from headwater.corefile import stanza  # noqa: PLC0415
+    from headwater.corefile import stanza
 
     click.echo(stanza(settings_of(**flags), mode=mode, port=port), nl=False)
     return 0
@@ -158,7 +161,7 @@ def corefile(mode: Any, port: int, **flags: Any) -> int:
 @_serve_options
 def check(**flags: Any) -> int:
     """Try what `serve` with these flags needs, and say how it went: one line each."""
-    from headwater import run  # noqa: PLC0415
+    from headwater import run
 
     return run.check(settings_of(**flags))
 
@@ -171,7 +174,7 @@ def check(**flags: Any) -> int:
 @click.option("--once", is_flag=True, help="Show the first answers and stop.")
 def demo(coredns: str | None, no_coredns: bool, port: int, once: bool) -> int:
     """Serve the bundled example, CoreDNS in front when there is one, and show the first answers."""
-    from headwater import demo as demonstration  # noqa: PLC0415
+    from headwater import demo as demonstration
 
     return demonstration.run(coredns, use_coredns=not no_coredns, port=port, once=once)
 

@@ -1,6 +1,6 @@
 """Log lines: one event each, as text or as JSON, on standard error.
 
-    2026-11-23T12:00:00.123Z INFO  watch     services: 10,000 objects as of version 4711
+2026-11-23T12:00:00.123Z INFO  watch     services: 10,000 objects as of version 4711
 """
 
 from __future__ import annotations

@@ -39,9 +39,9 @@ def serve(settings: Settings) -> int:
 
 async def progress(supervisor: Supervisor) -> None:
     """On a terminal: what has been listed and compiled so far, until the answers are complete."""
-    from rich.console import Console  # noqa: PLC0415 (2 MiB that a container does not need)
+    from rich.console import Console
 
-    from headwater.admin.server import readiness  # noqa: PLC0415
+    from headwater.admin.server import readiness
 
     console = Console(stderr=True)
     with console.status("starting") as status:
@@ -82,8 +82,8 @@ def check(settings: Settings) -> int:
 
 
 def _api_checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
-    from headwater.cluster.api import ApiServer  # noqa: PLC0415
-    from headwater.cluster.reflector import RequestFailed  # noqa: PLC0415
+    from headwater.cluster.api import ApiServer
+    from headwater.cluster.reflector import RequestFailed
 
     connected: list[ApiServer] = []
 
@@ -126,16 +126,19 @@ def _writable(state_dir: str) -> str:
 def _bindable(path: str | None, host: str, port: int) -> str:
     if path is not None:
         file = Path(path)
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
-                probe.connect(path)
-                raise OSError("another process serves there")
+        with (
+            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe,
+            contextlib.suppress(FileNotFoundError, ConnectionRefusedError),
+        ):
+            probe.connect(path)
+            raise OSError("another process serves there")
         parent = next(folder for folder in file.parents if folder.exists())
         if not os.access(parent, os.W_OK):
             raise OSError(f"{parent} cannot be written")
         return ""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As the supervisor binds it.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))

@@ -95,8 +95,8 @@ class Address:
         if workers == 1:
             return self
         if self.path is not None:
-            stem, suffix = os.path.splitext(self.path)
-            return Address(path=f"{stem}-{index}{suffix}")
+            path = Path(self.path)
+            return Address(path=str(path.with_name(f"{path.stem}-{index}{path.suffix}")))
         return Address(host=self.host, port=self.port + index)
 
 

@@ -121,9 +121,7 @@ def _unseen_main() -> Iterator[None]:
 class Role:
     """One child: started, watched, restarted; what it has counted over all its lives."""
 
-    def __init__(
-        self, name: str, start: Callable[[Connection], Any], on_crash: Callable[[], None]
-    ) -> None:
+    def __init__(self, name: str, start: Callable[[Connection], Any], on_crash: Callable[[], None]) -> None:
         self.name = name
         self.restarts = 0
         self.up = False
@@ -149,10 +147,10 @@ class Role:
             code = await self._live()
             self.up = False
             self._bury()
-            if self._stopping:
-                return
-            if code in (control.UNUSABLE,):
+            if code == control.UNUSABLE:
                 self.exitcode = code
+                return
+            if self._is_stopping():
                 return
             if code in _CRASHES or code == control.STORE_DAMAGED:
                 self._on_crash()
@@ -171,7 +169,7 @@ class Role:
         self._connection = ours
         ended = loop.create_future()
         sentinel = self._process.sentinel
-        loop.add_reader(sentinel, lambda: ended.done() or ended.set_result(None))
+        loop.add_reader(sentinel, _settle, ended)
         loop.add_reader(ours.fileno(), self._heard, loop, ours)
         if self._stopping:
             self.signal(signal.SIGTERM)
@@ -226,6 +224,9 @@ class Role:
                     decode = metrics.decode_watch if self.name == "watch" else metrics.decode_answer
                     self._snapshot = decode(data)
 
+    def _is_stopping(self) -> bool:
+        return self._stopping
+
     def reload(self) -> None:
         if self._connection is not None:
             with contextlib.suppress(OSError):
@@ -239,6 +240,11 @@ class Role:
         if self._process is not None and self._process.exitcode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
+
+
+def _settle(ended: asyncio.Future[None]) -> None:
+    if not ended.done():
+        ended.set_result(None)
 
 
 def _how(code: int) -> str:

@@ -99,9 +99,7 @@ _PLAIN: Final[dict[bytes, bytes]] = {
     for flags in (rd | ad | cd,)
 }
 
-_TYPE_CLASS: Final = {
-    qtype: qtype.to_bytes(2, "big") + b"\0\1" for qtype in (_A, _AAAA)
-}
+_TYPE_CLASS: Final = {qtype: qtype.to_bytes(2, "big") + b"\0\1" for qtype in (_A, _AAAA)}
 _IS_A: Final = _TYPE_CLASS[_A]
 _IS_AAAA: Final = _TYPE_CLASS[_AAAA]
 
@@ -181,9 +179,7 @@ class Resolver:
                         return self._addresses(query, flags, end, node, snapshot, _AAAA)
         return self._long_way(query, snapshot)
 
-    def _addresses(
-        self, query: bytes, flags: bytes, end: int, node: Any, snapshot: Snapshot, qtype: int
-    ) -> bytes:
+    def _addresses(self, query: bytes, flags: bytes, end: int, node: Any, snapshot: Snapshot, qtype: int) -> bytes:
         """The reply to a plain query for A or AAAA of a stored name."""
         if qtype == _A:
             count, offset, size = (node[3] << 8) | node[4], HEAD_SIZE, A_SIZE
@@ -271,9 +267,7 @@ class Resolver:
             return True
         return False
 
-    def _from_store(
-        self, query: bytes, flags: int, asked: Question, zone: _ZoneTail, snapshot: Snapshot
-    ) -> bytes:
+    def _from_store(self, query: bytes, flags: int, asked: Question, zone: _ZoneTail, snapshot: Snapshot) -> bytes:
         name = asked.name.lower()
         found = _find(name, zone.wire, snapshot)
         room = MAX_MESSAGE - asked.end - (_OPT_SIZE if asked.edns is not None else 0)
@@ -316,9 +310,7 @@ class Resolver:
     def _serial(snapshot: Snapshot) -> bytes:
         return snapshot.meta(SERIAL) or bytes(4)
 
-    def _rotated(
-        self, node: Any, offset: int, count: int, size: int, room: int
-    ) -> tuple[int, Sequence[bytes], bool]:
+    def _rotated(self, node: Any, offset: int, count: int, size: int, room: int) -> tuple[int, Sequence[bytes], bool]:
         """An RRset of `count` records, beginning with another one each time; cut to `room` bytes."""
         if not count:
             return 0, (), False

@@ -56,9 +56,9 @@ class ApiServer:
         configuration = Configuration()
         try:
             if self._kubeconfig is None and self._context is None:
-                config.load_incluster_config(configuration)
+                config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
             else:
-                config.load_kube_config(self._kubeconfig, self._context, configuration)
+                config.load_kube_config(self._kubeconfig, self._context, configuration)  # type: ignore[no-untyped-call]
         except ConfigException as error:
             flag = "--kubeconfig" if self._context is None else "--context"
             raise SettingsError(flag, str(error).strip()) from None

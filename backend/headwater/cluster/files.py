@@ -89,7 +89,8 @@ def documents(file: Path) -> Iterator[tuple[int, Any]]:
     try:
         while loader.check_node():
             node = loader.get_node()
-            yield node.start_mark.line + 1, loader.construct_document(node)
+            if node is not None:
+                yield node.start_mark.line + 1, loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark is not None else ""
@@ -136,7 +137,9 @@ def _flattened(document: Any, file: Path, line: int) -> Iterator[dict[str, Any]]
     if document is None:
         return
     if not isinstance(document, dict):
-        raise BadManifest(f"{file}:{line}: a manifest is a mapping with apiVersion and kind, not a {_kind_of(document)}")
+        raise BadManifest(
+            f"{file}:{line}: a manifest is a mapping with apiVersion and kind, not a {_kind_of(document)}"
+        )
     kind = str(document.get("kind", ""))
     if not kind:
         raise BadManifest(f"{file}:{line}: the document has no kind")

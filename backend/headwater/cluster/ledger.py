@@ -205,9 +205,7 @@ class Ledger:
 
         outcome.records_changed += self._store.write(work)
         outcome.trigger_times += [
-            event.decoded.trigger_time
-            for event in events
-            if isinstance(event, Upsert) and event.decoded.trigger_time
+            event.decoded.trigger_time for event in events if isinstance(event, Upsert) and event.decoded.trigger_time
         ]
 
     def _finish(self, txn: Transaction, batch: _Batch) -> int:
@@ -484,8 +482,8 @@ class _Batch:
                     self._touched[name, key.decode().split("/", 2)[2]] = None
                 for key, _ in self._txn.scan("pods", name.encode() + _SEPARATOR):
                     self._pods[name, key.decode().split("/", 2)[1]] = None
-        for key in self._touched:
-            self._compile_service(key, changes, anew=anew)
+        for service in self._touched:
+            self._compile_service(service, changes, anew=anew)
         for namespace, address in self._pods:
             held = any(True for _ in self._txn.scan("pods", _index(namespace, address, "")))
             known = self._exists(namespace) and self._compiler.serves(namespace)
@@ -493,7 +491,7 @@ class _Batch:
         self.write(changes)
 
     def _compile_service(self, key: tuple[str, str], changes: Changes, *, anew: bool) -> None:
-        namespace, name = key
+        namespace = key[0]
         served = self._compiler.serves(namespace)
         exists = served and self._exists(namespace)
         existed = served and self._namespaces.get(namespace, exists)

@@ -109,7 +109,10 @@ class Reflector:
     """The state of one resource. `resource_version`: where a stored list left off, or empty."""
 
     def __init__(
-        self, resource_version: str, clock: Callable[[], float], uniform: Callable[[float, float], float] = random.uniform
+        self,
+        resource_version: str,
+        clock: Callable[[], float],
+        uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._clock = clock
         self._uniform = uniform

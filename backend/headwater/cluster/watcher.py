@@ -8,7 +8,7 @@ storm the batches grow.
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import logging
 import queue
 import signal
@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 import setproctitle
@@ -112,7 +112,7 @@ class Watcher:
             self._thread("files", self._follow_files)
             return
         # Only here: the import costs 24 MiB, and only this process may have it.
-        from headwater.cluster.api import ApiServer  # noqa: PLC0415
+        from headwater.cluster.api import ApiServer
 
         versions = self.ledger.versions()
         for resource in self._resources:
@@ -131,7 +131,7 @@ class Watcher:
 
     def _follow(self, resource: Resource, reflector: Reflector, server: object) -> None:
         """One resource for ever: do what the reflector says, tell it how it went."""
-        from headwater.cluster.api import ApiServer, failure  # noqa: PLC0415
+        from headwater.cluster.api import ApiServer, failure
 
         assert isinstance(server, ApiServer)
         last_error = ""
@@ -158,7 +158,7 @@ class Watcher:
                 reflector.failed(error)
                 if error.trouble is Trouble.UNAUTHORIZED:
                     self._read_credentials(server)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 (one resource's bug must not stop the others)
                 _log.exception("%s: unexpected", resource)
                 reflector.failed(RequestFailed(Trouble.SERVER, str(error)))
 
@@ -222,7 +222,7 @@ class Watcher:
 
     def _follow_files(self) -> None:
         """Read the manifests, and again whenever one of them changes."""
-        from watchfiles import watch  # noqa: PLC0415
+        from watchfiles import watch
 
         paths = self._settings.manifests
         manifests = Manifests(paths)
@@ -288,7 +288,7 @@ class Watcher:
                 self._detail = f"the store cannot be written: {error}"
                 if not complained:
                     complained = True
-                    _log.error("%s (answers stay as they are; trying on)", self._detail)  # noqa: TRY400
+                    _log.error("%s (answers stay as they are; trying on)", self._detail)
                 self.stopping.wait(_RETRY)
                 continue
             break
@@ -317,7 +317,7 @@ class Watcher:
 
     def _observe(self, trigger_time: str, now: float) -> None:
         try:
-            moment = datetime.datetime.fromisoformat(trigger_time).timestamp()
+            moment = dt.datetime.fromisoformat(trigger_time).timestamp()
         except ValueError:
             return
         self._programming.observe(LATENCY_BUCKETS, max(0.0, now - moment))
@@ -399,7 +399,7 @@ def _status(data: msgspec.Raw) -> _Status:
 
 def _version(data: msgspec.Raw) -> str:
     try:
-        return cast("str", _ANY.decode(data).metadata.resourceVersion)
+        return _ANY.decode(data).metadata.resourceVersion
     except msgspec.MsgspecError:
         return ""
 
@@ -421,11 +421,11 @@ def run(settings: Settings, identity: Identity, connection: Connection) -> None:
         watcher.start_sources()
         watcher.loop()
     except SettingsError as error:
-        _log.error("%s", error)  # noqa: TRY400
+        _log.error("%s", error)
         sys.exit(control.UNUSABLE)
     except StoreDamaged as error:
-        _log.error("the store is damaged: %s", error)  # noqa: TRY400
+        _log.error("the store is damaged: %s", error)
         sys.exit(control.STORE_DAMAGED)
     except (OSError, StoreFull) as error:
-        _log.error("%s: %s", settings.state_dir, error)  # noqa: TRY400
+        _log.error("%s: %s", settings.state_dir, error)
         sys.exit(1)

@@ -21,7 +21,7 @@ from headwater.cluster.objects import NO_PORT, Condition, EndpointSlice, Port, S
 from headwater.records import names, rdata
 from headwater.records.names import BadName
 from headwater.records.zone import Zone
-from headwater.store.node import Flag, HEAD, Kind, pack_node, pack_srv_own, pack_srv_table
+from headwater.store.node import HEAD, Flag, Kind, pack_node, pack_srv_own, pack_srv_table
 
 #: (reason, namespace, name, detail): a record that cannot be made, and why.
 Report = Callable[[str, str, str, str], None]

@@ -72,9 +72,7 @@ def _cluster_ip(service: Service, writer: Writer, report: Report) -> Iterator[tu
         yield protocol + writer.base, writer.empty(Kind.PORT)
 
 
-def names_of(
-    service: Service, slices: Iterable[EndpointSlice], labels: Iterable[bytes], zone: Zone
-) -> Iterator[bytes]:
+def names_of(service: Service, slices: Iterable[EndpointSlice], labels: Iterable[bytes], zone: Zone) -> Iterator[bytes]:
     """Every name that the Service may have had: what to remove unless it is made again.
 
     `slices` for the names of ports, `labels` for those of endpoints.

@@ -1,9 +1,9 @@
 """A served zone, and the names that it has whatever the cluster holds.
 
-    Z                 SOA, NS ns.dns.Z with glue
-    ns.dns.Z          A, AAAA
-    dns-version.Z     TXT "1.1.0", TTL 28800 (specification 2.2)
-    svc.Z pod.Z dns.Z empty non-terminals (RFC 8020: NODATA, for they have names below)
+Z                 SOA, NS ns.dns.Z with glue
+ns.dns.Z          A, AAAA
+dns-version.Z     TXT "1.1.0", TTL 28800 (specification 2.2)
+svc.Z pod.Z dns.Z empty non-terminals (RFC 8020: NODATA, for they have names below)
 """
 
 from __future__ import annotations

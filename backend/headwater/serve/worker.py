@@ -50,7 +50,7 @@ def run(
     try:
         asyncio.run(_serve(settings.listen_addresses()[index], reader, queries, connection, dns_sockets))
     except OSError as error:
-        _log.error("%s", error)  # noqa: TRY400 (the operator needs the reason, not our stack)
+        _log.error("%s", error)
         sys.exit(1)
 
 

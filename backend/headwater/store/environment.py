@@ -17,7 +17,6 @@ This module is the only one that imports lmdb.
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 import shutil
 import threading
@@ -131,7 +130,7 @@ def _complete(env: lmdb.Environment, folder: Path) -> bool:
 def published(state_dir: Path) -> Path | None:
     """The folder of the published generation."""
     try:
-        return state_dir / os.readlink(state_dir / _LINK)
+        return state_dir / (state_dir / _LINK).readlink()
     except OSError:
         return None
 
@@ -210,7 +209,7 @@ class Transaction:
         with self._txn.cursor(db=self._dbs[db]) as cursor:
             if not cursor.set_range(prefix):
                 return
-            for key, value in cursor:
+            for key, value in cast("Iterator[tuple[bytes, bytes]]", iter(cursor)):
                 if not key.startswith(prefix):
                     return
                 yield key, value
@@ -441,10 +440,10 @@ class Reader:
             return None
         env, records, meta, generation = opened
         try:
-            txn = env.begin(records, None, False, True)  # noqa: FBT003 (keywords cost 0.3 us here)
+            txn = env.begin(records, None, False, True)
         except lmdb.MapResizedError:
             env.set_mapsize(0)
-            txn = env.begin(records, None, False, True)  # noqa: FBT003
+            txn = env.begin(records, None, False, True)
         return Snapshot(txn, meta, generation)
 
     def is_ready(self, snapshot: Snapshot) -> bool:

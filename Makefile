@@ -1,0 +1,65 @@
+# Two commands on a fresh machine: `make run` and `make test`.
+# Both install what they need: a virtual environment from pinned requirements,
+# Debian packages that are missing, Go tools into a cache outside the checkout.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Services of the measured set; 10,000 is the one that the figures are of.
+SERVICES ?= 10000
+
+.PHONY: help run test test-fast lint format bench tools cluster corefile proto clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(READY) ## Serve the bundled example, CoreDNS in front, and show the first answers
+	@tools/setup packages dig
+	@$(PYTHON) tools/build.py coredns || true
+	@$(BIN)/headwater demo
+
+test: $(READY) lint ## Everything: lint, unit, wire, end to end, and a real control plane
+	@tools/setup packages dig dnsperf
+	@$(PYTHON) tools/build.py || test -z "$${CI:-}"
+	@$(BIN)/python -m pytest
+
+test-fast: $(READY) lint ## What every edit runs: all tests without the control plane, under 2 minutes
+	@$(BIN)/python -m pytest -m "not cluster" tests/unit tests/wire tests/e2e
+
+lint: $(READY) ## ruff, mypy --strict, import-linter
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+format: $(READY) ## Let ruff format and mend what it can
+	@$(BIN)/ruff check --fix
+	@$(BIN)/ruff format
+
+bench: $(READY) ## Measure: the resolver alone, and the whole set beside CoreDNS
+	@tools/setup packages dnsperf
+	@$(PYTHON) tools/build.py
+	@$(BIN)/python -m bench.resolver
+	@$(BIN)/python -m bench.scale --services $(SERVICES)
+
+tools: ## Build CoreDNS and the test control plane into the cache (16 minutes the first time)
+	@$(PYTHON) tools/build.py
+
+cluster: $(READY) tools ## A real control plane on loopback, until Ctrl-C
+	@$(BIN)/python tools/cluster/plane.py
+
+proto: $(READY) ## Generate the protobuf code again
+	@$(BIN)/python tools/protoc.py
+
+clean: ## Remove the virtual environment and caches in the checkout; the tools' cache stays
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): pyproject.toml constraints.txt tools/setup
+	@tools/setup venv $(PYTHON) $(VENV)
+	@touch $@
