@@ -90,17 +90,15 @@ def _serve_options(function: _F) -> _F:
 
 def settings_of(**flags: Any) -> Settings:
     """Flags as click has parsed them to Settings. Raises SettingsError."""
-    admin, dns = flags.pop("admin", "off"), flags.pop("dns", None)
     values: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list | tuple) else value for name, value in flags.items()
     }
-    return Settings(
-        zones=tuple(parse_zone(zone, "--zone") for zone in flags.pop("zones")),
-        listen=Address.parse(flags.pop("listen"), "--listen"),
-        admin=None if admin == "off" else Address.parse(admin, "--admin"),
-        dns=None if dns is None else Address.parse(dns, "--dns"),
-        **values,
-    )
+    values["zones"] = tuple(parse_zone(zone, "--zone") for zone in values["zones"])
+    values["listen"] = Address.parse(values["listen"], "--listen")
+    admin, dns = values.get("admin", "off"), values.get("dns")
+    values["admin"] = None if admin == "off" else Address.parse(admin, "--admin")
+    values["dns"] = None if dns is None else Address.parse(dns, "--dns")
+    return Settings(**values)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from typing import Final
+from typing import Any, Final
 
 import click
 import grpc
@@ -24,7 +24,7 @@ class LookupFailed(RuntimeError):  # noqa: N818 (what happened)
 def exchange(message: bytes, server: Address, timeout: float) -> bytes:
     """Send a DNS message to an answer process; its reply. Raises LookupFailed."""
     with grpc.insecure_channel(str(server)) as channel:
-        call = channel.unary_unary(QUERY)
+        call: Any = channel.unary_unary(QUERY)
         try:
             return unpack(call(pack(message), timeout=timeout, wait_for_ready=False))
         except grpc.RpcError as error:

@@ -262,6 +262,8 @@ class Supervisor:
         self._claim_listeners()
         self._dns = self._bind_dns()
         self._admin_socket = self._bind(settings.admin, socket.SOCK_STREAM, "--admin") if settings.admin else None
+        # The threads of a list would each keep a heap of their own otherwise (mallopt(3)).
+        os.environ.setdefault("MALLOC_ARENA_MAX", "1")
         # Not fork: threads and grpc objects do not survive it. See the module's first lines.
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOAD)

@@ -7,6 +7,9 @@ what the store packs and what the records are made of.
 
 `decode` and `convert` accept what the API server's schema allows and raise
 `OddObject` for the rest, so that one bad object is skipped and harms no other.
+
+No Struct here is tracked by the garbage collector (`gc=False`): none can be part
+of a cycle, and there are hundreds of thousands of them while a list is taken.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ class OddObject(ValueError):  # noqa: N818 (a description of the object, not of 
     """An object that lacks what makes it one: no name, a field of another type."""
 
 
-class Namespace(Struct, frozen=True, array_like=True):
+class Namespace(Struct, frozen=True, array_like=True, gc=False):
     """A namespace: that it exists is all that DNS asks."""
 
     name: str
@@ -42,7 +45,7 @@ class Namespace(Struct, frozen=True, array_like=True):
         return "", self.name
 
 
-class Port(Struct, frozen=True, array_like=True):
+class Port(Struct, frozen=True, array_like=True, gc=False):
     """A port of a Service or of a slice; `number` is NO_PORT when there is none."""
 
     name: str
@@ -50,7 +53,7 @@ class Port(Struct, frozen=True, array_like=True):
     number: int
 
 
-class Service(Struct, frozen=True, array_like=True):
+class Service(Struct, frozen=True, array_like=True, gc=False):
     """A Service. `cluster_ips` is empty for a headless one, see `headless`."""
 
     namespace: str
@@ -74,7 +77,7 @@ class Condition(IntFlag):
     TERMINATING = 4
 
 
-class Endpoint(Struct, frozen=True, array_like=True):
+class Endpoint(Struct, frozen=True, array_like=True, gc=False):
     """One endpoint of a slice: its addresses share a hostname and conditions."""
 
     addresses: tuple[str, ...]
@@ -84,7 +87,7 @@ class Endpoint(Struct, frozen=True, array_like=True):
     zone: str = ""
 
 
-class EndpointSlice(Struct, frozen=True, array_like=True):
+class EndpointSlice(Struct, frozen=True, array_like=True, gc=False):
     """A slice; `service` is empty when no label says whose it is."""
 
     namespace: str
@@ -98,7 +101,7 @@ class EndpointSlice(Struct, frozen=True, array_like=True):
         return self.namespace, self.name
 
 
-class Pod(Struct, frozen=True, array_like=True):
+class Pod(Struct, frozen=True, array_like=True, gc=False):
     """A pod and the addresses by which it can be named."""
 
     namespace: str
@@ -113,7 +116,7 @@ class Pod(Struct, frozen=True, array_like=True):
 Object = Namespace | Service | EndpointSlice | Pod
 
 
-class Decoded(Struct, frozen=True):
+class Decoded(Struct, frozen=True, gc=False):
     """A reduced object and what its metadata says about this version of it."""
 
     object: Object
@@ -127,36 +130,36 @@ class Decoded(Struct, frozen=True):
 # The API's shapes. Field names are the API's own, hence the renaming.
 
 
-class _Meta(Struct, rename="camel"):
+class _Meta(Struct, rename="camel", gc=False):
     name: str = ""
     namespace: str | None = None
     resource_version: str | None = None
 
 
-class _SliceLabels(Struct):
+class _SliceLabels(Struct, gc=False):
     service_name: str | None = field(default=None, name=SERVICE_NAME_LABEL)
 
 
-class _SliceAnnotations(Struct):
+class _SliceAnnotations(Struct, gc=False):
     trigger_time: str | None = field(default=None, name=TRIGGER_TIME_ANNOTATION)
 
 
-class _SliceMeta(_Meta, rename="camel"):
+class _SliceMeta(_Meta, rename="camel", gc=False):
     labels: _SliceLabels | None = None
     annotations: _SliceAnnotations | None = None
 
 
-class _ApiNamespace(Struct):
+class _ApiNamespace(Struct, gc=False):
     metadata: _Meta
 
 
-class _ApiPort(Struct):
+class _ApiPort(Struct, gc=False):
     name: str | None = None
     protocol: str | None = None
     port: int | None = None
 
 
-class _ServiceSpec(Struct):
+class _ServiceSpec(Struct, gc=False):
     type: str | None = None
     cluster_ip: str | None = field(default=None, name="clusterIP")
     cluster_ips: list[str] | None = field(default=None, name="clusterIPs")
@@ -164,23 +167,23 @@ class _ServiceSpec(Struct):
     ports: list[_ApiPort] | None = None
 
 
-class _ApiService(Struct):
+class _ApiService(Struct, gc=False):
     metadata: _Meta
     spec: _ServiceSpec | None = None
 
 
-class _Conditions(Struct):
+class _Conditions(Struct, gc=False):
     ready: bool | None = None
     serving: bool | None = None
     terminating: bool | None = None
 
 
-class _TargetRef(Struct):
+class _TargetRef(Struct, gc=False):
     kind: str | None = None
     name: str | None = None
 
 
-class _ApiEndpoint(Struct, rename="camel"):
+class _ApiEndpoint(Struct, rename="camel", gc=False):
     addresses: list[str] | None = None
     conditions: _Conditions | None = None
     hostname: str | None = None
@@ -188,23 +191,23 @@ class _ApiEndpoint(Struct, rename="camel"):
     zone: str | None = None
 
 
-class _ApiSlice(Struct):
+class _ApiSlice(Struct, gc=False):
     metadata: _SliceMeta
     endpoints: list[_ApiEndpoint] | None = None
     ports: list[_ApiPort] | None = None
 
 
-class _PodIP(Struct):
+class _PodIP(Struct, gc=False):
     ip: str | None = None
 
 
-class _PodStatus(Struct, rename="camel"):
+class _PodStatus(Struct, rename="camel", gc=False):
     phase: str | None = None
     pod_ip: str | None = field(default=None, name="podIP")
     pod_ips: list[_PodIP] | None = field(default=None, name="podIPs")
 
 
-class _ApiPod(Struct):
+class _ApiPod(Struct, gc=False):
     metadata: _Meta
     status: _PodStatus | None = None
 

@@ -8,6 +8,8 @@ storm the batches grow.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import datetime as dt
 import logging
 import queue
@@ -47,6 +49,8 @@ _log = logging.getLogger(__name__)
 
 #: Changes that may wait; then the threads wait, and the API server's send buffers fill.
 _QUEUE: Final = 2000
+#: Pages of lists that may be under way or waiting, over all resources: bounds the memory of a list.
+_PAGES: Final = 3
 #: Changes per transaction at most: bounds how long a commit takes.
 _BATCH: Final = 1000
 #: How often the main thread looks around when nothing happens, in seconds.
@@ -89,6 +93,7 @@ class Watcher:
         self._settings = settings
         self._store = store
         self._queue: queue.Queue[Change] = queue.Queue(_QUEUE)
+        self._pages = threading.Semaphore(_PAGES)
         self.skipped = Skipped()
         compiler = Compiler(settings, addresses.of_this_host(), self.skipped.report)
         self._resources = required_resources(settings)
@@ -170,6 +175,14 @@ class Watcher:
             _log.warning("%s", error)
 
     def _list_page(self, resource: Resource, reflector: Reflector, server: object, action: ListPage) -> None:
+        self._pages.acquire()
+        try:
+            self._take_page(resource, reflector, server, action)
+        except BaseException:
+            self._pages.release()
+            raise
+
+    def _take_page(self, resource: Resource, reflector: Reflector, server: object, action: ListPage) -> None:
         body = server.page(resource, action.limit, action.continue_token)  # type: ignore[attr-defined]
         try:
             page = _PAGE.decode(body)
@@ -294,6 +307,9 @@ class Watcher:
             break
         else:
             return
+        for change in batch:
+            if isinstance(change, ListPageArrived) and not self._settings.manifests:
+                self._pages.release()
         if complained:
             self._detail = ""
             _log.info("the store can be written again")
@@ -312,6 +328,7 @@ class Watcher:
     def _announce(self) -> None:
         if self.ledger.ready and not self._announced:
             self._announced = True
+            release_memory(self._store)
             names = f"{sum(self.ledger.counts):,}"
             _log.info("ready: %s names, %.1f s after the start", names, time.monotonic() - self._began)
 
@@ -354,6 +371,13 @@ class Watcher:
             return ""
         missing = [name for name, machine in self._reflectors.items() if not machine.state.relists]
         return f"waiting for the first complete list of {', '.join(missing)}" if missing else "compiling"
+
+
+def release_memory(store: Store) -> None:
+    """Give back what the first list needed: the store's pages, and what malloc keeps for later."""
+    store.unmap()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 class _ListMeta(msgspec.Struct):

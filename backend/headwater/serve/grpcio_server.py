@@ -66,7 +66,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
 
     def __init__(self, queries: Queries) -> None:
         self._queries = queries
-        self._methods = {
+        self._methods: dict[str, Any] = {
             QUERY: grpc.unary_unary_rpc_method_handler(self._query),
             HEALTH_CHECK: grpc.unary_unary_rpc_method_handler(self._check),
         }
@@ -104,7 +104,7 @@ def start(address: Address, queries: Queries) -> Callable[[float], None]:
     """
     server = grpc.server(
         ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"),
-        handlers=(_Handlers(queries),),
+        handlers=[_Handlers(queries)],
         options=(
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", _MAX_PACKET),

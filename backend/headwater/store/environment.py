@@ -352,6 +352,12 @@ class Store:
             if other != self.folder:
                 shutil.rmtree(other, ignore_errors=True)
 
+    def unmap(self) -> None:
+        """Let go of the pages that this process has touched: they are the file's, and stay in the page cache."""
+        self._env.close()
+        self._env = _open(self.folder, readonly=False)
+        self._dbs = {name: self._env.open_db(name.encode()) for name in _SUB_DATABASES}
+
     @property
     def is_published(self) -> bool:
         return published(self.state_dir) == self.folder

@@ -1,0 +1,164 @@
+"""The printed Corefile block says what the flags say. That CoreDNS takes it: tests/e2e/test_corefiles.py."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from headwater.corefile import Mode, stanza, upstream
+from headwater.settings import MAX_WORKERS, Address, Settings, SettingsError
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+def directives(text: str) -> list[str]:
+    """The lines without comments and indentation."""
+    return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+
+
+def settings(**changes: Any) -> Settings:
+    return Settings(**changes)
+
+
+def test_whole_zone_over_unix_sockets() -> None:
+    assert directives(stanza(settings())) == [
+        "cluster.local:53 {",
+        "errors",
+        "grpc . unix:///run/headwater/dns-0.sock unix:///run/headwater/dns-1.sock {",
+        "policy round_robin",
+        "}",
+        "}",
+    ]
+    assert stanza(settings()).endswith("}\n")
+
+
+def test_split_mode_puts_kubernetes_without_endpoints_in_front() -> None:
+    lines = directives(stanza(settings(), mode="split"))
+    assert lines[:6] == ["cluster.local:53 {", "errors", "kubernetes {", "noendpoints", "fallthrough", "}"]
+    assert lines[6:] == directives(stanza(settings()))[2:]
+
+
+@pytest.mark.parametrize(
+    ("listen", "workers", "expected"),
+    [
+        ("unix:/run/h/dns.sock", 1, "unix:///run/h/dns.sock"),
+        ("unix:/run/h/dns.sock", 2, "unix:///run/h/dns-0.sock unix:///run/h/dns-1.sock"),
+        ("unix:///run/h/dns.sock", 1, "unix:///run/h/dns.sock"),
+        ("127.0.0.1:5300", 2, "127.0.0.1:5300 127.0.0.1:5301"),
+        ("10.1.2.3:5300", 1, "10.1.2.3:5300"),
+        ("0.0.0.0:5300", 2, "127.0.0.1:5300 127.0.0.1:5301"),
+        (":5300", 1, "127.0.0.1:5300"),
+        ("localhost:5300", 1, "127.0.0.1:5300"),
+        ("[::]:5300", 2, "[::1]:5300 [::1]:5301"),
+        ("[fd00::7]:5300", 1, "[fd00::7]:5300"),
+    ],
+)
+def test_every_answer_process_is_named_as_coredns_dials_it(listen: str, workers: int, expected: str) -> None:
+    chosen = settings(listen=Address.parse(listen, "--listen"), workers=workers)
+    assert f"grpc . {expected} {{" in directives(stanza(chosen))
+
+
+def test_as_many_addresses_as_coredns_takes() -> None:
+    line = next(line for line in directives(stanza(settings(workers=MAX_WORKERS))) if line.startswith("grpc"))
+    assert len(re.findall(r"unix://\S+", line)) == MAX_WORKERS == 15
+
+
+@pytest.mark.parametrize(
+    ("zones", "reverse", "port", "expected"),
+    [
+        (("cluster.local",), (), 53, "cluster.local:53 {"),
+        (("cluster.local", "k8s.example.org"), (), 53, "cluster.local:53 k8s.example.org:53 {"),
+        (("cluster.local",), ("in-addr.arpa", "ip6.arpa"), 53, "cluster.local:53 in-addr.arpa:53 ip6.arpa:53 {"),
+        (("cluster.local",), ("10.44.0.0/16",), 1053, "cluster.local:1053 10.44.0.0/16:1053 {"),
+        (("a.org", "10.in-addr.arpa"), ("10.in-addr.arpa",), 53, "a.org:53 10.in-addr.arpa:53 {"),
+    ],
+)
+def test_one_block_for_all_zones(zones: tuple[str, ...], reverse: tuple[str, ...], port: int, expected: str) -> None:
+    assert directives(stanza(settings(zones=zones), reverse, port=port))[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"namespaces": ("a", "b")}, "namespaces a b"),
+        ({"ttl": 30}, "ttl 30"),
+        ({"ttl": 0}, "ttl 0"),
+        ({"ttl": 86400}, "ttl 3600"),
+    ],
+)
+def test_split_mode_tells_coredns_what_headwater_was_told(changes: dict[str, Any], expected: str) -> None:
+    assert expected in directives(stanza(settings(**changes), mode="split"))
+    assert expected not in directives(stanza(settings(**changes)))
+
+
+@pytest.mark.parametrize(
+    ("name", "context", "expected"),
+    [
+        ("config", None, "kubeconfig {}"),
+        ("config", "admin@prod", "kubeconfig {} admin@prod"),
+        ("my #1 config", "on site", 'kubeconfig "{}" "on site"'),
+    ],
+)
+def test_split_mode_outside_the_cluster(name: str, context: str | None, expected: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    file.touch()
+    lines = directives(stanza(settings(kubeconfig=str(file), context=context), mode="split"))
+    assert expected.format(file) in lines
+
+
+@pytest.mark.parametrize(
+    ("changes", "mode", "flag"),
+    [
+        ({"listen": Address(path="/run/head water/dns.sock")}, "zone", "--listen"),
+        ({"listen": Address(path="/run/{$HOME}/dns.sock")}, "zone", "--listen"),
+        ({"listen": Address(path="/run/a#b/dns.sock")}, "split", "--listen"),
+        ({"listen": Address(path="/run/a%2fb.sock")}, "zone", "--listen"),
+        ({"context": "a{$B}"}, "split", "--context"),
+        ({"context": 'a"b'}, "split", "--context"),
+        ({"ignore_empty_service": True}, "split", "--ignore-empty-service"),
+        ({"manifests": ("MANIFESTS",)}, "split", "--manifests"),
+    ],
+)
+def test_what_no_corefile_can_say_is_refused_by_flag(
+    changes: dict[str, Any], mode: Mode, flag: str, tmp_path: Path
+) -> None:
+    if "context" in changes:
+        (tmp_path / "config").touch()
+        changes = {**changes, "kubeconfig": str(tmp_path / "config")}
+    if "manifests" in changes:
+        changes = {"manifests": (str(tmp_path),)}
+    with pytest.raises(SettingsError, match=f"^{flag}: ") as refused:
+        stanza(settings(**changes), mode=mode)
+    assert refused.value.flag == flag
+
+
+def test_settings_that_split_mode_refuses_are_fine_for_the_whole_zone(tmp_path: Path) -> None:
+    assert stanza(settings(manifests=(str(tmp_path),), ignore_empty_service=True)) == stanza(settings())
+
+
+def test_upstream_of_a_wildcard_is_loopback() -> None:
+    assert upstream(Address(host="0.0.0.0", port=1)) == "127.0.0.1:1"
+    assert upstream(Address(host="::", port=1)) == "[::1]:1"
+
+
+@pytest.mark.parametrize(
+    ("file", "mode", "listen"),
+    [
+        ("Corefile.zone", "zone", "127.0.0.1:5300"),
+        ("Corefile.split", "split", "unix:/run/headwater/dns.sock"),
+        ("Corefile.sidecar", "zone", "unix:/run/headwater/dns.sock"),
+    ],
+)
+def test_shipped_corefiles_have_the_printed_block(file: str, mode: Mode, listen: str) -> None:
+    shipped = directives((CHECKOUT / "corefile" / file).read_text())
+    block = shipped[: shipped.index(".:53 {")]
+    printed = directives(stanza(settings(listen=Address.parse(listen, "--listen")), mode=mode))
+    assert [line for line in block if not line.startswith("prometheus")] == printed
+
+
+def test_deployed_corefile_is_the_shipped_one() -> None:
+    """kustomize reads no file outside its folder, so there are two of it."""
+    deployed = (CHECKOUT / "deploy" / "base" / "Corefile").read_text()
+    assert deployed == (CHECKOUT / "corefile" / "Corefile.sidecar").read_text()
