@@ -184,7 +184,8 @@ class CoreDNS:
         """Any answer will do, REFUSED too: it shows that both listeners are there."""
         self.process.require_running()
         try:
-            for tcp in (False, True):
+            # TCP first: it is refused at once while UDP would wait out its time.
+            for tcp in (True, False):
                 self.ask("version.bind", "TXT", rdclass="CH", tcp=tcp, timeout=1.0)
         except (OSError, dns.exception.DNSException):
             return False

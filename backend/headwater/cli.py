@@ -141,7 +141,9 @@ def query(name: str, qtype: str, server: str, timeout: float, short: bool) -> in
 
 
 @cli.command()
+@_source_options
 @_listen_options
+@_serve_options
 @click.option("--mode", type=click.Choice(["zone", "split"]), default="zone", show_default=True,
               help="All of the zone from here, or ClusterIP Services from CoreDNS's kubernetes plugin.")  # fmt: skip
 @click.option("--port", type=click.IntRange(1, 65535), default=53, show_default=True, help="CoreDNS's own port.")
@@ -183,8 +185,11 @@ def main(arguments: list[str] | None = None) -> int:
         return int(cli.main(arguments, prog_name="headwater", standalone_mode=False) or 0)
     except click.exceptions.Abort:
         return 130
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
+        return error.exit_code
+    except click.ClickException as error:
+        click.echo(f"headwater: {error.format_message()}", err=True)
         return error.exit_code
     except SettingsError as error:
         click.echo(f"headwater: {error}", err=True)

@@ -10,6 +10,8 @@ import click
 import grpc
 from dnslib import QTYPE, DNSError, DNSQuestion, DNSRecord
 from dnslib.dns import DNSHeader
+from dnslib.label import DNSLabelError
+from google.protobuf.message import DecodeError
 
 from headwater.serve.grpcio_server import QUERY, pack, unpack
 from headwater.settings import Address, SettingsError
@@ -29,6 +31,8 @@ def exchange(message: bytes, server: Address, timeout: float) -> bytes:
             return unpack(call(pack(message), timeout=timeout, wait_for_ready=False))
         except grpc.RpcError as error:
             raise LookupFailed(f"{server}: {error.code().name}: {error.details()}") from None
+        except DecodeError:
+            raise LookupFailed(f"{server}: the reply is not a coredns.dns.DnsPacket") from None
 
 
 def question(name: str, qtype: str) -> bytes:
@@ -37,10 +41,12 @@ def question(name: str, qtype: str) -> bytes:
         number = int(qtype[4:]) if qtype.upper().startswith("TYPE") else QTYPE.reverse[qtype.upper()]
     except (KeyError, ValueError):
         raise SettingsError("TYPE", f"{qtype!r} is not a query type") from None
+    if not 0 <= number <= 0xFFFF:
+        raise SettingsError("TYPE", f"{qtype!r} is not a query type")
     header = DNSHeader(id=secrets.randbelow(1 << 16), rd=1, qr=0)
     try:
         return bytes(DNSRecord(header, questions=[DNSQuestion(name, number)]).pack())
-    except (DNSError, UnicodeError, ValueError) as error:
+    except (DNSError, DNSLabelError, UnicodeError, ValueError) as error:
         raise SettingsError("NAME", f"{name!r} is not a domain name: {error}") from None
 
 
@@ -76,9 +82,15 @@ def query(name: str, qtype: str, server: Address, timeout: float, *, short: bool
         click.echo(f"headwater: {error}", err=True)
         return 1
     took = time.perf_counter() - began
-    if short:
-        for item in DNSRecord.parse(reply).rr:
-            click.echo(str(item.rdata))
-    else:
-        click.echo(show(reply, took, str(server)))
+    try:
+        shown = (
+            "\n".join(str(item.rdata) for item in DNSRecord.parse(reply).rr)
+            if short
+            else show(reply, took, str(server))
+        )
+    except DNSError as error:
+        click.echo(f"headwater: {server}: the reply is not a DNS message: {error}", err=True)
+        return 1
+    if shown:
+        click.echo(shown)
     return 0

@@ -57,7 +57,7 @@ class Address:
         if text.startswith("unix:"):
             path = text.removeprefix("unix:")
             path = "/" + path.lstrip("/") if path.startswith("//") else path
-            if not path.startswith("/"):
+            if not path.startswith("/") or not Path(path).name:
                 raise SettingsError(flag, f"{text!r}: a unix socket needs an absolute path, as in unix:/run/dns.sock")
             if len(os.fsencode(path)) > _MAX_UNIX_PATH - len("-00"):
                 raise SettingsError(flag, f"{text!r}: a unix socket path has at most {_MAX_UNIX_PATH - 3} bytes")
@@ -65,9 +65,10 @@ class Address:
         host, colon, port = text.rpartition(":")
         if not colon or not port.isascii() or not port.isdigit():
             raise SettingsError(flag, f"{text!r} is neither unix:/path nor HOST:PORT")
-        number = int(port)
+        # By its length first: int() itself refuses thousands of digits, without naming the flag.
+        number = int(port) if len(port) <= 5 else -1
         if not 0 <= number <= 65535:
-            raise SettingsError(flag, f"{text!r}: {number} is not a port")
+            raise SettingsError(flag, f"{text!r}: {port} is not a port")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:

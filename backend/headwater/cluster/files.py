@@ -11,8 +11,10 @@ A namespace that is only mentioned is there: a manifest need not spell it out.
 
 from __future__ import annotations
 
+import codecs
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +27,8 @@ from headwater.cluster.objects import KINDS, Decoded, Namespace, OddObject, Reso
 _log = logging.getLogger(__name__)
 
 _SUFFIXES: Final = frozenset((".yaml", ".yml", ".json"))
+#: No deeper nesting: libyaml's composer recurses on the C stack and overflows it (some 30,000 levels).
+_MAX_DEPTH: Final = 500
 
 Objects = dict[Resource, dict[tuple[str, str], Decoded]]
 
@@ -78,15 +82,17 @@ def documents(file: Path) -> Iterator[tuple[int, Any]]:
     except OSError as error:
         raise BadManifest(f"{file}: {error.strerror or error}") from None
     if file.suffix == ".json":
+        data = data.removeprefix(codecs.BOM_UTF8)
         if not data.strip():
             return
         try:
             yield 1, msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            yield from _json_error(file, data)
+        except (ValueError, RecursionError) as error:  # msgspec's errors and UnicodeDecodeError are ValueErrors
+            raise _json_problem(file, data, error) from None
         return
     loader = _Loader(data)
     try:
+        _check_depth(file, data)
         while loader.check_node():
             node = loader.get_node()
             if node is not None:
@@ -96,20 +102,41 @@ def documents(file: Path) -> Iterator[tuple[int, Any]]:
         line = f":{mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise BadManifest(f"{file}{line}: not valid YAML: {problem}") from None
+    except BadManifest:
+        raise
     except (ValueError, RecursionError) as error:
         raise BadManifest(f"{file}: not valid YAML: {error}") from None
     finally:
         loader.dispose()
 
 
-def _json_error(file: Path, data: bytes) -> Iterator[tuple[int, Any]]:
-    """Where JSON is wrong, in lines: the fast parser counts bytes."""
+def _check_depth(file: Path, data: bytes) -> None:
+    """Refuse nesting that the composer's stack could not hold. Raises BadManifest, yaml.YAMLError."""
+    depth = 0
+    for event in yaml.parse(data, _Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > _MAX_DEPTH:
+                line = f":{event.start_mark.line + 1}" if event.start_mark is not None else ""
+                raise BadManifest(f"{file}{line}: nested more than {_MAX_DEPTH} deep")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+
+
+def _json_problem(file: Path, data: bytes, found: Exception) -> BadManifest:
+    """Where JSON is wrong, in lines: the fast parser counts bytes, and takes less than Python's."""
+    place = re.search(r"\(byte (\d+)\)", str(found))
+    at = int(place[1]) if place is not None else -1
     try:
-        yield 1, json.loads(data)
+        json.loads(data.decode())
     except json.JSONDecodeError as error:
-        raise BadManifest(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from None
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise BadManifest(f"{file}: not valid JSON: {error}") from None
+        return BadManifest(f"{file}:{error.lineno}: not valid JSON: {error.msg}")
+    except UnicodeDecodeError as error:
+        at = error.start
+    except (ValueError, RecursionError):
+        pass
+    line = f":{data.count(10, 0, at) + 1}" if at >= 0 else ""
+    return BadManifest(f"{file}{line}: not valid JSON: {found}")
 
 
 def read(file: Path) -> list[tuple[Resource, Decoded]]:
@@ -132,7 +159,7 @@ def read(file: Path) -> list[tuple[Resource, Decoded]]:
     return found
 
 
-def _flattened(document: Any, file: Path, line: int) -> Iterator[dict[str, Any]]:
+def _flattened(document: Any, file: Path, line: int, *, inside: bool = False) -> Iterator[dict[str, Any]]:
     """The objects of a document: itself, or a List's items (kubectl's `List`, the API's `ServiceList`)."""
     if document is None:
         return
@@ -143,9 +170,12 @@ def _flattened(document: Any, file: Path, line: int) -> Iterator[dict[str, Any]]
     kind = str(document.get("kind", ""))
     if not kind:
         raise BadManifest(f"{file}:{line}: the document has no kind")
-    if not kind.endswith("List"):
+    if not kind.endswith("List") or (inside and kind != "List"):
         yield document
         return
+    if inside:
+        # Nobody writes one, and with aliases a few lines could stand for billions of objects, or for no end of them.
+        raise BadManifest(f"{file}:{line}: a List inside a list is not read")
     items = document.get("items") or []
     if not isinstance(items, list):
         raise BadManifest(f"{file}:{line}: the items of a {kind} are a list, not a {_kind_of(items)}")
@@ -154,7 +184,7 @@ def _flattened(document: Any, file: Path, line: int) -> Iterator[dict[str, Any]]
             raise BadManifest(f"{file}:{line}: an item of a {kind} is a mapping, not a {_kind_of(item)}")
         if kind != "List" and "kind" not in item:
             item = {"kind": kind.removesuffix("List"), "apiVersion": document.get("apiVersion"), **item}
-        yield from _flattened(item, file, line)
+        yield from _flattened(item, file, line, inside=True)
 
 
 def _kind_of(value: object) -> str:

@@ -315,7 +315,7 @@ class Ledger:
                 batch.touch_namespace(cast("Namespace", unpack("namespaces", data)).name)
             for _, data in txn.scan("objects", b"pods/"):
                 batch.touch_pod(unpack("pods", data))
-            batch.compile()
+            batch.compile(anew=True)
 
         self._store.write(start)
         written = 0
@@ -472,7 +472,7 @@ class _Batch:
     # Records
 
     def compile(self, *, anew: bool = False) -> None:
-        """Write what follows from the changes. `anew`: `records` holds nothing of these Services."""
+        """Write what follows from the changes. `anew`: of what was touched `records` holds nothing yet."""
         changes = Changes()
         for name, existed in self._namespaces.items():
             exists = self._exists(name)

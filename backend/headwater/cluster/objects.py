@@ -15,10 +15,10 @@ of a cycle, and there are hundreds of thousands of them while a list is taken.
 from __future__ import annotations
 
 from enum import IntFlag
-from typing import Any, Final, Literal, cast
+from typing import Annotated, Any, Final, Literal, cast
 
 import msgspec
-from msgspec import Struct, field
+from msgspec import Meta, Struct, field
 
 Resource = Literal["namespaces", "services", "endpointslices", "pods"]
 
@@ -153,10 +153,14 @@ class _ApiNamespace(Struct, gc=False):
     metadata: _Meta
 
 
+#: The API's int32; a larger one could not even be stored.
+_Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
+
+
 class _ApiPort(Struct, gc=False):
     name: str | None = None
     protocol: str | None = None
-    port: int | None = None
+    port: _Int32 | None = None
 
 
 class _ServiceSpec(Struct, gc=False):

@@ -163,6 +163,7 @@ class Reflector:
     def bookmark(self, resource_version: str) -> None:
         """Nothing changed up to that version."""
         self._alive()
+        self._failures = 0
         self._watch_events += 1
         if resource_version:
             self.state.resource_version = resource_version
@@ -172,6 +173,8 @@ class Reflector:
         self.state.connected = False
         if self._watch_events == 0 and self._clock() - self._watch_began < _TOO_SHORT:
             self._back_off()
+        else:
+            self._failures = 0
 
     def failed(self, error: RequestFailed) -> None:
         """A list or a watch failed, at its start or in its course."""

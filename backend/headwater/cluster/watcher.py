@@ -131,7 +131,7 @@ class Watcher:
         threading.Thread(target=work, name=name, daemon=True).start()
 
     def reload(self) -> None:
-        """SIGHUP: read the files again, or the credentials."""
+        """SIGHUP: read the files again (credentials are read again whenever the server refuses them)."""
         self._reload.set()
 
     def _follow(self, resource: Resource, reflector: Reflector, server: object) -> None:

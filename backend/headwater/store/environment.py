@@ -332,7 +332,11 @@ class Store:
                 self._env.set_mapsize(self._env.info()["map_size"] * 2)
             except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.InvalidError) as error:
                 raise StoreDamaged(str(error)) from error
-            except (lmdb.DiskError, lmdb.MapResizedError, OSError) as error:
+            except (lmdb.Error, OSError) as error:
+                # The operating system's errors (ENOSPC, EIO) have no class of their own
+                # in lmdb; every class that it does have is a mistake of ours.
+                if isinstance(error, lmdb.Error) and type(error) not in (lmdb.Error, lmdb.DiskError):
+                    raise
                 raise StoreFull(str(error)) from error
             else:
                 return result

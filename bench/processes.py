@@ -1,0 +1,150 @@
+"""What a tree of processes costs: CPU and memory, read from /proc (Linux only)."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+MIB = 1 << 20
+#: How often memory is looked at while something happens, in seconds.
+SAMPLE_EVERY = 0.05
+#: The tree is walked anew at every so many samples: a walk reads all of /proc.
+_WALK_EVERY = 5
+
+_STORE_FILE = b"/data.mdb"
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes, summed over processes."""
+
+    private: int = 0
+    """Pages that no other process maps (USS)."""
+    store: int = 0
+    """Those of `private` that are pages of a store's file: page cache, which the kernel can take back."""
+    pss: int = 0
+    """As `private`, and of every shared page its share."""
+    rss: int = 0
+
+    def __add__(self, other: Memory) -> Memory:
+        return Memory(
+            self.private + other.private, self.store + other.store, self.pss + other.pss, self.rss + other.rss
+        )
+
+
+def tree(pid: int) -> list[psutil.Process]:
+    """A process and all that descend from it; those that end meanwhile are left out."""
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def title(process: psutil.Process) -> str:
+    """What it calls itself; "" when it is gone."""
+    with contextlib.suppress(psutil.Error):
+        return " ".join(process.cmdline()).strip()
+    return ""
+
+
+def cpu(processes: Sequence[psutil.Process]) -> float:
+    """CPU seconds, user and system, since each of them started (the kernel counts in steps of 10 ms)."""
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+def memory(processes: Sequence[psutil.Process]) -> Memory:
+    """What they hold now, all of them together."""
+    total = Memory()
+    for process in processes:
+        with contextlib.suppress(OSError):
+            total += _memory_of(process.pid)
+    return total
+
+
+def _memory_of(pid: int) -> Memory:
+    proc = Path(f"/proc/{pid}")
+    rollup = (proc / "smaps_rollup").read_bytes()
+    return Memory(
+        private=_kilobytes(rollup, b"Private_Clean:", b"Private_Dirty:") * 1024,
+        store=_private_of_store(proc) * 1024,
+        pss=_kilobytes(rollup, b"Pss:") * 1024,
+        rss=_kilobytes(rollup, b"Rss:") * 1024,
+    )
+
+
+def _private_of_store(proc: Path) -> int:
+    """KiB of private pages in the mappings of a store's file."""
+    if _STORE_FILE not in (proc / "maps").read_bytes():
+        return 0
+    smaps = (proc / "smaps").read_bytes()
+    total = 0
+    at = smaps.find(_STORE_FILE)
+    while at >= 0:
+        # One mapping's lines go to its last one, VmFlags.
+        end = smaps.find(b"VmFlags:", at)
+        total += _kilobytes(smaps[at:end], b"Private_Clean:", b"Private_Dirty:")
+        at = smaps.find(_STORE_FILE, end)
+    return total
+
+
+def _kilobytes(text: bytes, *names: bytes) -> int:
+    total = 0
+    for name in names:
+        at = text.find(b"\n" + name)
+        if at >= 0:
+            total += int(text[at + 1 + len(name) : text.index(b"kB", at)])
+    return total
+
+
+class Sampler:
+    """Watches a tree's memory from a thread until the block ends. `peak` and `peak_without_store` are bytes.
+
+    It costs the machine some CPU (a sample reads page tables): what is timed should not be sampled.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="sampler", daemon=True)
+        self.samples = 0
+        self.peak = 0
+        self.peak_without_store = 0
+        self.peak_rss = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        processes: list[psutil.Process] = []
+        while True:
+            began = time.monotonic()
+            if self.samples % _WALK_EVERY == 0:
+                processes = tree(self._pid)
+            now = memory(processes)
+            self.samples += 1
+            self.peak = max(self.peak, now.private)
+            self.peak_without_store = max(self.peak_without_store, now.private - now.store)
+            self.peak_rss = max(self.peak_rss, now.rss)
+            if self._end.wait(max(0.0, began + SAMPLE_EVERY - time.monotonic())):
+                return

@@ -1,0 +1,429 @@
+"""What deploy/ renders is accepted by a real API server, may do what it must and no more, and starts.
+
+Starting is checked as far as it can be without a container runtime: the flags
+are parsed by the real command line, the Corefile is the one that CoreDNS starts
+from in tests/e2e/test_corefiles.py.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import secrets
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import pytest
+import yaml
+from dns.rcode import Rcode
+from headwater.cluster.watcher import required_resources
+from headwater.corefile import stanza, upstream
+from headwater.settings import Settings
+
+from tests.headwater import Headwater
+from tests.processes import CoreDNS
+from tools import build
+from tools.cluster.plane import PlaneError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tools.cluster.plane import Plane
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+DEPLOY = CHECKOUT / "deploy"
+BASE = DEPLOY / "base"
+PODS_VERIFIED = DEPLOY / "overlays" / "pods-verified"
+PATCH_COREDNS = DEPLOY / "overlays" / "patch-coredns"
+COMPLETE = [BASE, PODS_VERIFIED]
+ALL = [*COMPLETE, PATCH_COREDNS]
+
+BASE_USER = "system:serviceaccount:headwater:headwater"
+COREDNS_USER = "system:serviceaccount:kube-system:coredns"
+GROUPS = {"endpointslices": "discovery.k8s.io", "deployments": "apps"}
+WATCHED = {"namespaces", "services", "endpointslices"}
+OTHERS = {"pods", "pods/log", "secrets", "configmaps", "nodes", "endpoints", "deployments", "services/status"}
+VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+
+#: CoreDNS as a cluster's installer leaves it, in so far as a patch can meet it.
+COREDNS = """\
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: coredns, namespace: kube-system, labels: {k8s-app: kube-dns}}
+spec:
+  replicas: 0
+  selector: {matchLabels: {k8s-app: kube-dns}}
+  template:
+    metadata: {labels: {k8s-app: kube-dns}}
+    spec:
+      serviceAccountName: coredns
+      dnsPolicy: Default
+      containers:
+        - name: coredns
+          image: coredns/coredns:1.15.0
+          args: [-conf, /etc/coredns/Corefile]
+          ports:
+            - {containerPort: 53, name: dns, protocol: UDP}
+            - {containerPort: 53, name: dns-tcp, protocol: TCP}
+            - {containerPort: 9153, name: metrics, protocol: TCP}
+          volumeMounts:
+            - {name: config-volume, mountPath: /etc/coredns, readOnly: true}
+      volumes:
+        - {name: config-volume, configMap: {name: coredns, items: [{key: Corefile, path: Corefile}]}}
+"""
+
+
+@pytest.fixture(scope="module")
+def namespaces(plane: Plane) -> Iterator[Plane]:
+    """The plane with the base's namespace: a dry run creates none, and would find none to put the rest in."""
+    plane.kubectl("apply", "-f", BASE / "namespace.yaml")
+    yield plane
+    plane.kubectl("delete", "namespace", "headwater", "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def coredns(plane: Plane) -> Iterator[Plane]:
+    """The plane with a CoreDNS Deployment of no pods."""
+    plane.apply(COREDNS)
+    yield plane
+    plane.kubectl("delete", "-n", "kube-system", "deployment", "coredns")
+
+
+@pytest.fixture
+def patched(tmp_path: Path) -> Path:
+    """A kustomization of the operator's own: CoreDNS's manifest and the component."""
+    (tmp_path / "coredns.yaml").write_text(COREDNS)
+    component = os.path.relpath(PATCH_COREDNS, tmp_path.resolve())
+    (tmp_path / "kustomization.yaml").write_text(
+        "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
+        f"resources: [coredns.yaml]\ncomponents: [{component}]\n"
+    )
+    return tmp_path.resolve()
+
+
+def render(plane: Plane, folder: Path) -> list[dict[str, Any]]:
+    return [item for item in yaml.safe_load_all(plane.kubectl("kustomize", folder)) if item]
+
+
+def only(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
+    (found,) = [item for item in objects if item["kind"] == kind]
+    return found
+
+
+def pod_spec(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    spec: dict[str, Any] = only(objects, "Deployment")["spec"]["template"]["spec"]
+    return spec
+
+
+def sidecar(objects: list[dict[str, Any]]) -> dict[str, Any]:
+    (found,) = [item for item in pod_spec(objects)["initContainers"] if item["name"] == "headwater"]
+    return dict(found)
+
+
+def settings_of(container: dict[str, Any]) -> Settings:
+    """The Settings that the container's flags make, by the command line itself."""
+    from headwater import cli
+
+    command, *arguments = container["args"]
+    assert command == "serve"
+    with cli.serve.make_context("serve", arguments, resilient_parsing=False) as context:
+        return cli.settings_of(**context.params)
+
+
+@pytest.fixture(params=ALL, ids=lambda folder: folder.name)
+def objects(request: pytest.FixtureRequest, plane: Plane, patched: Path) -> list[dict[str, Any]]:
+    """Everything that one of the ways to deploy renders."""
+    return render(plane, patched if request.param == PATCH_COREDNS else request.param)
+
+
+# -- accepted
+
+
+@pytest.mark.parametrize("folder", COMPLETE, ids=lambda folder: folder.name)
+def test_server_accepts_it(folder: Path, namespaces: Plane) -> None:
+    lines = namespaces.kubectl("apply", "-k", folder, "--dry-run=server").splitlines()
+    assert {re.split("[./]", line)[0] for line in lines} == {
+        "namespace", "serviceaccount", "clusterrole", "clusterrolebinding", "configmap", "service", "deployment",
+        "poddisruptionbudget",
+    }  # fmt: skip
+    assert all(line.endswith("(server dry run)") for line in lines)
+
+
+def test_server_accepts_the_component_on_an_existing_coredns(coredns: Plane, patched: Path) -> None:
+    lines = coredns.kubectl("apply", "-k", patched, "--dry-run=server").splitlines()
+    assert "deployment.apps/coredns configured (server dry run)" in lines
+    assert len(lines) == 3
+
+
+def test_patch_keeps_what_the_deployment_has(coredns: Plane) -> None:
+    """Step 2 as the comments say it: `kubectl patch --patch-file`, twice, which must change nothing more."""
+    sidecar_file = str(PATCH_COREDNS / "sidecar.yaml")
+    patch = ["patch", "-n", "kube-system", "deployment", "coredns", "--patch-file", sidecar_file]
+    coredns.kubectl(*patch, "--dry-run=server")
+    before = pod_spec([yaml.safe_load(coredns.kubectl("get", "-n", "kube-system", "deploy/coredns", "-o", "yaml"))])
+    assert "initContainers" not in before
+    coredns.kubectl(*patch)
+    assert "(no change)" in coredns.kubectl(*patch)
+    after = pod_spec([yaml.safe_load(coredns.kubectl("get", "-n", "kube-system", "deploy/coredns", "-o", "yaml"))])
+
+    (old,), (new,) = before["containers"], after["containers"]
+    mounts = {mount["name"]: mount["mountPath"] for mount in new.pop("volumeMounts")}
+    assert mounts == {"config-volume": "/etc/coredns", "headwater-sockets": "/run/headwater"}
+    del old["volumeMounts"]
+    assert new == old
+    assert all(volume in after["volumes"] for volume in before["volumes"])
+    assert [item["name"] for item in after["initContainers"]] == ["headwater"]
+
+
+def test_a_field_that_does_not_exist_is_refused(namespaces: Plane) -> None:
+    """The dry run is worth something: one wrong word and the server says so."""
+    text = namespaces.kubectl("kustomize", BASE)
+    assert "readinessProbe" in text
+    with pytest.raises(PlaneError, match="readynessProbe"):
+        namespaces.kubectl(
+            "apply", "--dry-run=server", "-f", "-", stdin=text.replace("readinessProbe", "readynessProbe")
+        )
+
+
+@pytest.mark.parametrize("folder", COMPLETE, ids=lambda folder: folder.name)
+def test_pods_keep_to_the_restricted_pod_security_standard(folder: Path, namespaces: Plane) -> None:
+    """Admission looks at pods, not at Deployments: so the template is offered as a pod."""
+    pod: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"try-{secrets.token_hex(3)}", "namespace": "headwater"},
+        "spec": pod_spec(render(namespaces, folder)),
+    }
+    namespaces.api("POST", "/api/v1/namespaces/headwater/pods?dryRun=All", pod)
+    pod["spec"]["containers"][0]["securityContext"]["allowPrivilegeEscalation"] = True
+    with pytest.raises(PlaneError, match=r"violates PodSecurity .*restricted"):
+        namespaces.api("POST", "/api/v1/namespaces/headwater/pods?dryRun=All", pod)
+
+
+# -- allowed
+
+
+def rules_of(role: dict[str, Any]) -> set[tuple[str, str, str]]:
+    """(group, resource, verb) of a ClusterRole; whatever else a rule could say is an error."""
+    assert "aggregationRule" not in role
+    for rule in role["rules"]:
+        assert rule.keys() == {"apiGroups", "resources", "verbs"}
+    return {
+        triple
+        for rule in role["rules"]
+        for triple in itertools.product(rule["apiGroups"], rule["resources"], rule["verbs"])
+    }
+
+
+def test_role_is_what_these_flags_watch(objects: list[dict[str, Any]]) -> None:
+    watched = required_resources(settings_of(sidecar(objects)))
+    assert rules_of(only(objects, "ClusterRole")) == {
+        (GROUPS.get(resource, ""), resource, verb) for resource in watched for verb in ("list", "watch")
+    }
+    assert not [item for item in objects if item["kind"] in ("Role", "RoleBinding")]
+
+
+def test_role_is_bound_to_the_pods_account(objects: list[dict[str, Any]]) -> None:
+    binding = only(objects, "ClusterRoleBinding")
+    deployment = only(objects, "Deployment")
+    account = {
+        "kind": "ServiceAccount",
+        "name": deployment["spec"]["template"]["spec"]["serviceAccountName"],
+        "namespace": deployment["metadata"]["namespace"],
+    }
+    assert binding["subjects"] == [account]
+    assert binding["roleRef"]["name"] == only(objects, "ClusterRole")["metadata"]["name"]
+
+
+@pytest.mark.parametrize(
+    ("source", "user", "watched"),
+    [
+        (BASE, BASE_USER, WATCHED),
+        (PODS_VERIFIED, BASE_USER, WATCHED | {"pods"}),
+        (PATCH_COREDNS / "rbac", COREDNS_USER, WATCHED),
+    ],
+    ids=["base", "pods-verified", "patch-coredns"],
+)
+def test_server_allows_list_and_watch_of_these_only(source: Path, user: str, watched: set[str], plane: Plane) -> None:
+    roles = [item for item in render(plane, source) if item["kind"].startswith("ClusterRole")]
+    text = yaml.safe_dump_all(roles)
+    plane.apply(text)
+    try:
+        allowed = {
+            (resource, verb)
+            for resource in sorted(WATCHED | OTHERS)
+            for verb in VERBS
+            if may(plane, user, verb, resource)
+        }
+    finally:
+        plane.kubectl("delete", "-f", "-", stdin=text)
+    assert allowed == set(itertools.product(watched, ("list", "watch")))
+
+
+SERVICES = """\
+apiVersion: v1
+kind: Service
+metadata: {name: headless}
+spec: {clusterIP: None, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: cluster-ip}
+spec: {clusterIP: 172.20.0.7, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: headless-1, labels: {kubernetes.io/service-name: headless}}
+addressType: IPv4
+endpoints: [{addresses: [10.44.7.1]}, {addresses: [10.44.7.2]}]
+ports: [{port: 80}]
+"""
+
+
+@pytest.mark.coredns
+def test_role_is_enough_for_headwater_and_for_split_mode(namespaces: Plane, namespace: str, tmp_path: Path) -> None:
+    """Both processes with the ServiceAccount's own token: what it may not read, they do not get."""
+    plane = namespaces
+    account = [item for item in render(plane, BASE) if item["kind"].startswith(("ClusterRole", "ServiceAccount"))]
+    plane.apply(yaml.safe_dump_all(account))
+    plane.kubectl("apply", "-n", namespace, "-f", "-", stdin=SERVICES)
+    config = yaml.safe_load(plane.kubeconfig.read_text())
+    config["users"][0]["user"] = {"token": plane.kubectl("create", "token", "-n", "headwater", "headwater").strip()}
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(yaml.safe_dump(config))
+    try:
+        with Headwater(tmp_path, "--kubeconfig", kubeconfig) as headwater:
+            block = stanza(Settings(listen=headwater.listen, kubeconfig=str(kubeconfig)), mode="split")
+            with CoreDNS(tmp_path, block) as dns:
+                zone = f"{namespace}.svc.cluster.local"
+                assert dns.records(f"headless.{zone}") == ["10.44.7.1", "10.44.7.2"]
+                assert dns.records(f"10-44-7-2.headless.{zone}") == ["10.44.7.2"]
+                assert dns.records(f"cluster-ip.{zone}") == ["172.20.0.7"]
+                assert dns.ask(f"cluster-ip.{zone}", "AAAA").rcode() == Rcode.NOERROR
+                assert dns.ask(f"absent.{zone}").rcode() == Rcode.NXDOMAIN
+                # ClusterIP is CoreDNS's own work: it needs nobody behind it.
+                headwater.terminate()
+                assert dns.records(f"cluster-ip.{zone}") == ["172.20.0.7"]
+                assert dns.ask(f"headless.{zone}").rcode() == Rcode.SERVFAIL
+    finally:
+        plane.kubectl("delete", "clusterrole,clusterrolebinding", "headwater")
+
+
+def may(plane: Plane, user: str, verb: str, resource: str) -> bool:
+    """What `kubectl auth can-i VERB RESOURCE --all-namespaces --as USER` asks."""
+    name, _, subresource = resource.partition("/")
+    attributes = {"verb": verb, "group": GROUPS.get(name, ""), "resource": name, "subresource": subresource}
+    groups = ["system:serviceaccounts", "system:authenticated"]
+    review = {"spec": {"user": user, "groups": groups, "resourceAttributes": attributes}}
+    answer = plane.api("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+    return bool(answer["status"]["allowed"])
+
+
+# -- starts
+
+
+def test_flags_are_those_of_the_command_line(objects: list[dict[str, Any]]) -> None:
+    settings = settings_of(sidecar(objects))
+    assert settings.kubeconfig is None
+    assert not settings.manifests
+    assert settings.pods == (
+        "verified" if ("", "pods", "list") in rules_of(only(objects, "ClusterRole")) else "disabled"
+    )
+
+
+def test_wrong_flag_is_seen(objects: list[dict[str, Any]]) -> None:
+    container = sidecar(objects)
+    with pytest.raises(click.NoSuchOption):
+        settings_of({**container, "args": [*container["args"], "--pod=verified"]})
+
+
+def test_probes_ask_the_admin_port(objects: list[dict[str, Any]]) -> None:
+    container = sidecar(objects)
+    admin = settings_of(container).admin
+    assert admin is not None
+    assert admin.host == "0.0.0.0", "the kubelet asks from outside of the pod"
+    (port,) = container["ports"]
+    assert port["containerPort"] == admin.port == 9353
+    pages = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
+    assert {kind: page["path"] for kind, page in pages.items()} == {
+        "startup": "/healthz",
+        "liveness": "/healthz",
+        "readiness": "/readyz",
+    }
+    assert {page["port"] for page in pages.values()} == {port["name"]}
+
+
+def test_every_place_to_write_is_a_volume(objects: list[dict[str, Any]]) -> None:
+    container, spec = sidecar(objects), pod_spec(objects)
+    settings = settings_of(container)
+    assert settings.listen.path is not None
+    volumes = {volume["name"]: volume for volume in spec["volumes"]}
+    writable = {
+        mount["mountPath"]: mount["name"]
+        for mount in container["volumeMounts"]
+        if "emptyDir" in volumes[mount["name"]] and not mount.get("readOnly")
+    }
+    sockets = str(Path(settings.listen.path).parent)
+    # Python's forkserver listens in the folder for temporary files.
+    assert writable.keys() == {settings.state_dir, sockets, "/tmp"}
+    (coredns,) = spec["containers"]
+    assert {"name": writable[sockets], "mountPath": sockets} in coredns["volumeMounts"]
+
+
+def test_sidecar_has_no_privileges(objects: list[dict[str, Any]]) -> None:
+    container, spec = sidecar(objects), pod_spec(objects)
+    context = spec.get("securityContext", {}) | container["securityContext"]
+    assert context["runAsNonRoot"]
+    assert context["readOnlyRootFilesystem"]
+    assert not context["allowPrivilegeEscalation"]
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    assert re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE) == [f"{context['runAsUser']}:{context['runAsGroup']}"]
+
+
+def test_sidecar_is_the_same_in_every_deployment(plane: Plane, patched: Path) -> None:
+    """One is a patch and cannot be made from the other: they are kept equal here."""
+    ours, theirs = sidecar(render(plane, BASE)), sidecar(render(plane, patched))
+    assert theirs.pop("securityContext").items() >= ours.pop("securityContext").items()
+    assert theirs == ours
+
+
+@pytest.mark.parametrize("folder", COMPLETE, ids=lambda folder: folder.name)
+def test_corefile_asks_where_headwater_listens(folder: Path, plane: Plane) -> None:
+    objects = render(plane, folder)
+    settings = settings_of(sidecar(objects))
+    (corefile,) = only(objects, "ConfigMap")["data"].values()
+    upstreams = " ".join(upstream(address) for address in settings.listen_addresses())
+    assert f"grpc . {upstreams} {{" in corefile
+    assert f"\n{' '.join(f'{zone}:53' for zone in settings.zones)} {{" in corefile
+
+
+@pytest.mark.parametrize("folder", COMPLETE, ids=lambda folder: folder.name)
+def test_service_reaches_the_pods(folder: Path, plane: Plane) -> None:
+    objects = render(plane, folder)
+    template, service = only(objects, "Deployment")["spec"]["template"], only(objects, "Service")
+    assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    open_ports = {(port["name"], port["protocol"]) for port in template["spec"]["containers"][0]["ports"]}
+    assert {(port["targetPort"], port["protocol"]) for port in service["spec"]["ports"]} == open_ports
+
+
+def test_images_carry_the_versions_of_this_checkout(objects: list[dict[str, Any]]) -> None:
+    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
+    assert sidecar(objects)["image"] == f"headwater:{version}"
+    assert pod_spec(objects)["containers"][0]["image"] == f"coredns/coredns:{build.TOOLS['coredns'].version()}"
+
+
+def test_dockerfile_copies_what_is_there() -> None:
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    copied = [
+        word for line in re.findall(r"^COPY (?!--from)(.*) \S+$", dockerfile, re.MULTILINE) for word in line.split()
+    ]
+    assert copied
+    assert [name for name in copied if not (CHECKOUT / name).exists()] == []
+    ignore = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    assert {line[1:] for line in ignore if line.startswith("!")} == set(copied)
+    assert 'ENTRYPOINT ["headwater"]' in dockerfile

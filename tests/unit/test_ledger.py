@@ -1,0 +1,250 @@
+"""The ledger: whatever way the objects came, the records are those of the objects."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from headwater.cluster.ledger import Change, ListComplete, ListPageArrived, Progress, version_key
+from headwater.cluster.objects import (
+    Decoded,
+    Endpoint,
+    EndpointSlice,
+    Namespace,
+    Object,
+    Pod,
+    Port,
+    Resource,
+    Service,
+)
+from headwater.store.environment import SERIAL
+from headwater.store.node import Kind
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from tests.world import NOT_READY, READY, World, at, cluster_ip, headless, listed, remove, settings, slice_of, upsert
+
+WEB = "web.default.svc.cluster.local"
+
+# A world so small that everything meets everything.
+_NAMES = st.sampled_from(["a", "b"])
+_PORTS = st.lists(
+    st.builds(
+        Port, st.sampled_from(["", "http", "HTTP", "dns"]), st.sampled_from(["TCP", "UDP"]), st.sampled_from([-1, 1, 2])
+    ),
+    max_size=2,
+    unique_by=lambda port: (port.name, port.protocol),
+).map(tuple)
+_ENDPOINTS = st.lists(
+    st.builds(
+        Endpoint,
+        st.lists(st.sampled_from(["10.0.0.1", "10.0.0.2", "fd00::1", "bad"]), min_size=1, max_size=2).map(tuple),
+        st.sampled_from([READY, NOT_READY]),
+        st.sampled_from(["", "", "h", "i"]),
+        st.sampled_from(["", "pod-1"]),
+    ),
+    max_size=3,
+).map(tuple)
+_OBJECTS: st.SearchStrategy[Object] = st.one_of(
+    st.builds(Namespace, _NAMES),
+    st.builds(
+        Service, _NAMES, _NAMES, st.sampled_from(["ClusterIP", "ClusterIP", "ExternalName"]), st.booleans(),
+        st.sampled_from([(), ("172.16.0.1",), ("172.16.0.2", "fd00::2")]), st.just(""), _PORTS,
+    ),
+    st.builds(EndpointSlice, _NAMES, st.sampled_from(["s", "t"]), st.sampled_from(["", "a", "b"]), _PORTS, _ENDPOINTS),
+    st.builds(Pod, _NAMES, _NAMES, st.lists(st.sampled_from(["10.0.0.1", "fd00::1"]), max_size=2, unique=True).map(tuple)),
+)  # fmt: skip
+_STEPS = st.lists(st.lists(st.tuples(st.booleans(), _OBJECTS), min_size=1, max_size=4), max_size=8)
+
+
+@given(start=st.lists(_OBJECTS, max_size=6), steps=_STEPS, pod_names=st.booleans(), relist=st.booleans())
+@hypothesis_settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_any_way_of_changes_ends_in_the_records_of_a_fresh_list(
+    start: list[Object], steps: list[list[tuple[bool, Object]]], pod_names: bool, relist: bool
+) -> None:
+    """Events in any batches, or a list taken as a difference: compared with a new store, byte by byte."""
+    with TemporaryDirectory() as one, TemporaryDirectory() as two:
+        shape = settings(pods="verified", endpoint_pod_names=pod_names, zones=("z", "y.z"))
+        world = World(Path(one), shape)
+        held = {(type(item), item.key): item for item in start}
+        store, ledger = world.open()
+        ledger.commit(listed(world.resources, held.values()))
+        for batch in steps:
+            changes: list[Change] = []
+            for gone, item in batch:
+                if gone:
+                    held.pop((type(item), item.key), None)
+                    changes.append(remove(item))
+                else:
+                    held[type(item), item.key] = item
+                    changes.append(upsert(item))
+            ledger.commit(changes if not relist else listed(world.resources, held.values()))
+        counts = list(ledger.counts)
+        objects = dict(ledger.objects)
+        assert store.read(lambda txn: txn.checksum_holds())
+        assert store.read(lambda txn: txn.count("staging")) == 0
+        store.close()
+        found = world.records()
+        fresh = World(Path(two), shape)
+        fresh_store, fresh_ledger = fresh.open()
+        fresh_ledger.commit(listed(fresh.resources, held.values()))
+        assert (counts, objects) == (fresh_ledger.counts, fresh_ledger.objects)
+        fresh_store.close()
+        assert found == fresh.records()
+
+
+def test_one_pods_change_rewrites_its_names_and_its_services_only(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    slices = [
+        slice_of("web", *(at(f"10.0.{piece}.{i}", hostname=f"w-{piece}-{i}") for i in range(100)), name=f"s{piece}")
+        for piece in range(10)
+    ]
+    world.fill(headless("web"), *slices)
+    changed = slice_of(
+        "web", *(at(f"10.0.3.{200 if i == 7 else i}", hostname=f"w-3-{i}") for i in range(100)), name="s3"
+    )
+    outcome = world.commit(upsert(changed))
+    # The Service, its port, and the endpoint: three of 1,000 and some.
+    assert outcome.records_changed == 3
+    assert world.answers(f"w-3-7.{WEB}") == {"10.0.3.200"}
+
+
+def test_an_object_that_says_the_same_changes_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path).fill(headless("web"), slice_of("web", at("10.0.0.1")))
+    before = world.records()
+    assert world.commit(upsert(slice_of("web", at("10.0.0.1")), version="77")).records_changed == 0
+    assert world.records() == before
+
+
+def test_an_incomplete_list_changes_nothing(tmp_path: Path) -> None:
+    world = World(tmp_path).fill(headless("web"), headless("api"), slice_of("web", at("10.0.0.1")))
+    before = world.records()
+    store, ledger = world.open()
+    ledger.commit([ListPageArrived("services", [Decoded(headless("new"), "5")], first=True)])
+    ledger.commit([ListPageArrived("services", [], first=False)])
+    store.close()
+    assert world.records() == before
+    # Another list begins: what the broken one had staged is not part of it.
+    world.commit(*listed(["services"], [headless("web")]))
+    assert world.status("new.default.svc.cluster.local") == "NXDOMAIN"
+    assert world.answers(WEB) == {"10.0.0.1"}
+
+
+def test_events_while_a_list_is_under_way_are_not_lost(tmp_path: Path) -> None:
+    """A list of one resource does not hold up the events of another."""
+    world = World(tmp_path).fill(headless("web"), slice_of("web", at("10.0.0.1")))
+    world.commit(
+        ListPageArrived("services", [Decoded(headless("web"), "5")], first=True),
+        upsert(slice_of("web", at("10.0.0.2"))),
+        ListComplete("services", "5"),
+    )
+    assert world.answers(WEB) == {"10.0.0.2"}
+
+
+def test_a_slice_that_moves_to_another_service_takes_its_endpoints_along(tmp_path: Path) -> None:
+    world = World(tmp_path).fill(
+        headless("web"),
+        headless("api"),
+        slice_of("web", at("10.0.0.1"), name="s"),
+        slice_of("web", at("10.0.0.2"), name="t"),
+    )
+    world.commit(upsert(slice_of("api", at("10.0.0.1"), name="s")))
+    assert world.answers(WEB) == {"10.0.0.2"}
+    assert world.answers("api.default.svc.cluster.local") == {"10.0.0.1"}
+
+
+def test_a_namespace_that_comes_late_brings_its_services_and_pods(tmp_path: Path) -> None:
+    world = World(tmp_path, settings(pods="verified"))
+    world.fill(cluster_ip("api", "172.16.0.1"), Pod("default", "p", ("10.0.0.1",)), namespaces=["other"])
+    assert world.status("api.default.svc.cluster.local") == "NXDOMAIN"
+    world.commit(upsert(Namespace("default")))
+    assert world.answers("api.default.svc.cluster.local") == {"172.16.0.1"}
+    assert world.answers("10-0-0-1.default.pod.cluster.local") == {"10.0.0.1"}
+    world.commit(remove(Namespace("default")))
+    assert world.status("api.default.svc.cluster.local") == "NXDOMAIN"
+    assert world.status("10-0-0-1.default.pod.cluster.local") == "NXDOMAIN"
+
+
+def test_how_far_a_resource_was_read_is_kept_with_its_objects(tmp_path: Path) -> None:
+    world = World(tmp_path).fill(headless("web"))
+    world.commit(upsert(cluster_ip("api", "172.16.0.1"), version="41"), Progress("endpointslices", "42"))
+    store, ledger = world.open()
+    assert ledger.versions() == {"namespaces": "1", "services": "41", "endpointslices": "42"}
+    store.close()
+
+
+def test_a_resource_that_is_no_longer_watched_is_forgotten(tmp_path: Path) -> None:
+    verified = World(tmp_path, settings(pods="verified"))
+    verified.fill(Pod("default", "p", ("10.0.0.1",)))
+    plain = verified.with_settings(settings())
+    store, ledger = plain.open()
+    assert ledger.ready
+    assert store.read(lambda txn: txn.meta(version_key("pods"))) == b""
+    store.close()
+    again = verified.with_settings(settings(pods="verified"))
+    store, ledger = again.open()
+    assert not ledger.ready, "the pods have to be listed first"
+    store.close()
+    assert again.status("10-0-0-1.default.pod.cluster.local") == "SERVFAIL"
+
+
+def test_other_settings_compile_the_stored_objects_anew(tmp_path: Path) -> None:
+    world = World(tmp_path).fill(headless("web"), slice_of("web", at("10.0.0.1", pod="pod-1")))
+    assert world.status(f"pod-1.{WEB}") == "NXDOMAIN"
+    named = world.with_settings(settings(endpoint_pod_names=True))
+    store, ledger = named.open()
+    assert ledger.ready
+    store.close()
+    assert named.answers(f"pod-1.{WEB}") == {"10.0.0.1"}
+    assert named.status(f"10-0-0-1.{WEB}") == "NXDOMAIN"
+
+
+def test_the_serial_moves_with_the_records_and_never_back(tmp_path: Path) -> None:
+    world = World(tmp_path).fill(headless("web"))
+    store, ledger = world.open()
+
+    def serial() -> int:
+        return int.from_bytes(store.read(lambda txn: txn.meta(SERIAL)) or b"", "big")
+
+    assert serial() == 1_800_000_000
+    for now, change, expected in (
+        (1_800_000_500.7, upsert(slice_of("web", at("10.0.0.1"))), 1_800_000_500),
+        (1_800_000_600.0, upsert(slice_of("web", at("10.0.0.1"))), 1_800_000_500),
+        (1_700_000_000.0, upsert(slice_of("web", at("10.0.0.2"))), 1_800_000_500),
+    ):
+        ledger._clock = lambda now=now: now  # type: ignore[misc]
+        ledger.commit([change])
+        assert serial() == expected
+    store.close()
+
+
+def test_names_are_counted_by_kind(tmp_path: Path) -> None:
+    world = World(tmp_path).fill(
+        headless("web"), slice_of("web", at("10.0.0.1"), at("10.0.0.2")), cluster_ip("api", "172.16.0.1")
+    )
+    store, ledger = world.open()
+    counts = dict(zip(Kind, ledger.counts, strict=True))
+    assert counts == {
+        Kind.ZONE: 6, Kind.NAMESPACE: 1, Kind.SERVICE: 2, Kind.ENDPOINT: 2, Kind.PORT: 4, Kind.POD: 0,
+    }  # fmt: skip
+    assert sum(counts.values()) == store.read(lambda txn: txn.count("records"))
+    store.close()
+
+
+def test_slices_tell_when_their_change_happened(tmp_path: Path) -> None:
+    world = World(tmp_path).fill(headless("web"))
+    event = upsert(slice_of("web", at("10.0.0.1")))
+    moment = "2026-11-23T12:00:00Z"
+    timed = type(event)(event.resource, Decoded(event.decoded.object, "9", moment))
+    assert world.commit(timed, event).trigger_times == [moment]
+
+
+@pytest.mark.parametrize("resource", ["namespaces", "services", "endpointslices"])
+def test_until_every_list_is_complete_nothing_is_published(tmp_path: Path, resource: Resource) -> None:
+    world = World(tmp_path)
+    others = [item for item in world.resources if item != resource]
+    world.commit(*listed(others, [Namespace("default"), cluster_ip("api", "172.16.0.1")]))
+    assert world.status("api.default.svc.cluster.local") == "SERVFAIL"
+    assert world.status("nothing.cluster.local") == "SERVFAIL"

@@ -1,0 +1,343 @@
+"""Contracts 4 and 5: what every reply has, whatever the query is."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections import Counter
+from pathlib import Path
+
+import dns.edns
+import dns.flags
+import dns.message
+import dns.opcode
+import dns.rcode
+import dns.rdataclass
+import dns.rdatatype
+import pytest
+from headwater.answer.resolver import MAX_MESSAGE, Reason, Resolver, address_of_label, count_parts
+from headwater.cluster.objects import Namespace
+from headwater.records.names import name
+from headwater.store.environment import Identity, Reader
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from tests.world import World, at, cluster_ip, headless, listed, settings, slice_of
+
+WEB = "web.default.svc.cluster.local"
+HEADER = struct.Struct(">HHHHHH")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    return World(tmp_path_factory.mktemp("state")).fill(
+        headless("web"),
+        slice_of("web", *(at(f"10.44.0.{i}", hostname=f"web-{i}") for i in range(1, 6))),
+        headless("six"),
+        slice_of("six", at("fd00::1"), at("fd00::2")),
+        cluster_ip("api", "172.16.0.9"),
+    )
+
+
+def reply_to(world: World, query: bytes) -> bytes:
+    (reply,) = world.ask_wire(query)
+    assert reply is not None
+    return reply
+
+
+def query(qname: str = WEB, qtype: str = "A", **options: object) -> dns.message.QueryMessage:
+    return dns.message.make_query(qname, qtype, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("qtype", ["A", "AAAA", "SRV", "TXT", "NS"])
+@pytest.mark.parametrize("edns", [None, 0])
+@pytest.mark.parametrize("qname", ["WeB.DefAult.sVc.cluster.LOCAL", "NoThing.cluster.local", "web.Example.org"])
+def test_id_and_question_come_back_in_their_own_letters(world: World, qname: str, qtype: str, edns: int | None) -> None:
+    asked = query(qname, qtype, use_edns=edns).to_wire()
+    reply = reply_to(world, asked)
+    size = len(name(qname)) + 4
+    assert reply[:2] == asked[:2]
+    assert reply[12 : 12 + size] == asked[12 : 12 + size]
+    assert reply[4:6] == b"\0\1"
+
+
+@pytest.mark.parametrize("flags", [0, dns.flags.RD, dns.flags.CD, dns.flags.RD | dns.flags.AD | dns.flags.CD])
+@pytest.mark.parametrize("qtype", ["A", "SRV"])
+def test_rd_and_cd_are_copied_and_nothing_is_claimed(world: World, flags: int, qtype: str) -> None:
+    asked = query(qtype=qtype)
+    asked.flags = dns.flags.Flag(flags)
+    reply = dns.message.from_wire(reply_to(world, asked.to_wire()))
+    expected = dns.flags.QR | dns.flags.AA | flags & (dns.flags.RD | dns.flags.CD)
+    assert reply.flags == expected
+
+
+def test_edns_is_answered_with_edns_and_only_then(world: World) -> None:
+    with_options = query(use_edns=0, options=[dns.edns.GenericOption(65001, b"hello")], want_dnssec=True)
+    reply = dns.message.from_wire(reply_to(world, with_options.to_wire()))
+    assert (reply.edns, reply.options, reply.ednsflags & dns.flags.DO) == (0, (), dns.flags.DO)
+    assert dns.message.from_wire(reply_to(world, query().to_wire())).edns == -1
+
+
+@pytest.mark.parametrize("qname", [WEB, "nothing.cluster.local", "example.org"])
+def test_another_edns_version_is_badvers(world: World, qname: str) -> None:
+    reply = dns.message.from_wire(reply_to(world, query(qname, use_edns=1).to_wire()))
+    assert (reply.rcode(), reply.edns, reply.answer) == (dns.rcode.BADVERS, 0, [])
+
+
+@pytest.mark.parametrize(
+    ("qname", "qtype", "qclass", "rcode"),
+    [
+        ("example.org", "A", "IN", "REFUSED"),
+        ("local", "A", "IN", "REFUSED"),
+        (".", "NS", "IN", "REFUSED"),
+        ("xcluster.local", "A", "IN", "REFUSED"),
+        (WEB, "A", "CH", "REFUSED"),
+        (WEB, "A", "ANY", "REFUSED"),
+        ("version.bind", "TXT", "CH", "REFUSED"),
+        ("cluster.local", "AXFR", "IN", "REFUSED"),
+        ("cluster.local", "IXFR", "IN", "REFUSED"),
+        ("web.default.svc.cluster.local", "ANY", "IN", "NOERROR"),
+    ],
+)
+def test_what_is_not_ours_is_refused(world: World, qname: str, qtype: str, qclass: str, rcode: str) -> None:
+    asked = query(qname, qtype, rdclass=qclass)
+    reply = dns.message.from_wire(reply_to(world, asked.to_wire()))
+    assert dns.rcode.to_text(reply.rcode()) == rcode
+    assert reply.answer == []
+
+
+def test_a_name_that_only_ends_like_the_zone_is_not_in_it(world: World) -> None:
+    # One label that holds the zone's wire format: "\x07cluster" inside a label.
+    odd = b"\x0ex\x07cluster\x05loca" + b"\x00"
+    asked = HEADER.pack(7, 0x0100, 1, 0, 0, 0) + odd + b"\0\1\0\1"
+    assert reply_to(world, asked)[3] & 15 == dns.rcode.REFUSED
+
+
+@pytest.mark.parametrize("opcode", [1, 2, 4, 5, 6, 15])
+def test_other_opcodes_are_not_implemented(world: World, opcode: int) -> None:
+    asked = bytearray(query().to_wire())
+    asked[2] |= opcode << 3
+    reply = reply_to(world, bytes(asked))
+    assert (reply[2] >> 3 & 15, reply[3] & 15, len(reply)) == (opcode, dns.rcode.NOTIMP, 12)
+
+
+PLAIN = query().to_wire()
+QUESTION = PLAIN[12:]
+OPT = b"\0\0\x29\x04\xd0\0\0\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(PLAIN[:5], id="half a header"),
+        pytest.param(PLAIN[:12], id="no question"),
+        pytest.param(PLAIN[:-1], id="half a question"),
+        pytest.param(PLAIN[:20], id="half a name"),
+        pytest.param(PLAIN + b"\0", id="a byte too many"),
+        pytest.param(HEADER.pack(1, 0, 0, 0, 0, 0), id="QDCOUNT 0"),
+        pytest.param(HEADER.pack(1, 0, 2, 0, 0, 0) + QUESTION * 2, id="QDCOUNT 2"),
+        pytest.param(HEADER.pack(1, 0, 65535, 0, 0, 0) + QUESTION, id="QDCOUNT 65535"),
+        pytest.param(HEADER.pack(1, 0, 1, 1, 0, 0) + QUESTION, id="ANCOUNT 1"),
+        pytest.param(HEADER.pack(1, 0, 1, 0, 65535, 0) + QUESTION, id="NSCOUNT 65535"),
+        pytest.param(HEADER.pack(1, 0, 1, 0, 0, 65535) + QUESTION + OPT, id="ARCOUNT 65535"),
+        pytest.param(HEADER.pack(1, 0, 1, 0, 0, 1) + QUESTION, id="no OPT although ARCOUNT 1"),
+        pytest.param(HEADER.pack(1, 0, 1, 0, 0, 2) + QUESTION + OPT * 2, id="two OPT"),
+        pytest.param(HEADER.pack(1, 0, 1, 0, 0, 1) + QUESTION + OPT[:-2] + b"\0\5", id="OPT longer than the message"),
+        pytest.param(HEADER.pack(1, 0, 1, 0, 0, 1) + QUESTION + b"\1x" + OPT, id="OPT with an owner"),
+        pytest.param(HEADER.pack(1, 0, 1, 0, 0, 0) + b"\xc0\x0c\0\1\0\1", id="a pointer to itself"),
+        pytest.param(HEADER.pack(1, 0, 1, 0, 0, 0) + b"\x40" + b"x" * 64 + b"\0\0\1\0\1", id="a label of 64"),
+        pytest.param(HEADER.pack(1, 0, 1, 0, 0, 0) + b"\x3f" + b"x" * 63, id="a name without an end"),
+        pytest.param(HEADER.pack(1, 0, 1, 0, 0, 0) + (b"\x3f" + b"x" * 63) * 4 + b"\0\0\1\0\1", id="a name of 257"),
+        pytest.param(HEADER.pack(1, 0x8000, 1, 0, 0, 0) + QUESTION, id="a reply"),
+    ],
+)
+def test_a_malformed_query_gets_formerr(world: World, message: bytes) -> None:
+    reply = reply_to(world, message)
+    assert reply[:2] == message[:2]
+    assert (reply[2] & 0x80, reply[3] & 15) == (0x80, dns.rcode.FORMERR)
+    dns.message.from_wire(reply)
+
+
+@pytest.mark.parametrize("message", [b"", b"x"])
+def test_without_an_id_there_is_no_reply(world: World, message: bytes) -> None:
+    assert world.ask_wire(message) == [None]
+
+
+def test_other_records_in_the_additional_section_are_passed_over(world: World) -> None:
+    cookie = b"\1k\0\0\xfa\0\xff\0\0\0\0\0\2xx"
+    asked = HEADER.pack(1, 0, 1, 0, 0, 2) + QUESTION + cookie + OPT
+    assert dns.message.from_wire(reply_to(world, asked)).edns == 0
+
+
+@given(st.binary(max_size=80) | st.binary(max_size=60).map(lambda tail: PLAIN[:12] + tail))
+@example(PLAIN)
+@hypothesis_settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_nothing_that_is_sent_raises(world: World, message: bytes) -> None:
+    (reply,) = world.ask_wire(message)
+    assert (reply is None) == (len(message) < 2)
+    if reply is not None:
+        assert reply[:2] == message[:2]
+        assert reply[2] & 0x80
+        dns.message.from_wire(reply, continue_on_error=True)
+
+
+@given(st.integers(0, len(PLAIN) - 1), st.integers(0, 255))
+@hypothesis_settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_one_wrong_byte_never_gets_another_names_answer(world: World, position: int, value: int) -> None:
+    message = bytearray(PLAIN)
+    message[position] = value
+    (reply,) = world.ask_wire(bytes(message))
+    assert reply is not None
+    if reply[6:8] != b"\0\0":  # an answer: then the question is one that has it
+        assert bytes(message[12:]).lower() == QUESTION
+
+
+def test_every_member_is_first_equally_often(world: World) -> None:
+    first = Counter(answer_order(reply)[0] for reply in world.ask_wire(*[PLAIN] * 1000))
+    assert len(first) == 5
+    assert max(first.values()) - min(first.values()) <= 4
+
+
+@pytest.mark.parametrize("others", [1, 2, 3])
+def test_rotation_is_fair_also_when_other_names_are_asked_in_between(world: World, others: int) -> None:
+    other = query("six.default.svc.cluster.local", "AAAA").to_wire()
+    replies = world.ask_wire(*([PLAIN] + [other] * others) * 500)
+    for index, size in ((0, 5), (1, 2)):
+        first = Counter(answer_order(reply)[0] for reply in replies[index :: others + 1])
+        assert len(first) == size
+        assert max(first.values()) - min(first.values()) <= 6
+
+
+def test_every_rotation_is_the_whole_set(world: World) -> None:
+    for reply in world.ask_wire(*[PLAIN] * 20):
+        assert sorted(answer_order(reply)) == [f"10.44.0.{i}" for i in range(1, 6)]
+
+
+def answer_order(reply: bytes | None) -> list[str]:
+    assert reply is not None
+    at_, found = len(PLAIN), []
+    while at_ < len(reply):
+        size = int.from_bytes(reply[at_ + 10 : at_ + 12], "big")
+        data = reply[at_ + 12 : at_ + 12 + size]
+        found.append(".".join(map(str, data)) if size == 4 else data.hex())
+        at_ += 12 + size
+    return found
+
+
+def test_an_answer_that_does_not_fit_is_the_largest_set_that_does(tmp_path: Path) -> None:
+    addresses = [f"10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255}" for i in range(1, 5001)]
+    world = World(tmp_path).fill(
+        headless("big"), slice_of("big", *(at(item) for item in addresses)), headless("web"),
+        slice_of("web", at("10.44.0.1")),
+    )  # fmt: skip
+    for qtype, edns in (("A", None), ("A", 0), ("SRV", None), ("SRV", 0)):
+        asked = query("big.default.svc.cluster.local", qtype, use_edns=edns)
+        reply = reply_to(world, asked.to_wire())
+        assert MAX_MESSAGE - 120 < len(reply) <= MAX_MESSAGE
+        message = dns.message.from_wire(reply)
+        assert not message.flags & dns.flags.TC
+        assert message.edns == (-1 if edns is None else 0)
+        if qtype == "A":
+            # The query's own OPT is as long as the reply's.
+            assert len(message.answer[0]) == (MAX_MESSAGE - len(asked.to_wire())) // 16
+        else:
+            # A target and its glue go together.
+            assert len(message.answer[0]) == len(message.additional)
+    # Over many queries every member is seen.
+    wire = query("big.default.svc.cluster.local").to_wire()
+    seen = {item for reply in world.ask_wire(*[wire] * 12) for item in answer_order_of(reply, wire)}
+    assert len(seen) == 5000
+
+
+def answer_order_of(reply: bytes | None, asked: bytes) -> list[bytes]:
+    assert reply is not None
+    return [reply[at_ + 12 : at_ + 16] for at_ in range(len(asked), len(reply), 16)]
+
+
+def test_queries_are_counted_by_zone_type_and_reason(world: World) -> None:
+    reader = Reader(world.state_dir, world.identity)
+    reader.follow()
+    resolver = Resolver(reader, [name("cluster.local")], 5, 5)
+    snapshot = reader.begin()
+    assert snapshot is not None
+    for qname, qtype, edns in (
+        (WEB, "A", None), (WEB, "A", 0), (WEB, "AAAA", None), ("nothing.cluster.local", "A", None),
+        ("example.org", "A", None), (WEB, "TYPE4711", None), ("api.default.svc.cluster.local", "A", None),
+    ):  # fmt: skip
+        resolver.answer(query(qname, qtype, use_edns=edns).to_wire(), snapshot)
+    snapshot.close()
+    reader.close()
+    assert {count_parts(key): count for key, count in resolver.counts.items()} == {
+        (1, 1, Reason.ANSWER): 3,
+        (1, 28, Reason.NODATA): 1,
+        (1, 1, Reason.NXDOMAIN): 1,
+        (0, 1, Reason.OUT_OF_ZONE): 1,
+        (1, 0, Reason.NODATA): 1,
+    }
+
+
+def test_a_client_cannot_fill_the_table_of_counts(world: World) -> None:
+    reader = Reader(world.state_dir, world.identity)
+    reader.follow()
+    resolver = Resolver(reader, [name("cluster.local")], 5, 5)
+    snapshot = reader.begin()
+    plain = bytearray(PLAIN)
+    for qtype in random.Random(7).sample(range(65536), 2000):
+        plain[-4:-2] = qtype.to_bytes(2, "big")
+        resolver.answer(bytes(plain), snapshot)
+    assert len(resolver.counts) < 30
+    assert snapshot is not None
+    snapshot.close()
+    reader.close()
+
+
+def test_without_a_store_every_name_in_the_zones_is_servfail(tmp_path: Path) -> None:
+    reader = Reader(tmp_path, Identity("here", "shape"))
+    resolver = Resolver(reader, [name("cluster.local")], 5, 5)
+    for qname, rcode in (
+        (WEB, dns.rcode.SERVFAIL),
+        ("cluster.local", dns.rcode.SERVFAIL),
+        ("x.org", dns.rcode.REFUSED),
+    ):
+        reply = resolver.answer(query(qname).to_wire(), reader.begin())
+        assert reply is not None
+        assert dns.message.from_wire(reply).rcode() == rcode
+
+
+def test_a_store_that_is_not_complete_is_servfail(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.commit(*listed(["namespaces", "services"], [Namespace("default"), headless("web")]))
+    assert world.status(WEB) == "SERVFAIL"
+    world.fill(headless("web"), slice_of("web", at("10.44.0.1")))
+    assert world.status(WEB) == "NOERROR"
+
+
+def test_a_store_of_other_settings_is_servfail_until_it_is_compiled_anew(world: World, tmp_path: Path) -> None:
+    old = World(tmp_path).fill(headless("web"), slice_of("web", at("10.44.0.1")))
+    new = old.with_settings(settings(ttl=60))
+    assert new.status(WEB) == "SERVFAIL"
+    store, ledger = new.open()
+    assert ledger.ready
+    store.close()
+    assert new.ask(WEB).answer[0].ttl == 60
+
+
+@pytest.mark.parametrize(
+    ("label", "address"),
+    [
+        (b"10-44-0-7", b"\x0a\x2c\0\7"),
+        (b"fd00--7", b"\xfd" + bytes(14) + b"\7"),
+        (b"1-2-3-4-5-6-7-8", bytes.fromhex("00010002000300040005000600070008")),
+        (b"--1", bytes(15) + b"\1"),
+        (b"010-44-0-7", None),
+        (b"10-44-0", None),
+        (b"10-44-0-256", None),
+        (b"10.44.0.7", None),
+        (b"web", None),
+        (b"", None),
+        (b"\xff-1-1-1", None),
+    ],
+)
+def test_a_dashed_label_is_an_address_or_nothing(label: bytes, address: bytes | None) -> None:
+    assert address_of_label(label) == address

@@ -1,0 +1,288 @@
+"""The store: one file, one writer, readers that never see a half."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from headwater.store import environment
+from headwater.store.environment import READY, Identity, Reader, Store, Transaction, discard, published
+
+IDENTITY = Identity("here", "shape")
+
+
+def fill(store: Store, count: int = 100) -> None:
+    def work(txn: Transaction) -> None:
+        for i in range(count):
+            txn.put("records", b"name-%d" % i, b"value-%d" % i * 20)
+            txn.put("objects", b"object-%d" % i, b"x" * 200)
+        txn.set_meta(READY, b"1")
+        store.sign_shape(txn)
+
+    store.write(work)
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    """A state directory with a published store."""
+    store, _ = Store.open(tmp_path, IDENTITY)
+    fill(store)
+    store.publish()
+    store.close()
+    return tmp_path
+
+
+def reopen(state: Path, identity: Identity = IDENTITY) -> tuple[dict[bytes, bytes], str]:
+    store, why = Store.open(state, identity)
+    try:
+        return store.read(lambda txn: dict(txn.scan("records"))), why
+    finally:
+        store.close()
+
+
+def test_what_was_committed_is_there_again(state: Path) -> None:
+    records, why = reopen(state)
+    assert (len(records), why) == (100, "")
+
+
+@pytest.mark.parametrize("identity", [Identity("elsewhere", "shape")])
+def test_another_clusters_store_is_discarded_with_the_reason(state: Path, identity: Identity) -> None:
+    records, why = reopen(state, identity)
+    assert (records, why) == ({}, "another cluster or other files")
+
+
+def test_other_settings_keep_the_objects_but_not_the_signature(state: Path) -> None:
+    store, why = Store.open(state, Identity("here", "other"))
+    assert why == ""
+    assert not store.shape_matches
+    assert store.read(lambda txn: txn.count("objects")) == 100
+    store.close()
+
+
+def test_another_formats_store_is_discarded(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "FORMAT", b"999")
+    records, why = reopen(state)
+    assert records == {}
+    assert why.startswith("another format (1, ours is 999")
+
+
+def test_a_store_from_before_a_reboot_is_discarded(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Identity, "boot", staticmethod(lambda: b"another boot"))
+    assert reopen(state) == ({}, "written before the machine restarted")
+
+
+def test_a_truncated_store_is_discarded(state: Path) -> None:
+    folder = published(state)
+    assert folder is not None
+    os.truncate(folder / "data.mdb", 3 * 4096)
+    records, why = reopen(state)
+    assert records == {}
+    assert "shorter than its own header says" in why
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database", bytes(65536)])
+def test_a_file_that_is_no_store_is_discarded(state: Path, content: bytes) -> None:
+    folder = published(state)
+    assert folder is not None
+    (folder / "data.mdb").write_bytes(content)
+    records, why = reopen(state)
+    assert records == {}
+    assert content == b"" or why
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_changed_value_is_found_out(state: Path, seed: int) -> None:
+    folder = published(state)
+    assert folder is not None
+    data = bytearray((folder / "data.mdb").read_bytes())
+    places = [at for at in range(len(data) - 7) if data[at : at + 6] == b"value-"]
+    data[random.Random(seed).choice(places)] ^= 0x20
+    (folder / "data.mdb").write_bytes(data)
+    records, why = reopen(state)
+    # A stale copy of a page may be what was hit: then nothing is wrong.
+    if why:
+        assert (records, why) == ({}, "damaged: the checksum does not match")
+    else:
+        assert set(records.values()) == {b"value-%d" % i * 20 for i in range(100)}
+
+
+def test_the_checksum_follows_every_write(state: Path) -> None:
+    store, _ = Store.open(state, IDENTITY)
+
+    def work(txn: Transaction) -> None:
+        txn.put("records", b"name-1", b"other")
+        txn.put("records", b"name-2", b"value-2" * 20)
+        txn.delete("records", b"name-3")
+        txn.delete("records", b"never there")
+        txn.put("records", b"new", b"new")
+        assert txn.changed == 3
+
+    store.write(work)
+    assert store.read(lambda txn: txn.checksum_holds())
+    store.write(lambda txn: txn.clear("records"))
+    assert store.read(lambda txn: txn.checksum_holds())
+    store.close()
+    assert reopen(state) == ({}, "")
+
+
+def test_a_failed_transaction_leaves_everything_as_it_was(state: Path) -> None:
+    store, _ = Store.open(state, IDENTITY)
+
+    def work(txn: Transaction) -> None:
+        txn.delete("records", b"name-1")
+        raise KeyError("in the middle")
+
+    with pytest.raises(KeyError):
+        store.write(work)
+    assert store.read(lambda txn: txn.count("records")) == 100
+    assert store.read(lambda txn: txn.checksum_holds())
+    store.close()
+
+
+def test_the_map_grows_when_it_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_MAP_SIZE", 1 << 18)
+    store, _ = Store.open(tmp_path, IDENTITY)
+    fill(store, 5000)
+    assert store.read(lambda txn: (txn.count("records"), txn.checksum_holds())) == (5000, True)
+    store.close()
+
+
+def test_a_reader_follows_a_map_that_has_grown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_MAP_SIZE", 1 << 19)
+    store, _ = Store.open(tmp_path, IDENTITY)
+    fill(store, 10)
+    store.publish()
+    store.close()
+    reader = Reader(tmp_path, IDENTITY)
+    reader.follow()
+    grow = (
+        "from pathlib import Path; import sys; from tests.unit.test_store import *;"
+        "store, _ = Store.open(Path(sys.argv[1]), IDENTITY); fill(store, 5000)"
+    )
+    subprocess.run([sys.executable, "-c", grow, str(tmp_path)], check=True, cwd=Path(__file__).parents[2])
+    snapshot = reader.begin()
+    assert snapshot is not None
+    assert bytes(snapshot.get(b"name-4999")) == b"value-4999" * 20
+    snapshot.close()
+    reader.close()
+
+
+def test_a_full_disk_is_said_and_nothing_is_lost(state: Path) -> None:
+    # A limit on the file's size is what a full disk looks like to one process.
+    script = (
+        "import resource, signal, sys; from pathlib import Path; from tests.unit.test_store import *\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "store, _ = Store.open(Path(sys.argv[1]), IDENTITY)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (store.size, store.size))\n"
+        "try: fill(store, 5000)\n"
+        "except StoreFull as error: print('full:', error)\n"
+        "print(store.read(lambda txn: (txn.count('records'), txn.checksum_holds())))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(state)],
+        check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2],
+    )  # fmt: skip
+    assert done.stdout.startswith("full:"), done.stdout + done.stderr
+    assert done.stdout.endswith("(100, True)\n")
+    assert reopen(state)[1] == ""
+
+
+def test_a_reader_opens_what_is_published_and_nothing_else(tmp_path: Path) -> None:
+    reader = Reader(tmp_path, IDENTITY)
+    reader.follow()
+    assert reader.begin() is None
+    store, _ = Store.open(tmp_path, IDENTITY)
+    fill(store)
+    store.close()
+    reader.follow()
+    assert reader.begin() is None, "not published yet"
+    store, _ = Store.open(tmp_path, IDENTITY)
+    fill(store)
+    store.publish()
+    store.close()
+    reader.follow()
+    snapshot = reader.begin()
+    assert snapshot is not None
+    assert reader.is_ready(snapshot)
+    snapshot.close()
+    reader.close()
+
+
+@pytest.mark.parametrize("identity", [Identity("elsewhere", "shape"), Identity("here", "shape")])
+def test_a_reader_takes_no_other_clusters_store(state: Path, identity: Identity) -> None:
+    reader = Reader(state, identity)
+    reader.follow()
+    assert (reader.begin() is None) == (identity.source == "elsewhere")
+    reader.close()
+
+
+def test_a_reader_is_not_ready_with_other_settings(state: Path) -> None:
+    reader = Reader(state, Identity("here", "other"))
+    reader.follow()
+    snapshot = reader.begin()
+    assert snapshot is not None
+    assert not reader.is_ready(snapshot)
+    snapshot.close()
+    reader.close()
+
+
+def test_a_reader_serves_on_when_the_directory_is_removed(state: Path) -> None:
+    reader = Reader(state, IDENTITY)
+    reader.follow()
+    for file in sorted(state.rglob("*"), reverse=True):
+        file.unlink() if file.is_symlink() or file.is_file() else file.rmdir()
+    reader.follow()
+    snapshot = reader.begin()
+    assert snapshot is not None
+    assert bytes(snapshot.get(b"name-7")) == b"value-7" * 20
+    snapshot.close()
+    reader.close()
+
+
+def test_a_reader_lets_go_of_a_store_that_is_taken_back(state: Path) -> None:
+    reader = Reader(state, IDENTITY)
+    reader.follow()
+    discard(state)
+    reader.follow()
+    assert reader.begin() is None
+    reader.close()
+
+
+def test_a_reader_changes_to_the_next_generation(state: Path) -> None:
+    reader = Reader(state, IDENTITY)
+    reader.follow()
+    before = reader.begin()
+    assert before is not None
+    script = (
+        "import sys; from pathlib import Path; from tests.unit.test_store import *\n"
+        "state = Path(sys.argv[1]); store = Store._create(state, IDENTITY)\n"
+        "store.write(lambda txn: txn.put('records', b'name-7', b'new'))\n"
+        "store.publish()"
+    )
+    subprocess.run([sys.executable, "-c", script, str(state)], check=True, cwd=Path(__file__).parents[2])
+    reader.follow()
+    after = reader.begin()
+    assert after is not None
+    assert bytes(before.get(b"name-7")) == b"value-7" * 20, "a query under way keeps what it began with"
+    assert bytes(after.get(b"name-7")) == b"new"
+    assert after.generation > before.generation
+    before.close()
+    after.close()
+    reader.close()
+    assert len(list(state.glob("store-*"))) == 1
+
+
+def test_a_killed_readers_place_is_freed(state: Path) -> None:
+    script = (
+        "import os, sys; from pathlib import Path; from tests.unit.test_store import *\n"
+        "reader = Reader(Path(sys.argv[1]), IDENTITY); reader.follow(); snapshot = reader.begin(); os._exit(9)"
+    )
+    store, _ = Store.open(state, IDENTITY)
+    subprocess.run([sys.executable, "-c", script, str(state)], check=False, cwd=Path(__file__).parents[2])
+    assert store.release_dead_readers() == 1
+    assert store.release_dead_readers() == 0
+    store.close()
