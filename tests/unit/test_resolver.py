@@ -73,7 +73,9 @@ def test_rd_and_cd_are_copied_and_nothing_is_claimed(world: World, flags: int, q
 
 
 def test_edns_is_answered_with_edns_and_only_then(world: World) -> None:
-    with_options = query(use_edns=0, options=[dns.edns.GenericOption(65001, b"hello")], want_dnssec=True)
+    with_options = query(
+        use_edns=0, options=[dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"12345678")], want_dnssec=True
+    )
     reply = dns.message.from_wire(reply_to(world, with_options.to_wire()))
     assert (reply.edns, reply.options, reply.ednsflags & dns.flags.DO) == (0, (), dns.flags.DO)
     assert dns.message.from_wire(reply_to(world, query().to_wire())).edns == -1

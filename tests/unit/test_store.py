@@ -175,6 +175,7 @@ def test_a_full_disk_is_said_and_nothing_is_lost(state: Path) -> None:
     # A limit on the file's size is what a full disk looks like to one process.
     script = (
         "import resource, signal, sys; from pathlib import Path; from tests.unit.test_store import *\n"
+        "from headwater.store.environment import StoreFull\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "store, _ = Store.open(Path(sys.argv[1]), IDENTITY)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (store.size, store.size))\n"
