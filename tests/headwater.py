@@ -114,6 +114,11 @@ class Headwater:
             raise PlaneError(f"{self._name} is not running")
         return self._process
 
+    def forget(self) -> None:
+        """kill -9 the supervisor, if nobody has; another `start` may follow."""
+        self.process.kill9()
+        self._process = None
+
     # What it says
 
     def admin(self, path: str) -> tuple[int, str]:
@@ -174,8 +179,7 @@ class Headwater:
         """kill -9 one role ("watch", "answer 0"), or the "supervisor"; its process id."""
         pid = self.pids()[title]
         if pid == self.process.pid:
-            self.process.kill9()
-            self._process = None
+            self.forget()
         else:
             psutil.Process(pid).kill()
         return pid

@@ -130,7 +130,7 @@ class Truth:
     ) -> None:
         for connection in self._connections:
             with contextlib.suppress(OSError, AttributeError):
-                connection.sock.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
+                connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _follow(self, kind: str, response: http.client.HTTPResponse) -> None:
         try:
@@ -332,8 +332,8 @@ def show(value: Value) -> str:
 
 def table(steps: Iterable[Step]) -> str:
     """The steps for people to read."""
-    rows = [f"{'change':<44} {'name':<30} {'API→answer':>12} {'slice→answer':>13}"]
+    rows = [f"{'change':<42} {'name':<28} {'API→answer':>12} {'slice→answer':>13}"]
     for step in steps:
-        short = step.name.removesuffix(".svc.cluster.local").removesuffix(".default")
-        rows.append(f"{step.change:<44} {short:<30} {step.from_api:>9.0f} ms {step.from_slice:>10.0f} ms")
+        short = step.name.partition(".default.")[0]
+        rows.append(f"{step.change:<42} {short:<28} {step.from_api:>9.0f} ms {step.from_slice:>10.0f} ms")
     return "\n".join(rows)

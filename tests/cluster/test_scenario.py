@@ -1,4 +1,4 @@
-"""The main job, end to end: a StatefulSet behind a headless Service, on a real control plane, through a real CoreDNS."""
+"""The main job, end to end: a StatefulSet behind a headless Service, a real control plane, a real CoreDNS."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +30,8 @@ pytestmark = pytest.mark.coredns
 EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 MANIFESTS: Final = (EXAMPLES / "scenario.yaml", EXAMPLES / "named-port.yaml")
 SETTLE: Final = 60.0  # seconds: for controllers on a busy machine
+LIMIT: Final = 1000.0  # milliseconds from a changed slice to the changed answer; a few are usual
+REPLIES: Final = 2000  # that the prober has got at least, 250 a second
 
 ZONE: Final = "svc.cluster.local"
 SERVICE: Final = f"headless-svc.default.{ZONE}"
@@ -230,6 +233,10 @@ class Changes:
         wait_until(checked, SETTLE, what, interval=0.01)
 
 
+def has_address(plane: Plane, name: str) -> bool:
+    return name in addresses_of_pods(plane)
+
+
 def replace_member(plane: Plane, changes: Changes, number: int, address: str) -> str:
     """Delete a pod of the set so that it comes back with another address; that address.
 
@@ -244,10 +251,8 @@ def replace_member(plane: Plane, changes: Changes, number: int, address: str) ->
         for count in range(10):
             other = f"other-{count}"
             plane.api("POST", PODS, {**pod(other, nodeName="node-a"), "metadata": {"name": other}})
-            found = wait_until(
-                lambda other=other: addresses_of_pods(plane).get(other), SETTLE, f"{other} has an address"
-            )
-            if found == address:
+            wait_until(partial(has_address, plane, other), SETTLE, f"{other} has an address")
+            if addresses_of_pods(plane)[other] == address:
                 break
         with changes.follow(f"{name} is back, elsewhere", member(number), lambda value: value is not None):
             plane.resume("kube-scheduler")
@@ -288,6 +293,8 @@ def test_answers_follow_every_change(scenario: Scenario, capsys: pytest.CaptureF
         with Prober(coredns.port, truth) as prober:
             changes = Changes(truth, prober)
             change_everything(plane, changes, first)
+            # Nothing may come back later, and what is true stays.
+            wait_until(lambda: prober.count() >= REPLIES, SETTLE, f"{REPLIES} replies")
             prober.stop()
 
     assert prober.failure is None
@@ -299,6 +306,7 @@ def test_answers_follow_every_change(scenario: Scenario, capsys: pytest.CaptureF
         )
     assert {name: problems[:5] for name, problems in wrong.items() if problems} == {}
     assert prober.seen.keys() == set(truth.names())
+    assert [step for step in changes.steps if step.from_slice > LIMIT] == []
     assert scenario.headwater.pids() == pids, "a process was restarted"
     assert "[ERROR]" not in coredns.log.read_text()
 

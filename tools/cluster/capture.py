@@ -17,16 +17,15 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":  # run as a script: the checkout is not on the path yet
-    sys.path.insert(0, str(CHECKOUT))
+    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tools.cluster.plane import Plane, PlaneError, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-EXAMPLES = CHECKOUT / "examples"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 MANIFESTS = (EXAMPLES / "scenario.yaml", EXAMPLES / "named-port.yaml")
 SERVICES = ("headless-svc", "web-named")
 ENDPOINTS = 3

@@ -1,0 +1,215 @@
+"""What a start is refused for, by flag; where the answer processes listen; what makes stored records stale."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from headwater.settings import MAX_WORKERS, Address, Settings, SettingsError, parse_zone
+
+FLAG = "--flag"
+LABEL_63 = "a" * 63
+#: Four labels: 253 characters, the longest that 255 bytes of wire format hold.
+NAME_253 = ".".join([LABEL_63] * 3 + ["b" * 61])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "shown"),
+    [
+        ("unix:/run/h/dns.sock", Address(path="/run/h/dns.sock"), "unix:/run/h/dns.sock"),
+        ("unix:///run/h/dns.sock", Address(path="/run/h/dns.sock"), "unix:/run/h/dns.sock"),
+        ("unix:/run/with space", Address(path="/run/with space"), "unix:/run/with space"),
+        ("127.0.0.1:5300", Address(host="127.0.0.1", port=5300), "127.0.0.1:5300"),
+        (":5300", Address(host="0.0.0.0", port=5300), "0.0.0.0:5300"),
+        ("localhost:5300", Address(host="127.0.0.1", port=5300), "127.0.0.1:5300"),
+        ("[::1]:5300", Address(host="::1", port=5300), "[::1]:5300"),
+        ("[::]:5300", Address(host="::", port=5300), "[::]:5300"),
+        ("[fe80::1%eth0]:53", Address(host="fe80::1%eth0", port=53), "[fe80::1%eth0]:53"),
+        ("127.0.0.1:0", Address(host="127.0.0.1", port=0), "127.0.0.1:0"),
+        ("127.0.0.1:65535", Address(host="127.0.0.1", port=65535), "127.0.0.1:65535"),
+    ],
+)
+def test_an_address_is_a_unix_path_or_host_and_port(text: str, expected: Address, shown: str) -> None:
+    parsed = Address.parse(text, FLAG)
+    assert parsed == expected
+    assert str(parsed) == shown
+    assert Address.parse(shown, FLAG) == expected, "what is printed can be given again"
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "neither"),
+        ("5300", "neither"),
+        ("/run/dns.sock", "neither"),
+        ("127.0.0.1:", "neither"),
+        ("127.0.0.1:dns", "neither"),
+        ("127.0.0.1:-1", "neither"),
+        ("127.0.0.1:５３", "neither"),
+        ("127.0.0.1:65536", "not a port"),
+        pytest.param("127.0.0.1:" + "9" * 5000, "not a port", id="more digits than int() takes"),
+        ("::1:5300", "brackets"),
+        ("example.org:53", "not an IP address"),
+        ("256.0.0.1:53", "not an IP address"),
+        ("[::g]:53", "not an IP address"),
+        ("unix:run/dns.sock", "absolute path"),
+        ("unix:", "absolute path"),
+        ("unix:/", "absolute path"),
+        ("unix:///", "absolute path"),
+        pytest.param("unix:/" + "a" * 104, "at most", id="a path that sun_path cannot hold"),
+        pytest.param("unix:/" + "ä" * 60, "at most", id="a path counted in bytes"),
+    ],
+)
+def test_another_address_is_refused_by_flag(text: str, problem: str) -> None:
+    with pytest.raises(SettingsError, match=f"^{FLAG}: .*{problem}") as refused:
+        Address.parse(text, FLAG)
+    assert refused.value.flag == FLAG
+
+
+@pytest.mark.parametrize(
+    ("text", "workers", "expected"),
+    [
+        ("unix:/run/h/dns.sock", 1, ["unix:/run/h/dns.sock"]),
+        ("unix:/run/h/dns.sock", 2, ["unix:/run/h/dns-0.sock", "unix:/run/h/dns-1.sock"]),
+        ("unix:/run/h.d/dns", 2, ["unix:/run/h.d/dns-0", "unix:/run/h.d/dns-1"]),
+        ("unix:/run/a.b.sock", 2, ["unix:/run/a.b-0.sock", "unix:/run/a.b-1.sock"]),
+        ("127.0.0.1:5300", 1, ["127.0.0.1:5300"]),
+        ("127.0.0.1:5300", 3, ["127.0.0.1:5300", "127.0.0.1:5301", "127.0.0.1:5302"]),
+        ("[::1]:5300", 2, ["[::1]:5300", "[::1]:5301"]),
+        ("127.0.0.1:65534", 2, ["127.0.0.1:65534", "127.0.0.1:65535"]),
+    ],
+)
+def test_every_answer_process_has_an_address_of_its_own(text: str, workers: int, expected: list[str]) -> None:
+    settings = Settings(listen=Address.parse(text, "--listen"), workers=workers)
+    assert [str(address) for address in settings.listen_addresses()] == expected
+
+
+def test_the_longest_path_has_room_for_every_worker() -> None:
+    settings = Settings(listen=Address.parse("unix:/" + "a" * 103, "--listen"), workers=MAX_WORKERS)
+    # sockaddr_un: 108 bytes with the closing zero.
+    assert max(len(str(address.path)) for address in settings.listen_addresses()) <= 107
+
+
+@pytest.mark.parametrize(
+    ("text", "zone"),
+    [
+        ("cluster.local", "cluster.local"),
+        ("Cluster.LOCAL.", "cluster.local"),
+        ("local", "local"),
+        ("10.in-addr.arpa", "10.in-addr.arpa"),
+        ("_internal.example", "_internal.example"),
+        (LABEL_63, LABEL_63),
+        (NAME_253, NAME_253),
+    ],
+)
+def test_a_zone_is_kept_in_lower_case_without_a_dot(text: str, zone: str) -> None:
+    assert parse_zone(text, "--zone") == zone
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ".", "a..b", ".a", "-a.b", "a-.b", "a b", "a/b", "é.local", "a.b\n", "a" * 64, NAME_253 + "b"],
+)
+def test_a_zone_that_no_name_can_hold_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="^--zone: "):
+        parse_zone(text, "--zone")
+
+
+@pytest.mark.parametrize(
+    ("flag", "changes"),
+    [
+        ("--manifests", {"manifests": ("FOLDER",), "kubeconfig": "FILE"}),
+        ("--manifests", {"manifests": ("FOLDER",), "context": "c"}),
+        ("--manifests", {"manifests": ("FOLDER", "FOLDER/missing.yaml")}),
+        ("--kubeconfig", {"kubeconfig": "FOLDER"}),
+        ("--kubeconfig", {"kubeconfig": "FOLDER/missing"}),
+        ("--zone", {"zones": ()}),
+        ("--zone", {"zones": ("a.org", "b.org", "a.org")}),
+        ("--workers", {"workers": 0}),
+        ("--workers", {"workers": -1}),
+        ("--workers", {"workers": MAX_WORKERS + 1}),
+        ("--listen", {"listen": Address(host="127.0.0.1", port=65535), "workers": 2}),
+        ("--listen", {"listen": Address(host="127.0.0.1", port=0), "workers": 1}),
+        ("--ttl", {"ttl": -1}),
+        ("--ttl", {"ttl": 2**31}),
+        ("--negative-ttl", {"negative_ttl": -1}),
+        ("--negative-ttl", {"negative_ttl": 2**31}),
+        ("--namespace", {"namespaces": ("default", "Not-A-Namespace")}),
+        ("--namespace", {"namespaces": ("a.b",)}),
+        ("--namespace", {"namespaces": ("",)}),
+        ("--namespace", {"namespaces": ("a" * 64,)}),
+        ("--admin", {"admin": Address(path="/run/admin.sock")}),
+        ("--dns", {"dns": Address(path="/run/dns.sock")}),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_refused_by_flag(flag: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config").touch()
+
+    def placed(value: object) -> Any:
+        if isinstance(value, str):
+            return value.replace("FOLDER", str(tmp_path)).replace("FILE", str(tmp_path / "config"))
+        return tuple(map(placed, value)) if isinstance(value, tuple) else value
+
+    with pytest.raises(SettingsError, match=f"^{flag}: ") as refused:
+        Settings(**{name: placed(value) for name, value in changes.items()})
+    assert refused.value.flag == flag
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"workers": 1},
+        {"workers": MAX_WORKERS},
+        {"ttl": 0, "negative_ttl": 0},
+        {"ttl": 2**31 - 1},
+        {"admin": None, "dns": None},
+        {"namespaces": ("a", "0", "kube-system", "a" * 63)},
+        {"zones": ("a.org", "b.a.org")},
+    ],
+)
+def test_values_at_the_edge_are_taken(changes: dict[str, Any]) -> None:
+    Settings(**changes)
+
+
+#: The settings whose bytes are in the records.
+SHAPING = {"zones", "ttl", "negative_ttl", "pods", "endpoint_pod_names", "ignore_empty_service", "namespaces"}
+
+
+def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path) -> None:
+    (tmp_path / "config").touch()
+    other: dict[str, Any] = {
+        "kubeconfig": str(tmp_path / "config"),
+        "context": "elsewhere",
+        "manifests": (str(tmp_path),),
+        "zones": ("cluster.local", "example.org"),
+        "listen": Address(host="127.0.0.1", port=5300),
+        "workers": 3,
+        "transport": "native",
+        "state_dir": str(tmp_path),
+        "admin": None,
+        "dns": Address(host="127.0.0.1", port=53),
+        "ttl": 6,
+        "negative_ttl": 6,
+        "pods": "verified",
+        "endpoint_pod_names": True,
+        "ignore_empty_service": True,
+        "namespaces": ("default",),
+        "log_level": "debug",
+        "log_format": "json",
+    }
+    assert set(other) == {item.name for item in fields(Settings)}, "a new setting: does it shape records?"
+    standard = Settings()
+    assert standard.records_fingerprint() == Settings().records_fingerprint()
+    changed = {
+        name
+        for name, value in other.items()
+        if replace(standard, **{name: value}).records_fingerprint() != standard.records_fingerprint()
+    }
+    assert changed == SHAPING
+
+
+def test_the_fingerprint_tells_ttl_from_negative_ttl() -> None:
+    assert Settings(ttl=7).records_fingerprint() != Settings(negative_ttl=7).records_fingerprint()
