@@ -27,7 +27,8 @@ from headwater.cluster.objects import (
 from headwater.records.compiler import Compiler
 from headwater.records.names import name
 from headwater.settings import Settings
-from headwater.store.environment import Identity, Reader, Store
+from headwater.store.environment import Reader, Store
+from headwater.store.identity import Identity
 
 READY = 3
 NOT_READY = 0

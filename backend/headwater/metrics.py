@@ -43,7 +43,7 @@ class AnswerSnapshot(Struct):
     """What an answer process has counted since it started."""
 
     queries: dict[int, int] = field(default_factory=dict)
-    """By `answer.resolver.count_key`."""
+    """By `answer.counts.count_key`."""
     durations: Histogram = field(default_factory=lambda: Histogram.of(BUCKETS))
     failures: int = 0
     """Queries that raised: a bug of ours."""

@@ -15,8 +15,6 @@ from pathlib import Path
 import click
 
 from headwater import __version__, log
-from headwater.cluster.files import BadManifest, files_of, read
-from headwater.cluster.watcher import required_resources
 from headwater.settings import Settings, SettingsError
 from headwater.supervisor import StartFailed, Supervisor, source_of
 
@@ -59,6 +57,8 @@ async def progress(supervisor: Supervisor) -> None:
 
 def check(settings: Settings) -> int:
     """One line per thing that `serve` needs; 0 when all of it is there, else 1."""
+    from headwater.cluster.files import BadManifest, files_of
+
     checks: list[tuple[str, Callable[[], str]]] = [("source", lambda: f"fingerprint {source_of(settings)}")]
     if settings.manifests:
         checks += [(f"read {file}", lambda file=file: _read(file)) for file in files_of(settings.manifests)]  # type: ignore[misc]
@@ -84,6 +84,7 @@ def check(settings: Settings) -> int:
 def _api_checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     from headwater.cluster.api import ApiServer
     from headwater.cluster.reflector import RequestFailed
+    from headwater.cluster.watcher import required_resources
 
     connected: list[ApiServer] = []
 
@@ -107,6 +108,8 @@ def _api_checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
 
 
 def _read(file: Path) -> str:
+    from headwater.cluster.files import read
+
     return f"{len(read(file))} objects"
 
 

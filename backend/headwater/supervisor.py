@@ -27,14 +27,12 @@ from typing import IO, Any, Final
 import setproctitle
 import yaml
 
-from headwater import control, metrics
+from headwater import control, metrics, roles
 from headwater.admin import server as admin
 from headwater.admin.collector import ProcessView
-from headwater.cluster import watcher
 from headwater.metrics import AnswerSnapshot, WatchSnapshot
-from headwater.serve import worker
 from headwater.settings import Address, Settings, SettingsError
-from headwater.store.environment import Identity, discard
+from headwater.store.identity import Identity, discard
 
 _log = logging.getLogger(__name__)
 
@@ -180,6 +178,8 @@ class Role:
             loop.remove_reader(ours.fileno())
             ours.close()
             self._connection = None
+            if self._asked is not None and not self._asked.done():
+                self._asked.set_result(b"")  # it will not answer any more; the next one is asked anew
         self._process.join()
         return int(self._process.exitcode)
 
@@ -340,11 +340,11 @@ class Supervisor:
     # Children
 
     def _start_watch(self, pipe: Connection) -> Any:
-        return self._spawn("headwater: watch", watcher.run, (self.settings, self.identity, pipe))
+        return self._spawn("headwater: watch", roles.watch, (self.settings, self.identity, pipe))
 
     def _start_answer(self, index: int, pipe: Connection) -> Any:
         arguments = (index, self.settings, self.identity, pipe, self._dns)
-        return self._spawn(f"headwater: answer {index}", worker.run, arguments)
+        return self._spawn(f"headwater: answer {index}", roles.answer, arguments)
 
     def _spawn(self, name: str, target: Callable[..., None], arguments: tuple[Any, ...]) -> Any:
         process = self._context.Process(target=target, args=arguments, name=name, daemon=False)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -75,6 +76,10 @@ def find_dnsperf() -> str:
     return found
 
 
+def has_come(moment: float) -> bool:
+    return time.monotonic() >= moment
+
+
 def found(pattern: str, text: str) -> str:
     """What the pattern's group matches."""
     match = re.search(pattern, text)
@@ -110,11 +115,11 @@ def test_killed_processes_lose_no_query(
         with Running("dnsperf", command, tmp_path / "dnsperf.log") as load:
             began = time.monotonic()
             for moment, title in KILLS:
-                wait_until(lambda m=moment: time.monotonic() - began >= m, SETTLE, "the time to kill")
+                wait_until(partial(has_come, began + moment), SETTLE, "the time to kill")
                 old = headwater.pids()[title]
                 killed = time.monotonic()
                 headwater.kill9(title)
-                wait_until(lambda t=title, o=old: is_back(headwater, t, o), SETTLE, f"{title} is back", interval=0.01)
+                wait_until(partial(is_back, headwater, title, old), SETTLE, f"{title} is back", interval=0.01)
                 took[title] = time.monotonic() - killed
                 assert load.running, f"dnsperf ended: {load.log_tail()}"
             assert load.wait(LOAD_SECONDS + 20) == 0

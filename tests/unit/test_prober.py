@@ -7,7 +7,7 @@ import dns.message
 import dns.rrset
 import pytest
 
-from tests.prober import STALE, Seen, Value, disagreements, of_endpoint, of_pod, of_service, read
+from tests.prober import STALE, Objects, Seen, Value, disagreements, of_endpoint, of_pod, of_service, read
 
 OLD: Value = frozenset({"10.44.0.1", "10.44.0.2"})
 NEW: Value = frozenset({"10.44.0.1", "10.44.0.3"})
@@ -73,9 +73,9 @@ def test_truth_is_what_the_objects_say() -> None:
     endpoints = [endpoint("10.44.0.1", "db-0", ready=True), endpoint("10.44.0.2", "db-1", ready=False)]
     piece = {"metadata": {"labels": {"kubernetes.io/service-name": "db"}}, "endpoints": endpoints}
     pods = {"db-0": {"status": {"podIP": "10.44.0.1", "phase": "Running"}}, "x": {"status": {"podIP": "10.44.0.9"}}}
-    objects = {"services": {"db": {}}, "endpointslices": {"db-x": piece}, "pods": pods}
-    assert of_service("db")(objects) == of_endpoint("db-0", "db")(objects) == of_pod("10.44.0.1")(objects)
-    assert of_service("db")(objects) == {"10.44.0.1"}
+    objects: Objects = {"services": {"db": {}}, "endpointslices": {"db-x": piece}, "pods": pods}
+    one: Value = frozenset({"10.44.0.1"})
+    assert of_service("db")(objects) == of_endpoint("db-0", "db")(objects) == of_pod("10.44.0.1")(objects) == one
     assert of_endpoint("db-1", "db")(objects) is None
     assert of_pod("10.44.0.2")(objects) is None
     assert of_service("db")({**objects, "services": {}}) is None

@@ -15,10 +15,12 @@ import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
 import pytest
-from headwater.answer.resolver import MAX_MESSAGE, Reason, Resolver, address_of_label, count_parts
+from headwater.answer.counts import Reason, count_parts
+from headwater.answer.resolver import MAX_MESSAGE, Resolver, address_of_label
 from headwater.cluster.objects import Namespace
 from headwater.records.names import name
-from headwater.store.environment import Identity, Reader
+from headwater.store.environment import Reader
+from headwater.store.identity import Identity
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st

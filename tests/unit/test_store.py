@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from headwater.store import environment
-from headwater.store.environment import READY, Identity, Reader, Store, Transaction, discard, published
+from headwater.store.environment import READY, Reader, Store, Transaction
+from headwater.store.identity import Identity, discard, published
 
 IDENTITY = Identity("here", "shape")
 

@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from headwater import __version__
-from headwater.answer.resolver import COUNTED_TYPES, RCODES, count_parts
+from headwater.answer.counts import COUNTED_TYPES, RCODES, count_parts
 from headwater.metrics import BUCKETS, LATENCY_BUCKETS, AnswerSnapshot, Histogram, WatchSnapshot
 
 

@@ -17,9 +17,9 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import Any, Final
 
+from headwater.answer.counts import COUNTED_TYPES, RCODES, Reason, count_key
 from headwater.answer.question import (
     HEADER_SIZE,
     MAX_LABEL,
@@ -44,45 +44,6 @@ _AAAA: Final = 28
 _SRV: Final = 33
 _IN: Final = 1
 _TRANSFERS: Final = frozenset((251, 252))
-
-#: Query types that are counted by name; all others count as 0, or a client could fill the table.
-COUNTED_TYPES: Final = {
-    1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 15: "MX", 16: "TXT", 28: "AAAA",
-    33: "SRV", 35: "NAPTR", 64: "SVCB", 65: "HTTPS", 255: "ANY",
-}  # fmt: skip
-
-
-class Reason(IntEnum):
-    """Why a reply is what it is: the last word in the count of queries."""
-
-    ANSWER = 0
-    NODATA = 1
-    NXDOMAIN = 2
-    NOT_READY = 3
-    OUT_OF_ZONE = 4
-    MALFORMED = 5
-    OPCODE = 6
-    CLASS = 7
-    TRANSFER = 8
-    EDNS_VERSION = 9
-    CUT = 10
-    """An answer that a message cannot hold: as many records as fit."""
-
-
-#: The rcode that goes with each reason.
-RCODES: Final = {
-    Reason.ANSWER: Rcode.NOERROR,
-    Reason.NODATA: Rcode.NOERROR,
-    Reason.NXDOMAIN: Rcode.NXDOMAIN,
-    Reason.NOT_READY: Rcode.SERVFAIL,
-    Reason.OUT_OF_ZONE: Rcode.REFUSED,
-    Reason.MALFORMED: Rcode.FORMERR,
-    Reason.OPCODE: Rcode.NOTIMP,
-    Reason.CLASS: Rcode.REFUSED,
-    Reason.TRANSFER: Rcode.REFUSED,
-    Reason.EDNS_VERSION: Rcode.BADVERS,
-    Reason.CUT: Rcode.NOERROR,
-}
 
 # Header bits, as the two bytes after the id.
 _QR_AA: Final = 0x8400
@@ -145,7 +106,7 @@ class Resolver:
     """Answers for a set of zones. One per answer process; its threads may share it.
 
     `counts` maps (zone index + 1, query type, reason), packed into an integer by
-    `count_key`, to a number of queries.
+    `counts.count_key`, to a number of queries.
     """
 
     def __init__(self, reader: Reader, zones: Sequence[bytes], ttl: int, negative_ttl: int) -> None:
@@ -356,16 +317,6 @@ class Resolver:
     def _count(self, zone: int, qtype: int, reason: Reason) -> None:
         key = count_key(zone, qtype if qtype in COUNTED_TYPES else 0, reason)
         self.counts[key] = self.counts.get(key, 0) + 1
-
-
-def count_key(zone: int, qtype: int, reason: int) -> int:
-    """A key of `Resolver.counts`; `zone` is 0 for none, else its index + 1."""
-    return zone << 24 | qtype << 8 | reason
-
-
-def count_parts(key: int) -> tuple[int, int, Reason]:
-    """(zone, query type, reason) of such a key."""
-    return key >> 24, key >> 8 & 0xFFFF, Reason(key & 0xFF)
 
 
 def _opt(rcode: Rcode, edns: Edns) -> bytes:

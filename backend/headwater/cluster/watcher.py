@@ -42,7 +42,8 @@ from headwater.cluster.reflector import ListPage, Reflector, RequestFailed, Trou
 from headwater.metrics import LATENCY_BUCKETS, Histogram, ResourceState, WatchSnapshot
 from headwater.records.compiler import Compiler
 from headwater.settings import Settings, SettingsError
-from headwater.store.environment import Identity, Store, StoreDamaged, StoreFull
+from headwater.store.environment import Store, StoreDamaged, StoreFull
+from headwater.store.identity import Identity
 from headwater.store.node import Kind
 
 _log = logging.getLogger(__name__)

@@ -20,7 +20,8 @@ from headwater.serve import grpcio_server
 from headwater.serve.dns_listener import DnsListener
 from headwater.serve.queries import Queries
 from headwater.settings import Address, Settings
-from headwater.store.environment import Identity, Reader
+from headwater.store.environment import Reader
+from headwater.store.identity import Identity
 
 _log = logging.getLogger(__name__)
 

@@ -23,22 +23,18 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
 import lmdb
 
+from headwater.store.identity import PREFIX, WITHDRAWN, Identity, discard, point, published
+
 #: Another number discards the store: raised whenever a stored byte means something else.
 FORMAT: Final = b"1"
 
-_LINK: Final = "current"
-_PREFIX: Final = "store-"
-#: What the link names when a store was taken back.
-_WITHDRAWN: Final = "none"
 _MAP_SIZE: Final = 4 << 30
 _MAX_READERS: Final = 512
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 #: Keys of the `meta` sub-database.
 SERIAL: Final = b"serial"
@@ -83,27 +79,6 @@ class Snapshot:
         self._txn.abort()
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """What a store must agree with to be used.
-
-    `source`: the API server or the files that the objects came from; another
-    one discards the store. `shape`: the settings that the records were made
-    with; others mean that they are compiled anew.
-    """
-
-    source: str
-    shape: str
-
-    @staticmethod
-    def boot() -> bytes:
-        """Which start of the machine this is."""
-        try:
-            return _BOOT_ID.read_bytes().strip()
-        except OSError:
-            return b"unknown"
-
-
 def _open(folder: Path, *, readonly: bool) -> lmdb.Environment:
     return lmdb.open(
         str(folder / "data.mdb"),
@@ -125,29 +100,6 @@ def _complete(env: lmdb.Environment, folder: Path) -> bool:
     """Whether the file holds every page that its header speaks of: reading past its end kills a process."""
     needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
     return (folder / "data.mdb").stat().st_size >= needed
-
-
-def published(state_dir: Path) -> Path | None:
-    """The folder of the published generation."""
-    try:
-        return state_dir / (state_dir / _LINK).readlink()
-    except OSError:
-        return None
-
-
-def discard(state_dir: Path) -> None:
-    """Take back and remove every generation: readers stop to serve it, the next writer starts from nothing."""
-    if published(state_dir) is not None:
-        _point(state_dir, _WITHDRAWN)
-    for folder in state_dir.glob(f"{_PREFIX}*"):
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _point(state_dir: Path, target: str) -> None:
-    """Let the link name another generation, in one step."""
-    link = state_dir / f".{_LINK}-{secrets.token_hex(4)}"
-    link.symlink_to(target)
-    link.rename(state_dir / _LINK)
 
 
 class Transaction:
@@ -280,7 +232,7 @@ class Store:
 
     @classmethod
     def _create(cls, state_dir: Path, identity: Identity) -> Store:
-        folder = state_dir / f"{_PREFIX}{secrets.token_hex(4)}"
+        folder = state_dir / f"{PREFIX}{secrets.token_hex(4)}"
         folder.mkdir(parents=True)
         store = cls(state_dir, folder, _open(folder, readonly=False), identity)
 
@@ -349,10 +301,10 @@ class Store:
     def publish(self) -> None:
         """Make this generation the one that readers follow, in one step; remove the others."""
         try:
-            _point(self.state_dir, self.folder.name)
+            point(self.state_dir, self.folder.name)
         except OSError as error:
             raise StoreFull(str(error)) from error
-        for other in self.state_dir.glob(f"{_PREFIX}*"):
+        for other in self.state_dir.glob(f"{PREFIX}*"):
             if other != self.folder:
                 shutil.rmtree(other, ignore_errors=True)
 
@@ -418,8 +370,8 @@ class Reader:
             folder = published(self._state_dir)
             if folder is None or folder == self._folder:
                 return
-            opened = None if folder.name == _WITHDRAWN else self._try(folder)
-            if opened is None and folder.name != _WITHDRAWN:
+            opened = None if folder.name == WITHDRAWN else self._try(folder)
+            if opened is None and folder.name != WITHDRAWN:
                 return
             if self._open is not None:
                 self._replaced.append((now, self._open[0]))

@@ -1,0 +1,60 @@
+"""How replies are counted: by zone, query type and the reason that they are what they are.
+
+Keys are integers, made on the hot path; the admin page takes them apart again.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final
+
+from headwater.answer.question import Rcode
+
+#: Query types that are counted by name; all others count as 0, or a client could fill the table.
+COUNTED_TYPES: Final = {
+    1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 15: "MX", 16: "TXT", 28: "AAAA",
+    33: "SRV", 35: "NAPTR", 64: "SVCB", 65: "HTTPS", 255: "ANY",
+}  # fmt: skip
+
+
+class Reason(IntEnum):
+    """Why a reply is what it is: the last word in the count of queries."""
+
+    ANSWER = 0
+    NODATA = 1
+    NXDOMAIN = 2
+    NOT_READY = 3
+    OUT_OF_ZONE = 4
+    MALFORMED = 5
+    OPCODE = 6
+    CLASS = 7
+    TRANSFER = 8
+    EDNS_VERSION = 9
+    CUT = 10
+    """An answer that a message cannot hold: as many records as fit."""
+
+
+#: The rcode that goes with each reason.
+RCODES: Final = {
+    Reason.ANSWER: Rcode.NOERROR,
+    Reason.NODATA: Rcode.NOERROR,
+    Reason.NXDOMAIN: Rcode.NXDOMAIN,
+    Reason.NOT_READY: Rcode.SERVFAIL,
+    Reason.OUT_OF_ZONE: Rcode.REFUSED,
+    Reason.MALFORMED: Rcode.FORMERR,
+    Reason.OPCODE: Rcode.NOTIMP,
+    Reason.CLASS: Rcode.REFUSED,
+    Reason.TRANSFER: Rcode.REFUSED,
+    Reason.EDNS_VERSION: Rcode.BADVERS,
+    Reason.CUT: Rcode.NOERROR,
+}
+
+
+def count_key(zone: int, qtype: int, reason: int) -> int:
+    """A key of `Resolver.counts`; `zone` is 0 for none, else its index + 1."""
+    return zone << 24 | qtype << 8 | reason
+
+
+def count_parts(key: int) -> tuple[int, int, Reason]:
+    """(zone, query type, reason) of such a key."""
+    return key >> 24, key >> 8 & 0xFFFF, Reason(key & 0xFF)

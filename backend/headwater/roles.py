@@ -1,0 +1,33 @@
+"""What a child process runs, by name: the supervisor starts the roles without importing them.
+
+Their imports (grpc, lmdb, kubernetes) belong to the children; here they would
+cost the supervisor 15 MiB for nothing.
+"""
+
+from __future__ import annotations
+
+import socket
+from multiprocessing.connection import Connection
+
+from headwater.settings import Settings
+from headwater.store.identity import Identity
+
+
+def watch(settings: Settings, identity: Identity, connection: Connection) -> None:
+    """The watch role."""
+    from headwater.cluster.watcher import run
+
+    run(settings, identity, connection)
+
+
+def answer(
+    index: int,
+    settings: Settings,
+    identity: Identity,
+    connection: Connection,
+    dns_sockets: tuple[socket.socket, socket.socket] | None,
+) -> None:
+    """An answer role."""
+    from headwater.serve.worker import run
+
+    run(index, settings, identity, connection, dns_sockets)

@@ -1,0 +1,63 @@
+"""Which store is whose: what it must agree with to be used, and where it stands on disk.
+
+Apart from the environment so that the supervisor can name a store, and take it
+back, without lmdb.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+LINK: Final = "current"
+PREFIX: Final = "store-"
+#: What the link names when a store was taken back.
+WITHDRAWN: Final = "none"
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a store must agree with to be used.
+
+    `source`: the API server or the files that the objects came from; another
+    one discards the store. `shape`: the settings that the records were made
+    with; others mean that they are compiled anew.
+    """
+
+    source: str
+    shape: str
+
+    @staticmethod
+    def boot() -> bytes:
+        """Which start of the machine this is."""
+        try:
+            return _BOOT_ID.read_bytes().strip()
+        except OSError:
+            return b"unknown"
+
+
+def published(state_dir: Path) -> Path | None:
+    """The folder of the published generation."""
+    try:
+        return state_dir / (state_dir / LINK).readlink()
+    except OSError:
+        return None
+
+
+def discard(state_dir: Path) -> None:
+    """Take back and remove every generation: readers stop to serve it, the next writer starts from nothing."""
+    if published(state_dir) is not None:
+        point(state_dir, WITHDRAWN)
+    for folder in state_dir.glob(f"{PREFIX}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def point(state_dir: Path, target: str) -> None:
+    """Let the link name another generation, in one step."""
+    link = state_dir / f".{LINK}-{secrets.token_hex(4)}"
+    link.symlink_to(target)
+    link.rename(state_dir / LINK)
