@@ -20,7 +20,7 @@ help: ## Show this list
 
 run: $(READY) ## Serve the bundled example, CoreDNS in front, and show the first answers
 	@tools/setup packages dig
-	@$(PYTHON) tools/build.py coredns || true
+	@command -v coredns >/dev/null || $(PYTHON) tools/build.py coredns || true
 	@$(BIN)/headwater demo
 
 test: $(READY) lint ## Everything: lint, unit, wire, end to end, and a real control plane

@@ -245,7 +245,7 @@ class Bench:
         for query, known in zip(asked, replies, strict=True):
             question = DNSRecord.parse(query)
             header = DNSHeader(id=question.header.id, qr=1, aa=1, rd=question.header.rd, rcode=known.header.rcode)
-            DNSRecord(header, question.questions, known.rr, known.auth, known.ar).pack()
+            DNSRecord(header, question.questions, known.rr, auth=known.auth, ar=known.ar).pack()
         return (perf_counter() - began) / len(asked) * 1e6
 
     def close(self) -> None:

@@ -1,0 +1,343 @@
+"""The list-and-watch machine, walked path by path with a clock and a chance of the test's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from headwater.cluster.api import failure
+from headwater.cluster.reflector import (
+    PAGE,
+    WATCH_SECONDS,
+    ListPage,
+    Reflector,
+    RequestFailed,
+    Trouble,
+    Wait,
+    Watch,
+)
+
+
+class World:
+    """A clock that stands until moved, and a chance that is always at one end of its range."""
+
+    def __init__(self, *, high: bool = True) -> None:
+        self.now = 100.0
+        self.high = high
+        self.asked: list[tuple[float, float]] = []
+
+    def clock(self) -> float:
+        return self.now
+
+    def uniform(self, low: float, high: float) -> float:
+        self.asked.append((low, high))
+        return high if self.high else low
+
+    def reflector(self, resource_version: str = "") -> Reflector:
+        return Reflector(resource_version, self.clock, self.uniform)
+
+    def watching(self, resource_version: str = "7") -> Reflector:
+        """One in the middle of a watch."""
+        machine = self.reflector(resource_version)
+        assert isinstance(machine.next(), Watch)
+        machine.watching()
+        return machine
+
+
+def wait_of(machine: Reflector) -> float:
+    """The wait that is due, 0 for none; what comes after it is not another one."""
+    action = machine.next()
+    if not isinstance(action, Wait):
+        return 0.0
+    assert not isinstance(machine.next(), Wait), "a wait is due once"
+    return action.seconds
+
+
+def server_error(status: int = 500) -> RequestFailed:
+    return failure(status, "injected", "services", "list")
+
+
+UNREACHABLE = RequestFailed(Trouble.UNREACHABLE, "no route")
+
+
+# The good way
+
+
+def test_pages_then_a_watch_from_the_list_s_version() -> None:
+    world = World()
+    machine = world.reflector()
+    assert machine.next() == ListPage("", PAGE)
+    assert not machine.page("10", "token-1")
+    assert machine.next() == ListPage("token-1", PAGE)
+    assert not machine.page("10", "token-2")
+    assert machine.next() == ListPage("token-2", PAGE)
+    assert machine.state.relists == 0, "not before the list is complete"
+    assert machine.page("11", "")
+    assert machine.next() == Watch("11", WATCH_SECONDS[1])
+    assert machine.state.relists == 1
+
+
+def test_a_stored_version_is_watched_from_without_a_list() -> None:
+    assert World().reflector("4711").next() == Watch("4711", WATCH_SECONDS[1])
+
+
+@pytest.mark.parametrize(("high", "seconds"), [(False, 300), (True, 600)])
+def test_a_watch_lasts_five_to_ten_minutes(high: bool, seconds: int) -> None:
+    world = World(high=high)
+    assert world.reflector("1").next() == Watch("1", seconds)
+    assert world.asked == [(300, 600)]
+
+
+def test_events_and_bookmarks_move_the_version_on() -> None:
+    world = World()
+    machine = world.watching("7")
+    assert machine.state.connected
+    machine.event("8")
+    machine.bookmark("20")
+    machine.event("")  # an object that could not be decoded
+    machine.bookmark("")
+    assert machine.state.resource_version == "20"
+    assert machine.state.events == 2
+    machine.watch_ended()
+    assert not machine.state.connected
+    assert machine.next() == Watch("20", 600)
+
+
+def test_every_word_of_the_server_is_a_proof_of_life() -> None:
+    world = World()
+    machine = world.reflector()
+    assert machine.state.proof_of_life == 0.0
+    steps: list[Callable[[], object]] = [
+        lambda: machine.page("1", "more"),
+        lambda: machine.page("1", ""),
+        machine.watching,
+        lambda: machine.event("2"),
+        lambda: machine.bookmark("3"),
+    ]
+    for step in steps:
+        world.now += 1
+        step()
+        assert machine.state.proof_of_life == world.now
+    world.now += 1
+    machine.failed(UNREACHABLE)
+    assert machine.state.proof_of_life == world.now - 1
+
+
+# A watch that ends without an error
+
+
+@pytest.mark.parametrize(
+    ("lasted", "said", "resumes_at_once"),
+    [
+        (0.0, "nothing", False),
+        (0.9, "nothing", False),
+        (1.0, "nothing", True),
+        (300.0, "nothing", True),
+        (0.0, "an event", True),
+        (0.0, "a bookmark", True),
+    ],
+)
+def test_a_clean_end_is_resumed_but_not_in_a_tight_loop(lasted: float, said: str, resumes_at_once: bool) -> None:
+    world = World()
+    machine = world.watching("7")
+    if said == "an event":
+        machine.event("8")
+    elif said == "a bookmark":
+        machine.bookmark("8")
+    world.now += lasted
+    machine.watch_ended()
+    action = machine.next()
+    if resumes_at_once:
+        assert action == Watch(machine.state.resource_version, 600)
+    else:
+        assert isinstance(action, Wait)
+        assert machine.next() == Watch("7", 600)
+    assert machine.state.relists == 0
+    assert not machine.state.errors
+
+
+def test_a_server_that_ends_every_watch_at_once_is_asked_ever_less() -> None:
+    world = World()
+    machine = world.reflector("7")
+    waits = []
+    for _ in range(8):
+        assert isinstance(machine.next(), Watch)
+        machine.watching()
+        machine.watch_ended()
+        waits.append(machine.next())
+    assert waits == [Wait(seconds) for seconds in (0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0)]
+
+
+# 410
+
+
+def test_an_expired_watch_lists_at_once_and_anew() -> None:
+    machine = World().reflector("7")
+    machine.next()
+    machine.failed(failure(410, "too old resource version", "services", "watch"))
+    assert machine.next() == ListPage("")
+    assert machine.state.errors == {"410": 1}
+    assert not machine.state.connected
+
+
+def test_a_watch_that_expires_in_its_course_lists_anew() -> None:
+    """An ERROR event with a Status of code 410."""
+    machine = World().watching("7")
+    machine.event("8")
+    machine.failed(failure(410, "too old resource version: 8 (900)", "services", "watch"))
+    assert machine.next() == ListPage("")
+    assert machine.page("900", "")
+    assert machine.next() == Watch("900", 600)
+
+
+def test_a_list_that_expires_between_pages_starts_over_after_a_wait() -> None:
+    machine = World().reflector()
+    machine.page("10", "token-1")
+    machine.failed(failure(410, "the provided continue parameter is too old", "services", "list"))
+    assert wait_of(machine) > 0
+    assert machine.next() == ListPage("")
+
+
+# Failures
+
+
+@pytest.mark.parametrize("high", [False, True])
+@pytest.mark.parametrize("failures", [1, 50])
+def test_an_unreachable_server_is_tried_again_within_two_seconds(high: bool, failures: int) -> None:
+    machine = World(high=high).watching("7")
+    for _ in range(failures):
+        machine.failed(UNREACHABLE)
+        assert 0.0 < wait_of(machine) <= 2.0
+    assert machine.next() == Watch("7", 600 if high else 300), "the version is kept: nothing is listed"
+    assert machine.state.errors == {"unreachable": failures}
+
+
+def test_a_list_that_breaks_off_goes_on_with_its_page() -> None:
+    machine = World().reflector()
+    machine.page("10", "token-1")
+    for error in (UNREACHABLE, server_error()):
+        machine.failed(error)
+        assert wait_of(machine) > 0
+        assert machine.next() == ListPage("token-1")
+
+
+ENDLESS = (0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0)
+
+
+@pytest.mark.parametrize("status", [500, 502, 504, 503, 429, 401, 404, 400])
+def test_server_errors_back_off_to_half_a_minute(status: int) -> None:
+    world = World()
+    machine = world.reflector("7")
+    waits = []
+    for _ in ENDLESS:
+        machine.failed(server_error(status))
+        waits.append(wait_of(machine))
+    assert waits == list(ENDLESS)
+    assert machine.state.errors == {str(status): len(ENDLESS)}
+    assert [low for low, high in world.asked if high <= 30] == [0.0] * len(ENDLESS), "full jitter: from nothing"
+
+
+def test_an_error_without_a_status_backs_off_too() -> None:
+    """A body that does not parse, a bug of ours."""
+    machine = World().reflector("7")
+    machine.failed(RequestFailed(Trouble.SERVER, "not an event"))
+    assert wait_of(machine) == 0.8
+    assert machine.state.errors == {"server": 1}
+
+
+def test_the_back_off_is_never_nothing_nor_endless() -> None:
+    lucky, machine = World(high=False), World().reflector("7")
+    for _ in range(5000):  # 2**5000 is no float
+        machine.failed(server_error())
+        assert wait_of(machine) <= 30.0
+    other = lucky.reflector("7")
+    other.failed(server_error())
+    assert wait_of(other) >= 0.05
+
+
+@pytest.mark.parametrize(
+    ("good", "step"),
+    [
+        ("a page", lambda world, machine: machine.page("9", "more")),
+        ("an event", lambda world, machine: machine.event("9")),
+        ("a bookmark", lambda world, machine: machine.bookmark("9")),
+        ("a watch that ended in its time", lambda world, machine: machine.watch_ended()),
+    ],
+)
+def test_what_goes_well_ends_the_back_off(good: str, step: Callable[[World, Reflector], None]) -> None:
+    world = World()
+    machine = world.reflector("7")
+    for _ in range(6):
+        machine.failed(server_error())
+        wait_of(machine)
+    machine.watching()
+    world.now += 400
+    step(world, machine)
+    machine.failed(server_error())
+    assert wait_of(machine) == 0.8, good
+
+
+def test_a_watch_that_is_taken_and_fails_at_once_does_not_end_the_back_off() -> None:
+    machine = World().reflector("7")
+    waits = []
+    for _ in range(3):
+        machine.next()
+        machine.watching()
+        machine.failed(server_error())
+        waits.append(machine.next())
+    assert waits == [Wait(0.8), Wait(1.6), Wait(3.2)]
+
+
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize(("high", "expected"), [(False, 5.0), (True, 6.0)])
+def test_a_throttling_server_says_when(status: int, high: bool, expected: float) -> None:
+    machine = World(high=high).reflector("7")
+    machine.failed(failure(status, "too many requests", "services", "list", retry_after=5.0))
+    assert wait_of(machine) == expected
+
+
+@pytest.mark.parametrize("high", [False, True])
+def test_a_missing_permission_is_asked_for_rarely(high: bool) -> None:
+    machine = World(high=high).watching("7")
+    for _ in range(3):
+        machine.failed(failure(403, "services is forbidden", "services", "watch"))
+        assert 20.0 <= wait_of(machine) <= 40.0
+    assert machine.state.errors == {"403": 3}
+    assert machine.next() == Watch("7", 600 if high else 300)
+
+
+@pytest.mark.parametrize(
+    ("status", "trouble"),
+    [
+        (410, Trouble.EXPIRED),
+        (401, Trouble.UNAUTHORIZED),
+        (403, Trouble.FORBIDDEN),
+        (429, Trouble.THROTTLED),
+        (503, Trouble.THROTTLED),
+        (500, Trouble.SERVER),
+        (504, Trouble.SERVER),
+        (404, Trouble.SERVER),
+        (301, Trouble.SERVER),
+        (0, Trouble.SERVER),
+    ],
+)
+def test_a_status_is_told_by_what_is_to_be_done_about_it(status: int, trouble: Trouble) -> None:
+    error = failure(status, "why", "services", "watch", retry_after=3.0)
+    assert (error.trouble, error.status) == (trouble, status)
+    assert "watch services" in str(error)
+    assert "why" in str(error)
+    assert error.retry_after == (3.0 if trouble is Trouble.THROTTLED else 0.0)
+
+
+def test_a_missing_permission_says_which_one() -> None:
+    assert "the role needs the verb 'list' on 'endpointslices'" in str(failure(403, "no", "endpointslices", "list"))
+
+
+def test_the_error_of_an_unauthorized_request_says_so() -> None:
+    """The watcher reads the credentials again by it."""
+    machine = World().watching("7")
+    machine.failed(failure(401, "Unauthorized", "services", "watch"))
+    assert machine.state.errors == {"401": 1}
+    assert not machine.state.connected
+    assert 0.0 < wait_of(machine) <= 0.8
+    assert machine.next() == Watch("7", 600)
