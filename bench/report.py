@@ -15,8 +15,8 @@ _PACKAGES = ("lmdb", "msgspec", "kubernetes", "grpcio", "dnslib")
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """`median [least–most]`."""
-    return f"{statistics.median(values):,.{digits}f} [{min(values):,.{digits}f}–{max(values):,.{digits}f}]"  # noqa: RUF001
+    """`median [least-most]`."""
+    return f"{statistics.median(values):,.{digits}f} [{min(values):,.{digits}f}-{max(values):,.{digits}f}]"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

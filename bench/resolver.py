@@ -34,14 +34,14 @@ from time import perf_counter
 from typing import Any, Final
 
 from dnslib import QTYPE, RCODE, DNSHeader, DNSRecord
-
-from bench.report import environment, goal, spread, table
 from headwater.answer.resolver import Resolver
 from headwater.cluster.ledger import Change, Ledger, ListComplete, ListPageArrived
 from headwater.cluster.objects import Decoded, Resource, convert
 from headwater.records.compiler import Compiler
 from headwater.settings import Settings
 from headwater.store.environment import Identity, Reader, Store
+
+from bench.report import environment, goal, spread, table
 from tools.cluster.load import SERVICES, ScaleService, scale_set
 
 GOAL: Final = 0.15

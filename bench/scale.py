@@ -237,8 +237,7 @@ def report(figures: dict[Server, Figures], imports: Sequence[float]) -> str:
     return "\n".join(
         (
             table(("", "Headwater", "CoreDNS", "ratio"), rows),
-            f"(the watch process's import: {spread(imports, 2)} CPU-s, not counted in its line;"
-            f" at rest: {SETTLE:g} s after ready)",
+            f"(the import of the watch process: {spread(imports, 2)} CPU-s; at rest: {SETTLE:g} s after ready)",
             "",
             table(("goal", "seen"), goals),
         )

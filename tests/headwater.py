@@ -10,6 +10,7 @@ another `start` on them is the restart that is tested.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import shutil
 import sys
@@ -49,6 +50,7 @@ class Headwater:
         self._flags = [str(flag) for flag in flags]
         self._sockets = Path(tempfile.mkdtemp(prefix="hw-"))
         self._process: Running | None = None
+        self._orphans: list[psutil.Process] = []
         self.state_dir = folder / f"{name}-state"
         self.log = folder / f"{name}.log"
         self.admin_port = free_port()
@@ -105,6 +107,9 @@ class Headwater:
         """Stop what runs and remove the sockets' folder; log and state stay."""
         if self._process is not None:
             self.terminate()
+        for orphan in self._orphans:  # a test has failed that expected them gone
+            with contextlib.suppress(psutil.NoSuchProcess):
+                orphan.kill()
         shutil.rmtree(self._sockets, ignore_errors=True)
 
     @property
@@ -116,6 +121,8 @@ class Headwater:
 
     def forget(self) -> None:
         """kill -9 the supervisor, if nobody has; another `start` may follow."""
+        if self.process.running:
+            self._orphans += self.family()[1:]
         self.process.kill9()
         self._process = None
 

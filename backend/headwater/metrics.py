@@ -8,6 +8,7 @@ a process had counted before it died, so that counters never go back.
 from __future__ import annotations
 
 from bisect import bisect_left
+from dataclasses import dataclass
 from typing import Final
 
 from msgspec import Struct, field, msgpack
@@ -100,6 +101,20 @@ class WatchSnapshot(Struct):
             mine.relists += theirs.relists
             for code, count in theirs.errors.items():
                 mine.errors[code] = mine.errors.get(code, 0) + count
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessView:
+    """One process as the supervisor knows it."""
+
+    name: str
+    """"watch", "answer 0", …"""
+    up: bool
+    restarts: int
+    snapshot: AnswerSnapshot | WatchSnapshot | None
+    """Of its present life; None before the first."""
+    before: AnswerSnapshot | WatchSnapshot | None
+    """The counters of its earlier lives."""
 
 
 def encode(snapshot: AnswerSnapshot | WatchSnapshot) -> bytes:

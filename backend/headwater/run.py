@@ -15,8 +15,10 @@ from pathlib import Path
 import click
 
 from headwater import __version__, log
+from headwater.claims import StartFailed
+from headwater.cluster.source import source_of
 from headwater.settings import Settings, SettingsError
-from headwater.supervisor import StartFailed, Supervisor, source_of
+from headwater.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 

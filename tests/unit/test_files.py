@@ -265,13 +265,13 @@ def test_the_signature_changes_with_the_files(tmp_path: Path) -> None:
         ("bad.yaml", "kind: Service\nmetadata: {name: a\n", ":3", "not valid YAML"),
         ("bad.yaml", "a: b\n c: d\n", ":2", "not valid YAML"),
         ("tab.yaml", "a:\n\tb: c\n", ":2", "not valid YAML"),
-        ("second.yaml", f"{service('a')}---\n{service('b')}  }}\n", ":15", "not valid YAML"),
+        ("second.yaml", f"{service('a')}---\n{service('b')}  }}\n", ":16", "not valid YAML"),
         ("tag.yaml", "kind: Service\nmetadata: !!python/object:os.system {}\n", ":2", "not valid YAML"),
         ("alias.yaml", "kind: Service\nmetadata: *missing\n", ":2", "not valid YAML"),
         ("key.yaml", "kind: Service\n? {a: b}\n: c\n", ":2", "not valid YAML"),
-        ("bytes.yaml", b"kind: \xff\n", "", "not valid YAML"),
+        ("bytes.yaml", b"a: b\nkind: \xff\n", ":2", "not valid YAML"),
         ("number.yaml", "a: 1\nb: " + "9" * 5000, "", "not valid YAML"),
-        ("deep.yaml", "a: b\nc:\n" + "[" * 1000, ":3", "deep"),
+        ("deep.yaml", "a: b\nc:\n  " + "[" * 1000, ":3", "deep"),
         ("deep flow.yaml", "kind: List\nitems: " + "[" * 200_000, ":2", "deep"),
         ("deep block.yaml", "- " * 200_000, ":1", "deep"),
         ("bad.json", '{"kind": "Service",\n "metadata": }', ":2", "not valid JSON"),
@@ -339,6 +339,11 @@ def test_an_alias_bomb_in_a_field_that_nobody_reads_costs_nothing(tmp_path: Path
 def test_an_object_that_holds_itself_is_read(tmp_path: Path) -> None:
     text = "&a\napiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: *a\nstatus: *a\n"
     assert keys(write(tmp_path / "self.yaml", text)) == [("services", "default/a")]
+
+
+def test_nesting_as_objects_have_it_is_read(tmp_path: Path) -> None:
+    text = f"{service('a')}status: {'[' * 400}{']' * 400}\n"
+    assert keys(write(tmp_path / "nested.yaml", text)) == [("services", "default/a")]
 
 
 def test_deep_nesting_does_not_kill_the_process(tmp_path: Path) -> None:

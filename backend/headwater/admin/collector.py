@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -11,21 +10,7 @@ from prometheus_client.registry import Collector
 
 from headwater import __version__
 from headwater.answer.counts import COUNTED_TYPES, RCODES, count_parts
-from headwater.metrics import BUCKETS, LATENCY_BUCKETS, AnswerSnapshot, Histogram, WatchSnapshot
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessView:
-    """One process as the supervisor knows it."""
-
-    name: str
-    """"watch", "answer 0", …"""
-    up: bool
-    restarts: int
-    snapshot: AnswerSnapshot | WatchSnapshot | None
-    """Of its present life; None before the first."""
-    before: AnswerSnapshot | WatchSnapshot | None
-    """The counters of its earlier lives."""
+from headwater.metrics import BUCKETS, LATENCY_BUCKETS, AnswerSnapshot, Histogram, ProcessView, WatchSnapshot
 
 
 def answers_of(views: Iterable[ProcessView]) -> AnswerSnapshot:

@@ -15,8 +15,8 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from headwater import __version__
-from headwater.admin.collector import HeadwaterCollector, ProcessView, watch_of
-from headwater.metrics import AnswerSnapshot
+from headwater.admin.collector import HeadwaterCollector, watch_of
+from headwater.metrics import AnswerSnapshot, ProcessView
 from headwater.settings import Settings
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 from urllib.parse import urlencode
 
 import urllib3
+import yaml
 from kubernetes import config
 from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
@@ -62,6 +63,9 @@ class ApiServer:
         except ConfigException as error:
             flag = "--kubeconfig" if self._context is None else "--context"
             raise SettingsError(flag, str(error).strip()) from None
+        except yaml.YAMLError as error:
+            problem = f"{self._kubeconfig!r} is not valid YAML: {str(error).splitlines()[0]}"
+            raise SettingsError("--kubeconfig", problem) from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise SettingsError("--kubeconfig", f"{self._kubeconfig!r} cannot be used: {error}") from None
         configuration.retries = False

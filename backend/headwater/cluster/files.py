@@ -98,8 +98,11 @@ def documents(file: Path) -> Iterator[tuple[int, Any]]:
             if node is not None:
                 yield node.start_mark.line + 1, loader.construct_document(node)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
+        mark, offset = getattr(error, "problem_mark", None), getattr(error, "position", None)
+        if mark is not None:
+            line = f":{mark.line + 1}"
+        else:  # bytes that are not text: the reader counts them
+            line = f":{data.count(10, 0, offset) + 1}" if offset is not None else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise BadManifest(f"{file}{line}: not valid YAML: {problem}") from None
     except BadManifest:

@@ -1,0 +1,88 @@
+"""What an instance must have for itself before it starts: its state directory, its addresses.
+
+Raises StartFailed when another has it, SettingsError when nobody can have it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO
+
+from headwater.settings import Address, SettingsError
+
+
+class StartFailed(RuntimeError):  # noqa: N818 (what happened)
+    """What keeps this instance from starting, in one line."""
+
+
+def take_state_dir(folder: Path) -> IO[str]:
+    """The lock on a state directory, held while the file is open: one instance each."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("a+")
+    except OSError as error:
+        raise SettingsError("--state-dir", f"{folder}: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        owner = lock.read().strip()
+        raise StartFailed(
+            f"--state-dir: {folder} is in use by another headwater (process {owner or 'unknown'})"
+        ) from None
+    with contextlib.suppress(OSError):  # a full disk: the lock holds all the same
+        lock.truncate(0)
+        lock.write(f"{os.getpid()}\n")
+        lock.flush()
+    return lock
+
+
+def claim(addresses: Iterable[Address]) -> None:
+    """See that nobody serves at these addresses. Under grpcio an answer process binds its own."""
+    for address in addresses:
+        if address.path is None:
+            bind(address, socket.SOCK_STREAM, "--listen").close()
+        else:
+            _claim_path(Path(address.path))
+
+
+def _claim_path(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.connect(str(path))
+    except FileNotFoundError:
+        return
+    except ConnectionRefusedError:
+        path.unlink(missing_ok=True)  # left over by a process that was killed
+    except OSError as error:
+        raise SettingsError("--listen", f"{path}: {error.strerror}") from None
+    else:
+        raise StartFailed(f"--listen: another process serves at unix:{path}")
+
+
+def bind(address: Address, kind: socket.SocketKind, flag: str) -> socket.socket:
+    """A bound socket, listening if it is one of streams. `flag` is named when it cannot be had."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    bound = socket.socket(family, kind)
+    try:
+        if kind == socket.SOCK_STREAM:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((address.host, address.port))
+        if kind == socket.SOCK_STREAM:
+            bound.listen(128)
+    except OSError as error:
+        bound.close()
+        raise StartFailed(f"{flag}: {address}: {error.strerror}") from None
+    return bound
+
+
+def bind_dns(address: Address) -> tuple[socket.socket, socket.socket]:
+    """UDP and TCP at the same address, for the development listener."""
+    udp = bind(address, socket.SOCK_DGRAM, "--dns")
+    return udp, bind(address, socket.SOCK_STREAM, "--dns")

@@ -1,0 +1,59 @@
+"""Which cluster, or which files: what a store's objects came from, as a fingerprint.
+
+A kubeconfig is read here without the `kubernetes` package, which would cost
+whoever only needs this 24 MiB.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from headwater.settings import Settings, SettingsError
+
+
+def source_of(settings: Settings) -> str:
+    """The server's URL and its CA, or the paths of the files: 16 hex digits. Raises SettingsError."""
+    if settings.manifests:
+        parts = ["files", *sorted(str(Path(path).absolute()) for path in settings.manifests)]
+    elif settings.kubeconfig is None:
+        ca = Path("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
+        host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
+        if not host:
+            raise SettingsError("--kubeconfig", "needed outside a cluster (or --manifests to serve files)")
+        parts = ["cluster", host, os.environ.get("KUBERNETES_SERVICE_PORT", ""), ca.read_text() if ca.exists() else ""]
+    else:
+        parts = ["kubeconfig", *_cluster_of(settings.kubeconfig, settings.context)]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _cluster_of(kubeconfig: str, context: str | None) -> list[str]:
+    """Server and CA of a kubeconfig's context."""
+    try:
+        config = yaml.safe_load(Path(kubeconfig).read_bytes())
+        wanted = context or config["current-context"]
+        entry = _named(config["contexts"], wanted, "context")["context"]
+        cluster = _named(config["clusters"], entry["cluster"], "cluster")["cluster"]
+        authority = cluster.get("certificate-authority")
+        # Relative to the kubeconfig, as kubectl takes it.
+        data = (Path(kubeconfig).parent / authority).read_text() if authority else ""
+        return [cluster["server"], cluster.get("certificate-authority-data", data)]
+    except OSError as error:
+        raise SettingsError("--kubeconfig", f"{error.filename}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise SettingsError("--kubeconfig", f"{kubeconfig} is not valid YAML: {str(error).splitlines()[0]}") from None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise SettingsError("--kubeconfig", f"{kubeconfig} is not a kubeconfig: no {error}") from None
+    except LookupError as error:
+        raise SettingsError("--context" if context else "--kubeconfig", f"{kubeconfig}: {error}") from None
+
+
+def _named(items: list[dict[str, Any]], name: str, what: str) -> dict[str, Any]:
+    for item in items:
+        if item["name"] == name:
+            return item
+    raise IndexError(f"there is no {what} {name!r}")

@@ -1,0 +1,514 @@
+"""The command line: every flag is shown and has its variable; a mistake is one line that names the flag."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from dnslib import QTYPE, RR, A, DNSRecord
+from headwater import __version__
+from headwater.cli import cli, main
+from headwater.lookup import LookupFailed
+from headwater.settings import Address, Settings
+from headwater.claims import StartFailed
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SOURCE_FLAGS = {"--kubeconfig", "--context", "--manifests"}
+LISTEN_FLAGS = {"--zone", "--listen", "--workers"}
+SERVE_FLAGS = {
+    "--transport", "--state-dir", "--admin", "--dns", "--ttl", "--negative-ttl", "--pods", "--endpoint-pod-names",
+    "--ignore-empty-service", "--namespace", "--log-level", "--log-format",
+}  # fmt: skip
+ALL_FLAGS = SOURCE_FLAGS | LISTEN_FLAGS | SERVE_FLAGS
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs the tests may have some set."""
+    for name in list(os.environ):
+        if name.startswith("HEADWATER_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """What `serve` would have been started with."""
+    found: list[Settings] = []
+
+    def take(settings: Settings) -> int:
+        found.append(settings)
+        return 0
+
+    monkeypatch.setattr("headwater.run.serve", take)
+    return found
+
+
+def options(command: str) -> dict[str, click.Option]:
+    return {
+        parameter.opts[0]: parameter
+        for parameter in cli.commands[command].params
+        if isinstance(parameter, click.Option)
+    }
+
+
+# Help
+
+
+@pytest.mark.parametrize(
+    ("command", "flags"),
+    [
+        ("serve", ALL_FLAGS),
+        ("check", ALL_FLAGS),
+        ("corefile", ALL_FLAGS | {"--mode", "--port"}),
+        ("query", {"--server", "--timeout", "--short"}),
+        ("demo", {"--coredns", "--no-coredns", "--port", "--once"}),
+    ],
+)
+def test_help_explains_every_flag(command: str, flags: set[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    shown = capsys.readouterr().out
+    words = {word.strip("[],") for word in shown.split()}
+    assert flags <= words, f"not mentioned: {sorted(flags - words)}"
+    assert set(options(command)) == flags
+    for flag, option in options(command).items():
+        assert option.help, flag
+        assert option.help.endswith("."), flag
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert set(cli.commands) == {"serve", "demo", "query", "corefile", "check"}
+    for name, command in cli.commands.items():
+        assert f"  {name} " in shown
+        assert command.help
+
+
+def test_without_a_command_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    captured = capsys.readouterr()
+    assert "Commands:" in captured.out + captured.err
+
+
+def test_serve_has_a_flag_for_every_setting() -> None:
+    assert {option.name for option in options("serve").values()} == {item.name for item in fields(Settings)}
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"headwater, version {__version__}\n"
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
+
+
+# Flags and variables
+
+
+def test_defaults_of_the_command_line_are_those_of_settings(served: list[Settings]) -> None:
+    assert main(["serve"]) == 0
+    assert served == [Settings()]
+
+
+VALUES: dict[str, tuple[str, Any]] = {
+    "--kubeconfig": ("FILE", "FILE"),
+    "--context": ("staging", "staging"),
+    "--manifests": ("FOLDER", ("FOLDER",)),
+    "--zone": ("Example.ORG.", ("example.org",)),
+    "--listen": ("127.0.0.1:5300", Address(host="127.0.0.1", port=5300)),
+    "--workers": ("3", 3),
+    "--transport": ("grpcio", "grpcio"),
+    "--state-dir": ("/tmp/somewhere", "/tmp/somewhere"),
+    "--admin": ("[::1]:9000", Address(host="::1", port=9000)),
+    "--dns": ("127.0.0.1:5353", Address(host="127.0.0.1", port=5353)),
+    "--ttl": ("30", 30),
+    "--negative-ttl": ("0", 0),
+    "--pods": ("verified", "verified"),
+    "--endpoint-pod-names": ("true", True),
+    "--ignore-empty-service": ("1", True),
+    "--namespace": ("prod", ("prod",)),
+    "--log-level": ("debug", "debug"),
+    "--log-format": ("json", "json"),
+}
+
+
+def variable(flag: str) -> str:
+    return "HEADWATER_" + flag.removeprefix("--").upper().replace("-", "_")
+
+
+@pytest.mark.parametrize("flag", sorted(ALL_FLAGS))
+@pytest.mark.parametrize("how", ["flag", "variable", "flag over variable"])
+def test_every_flag_and_its_variable(
+    flag: str, how: str, served: list[Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").touch()
+
+    def placed(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(placed, value))
+        known = {"FILE": str(tmp_path / "config"), "FOLDER": str(tmp_path)}
+        return known.get(value, value) if isinstance(value, str) else value
+
+    text, expected = placed(VALUES[flag][0]), placed(VALUES[flag][1])
+    option = options("serve")[flag]
+    arguments = ["serve"]
+    if how == "variable":
+        monkeypatch.setenv(variable(flag), text)
+    else:
+        arguments += [flag] if option.is_flag else [flag, text]
+    if how == "flag over variable":
+        monkeypatch.setenv(variable(flag), "no" if option.is_flag else "-- nonsense --")
+    assert main(arguments) == 0
+    assert getattr(served[0], str(option.name)) == expected
+
+
+@pytest.mark.parametrize(
+    ("flag", "text", "field", "expected"),
+    [
+        ("--zone", "a.org b.org", "zones", ("a.org", "b.org")),
+        ("--namespace", "a b c", "namespaces", ("a", "b", "c")),
+        ("--manifests", "FOLDER/a.yaml FOLDER/b.yaml", "manifests", ("FOLDER/a.yaml", "FOLDER/b.yaml")),
+    ],
+)
+def test_what_may_be_repeated_is_separated_by_spaces_in_its_variable(
+    flag: str, text: str, field: str, expected: tuple[str, ...], served: list[Settings], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    for name in ("a.yaml", "b.yaml"):
+        (tmp_path / name).touch()
+    text = text.replace("FOLDER", str(tmp_path))
+    wanted = tuple(value.replace("FOLDER", str(tmp_path)) for value in expected)
+    monkeypatch.setenv(variable(flag), text)
+    main(["serve"])
+    monkeypatch.delenv(variable(flag))
+    main(["serve", *(part for value in text.split() for part in (flag, value))])
+    assert [getattr(settings, field) for settings in served] == [wanted, wanted]
+
+
+@pytest.mark.parametrize("value", ["off"])
+def test_no_admin_page(value: str, served: list[Settings]) -> None:
+    assert main(["serve", "--admin", value]) == 0
+    assert served[0].admin is None
+
+
+def test_the_variables_that_kubernetes_sets_for_a_service_named_headwater_are_none_of_ours(
+    served: list[Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HEADWATER_PORT=tcp://…: a pod gets such variables for every Service of its namespace."""
+    for service in ("HEADWATER", "HEADWATER_DNS", "HEADWATER_ADMIN"):
+        for suffix in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_DNS", "PORT", "PORT_53_TCP", "PORT_53_TCP_PORT",
+                       "PORT_53_TCP_PROTO", "PORT_53_TCP_ADDR"):  # fmt: skip
+            monkeypatch.setenv(f"{service}_{suffix}", "tcp://10.0.0.1:53")
+    assert main(["serve"]) == 0
+    assert served == [Settings()]
+    assert main(["corefile"]) == 0
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "flag"),
+    [
+        (["serve", "--nope"], "--nope"),
+        (["serve", "--workers", "two"], "--workers"),
+        (["serve", "--workers", "0"], "--workers"),
+        (["serve", "--workers"], "--workers"),
+        (["serve", "--pods", "all"], "--pods"),
+        (["serve", "--transport", "carrier-pigeon"], "--transport"),
+        (["serve", "--log-level", "loud"], "--log-level"),
+        (["serve", "--log-format", "xml"], "--log-format"),
+        (["serve", "--ttl", "-1"], "--ttl"),
+        (["serve", "--ttl", "5s"], "--ttl"),
+        (["serve", "--negative-ttl", str(2**31)], "--negative-ttl"),
+        (["serve", "--listen", "5300"], "--listen"),
+        (["serve", "--listen", "unix:/"], "--listen"),
+        (["serve", "--listen", "127.0.0.1:65535"], "--listen"),
+        (["serve", "--admin", "nowhere"], "--admin"),
+        (["serve", "--admin", "unix:/run/a.sock"], "--admin"),
+        (["serve", "--dns", "53"], "--dns"),
+        (["serve", "--zone", "a..b"], "--zone"),
+        (["serve", "--zone", "a.org", "--zone", "A.org."], "--zone"),
+        (["serve", "--namespace", "A"], "--namespace"),
+        (["serve", "--kubeconfig", "/nonexistent/config"], "--kubeconfig"),
+        (["serve", "--manifests", "/nonexistent/folder"], "--manifests"),
+        (["serve", "--manifests", "/", "--context", "c"], "--manifests"),
+        (["serve", "superfluous"], "superfluous"),
+        (["check", "--nope"], "--nope"),
+        (["check", "--manifests", "/nonexistent/folder"], "--manifests"),
+        (["corefile", "--mode", "half"], "--mode"),
+        (["corefile", "--port", "0"], "--port"),
+        (["corefile", "--listen", "unix:/run/a b.sock"], "--listen"),
+        (["corefile", "--mode", "split", "--ignore-empty-service"], "--ignore-empty-service"),
+        (["query"], "NAME"),
+        (["query", "a.org", "NOTYPE"], "TYPE"),
+        (["query", "a.org", "TYPE65536"], "TYPE"),
+        (["query", "a.org", "TYPE-1"], "TYPE"),
+        (["query", "a" * 64], "NAME"),
+        (["query", ".".join(["a" * 63] * 5)], "NAME"),
+        (["query", "a.org", "--server", "nowhere"], "--server"),
+        (["query", "a.org", "--timeout", "soon"], "--timeout"),
+        (["demo", "--port", "70000"], "--port"),
+        (["nope"], "nope"),
+        (["--nope"], "--nope"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_flag(
+    arguments: list[str], flag: str, capsys: pytest.CaptureFixture[str], served: list[Settings]
+) -> None:
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith("headwater: ")
+    assert flag in line
+    assert not served
+
+
+def test_a_mistake_in_a_variable_names_its_flag(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADWATER_WORKERS", "many")
+    assert main(["serve"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--workers" in line
+
+
+@pytest.mark.parametrize("problem", ["--state-dir: in use", "--admin: 127.0.0.1:9353: Address already in use"])
+def test_a_start_that_fails_is_one_line_and_exit_code_1(
+    problem: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Settings) -> None:
+        raise StartFailed(problem)
+
+    monkeypatch.setattr("headwater.run.Supervisor", refuse)
+    monkeypatch.setattr("headwater.run.log.configure", lambda *_: None)
+    assert main(["serve"]) == 1
+    assert capsys.readouterr().err == f"headwater: {problem}\n"
+
+
+# corefile
+
+
+def test_corefile_says_what_the_flags_say(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["corefile", "--zone", "A.org", "--zone", "b.org", "--listen", "127.0.0.1:5300", "--workers", "3"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines() if not line.startswith("#")]
+    assert lines[0] == "a.org:53 b.org:53 {"
+    assert "grpc . 127.0.0.1:5300 127.0.0.1:5301 127.0.0.1:5302 {" in lines
+    assert lines[-1] == "}"
+
+
+def test_corefile_takes_the_flags_of_serve(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command line, with another word: what serve was told, CoreDNS is told."""
+    monkeypatch.setenv("HEADWATER_TTL", "30")
+    assert main(["corefile", "--namespace", "prod", "--mode", "split", "--port", "1053"]) == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "cluster.local:1053 {" in lines
+    assert "ttl 30" in lines
+    assert "namespaces prod" in lines
+
+
+# query
+
+
+@pytest.fixture
+def dead() -> Iterator[str]:
+    """An address that is taken, and nobody listens at."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{bound.getsockname()[1]}"
+
+
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_query_without_a_server_is_one_line_and_exit_code_1(
+    kind: str, dead: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = dead if kind == "tcp" else f"unix:{tmp_path}/dns.sock"
+    assert main(["query", "a.org", "--server", server, "--timeout", "5"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert line.startswith(f"headwater: {server}: UNAVAILABLE")
+
+
+def answering(reply: bytes | None, monkeypatch: pytest.MonkeyPatch) -> list[DNSRecord]:
+    """A server that says `reply`, or one address. The questions that it gets."""
+    asked: list[DNSRecord] = []
+
+    def exchange(message: bytes, server: Address, timeout: float) -> bytes:
+        query = DNSRecord.parse(message)
+        asked.append(query)
+        if reply is not None:
+            return reply
+        answer = query.reply(ra=0, aa=1)
+        answer.add_answer(RR(query.q.qname, QTYPE.A, ttl=5, rdata=A("10.44.0.7")))
+        return bytes(answer.pack())
+
+    monkeypatch.setattr("headwater.lookup.exchange", exchange)
+    return asked
+
+
+def test_query_prints_the_reply_as_dig_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = answering(None, monkeypatch)
+    assert main(["query", "web.default.svc.cluster.local", "aaaa", "--server", "127.0.0.1:5300"]) == 0
+    shown = capsys.readouterr().out
+    assert "status: NOERROR" in shown
+    assert "flags: qr aa rd; QUERY: 1, ANSWER: 1," in shown
+    assert "web.default.svc.cluster.local. 5       IN      A       10.44.0.7" in shown
+    assert ";; SERVER: 127.0.0.1:5300" in shown
+    assert (str(asked[0].q.qname), asked[0].q.qtype) == ("web.default.svc.cluster.local.", QTYPE.AAAA)
+
+
+def test_query_short_prints_the_data_only(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    answering(None, monkeypatch)
+    assert main(["query", "a.org", "--short"]) == 0
+    assert capsys.readouterr().out == "10.44.0.7\n"
+
+
+@pytest.mark.parametrize("short", [[], ["--short"]])
+@pytest.mark.parametrize("reply", [b"", b"\0\1\2", b"\0" * 11, b"\0\0\x80\0\0\1\0\1\0\0\0\0\xc0\x0c"])
+def test_query_of_a_server_that_speaks_no_dns(
+    short: list[str], reply: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(reply, monkeypatch)
+    assert main(["query", "a.org", *short]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    assert "not a DNS message" in line
+
+
+def test_query_reads_the_server_from_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    servers: list[Address] = []
+
+    def exchange(message: bytes, server: Address, timeout: float) -> bytes:
+        servers.append(server)
+        raise LookupFailed("enough")
+
+    monkeypatch.setattr("headwater.lookup.exchange", exchange)
+    monkeypatch.setenv("HEADWATER_SERVER", "127.0.0.1:1")
+    assert main(["query", "a.org"]) == 1
+    assert servers == [Address(host="127.0.0.1", port=1)]
+
+
+# check
+
+MANIFEST = "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n---\napiVersion: v1\nkind: Pod\nmetadata: {name: p}\n"
+KUBECONFIG = """\
+apiVersion: v1
+kind: Config
+clusters: [{{name: c, cluster: {{server: "http://{server}"}}}}]
+contexts: [{{name: x, context: {{cluster: c, user: u}}}}]
+users: [{{name: u, user: {{token: t}}}}]
+current-context: x
+"""
+
+
+@pytest.fixture
+def free(tmp_path: Path) -> list[str]:
+    """Flags with which nothing of this machine is needed."""
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "a.yaml").write_text(MANIFEST)
+    return ["--manifests", str(tmp_path / "manifests"), "--state-dir", str(tmp_path / "state"),
+            "--listen", f"unix:{tmp_path}/dns.sock", "--admin", "127.0.0.1:0"]  # fmt: skip
+
+
+def test_check_of_what_is_fine(free: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", *free]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("ok ") for line in lines)
+    text = "\n".join(lines)
+    for part in ("source", "a.yaml", "2 objects", "state directory", "dns-0.sock", "dns-1.sock", "bind admin"):
+        assert part in text
+    assert len(lines) == 6, "one line each"
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that says FAILED, of a check that fails."""
+    assert main(["check", *arguments]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith(("ok ", "FAILED ")) for line in lines), "one line each"
+    (line,) = [line for line in lines if line.startswith("FAILED")]
+    assert len(lines) > 1, "the others are tried all the same"
+    return line
+
+
+def test_check_of_a_bad_manifest(free: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "manifests" / "bad.yaml").write_text("kind: Service\nmetadata: [\n")
+    assert "bad.yaml:3: not valid YAML" in failed(capsys, *free)
+
+
+def test_check_of_a_state_directory_that_is_a_file(
+    free: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "state").touch()
+    assert "--state-dir" in failed(capsys, *free)
+
+
+@pytest.mark.parametrize("flag", ["--admin", "--dns", "--listen"])
+def test_check_of_an_address_that_is_taken(
+    flag: str, free: list[str], dead: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = failed(capsys, *free, flag, dead, "--workers", "1")
+    assert dead in line
+    assert "Address already in use" in line
+
+
+def test_check_of_a_socket_where_somebody_serves(
+    free: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(f"{tmp_path}/dns-1.sock")
+        other.listen()
+        line = failed(capsys, *free)
+    assert "dns-1.sock" in line
+    assert "another process serves there" in line
+
+
+def test_check_of_a_cluster_that_is_not_there(
+    free: list[str], dead: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(KUBECONFIG.format(server=dead))
+    assert main(["check", "--kubeconfig", str(config), "--pods", "verified", *free[2:]]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith(("ok ", "FAILED ")) for line in lines), "one line each"
+    bad = [line for line in lines if line.startswith("FAILED")]
+    assert [line.split()[1:3] for line in bad] == [
+        ["list", resource] for resource in ("namespaces", "services", "endpointslices", "pods")
+    ]
+    assert all(dead in line for line in bad)
+    assert any(line.startswith("ok") and "credentials" in line and dead in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "not a kubeconfig"),
+        ("[", "not valid YAML"),
+        ("current-context: x\ncontexts: []\nclusters: []\n", "no context 'x'"),
+        ("\0", "not valid YAML"),
+    ],
+)
+def test_check_of_a_bad_kubeconfig(
+    text: str, problem: str, free: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config"
+    config.write_text(text)
+    assert main(["check", "--kubeconfig", str(config), *free[2:]]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith(("ok ", "FAILED ")) for line in lines), "one line each"
+    source = next(line for line in lines if " source " in line)
+    assert source.startswith("FAILED")
+    assert "--kubeconfig" in source
+    assert problem in source
