@@ -39,7 +39,8 @@ from headwater.cluster.ledger import Change, Ledger, ListComplete, ListPageArriv
 from headwater.cluster.objects import Decoded, Resource, convert
 from headwater.records.compiler import Compiler
 from headwater.settings import Settings
-from headwater.store.environment import Identity, Reader, Store
+from headwater.store.environment import Reader, Store
+from headwater.store.identity import Identity
 
 from bench.report import environment, goal, spread, table
 from tools.cluster.load import SERVICES, ScaleService, scale_set

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import socket
@@ -104,7 +105,9 @@ def _api_checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
                 body = connected[0].page(resource, 1, "")  # type: ignore[arg-type]
             except RequestFailed as error:
                 raise OSError(str(error)) from None
-            return f"{len(body):,} bytes"
+            page = json.loads(body)
+            rest = page["metadata"].get("remainingItemCount", 0)
+            return f"{len(page.get('items') or ()) + rest:,} objects"
 
         yield f"list {resource}", listed
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
-import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ import click
 import pytest
 from dnslib import QTYPE, RR, A, DNSRecord
 from headwater import __version__
+from headwater.claims import StartFailed
 from headwater.cli import cli, main
 from headwater.lookup import LookupFailed
 from headwater.settings import Address, Settings
-from headwater.claims import StartFailed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -105,7 +105,7 @@ def test_serve_has_a_flag_for_every_setting() -> None:
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"headwater, version {__version__}\n"
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == __version__
+    assert metadata.version("headwater") == __version__
 
 
 # Flags and variables
@@ -304,9 +304,7 @@ def test_corefile_says_what_the_flags_say(capsys: pytest.CaptureFixture[str]) ->
     assert lines[-1] == "}"
 
 
-def test_corefile_takes_the_flags_of_serve(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_corefile_takes_the_flags_of_serve(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The same command line, with another word: what serve was told, CoreDNS is told."""
     monkeypatch.setenv("HEADWATER_TTL", "30")
     assert main(["corefile", "--namespace", "prod", "--mode", "split", "--port", "1053"]) == 0

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from headwater.cluster.ledger import Change, ListComplete, ListPageArrived, Progress, version_key
+from headwater.cluster.ledger import Change, Ledger, ListComplete, ListPageArrived, Progress, version_key
 from headwater.cluster.objects import (
     Decoded,
     Endpoint,
@@ -18,7 +19,7 @@ from headwater.cluster.objects import (
     Resource,
     Service,
 )
-from headwater.store.environment import SERIAL
+from headwater.store.environment import SERIAL, Transaction
 from headwater.store.node import Kind
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -248,3 +249,33 @@ def test_until_every_list_is_complete_nothing_is_published(tmp_path: Path, resou
     world.commit(*listed(others, [Namespace("default"), cluster_ip("api", "172.16.0.1")]))
     assert world.status("api.default.svc.cluster.local") == "SERVFAIL"
     assert world.status("nothing.cluster.local") == "SERVFAIL"
+
+
+def test_a_compile_that_breaks_off_is_not_served_under_the_old_settings_either(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(tmp_path).fill(headless("web"), slice_of("web", at("10.0.0.1")))
+    other = world.with_settings(settings(ttl=60))
+    with monkeypatch.context() as patched:
+        patched.setattr(Ledger, "_compile_some", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            other.open()
+    gc.collect()  # the store of the failed start is closed
+    assert world.status(WEB) == "SERVFAIL"
+    store, _ = world.open()
+    store.close()
+    assert world.ask(WEB).answer[0].ttl == 5
+
+
+def test_counts_are_believed_only_after_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(tmp_path)
+    store, ledger = world.open()
+    pages: list[Change] = [ListPageArrived("services", [Decoded(headless("web"), "1")], first=True)]
+    with monkeypatch.context() as patched:
+        patched.setattr(Transaction, "finish", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            ledger.commit(pages)
+    assert ledger.objects["services"] == 0
+    ledger.commit(pages)
+    assert ledger.objects["services"] == 1
+    store.close()

@@ -53,6 +53,10 @@ def wait_of(machine: Reflector) -> float:
     return action.seconds
 
 
+def connected(machine: Reflector) -> bool:
+    return machine.state.connected
+
+
 def server_error(status: int = 500) -> RequestFailed:
     return failure(status, "injected", "services", "list")
 
@@ -91,7 +95,7 @@ def test_a_watch_lasts_five_to_ten_minutes(high: bool, seconds: int) -> None:
 def test_events_and_bookmarks_move_the_version_on() -> None:
     world = World()
     machine = world.watching("7")
-    assert machine.state.connected
+    assert connected(machine)
     machine.event("8")
     machine.bookmark("20")
     machine.event("")  # an object that could not be decoded
@@ -99,7 +103,7 @@ def test_events_and_bookmarks_move_the_version_on() -> None:
     assert machine.state.resource_version == "20"
     assert machine.state.events == 2
     machine.watch_ended()
-    assert not machine.state.connected
+    assert not connected(machine)
     assert machine.next() == Watch("20", 600)
 
 
@@ -258,13 +262,13 @@ def test_the_back_off_is_never_nothing_nor_endless() -> None:
 @pytest.mark.parametrize(
     ("good", "step"),
     [
-        ("a page", lambda world, machine: machine.page("9", "more")),
-        ("an event", lambda world, machine: machine.event("9")),
-        ("a bookmark", lambda world, machine: machine.bookmark("9")),
-        ("a watch that ended in its time", lambda world, machine: machine.watch_ended()),
+        ("a page", lambda machine: machine.page("9", "more")),
+        ("an event", lambda machine: machine.event("9")),
+        ("a bookmark", lambda machine: machine.bookmark("9")),
+        ("a watch that ended in its time", lambda machine: machine.watch_ended()),
     ],
 )
-def test_what_goes_well_ends_the_back_off(good: str, step: Callable[[World, Reflector], None]) -> None:
+def test_what_goes_well_ends_the_back_off(good: str, step: Callable[[Reflector], object]) -> None:
     world = World()
     machine = world.reflector("7")
     for _ in range(6):
@@ -272,7 +276,7 @@ def test_what_goes_well_ends_the_back_off(good: str, step: Callable[[World, Refl
         wait_of(machine)
     machine.watching()
     world.now += 400
-    step(world, machine)
+    step(machine)
     machine.failed(server_error())
     assert wait_of(machine) == 0.8, good
 

@@ -127,6 +127,7 @@ class Ledger:
         self._clock = clock
         self._progress = progress
         self.ready = False
+        self._published = store.is_published
         self.counts = [0] * len(Kind)
         """Names held, by Kind."""
         self.objects: dict[Resource, int] = dict.fromkeys(_ALL, 0)
@@ -134,12 +135,11 @@ class Ledger:
         store.write(self._begin)
         store.read(self._count_objects)
         if self._is_synced():
-            if store.shape_matches and store.read(lambda txn: txn.meta(READY)) is not None:
+            if store.shape_matches and store.read(lambda txn: txn.meta(READY)):
                 self.ready = True
             else:
                 self._compile_all()
-        if self.ready and not store.is_published:
-            store.publish()
+        self._publish()
 
     def _begin(self, txn: Transaction) -> None:
         counts = txn.meta(_COUNTS)
@@ -176,19 +176,25 @@ class Ledger:
                 self._commit_events(events, outcome)
                 events = []
             if isinstance(change, ListPageArrived):
-                self._store.write(lambda txn, page=change: self._take_page(txn, page))  # type: ignore[misc]
+                self._write(lambda txn, page=change: self._take_page(txn, page))  # type: ignore[misc]
             else:
                 self._complete(change, outcome)
         if events:
             self._commit_events(events, outcome)
+        self._publish()
         return outcome
+
+    def _publish(self) -> None:
+        """Once it is ready; again if that failed, for a link needs room on the disk too."""
+        if self.ready and not self._published:
+            self._store.publish()
+            self._published = True
 
     # Events
 
     def _commit_events(self, events: Sequence[Upsert | Remove | Progress], outcome: Outcome) -> None:
-        def work(txn: Transaction) -> int:
-            counts = list(self.counts)
-            batch = _Batch(txn, self._compiler, counts, compiling=self.ready)
+        def work(txn: Transaction) -> _Batch:
+            batch = self._batch(txn, compiling=self.ready)
             for event in events:
                 if isinstance(event, Progress):
                     txn.set_meta(version_key(event.resource), event.resource_version.encode())
@@ -203,24 +209,31 @@ class Ledger:
                     txn.set_meta(version_key(event.resource), version.encode())
             return self._finish(txn, batch)
 
-        outcome.records_changed += self._store.write(work)
+        outcome.records_changed += self._write(work)
         outcome.trigger_times += [
             event.decoded.trigger_time for event in events if isinstance(event, Upsert) and event.decoded.trigger_time
         ]
 
-    def _finish(self, txn: Transaction, batch: _Batch) -> int:
+    def _batch(self, txn: Transaction, *, compiling: bool) -> _Batch:
+        return _Batch(txn, self._compiler, list(self.counts), dict(self.objects), compiling=compiling)
+
+    def _write(self, work: Callable[[Transaction], _Batch]) -> int:
+        """Commit what `work` does, and only then believe what it has counted; how many records changed."""
+
+        def run(txn: Transaction) -> tuple[_Batch, int]:
+            return work(txn), txn.changed
+
+        batch, changed = self._store.write(run)
+        self.counts, self.objects = batch.counts, batch.objects
+        return changed
+
+    def _finish(self, txn: Transaction, batch: _Batch) -> _Batch:
         if self.ready:
             batch.compile()
         if txn.changed:
             self._advance_serial(txn)
             txn.set_meta(_COUNTS, _KINDS.pack(*batch.counts))
-        self._take(batch)
-        return txn.changed
-
-    def _take(self, batch: _Batch) -> None:
-        self.counts = batch.counts
-        for resource, difference in batch.objects.items():
-            self.objects[resource] += difference
+        return batch
 
     def _advance_serial(self, txn: Transaction) -> None:
         before = int.from_bytes(txn.meta(SERIAL) or b"", "big")
@@ -237,44 +250,46 @@ class Ledger:
         elif resource == "pods":
             txn.clear("pods")
         txn.set_meta(version_key(resource), b"")
-        self.objects[resource] = 0
 
-    def _take_page(self, txn: Transaction, page: ListPageArrived) -> None:
+    def _take_page(self, txn: Transaction, page: ListPageArrived) -> _Batch:
+        batch = self._batch(txn, compiling=False)
+        resource = page.resource
         if not self.ready:
             # Nothing is served from here yet: no need for the detour.
             if page.first:
-                self._forget(txn, page.resource)
-            batch = _Batch(txn, self._compiler, self.counts, compiling=False)
+                self._forget(txn, resource)
+                batch.objects[resource] = 0
             for decoded in page.decoded:
-                batch.upsert(page.resource, decoded)
-            self._take(batch)
-            return
+                batch.upsert(resource, decoded)
+            return batch
         if page.first:
-            prefix = page.resource.encode() + _SEPARATOR
-            for key in [key for key, _ in txn.scan("staging", prefix)]:
-                txn.unindex("staging", key)
+            self._clear_staging(txn, resource)
         for decoded in page.decoded:
             if not decoded.absent:
-                txn.index("staging", _key(page.resource, decoded.object.key), pack(decoded.object))
+                txn.index("staging", _key(resource, decoded.object.key), pack(decoded.object))
+        return batch
+
+    @staticmethod
+    def _clear_staging(txn: Transaction, resource: Resource) -> None:
+        for key in [key for key, _ in txn.scan("staging", resource.encode() + _SEPARATOR)]:
+            txn.unindex("staging", key)
 
     def _complete(self, change: ListComplete, outcome: Outcome) -> None:
         resource, version = change.resource, change.resource_version.encode()
         if self.ready:
             differing = self._store.read(lambda txn: self._differing(txn, resource))
             for group in _chunks(differing):
-                outcome.records_changed += self._store.write(
+                outcome.records_changed += self._write(
                     lambda txn, group=group: self._apply_staged(txn, resource, group)  # type: ignore[misc]
                 )
 
         def settle(txn: Transaction) -> None:
-            for key in [key for key, _ in txn.scan("staging", resource.encode() + _SEPARATOR)]:
-                txn.unindex("staging", key)
+            self._clear_staging(txn, resource)
             txn.set_meta(version_key(resource), version)
 
         self._store.write(settle)
         if not self.ready and self._is_synced():
             outcome.records_changed += self._compile_all()
-            self._store.publish()
 
     def _differing(self, txn: Transaction, resource: Resource) -> list[tuple[tuple[str, str], bytes]]:
         """((namespace, owner), key) of the objects that staging and store do not agree on, by owner.
@@ -290,8 +305,8 @@ class Ledger:
         found.sort()
         return found
 
-    def _apply_staged(self, txn: Transaction, resource: Resource, keys: Sequence[bytes]) -> int:
-        batch = _Batch(txn, self._compiler, list(self.counts), compiling=True)
+    def _apply_staged(self, txn: Transaction, resource: Resource, keys: Sequence[bytes]) -> _Batch:
+        batch = self._batch(txn, compiling=True)
         for key in keys:
             data = txn.get("staging", key)
             if data is None:
@@ -306,23 +321,26 @@ class Ledger:
     def _compile_all(self) -> int:
         """All records from all objects, in transactions of some hundred Services; then `ready`."""
 
-        def start(txn: Transaction) -> None:
+        def start(txn: Transaction) -> _Batch:
+            # Until the end these are no settings' records.
+            txn.set_meta(READY, b"")
             txn.clear("records")
-            self.counts = [0] * len(Kind)
-            batch = _Batch(txn, self._compiler, self.counts, compiling=True)
+            batch = self._batch(txn, compiling=True)
+            batch.counts = [0] * len(Kind)
             batch.write(Changes(put=self._compiler.fixed()))
             for _, data in txn.scan("objects", b"namespaces/"):
                 batch.touch_namespace(cast("Namespace", unpack("namespaces", data)).name)
             for _, data in txn.scan("objects", b"pods/"):
                 batch.touch_pod(unpack("pods", data))
             batch.compile(anew=True)
+            return batch
 
-        self._store.write(start)
+        self._write(start)
         written = 0
         services = self._store.read(lambda txn: [key for key, _ in txn.scan("objects", b"services/")])
         for at in range(0, len(services), _CHUNK):
             some = services[at : at + _CHUNK]
-            written += self._store.write(lambda txn, some=some: self._compile_some(txn, some))  # type: ignore[misc]
+            written += self._write(lambda txn, some=some: self._compile_some(txn, some))  # type: ignore[misc]
             self._progress("services compiled", min(at + _CHUNK, len(services)), len(services))
 
         def finish(txn: Transaction) -> None:
@@ -335,14 +353,13 @@ class Ledger:
         self.ready = True
         return written
 
-    def _compile_some(self, txn: Transaction, services: Sequence[bytes]) -> int:
-        batch = _Batch(txn, self._compiler, list(self.counts), compiling=True)
+    def _compile_some(self, txn: Transaction, services: Sequence[bytes]) -> _Batch:
+        batch = self._batch(txn, compiling=True)
         for key in services:
             _, namespace, name = key.decode().split("/", 2)
             batch.touch_service((namespace, name))
         batch.compile(anew=True)
-        self._take(batch)
-        return txn.changed
+        return batch
 
 
 def _owner(item: Object) -> tuple[str, str]:
@@ -386,13 +403,15 @@ def _merged(
 class _Batch:
     """One transaction's changes: objects and indexes at once, records at the end."""
 
-    def __init__(self, txn: Transaction, compiler: Compiler, counts: list[int], *, compiling: bool) -> None:
+    def __init__(
+        self, txn: Transaction, compiler: Compiler, counts: list[int], objects: dict[Resource, int], *, compiling: bool
+    ) -> None:
+        """`counts` and `objects` are the ledger's, as copies: they hold once the transaction is committed."""
         self._txn = txn
         self._compiler = compiler
         self._compiling = compiling
         self.counts = counts
-        self.objects: dict[Resource, int] = {}
-        """By how many objects a resource grew."""
+        self.objects = objects
         # What stood before this batch, for whatever it touches.
         self._namespaces: dict[str, bool] = {}
         self._services: dict[tuple[str, str], Service | None] = {}
@@ -410,14 +429,14 @@ class _Batch:
         data = pack(item)
         before = self._txn.put("objects", _key(resource, item.key), data)
         if before is None:
-            self.objects[resource] = self.objects.get(resource, 0) + 1
+            self.objects[resource] += 1
         if before != data:
             self._changed(resource, item.key, before, item)
 
     def remove(self, resource: Resource, key: tuple[str, str]) -> None:
         before = self._txn.delete("objects", _key(resource, key))
         if before is not None:
-            self.objects[resource] = self.objects.get(resource, 0) - 1
+            self.objects[resource] -= 1
             self._changed(resource, key, before, None)
 
     def _changed(self, resource: Resource, key: tuple[str, str], data: bytes | None, now: Object | None) -> None:

@@ -46,8 +46,10 @@ def _cluster_of(kubeconfig: str, context: str | None) -> list[str]:
         raise SettingsError("--kubeconfig", f"{error.filename}: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise SettingsError("--kubeconfig", f"{kubeconfig} is not valid YAML: {str(error).splitlines()[0]}") from None
-    except (KeyError, TypeError, AttributeError) as error:
-        raise SettingsError("--kubeconfig", f"{kubeconfig} is not a kubeconfig: no {error}") from None
+    except KeyError as error:
+        raise SettingsError("--kubeconfig", f"{kubeconfig} is not a kubeconfig: it has no {error}") from None
+    except (TypeError, AttributeError):
+        raise SettingsError("--kubeconfig", f"{kubeconfig} is not a kubeconfig") from None
     except LookupError as error:
         raise SettingsError("--context" if context else "--kubeconfig", f"{kubeconfig}: {error}") from None
 

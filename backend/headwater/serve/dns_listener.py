@@ -83,8 +83,11 @@ class DnsListener:
         try:
             if len(self._connections) <= _MAX_CONNECTIONS:
                 await self._answer_all(reader, writer)
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            pass  # the client went away, stayed silent, or we are stopping
+        except TimeoutError:
+            # Silent, or not reading: close() would wait for ever for it to take what is buffered.
+            writer.transport.abort()
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client went away, or we are stopping
         finally:
             self._connections.discard(task)
             writer.close()

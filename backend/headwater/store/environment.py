@@ -410,7 +410,7 @@ class Reader:
 
     def is_ready(self, snapshot: Snapshot) -> bool:
         """Whether its records are complete, and of these settings."""
-        return snapshot.meta(READY) is not None and snapshot.meta(_SHAPE) == self._identity.shape.encode()
+        return bool(snapshot.meta(READY)) and snapshot.meta(_SHAPE) == self._identity.shape.encode()
 
     def close(self) -> None:
         with self._lock:

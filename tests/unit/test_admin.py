@@ -1,0 +1,361 @@
+"""The admin page: metrics that Prometheus takes without complaint, and answers to "why not?"."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from headwater import __version__
+from headwater.admin.server import application
+from headwater.answer.counts import Reason, count_key
+from headwater.metrics import BUCKETS, LATENCY_BUCKETS, AnswerSnapshot, ProcessView, ResourceState, WatchSnapshot
+from headwater.settings import Settings
+from prometheus_client import Metric
+from prometheus_client.openmetrics import parser as openmetrics
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.testclient import TestClient
+
+A, AAAA, TXT = 1, 28, 16
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
+
+
+def answered(count: int = 1, *, ready: bool = True) -> AnswerSnapshot:
+    """An answer process that has answered that many queries of each sort, 3 us each."""
+    snapshot = AnswerSnapshot(failures=count, ready=ready)
+    for zone, qtype, reason in ((1, A, next(iter(Reason))), (2, AAAA, list(Reason)[-1]), (0, 0, list(Reason)[1])):
+        snapshot.queries[count_key(zone, qtype, reason)] = count
+        for _ in range(count):
+            snapshot.durations.observe(BUCKETS, 3e-6)
+    return snapshot
+
+
+def watched(count: int = 1, *, ready: bool = True) -> WatchSnapshot:
+    snapshot = WatchSnapshot(
+        ready=ready,
+        detail="" if ready else "waiting for the first complete list of services",
+        resources={
+            "services": ResourceState(True, "4711", 0.25, 10 * count, count, {"500": count, "unreachable": count}),
+            "namespaces": ResourceState(),
+        },
+        objects={"services": 3, "namespaces": 2},
+        names={"headless": 5},
+        skipped={"name": count},
+        commits=count,
+        commit_failures=count,
+        records_changed=7 * count,
+        store_bytes=65536,
+    )
+    for _ in range(count):
+        snapshot.programming.observe(LATENCY_BUCKETS, 0.004)
+    return snapshot
+
+
+class FakeInstance:
+    """A supervisor with the processes that the test says."""
+
+    def __init__(self, *views: ProcessView) -> None:
+        self.settings = Settings(zones=("cluster.local", 'odd"zone\\x'))
+        self.refreshed = 0
+        self._views = list(views)
+
+    async def refresh(self) -> None:
+        self.refreshed += 1
+
+    def views(self) -> list[ProcessView]:
+        return self._views
+
+
+def watch(*, up: bool = True, now: WatchSnapshot | None = None, before: WatchSnapshot | None = None) -> ProcessView:
+    return ProcessView("watch", up, 0, now, before)
+
+
+def answer(
+    index: int = 0, *, up: bool = True, now: AnswerSnapshot | None = None, before: AnswerSnapshot | None = None
+) -> ProcessView:
+    return ProcessView(f"answer {index}", up, 2, now, before)
+
+
+#: A start, a life, a life after others, and the moment in which everything is dead.
+STATES: dict[str, tuple[ProcessView, ...]] = {
+    "before anything": (watch(up=False), answer(0, up=False), answer(1, up=False)),
+    "at work": (watch(now=watched(3)), answer(0, now=answered(3)), answer(1, now=answered(4))),
+    "after restarts": (
+        watch(now=watched(3), before=watched(4)),
+        answer(0, now=answered(3), before=answered(5)),
+        answer(1, before=answered(6)),
+    ),
+    "all dead": (watch(up=False, before=watched(4)), answer(0, up=False, before=answered(5))),
+}
+
+
+def page(instance: FakeInstance, path: str, accept: str = "*/*") -> Any:
+    return TestClient(application(instance)).get(path, headers={"Accept": accept})
+
+
+def families(instance: FakeInstance, accept: str = "text/plain") -> dict[str, Metric]:
+    response = page(instance, "/metrics", accept)
+    assert response.status_code == 200
+    parse = openmetrics.text_string_to_metric_families if accept == OPENMETRICS else text_string_to_metric_families
+    found = list(parse(response.text))
+    assert len(found) == len({family.name for family in found}), "a family comes once"
+    return {family.name: family for family in found}
+
+
+def value(instance: FakeInstance, sample: str, **labels: str) -> float:
+    """The one sample of that name and with those labels among others."""
+    found = [
+        item.value
+        for family in families(instance).values()
+        for item in family.samples
+        if item.name == sample and labels.items() <= item.labels.items()
+    ]
+    assert len(found) == 1, f"{sample}{labels}: {found}"
+    return float(found[0])
+
+
+@pytest.fixture(params=STATES, ids=str)
+def instance(request: pytest.FixtureRequest) -> FakeInstance:
+    return FakeInstance(*STATES[request.param])
+
+
+# Metrics
+
+
+@pytest.mark.parametrize(
+    ("accept", "content_type"),
+    [
+        ("*/*", "text/plain"),
+        ("", "text/plain"),
+        ("text/plain;version=0.0.4", "text/plain"),
+        (OPENMETRICS, "application/openmetrics-text"),
+        ("application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2", "application/openmetrics"),
+    ],
+)
+def test_metrics_come_as_prometheus_asks_for_them(accept: str, content_type: str, instance: FakeInstance) -> None:
+    response = page(instance, "/metrics", accept)
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith(content_type)
+    assert response.text.rstrip().endswith("# EOF") is ("openmetrics" in content_type)
+    assert instance.refreshed == 1, "every scrape asks the processes"
+
+
+def test_both_formats_say_the_same(instance: FakeInstance) -> None:
+    plain, exact = families(instance), families(instance, OPENMETRICS)
+    assert {name.removesuffix("_total") for name in plain} == {name.removesuffix("_total") for name in exact}
+
+    def samples(found: dict[str, Metric]) -> set[tuple[str, tuple[tuple[str, str], ...], float]]:
+        return {
+            (item.name, tuple(sorted(item.labels.items())), float(item.value))
+            for family in found.values()
+            for item in family.samples
+        }
+
+    assert samples(plain) == samples(exact)
+
+
+#: What Prometheus's naming rules call a base unit, and what they would have instead of others.
+BASE_UNITS = ("seconds", "bytes")
+OTHER_UNITS = re.compile(
+    r"(^|_)(ms|msec|millis\w*|micros\w*|nanos\w*|us|ns|minutes?|hours?|days?|kb|kib|mb|mib|percent\w*)(_|$)"
+)
+TYPES_IN_NAMES = re.compile(r"_(counter|gauge|histogram|summary|count|sum|bucket|info_info)$")
+
+
+def test_names_and_help_pass_promtool_s_lint(instance: FakeInstance) -> None:
+    """The rules of prometheus/client_golang/prometheus/testutil/promlint/validations."""
+    problems = []
+    series: set[tuple[str, tuple[tuple[str, str], ...]]] = set()
+    for family in families(instance, OPENMETRICS).values():
+        name, kind = family.name, family.type
+        if not family.documentation:
+            problems.append(f"{name}: no help text")
+        elif not family.documentation.endswith("."):
+            problems.append(f"{name}: the help text is no sentence: {family.documentation!r}")
+        if not re.fullmatch(r"headwater_[a-z0-9]+(_[a-z0-9]+)*", name):
+            problems.append(f"{name}: not snake_case with our prefix")
+        if kind not in ("counter", "gauge", "histogram"):
+            problems.append(f"{name}: type {kind}")
+        if kind != "counter" and name.endswith("_total"):
+            problems.append(f"{name}: only counters end in _total")
+        if OTHER_UNITS.search(name) or TYPES_IN_NAMES.search(name):
+            problems.append(f"{name}: another unit than a base unit, or a type in the name")
+        if any(unit in name.split("_") and not name.endswith(unit) for unit in BASE_UNITS):
+            problems.append(f"{name}: the unit is the suffix")
+        if kind == "histogram" and not name.endswith("_seconds"):
+            problems.append(f"{name}: a histogram of times is in seconds")
+        for item in family.samples:
+            if kind == "counter" and item.name != f"{name}_total":
+                problems.append(f"{item.name}: a counter's sample ends in _total")
+            if not all(re.fullmatch(r"[a-z][a-z0-9_]*", label) for label in item.labels):
+                problems.append(f"{item.name}: labels {sorted(item.labels)}")
+            if ("le" in item.labels) != item.name.endswith("_bucket"):
+                problems.append(f"{item.name}: le belongs to buckets, and to nothing else")
+            key = item.name, tuple(sorted(item.labels.items()))
+            if key in series:
+                problems.append(f"{key}: twice")
+            series.add(key)
+    assert not problems, "\n".join(problems)
+    assert series
+
+
+@pytest.mark.parametrize("name", ["headwater_query_duration_seconds", "headwater_programming_duration_seconds"])
+def test_histograms_are_cumulative_and_complete(name: str, instance: FakeInstance) -> None:
+    samples = families(instance)[name].samples
+    buckets = [(float(item.labels["le"]), item.value) for item in samples if item.name == f"{name}_bucket"]
+    (count,) = [item.value for item in samples if item.name == f"{name}_count"]
+    (total,) = [item.value for item in samples if item.name == f"{name}_sum"]
+    assert buckets == sorted(buckets)
+    assert buckets[-1] == (float("inf"), count)
+    observed = 3e-6 if "query" in name else 0.004
+    assert total == pytest.approx(count * observed)
+    assert all(held == (count if bound >= observed else 0.0) for bound, held in buckets)
+
+
+def test_every_family_that_is_there_at_work_is_there_from_the_start() -> None:
+    """A graph of a counter that appears with its first event misses that event."""
+    at_work = families(FakeInstance(*STATES["at work"]))
+    at_start = families(FakeInstance(*STATES["before anything"]))
+    assert set(at_work) == set(at_start)
+
+
+def test_queries_are_told_by_zone_type_rcode_and_reason() -> None:
+    found = families(FakeInstance(*STATES["at work"]))["headwater_queries"].samples
+    labels = [item.labels for item in found]
+    assert {frozenset(item) for item in labels} == {frozenset(("zone", "type", "rcode", "reason"))}
+    assert {item["zone"] for item in labels} == {"cluster.local", 'odd"zone\\x', ""}
+    assert {item["type"] for item in labels} == {"A", "AAAA", "other"}
+    assert {item.value for item in found} == {7.0}, "both processes together"
+
+
+@pytest.mark.parametrize(
+    ("sample", "labels", "expected"),
+    [
+        ("headwater_queries_total", {"type": "A"}, 3 + 5 + 6),
+        ("headwater_query_failures_total", {}, 3 + 5 + 6),
+        ("headwater_query_duration_seconds_count", {}, 3 * (3 + 5 + 6)),
+        ("headwater_commits_total", {}, 3 + 4),
+        ("headwater_commit_failures_total", {}, 3 + 4),
+        ("headwater_records_changed_total", {}, 7 * (3 + 4)),
+        ("headwater_records_skipped_total", {"reason": "name"}, 3 + 4),
+        ("headwater_watch_events_total", {"resource": "services"}, 10 * (3 + 4)),
+        ("headwater_watch_relists_total", {"resource": "services"}, 3 + 4),
+        ("headwater_watch_errors_total", {"resource": "services", "code": "500"}, 3 + 4),
+        ("headwater_programming_duration_seconds_count", {}, 3 + 4),
+        ("headwater_process_restarts_total", {"process": "answer 1"}, 2),
+        # A state is the present life's alone.
+        ("headwater_objects", {"resource": "services"}, 3),
+        ("headwater_names", {"kind": "headless"}, 5),
+        ("headwater_store_bytes", {}, 65536),
+        ("headwater_watch_connected", {"resource": "services"}, 1),
+        ("headwater_watch_age_seconds", {"resource": "services"}, 0.25),
+        ("headwater_ready", {}, 1),
+        ("headwater_process_up", {"process": "answer 1"}, 1),
+        ("headwater_build_info", {"version": __version__}, 1),
+    ],
+)
+def test_counters_keep_what_a_dead_process_had_counted(sample: str, labels: dict[str, str], expected: float) -> None:
+    instance = FakeInstance(*STATES["after restarts"])
+    assert value(instance, sample, **labels) == expected
+    assert value(instance, sample, **labels) == expected, "looking does not count"
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        ("headwater_query_failures_total", 5),
+        ("headwater_commits_total", 4),
+        ("headwater_query_duration_seconds_count", 15),
+        ("headwater_ready", 0),
+    ],
+)
+def test_counters_never_go_back_while_everything_is_dead(sample: str, expected: float) -> None:
+    assert value(FakeInstance(*STATES["all dead"]), sample) == expected
+
+
+# Health and readiness
+
+
+@pytest.mark.parametrize(
+    ("views", "status", "named"),
+    [
+        ((watch(), answer(0), answer(1)), 200, ["ok"]),
+        ((watch(up=False), answer(0), answer(1)), 503, ["watch"]),
+        ((watch(), answer(0), answer(1, up=False)), 503, ["answer 1"]),
+        ((watch(up=False), answer(0, up=False), answer(1)), 503, ["watch", "answer 0"]),
+    ],
+)
+def test_healthz_names_the_process_that_is_down(views: tuple[ProcessView, ...], status: int, named: list[str]) -> None:
+    response = page(FakeInstance(*views), "/healthz")
+    assert response.status_code == status
+    assert response.text == ("ok\n" if status == 200 else f"down: {', '.join(named)}\n")
+
+
+READY, NOT_READY = answered(), answered(ready=False)
+
+
+@pytest.mark.parametrize(
+    ("views", "status"),
+    [
+        ((watch(now=watched()), answer(0, now=READY), answer(1, now=READY)), 200),
+        # CoreDNS asks the next address: one is enough.
+        ((watch(now=watched()), answer(0, now=READY), answer(1, up=False, now=READY)), 200),
+        # What the store holds is served without a watch (contract 2).
+        ((watch(up=False), answer(0, now=READY)), 200),
+        ((watch(now=watched(ready=False)), answer(0, now=READY)), 200),
+        ((watch(now=watched(ready=False)), answer(0, now=NOT_READY), answer(1, now=NOT_READY)), 503),
+        ((watch(now=watched()), answer(0, up=False, now=READY)), 503),
+        ((watch(now=watched()), answer(0)), 503),
+        ((watch(now=watched()),), 503),
+    ],
+)
+def test_ready_is_when_an_answer_process_can_answer(views: tuple[ProcessView, ...], status: int) -> None:
+    instance = FakeInstance(*views)
+    response = page(instance, "/readyz")
+    assert response.status_code == status
+    assert response.json()["ready"] is (status == 200)
+    assert instance.refreshed == 1
+
+
+def test_readyz_explains() -> None:
+    views = (watch(now=watched(2, ready=False)), answer(0, now=NOT_READY), answer(1, up=False))
+    response = page(FakeInstance(*views), "/readyz")
+    assert response.headers["content-type"] == "application/json"
+    assert response.json() == {
+        "ready": False,
+        "answer": {"answer 0": {"up": True, "ready": False}, "answer 1": {"up": False, "ready": False}},
+        "watch": {
+            "up": True,
+            "ready": False,
+            "detail": "waiting for the first complete list of services",
+            "objects": {"services": 3, "namespaces": 2},
+            "resources": {
+                "services": {
+                    "connected": True,
+                    "resourceVersion": "4711",
+                    "age_seconds": 0.25,
+                    "errors": {"500": 2, "unreachable": 2},
+                },
+                "namespaces": {"connected": False, "resourceVersion": "", "age_seconds": None, "errors": {}},
+            },
+        },
+    }
+
+
+def test_the_first_page_says_where_to_look() -> None:
+    response = page(FakeInstance(), "/")
+    assert __version__ in response.text
+    for path in ("/metrics", "/healthz", "/readyz"):
+        assert path in response.text
+
+
+@pytest.mark.parametrize("path", ["/nope", "/metrics/", "/../etc/passwd"])
+def test_other_pages_are_not_there(path: str) -> None:
+    client = TestClient(application(FakeInstance()), follow_redirects=False)
+    assert client.get(path).status_code in (307, 404)
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
+def test_nothing_can_be_changed_here(method: str) -> None:
+    for path in ("/metrics", "/healthz", "/readyz", "/"):
+        assert TestClient(application(FakeInstance())).request(method, path).status_code == 405
