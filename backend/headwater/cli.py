@@ -134,7 +134,7 @@ def serve(**flags: Any) -> int:
 @click.option("--timeout", type=float, default=5.0, show_default=True, help="Seconds to wait for the reply.")
 @click.option("--short", is_flag=True, help="Only the answers' data, one per line.")
 def query(name: str, qtype: str, server: str, timeout: float, short: bool) -> int:
-    """Ask a running headwater over gRPC and print the reply as dig does."""
+    """Ask a running headwater over gRPC, print as dig does."""
     from headwater import lookup
 
     return lookup.query(name, qtype, Address.parse(server, "--server"), timeout, short=short)
@@ -160,7 +160,7 @@ def corefile(mode: Any, port: int, **flags: Any) -> int:
 @_listen_options
 @_serve_options
 def check(**flags: Any) -> int:
-    """Try what `serve` with these flags needs, and say how it went: one line each."""
+    """Try what `serve` with these flags needs, one line each."""
     from headwater import run
 
     return run.check(settings_of(**flags))
@@ -173,7 +173,10 @@ def check(**flags: Any) -> int:
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Where to answer DNS (default: a free port).")
 @click.option("--once", is_flag=True, help="Show the first answers and stop.")
 def demo(coredns: str | None, no_coredns: bool, port: int, once: bool) -> int:
-    """Serve the bundled example, CoreDNS in front when there is one, and show the first answers."""
+    """Serve the bundled example and show the first answers.
+
+    CoreDNS stands in front when there is one, the built-in listener otherwise.
+    """
     from headwater import demo as demonstration
 
     return demonstration.run(coredns, use_coredns=not no_coredns, port=port, once=once)

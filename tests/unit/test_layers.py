@@ -55,8 +55,8 @@ def test_a_crossed_layer_is_noticed(tmp_path: Path) -> None:
 #: module: packages that its process must not load.
 COSTS = {
     "headwater.cli": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec"),
-    "headwater.supervisor": ("kubernetes",),
-    "headwater.run": ("kubernetes",),
+    "headwater.supervisor": ("kubernetes", "grpc", "lmdb"),
+    "headwater.run": ("kubernetes", "grpc", "lmdb"),
     "headwater.admin.server": ("kubernetes",),
     "headwater.cluster.watcher": ("kubernetes",),
     "headwater.serve.worker": ("kubernetes", "starlette", "uvicorn", "watchfiles", "dnslib"),
