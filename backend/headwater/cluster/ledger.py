@@ -507,7 +507,10 @@ class _Batch:
             held = any(True for _ in self._txn.scan("pods", _index(namespace, address, "")))
             known = self._exists(namespace) and self._compiler.serves(namespace)
             self._compiler.pod_address(namespace, address, held and known, changes)
-        self.write(changes)
+        if anew:
+            self.fill(changes.put)
+        else:
+            self.write(changes)
 
     def _compile_service(self, key: tuple[str, str], changes: Changes, *, anew: bool) -> None:
         namespace = key[0]
@@ -539,6 +542,16 @@ class _Batch:
         for name, node in sorted(changes.put.items()):
             if txn.put("records", name, node) is None:
                 counts[node[2]] += 1
+
+    def fill(self, nodes: dict[bytes, bytes]) -> None:
+        """Put nodes whose names are new."""
+        if self._txn.fill(sorted(nodes.items())):
+            for node in nodes.values():
+                self.counts[node[2]] += 1
+        else:  # two zones that share names: count what there is
+            self.counts = [0] * len(Kind)
+            for _, node in self._txn.scan("records"):
+                self.counts[node[2]] += 1
 
     def _exists(self, namespace: str) -> bool:
         return self._txn.get("objects", _key("namespaces", ("", namespace))) is not None

@@ -29,6 +29,9 @@ class Changes:
 
     def merge(self, nodes: Iterable[tuple[bytes, bytes]], before: Iterable[bytes]) -> None:
         """Put these nodes, and drop those names of `before` that are not among them."""
+        if before == ():
+            self.put.update(nodes)
+            return
         made = dict(nodes)
         self.put.update(made)
         self.drop.update(name for name in before if name not in made)
@@ -98,7 +101,9 @@ class Compiler:
         """
         old, old_slices = before
         new, new_slices = after
-        touched = set(headless.labels([*old_slices, *new_slices], self._pod_names)) if only is None else only
+        touched: Collection[bytes] = ()
+        if old is not None:
+            touched = set(headless.labels([*old_slices, *new_slices], self._pod_names)) if only is None else only
         groups: list[headless.Group] = []
         if new is not None:
             groups = headless.gather(new_slices, self._pod_names, self._report)

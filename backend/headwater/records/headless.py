@@ -21,7 +21,7 @@ from headwater.cluster.objects import NO_PORT, Condition, EndpointSlice, Port, S
 from headwater.records import names, rdata
 from headwater.records.names import BadName
 from headwater.records.zone import Zone
-from headwater.store.node import HEAD, Flag, Kind, pack_node, pack_srv_own, pack_srv_table
+from headwater.store.node import HEAD, SRV_ROW, Flag, Kind, of_kind, pack_node, pack_srv_own, pack_srv_table
 
 #: (reason, namespace, name, detail): a record that cannot be made, and why.
 Report = Callable[[str, str, str, str], None]
@@ -92,6 +92,9 @@ def endpoint_label(hostname: str, pod: str, address: str) -> bytes:
             return names.label(pod)
         except BadName:
             pass
+    if ":" not in address:
+        # What `names.label` makes of it; an address that was parsed needs no check.
+        return bytes((len(address),)) + address.replace(".", "-").encode("ascii")
     return names.label(names.dashed(address))
 
 
@@ -165,6 +168,8 @@ class Writer:
 
     def set_of(self, kind: Kind, parts: Sequence[tuple[Group, Sequence[Port]]]) -> bytes:
         """The node of several endpoints: each group with those of its ports that count here."""
+        if len(parts) == 1 and (plain := _plain_addresses(parts[0][0])) is not None:
+            return self._plain_set(kind, *parts[0], plain)
         rows: dict[bytes, tuple[tuple[int, ...], list[bytes]]] = {}
         for group, ports in parts:
             numbers = port_numbers(ports)
@@ -182,6 +187,22 @@ class Writer:
             srv = pack_srv_table(self.ttl, weight(entries), len(self.base), table)
         every = (item for _, packed in rows.values() for item in packed)
         return self.addresses(kind, every, srv)
+
+    def _plain_set(self, kind: Kind, group: Group, ports: Sequence[Port], packed: Sequence[bytes]) -> bytes:
+        """The same in constant bytes, for endpoints that have one IPv4 address each."""
+        numbers = port_numbers(ports)
+        a_head, _ = rdata.address_heads(self.ttl)
+        parts = [
+            HEAD.pack(Flag.SRV if numbers else 0, self.zone.index, kind, len(packed), 0),
+            a_head,
+            a_head.join(packed),
+        ]
+        if numbers:
+            parts.append(pack_srv_table(self.ttl, weight(group.count * len(ports)), len(self.base), (), (numbers,)))
+            for label, (address,) in group.hosts.items():
+                # The label brings the length octet that ends a row's head.
+                parts += _PLAIN_ROW, label, address
+        return b"".join(parts)
 
     def hosts(
         self, groups: Sequence[Group], only: Collection[bytes] | None, report: Report, service: Service
@@ -214,6 +235,20 @@ class Writer:
         return self.addresses(Kind.ENDPOINT, every, self.own_srv(entries, ports))
 
 
+#: The head of a row in an SRV table, less its last octet: set 0, one IPv4 address.
+_PLAIN_ROW: Final = SRV_ROW.pack(0, 1, 0, 0)[:-1]
+
+
+def _plain_addresses(group: Group) -> list[bytes] | None:
+    """The addresses of a group whose endpoint names have one IPv4 address each, all different; else None."""
+    if len(group.hosts) != group.count or group.count > 0xFFFF:
+        return None
+    packed = [addresses[0] for addresses in group.hosts.values()]
+    if len(set(packed)) != len(packed) or max(map(len, packed)) > 4:
+        return None
+    return packed
+
+
 def _earlier(groups: Sequence[Group], group: Group) -> Collection[bytes]:
     """The endpoint names of the groups before that one: each name is made once."""
     found: set[bytes] = set()
@@ -228,7 +263,9 @@ def nodes(writer: Writer, groups: Sequence[Group]) -> Iterator[tuple[bytes, byte
     """The nodes of a headless Service but its endpoint names; none when it has no endpoints."""
     if not groups:
         return
-    yield writer.base, writer.set_of(Kind.SERVICE, [(group, group.ports) for group in groups])
+    whole = [(group, group.ports) for group in groups]
+    node = writer.set_of(Kind.SERVICE, whole)
+    yield writer.base, node
     protocols: dict[bytes, None] = {}
     for port, protocol in port_names(port for group in groups for port in group.ports):
         protocols[protocol] = None
@@ -239,6 +276,8 @@ def nodes(writer: Writer, groups: Sequence[Group]) -> Iterator[tuple[bytes, byte
         ]
         owner = port + protocol + writer.base
         if len(owner) <= names.MAX_NAME:
-            yield owner, writer.set_of(Kind.PORT, parts)
+            # One port that all of them have: the Service's own set, but for the kind.
+            same = len(groups) == len(parts) and all(len(group.ports) == 1 for group in groups)
+            yield owner, of_kind(node, Kind.PORT) if same else writer.set_of(Kind.PORT, parts)
     for protocol in protocols:
         yield protocol + writer.base, writer.empty(Kind.PORT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 MAX_LABEL: Final = 63
@@ -13,6 +14,7 @@ class BadName(ValueError):  # noqa: N818 (names a name)
     """A text that no label, or no name, can hold."""
 
 
+@lru_cache(8192)  # namespaces, port names and hostnames like web-0 come again and again
 def label(text: str) -> bytes:
     """One label with its length octet, lower-cased. `text` is one label: no dot divides it.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from functools import lru_cache
 from typing import Final
 
 from headwater.records import names
@@ -24,6 +25,7 @@ def record(rtype: int, ttl: int, rdata: bytes, owner: bytes = OWNER) -> bytes:
     return owner + _FIXED.pack(rtype, IN, ttl, len(rdata)) + rdata
 
 
+@lru_cache(16)
 def address_heads(ttl: int) -> tuple[bytes, bytes]:
     """What stands before the address in every A and every AAAA record with that TTL."""
     return OWNER + _FIXED.pack(A, IN, ttl, 4), OWNER + _FIXED.pack(AAAA, IN, ttl, 16)

@@ -22,7 +22,7 @@ import shutil
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -140,6 +140,23 @@ class Transaction:
         self.changed += db == "records"
         return cast("bytes | None", before)
 
+    def fill(self, items: Sequence[tuple[bytes, bytes]]) -> bool:
+        """Put many new records at once, in the order of their keys.
+
+        True if all were new, as they should be; else they have replaced what was
+        there, and the checksum was made anew.
+        """
+        with self._txn.cursor(db=self._dbs["records"]) as cursor:
+            before = self.count("records")
+            cursor.putmulti(items, dupdata=False, overwrite=True)
+        self.changed += len(items)
+        if self.count("records") != before + len(items):
+            self._checksum = self._total()
+            return False
+        for key, value in items:
+            self._checksum ^= zlib.crc32(value, zlib.crc32(key))
+        return True
+
     def delete(self, db: str, key: bytes) -> bytes | None:
         """Remove a value; returns it."""
         before = self._txn.pop(key, db=self._dbs[db])
@@ -183,12 +200,15 @@ class Transaction:
 
     def checksum_holds(self) -> bool:
         """Read everything and compare."""
+        return self._total() == self._checksum
+
+    def _total(self) -> int:
         total = 0
         for db in ("objects", "records"):
             with self._txn.cursor(db=self._dbs[db]) as cursor:
                 for key, value in cursor:
                     total ^= zlib.crc32(value, zlib.crc32(key))
-        return total == self._checksum
+        return total
 
 
 class Store:

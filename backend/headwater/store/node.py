@@ -106,6 +106,11 @@ def pack_node(
     return b"".join(parts)
 
 
+def of_kind(node: bytes, kind: Kind) -> bytes:
+    """The same node as another kind of name."""
+    return node[:2] + bytes((kind,)) + node[3:]
+
+
 def _ports(ports: Sequence[int]) -> bytes:
     return struct.pack(f">H{len(ports)}H", len(ports), *ports)
 
@@ -120,12 +125,15 @@ def pack_srv_table(
     weight: int,
     base: int,
     rows: Iterable[tuple[tuple[int, ...], bytes, Sequence[bytes], Sequence[bytes]]],
+    known_sets: Sequence[tuple[int, ...]] = (),
 ) -> bytes:
     """The SRV part of a name with a target per endpoint.
 
     A row is (ports, label, IPv4 addresses, IPv6 addresses), packed addresses.
+    `known_sets` come first among the sets of ports: rows that the caller adds
+    behind may refer to them.
     """
-    sets: dict[tuple[int, ...], int] = {}
+    sets = {ports: index for index, ports in enumerate(known_sets)}
     body: list[bytes] = []
     row = SRV_ROW.pack
     for ports, label, a, aaaa in rows:
