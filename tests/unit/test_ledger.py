@@ -279,3 +279,55 @@ def test_counts_are_believed_only_after_the_commit(tmp_path: Path, monkeypatch: 
     ledger.commit(pages)
     assert ledger.objects["services"] == 1
     store.close()
+
+
+@pytest.mark.parametrize("order", ["sorted", "reversed", "shuffled"])
+@pytest.mark.parametrize("late", [None, "service", "namespace", "slice page again"])
+def test_slices_in_pages_are_compiled_as_they_come(tmp_path: Path, order: str, late: str | None) -> None:
+    """Namespaces are compiled when the pages have passed them; whatever happens meanwhile, the end is the same."""
+    namespaces = ["a", "a-b", "b", "c", "d"]
+    services: list[Object] = [headless(name, namespace) for namespace in namespaces for name in ("x", "y")]
+    slices = [
+        slice_of(name, at(f"10.{i}.{j}.{k}"), namespace=namespace, name=f"{name}-{k}")
+        for i, namespace in enumerate(namespaces)
+        for j, name in enumerate(("x", "y"))
+        for k in range(3)
+    ]
+    slices.sort(key=lambda item: f"{item.namespace}/{item.name}")  # "a-b/" before "a/"
+    if order == "reversed":
+        slices.reverse()
+    elif order == "shuffled":
+        slices = slices[::2] + slices[1::2]
+    world = World(tmp_path / "pages")
+    store, ledger = world.open()
+    ledger.commit(listed(["namespaces", "services"], [*map(Namespace, namespaces), *services]))
+    pages = [slices[at_ : at_ + 4] for at_ in range(0, len(slices), 4)]
+    held: list[Object] = [*map(Namespace, namespaces), *services, *slices]
+    early = 0
+    for number, page in enumerate(pages):
+        decoded = [Decoded(item, "1") for item in page]
+        outcome = ledger.commit([ListPageArrived("endpointslices", decoded, first=not number)])
+        early += outcome.records_changed
+        if number == 4 and late == "service":
+            ledger.commit([remove(headless("x", "a")), upsert(cluster_ip("new", "172.16.0.1", namespace="a-b"))])
+            held = [item for item in held if item != headless("x", "a")]
+            held.append(cluster_ip("new", "172.16.0.1", namespace="a-b"))
+        elif number == 4 and late == "namespace":
+            ledger.commit([remove(Namespace("a-b"))])
+            held.remove(Namespace("a-b"))
+        elif number == 4 and late == "slice page again":  # the list began anew (410 in the middle)
+            for again, other in enumerate(pages[:5]):
+                decoded = [Decoded(item, "1") for item in other]
+                ledger.commit([ListPageArrived("endpointslices", decoded, first=not again)])
+    assert (early > 30) == (order == "sorted")
+    assert ledger.versions()["endpointslices"] == ""
+    ledger.commit([ListComplete("endpointslices", "5")])
+    assert store.read(lambda txn: txn.checksum_holds())
+    counts = list(ledger.counts)
+    store.close()
+    fresh = World(tmp_path / "fresh")
+    fresh_store, fresh_ledger = fresh.open()
+    fresh_ledger.commit(listed(fresh.resources, held))
+    assert counts == fresh_ledger.counts
+    fresh_store.close()
+    assert world.records() == fresh.records()

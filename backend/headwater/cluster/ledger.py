@@ -7,8 +7,9 @@ the state before.
 A complete list is taken as a difference: its pages wait in `staging` until the
 last one is there, so that nothing disappears because a page was missing. Then
 it is applied in transactions of whole Services: a name's answer still changes in
-one step. Before the first complete list of everything (`ready`), objects are
-only collected; the records are compiled once, at the end, and published whole.
+one step. Before the first complete list of everything (`ready`) nothing is
+published; lists come sorted by namespace, and each namespace is compiled as soon
+as the pages of slices have passed it, while the server prepares the next.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ _CHUNK: Final = 256
 _COUNTS: Final = b"counts"
 _KINDS: Final = struct.Struct(f">{len(Kind)}q")
 _SEPARATOR: Final = b"/"
+#: Behind every namespace.
+_LAST: Final = b"\xff"
 _ALL: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods")
 
 
@@ -118,15 +121,14 @@ class Ledger:
         compiler: Compiler,
         resources: Sequence[Resource],
         clock: Callable[[], float] = time.time,
-        progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None,
     ) -> None:
-        """`resources`: those that answers depend on. `progress(what, done, total)` is told of long work."""
+        """`resources`: those that answers depend on."""
         self._store = store
         self._compiler = compiler
         self._resources = tuple(resources)
         self._clock = clock
-        self._progress = progress
         self.ready = False
+        self._early: _Early | None = None
         self._published = store.is_published
         self.counts = [0] * len(Kind)
         """Names held, by Kind."""
@@ -177,6 +179,8 @@ class Ledger:
                 events = []
             if isinstance(change, ListPageArrived):
                 self._write(lambda txn, page=change: self._take_page(txn, page))  # type: ignore[misc]
+                if not self.ready:
+                    outcome.records_changed += self._compile_early(change)
             else:
                 self._complete(change, outcome)
         if events:
@@ -210,6 +214,8 @@ class Ledger:
             return self._finish(txn, batch)
 
         outcome.records_changed += self._write(work)
+        if self._early is not None and any(self._early.passed(event) for event in events):
+            self._early = None
         outcome.trigger_times += [
             event.decoded.trigger_time for event in events if isinstance(event, Upsert) and event.decoded.trigger_time
         ]
@@ -318,30 +324,31 @@ class Ledger:
 
     # Everything anew
 
+    def _compile_early(self, page: ListPageArrived) -> int:
+        """Compile the namespaces that a page of slices has passed, once everything else is listed."""
+        others = [item for item in self._resources if item != "endpointslices"]
+        if page.resource in others:
+            self._early = None  # its objects may be in namespaces that were compiled already
+        if page.resource != "endpointslices" or not page.decoded:
+            return 0
+        if page.first:
+            self._early = None
+        if self._early is None:
+            versions = self.versions()
+            if not all(versions[item] for item in others):
+                return 0
+            self._write(self._begin_records)
+            self._early = _Early()
+        start, stop = self._early.advance([decoded.object.key[0] for decoded in page.decoded])
+        return self._compile_services(start, stop)
+
     def _compile_all(self) -> int:
         """All records from all objects, in transactions of some hundred Services; then `ready`."""
-
-        def start(txn: Transaction) -> _Batch:
-            # Until the end these are no settings' records.
-            txn.set_meta(READY, b"")
-            txn.clear("records")
-            batch = self._batch(txn, compiling=True)
-            batch.counts = [0] * len(Kind)
-            batch.write(Changes(put=self._compiler.fixed()))
-            for _, data in txn.scan("objects", b"namespaces/"):
-                batch.touch_namespace(cast("Namespace", unpack("namespaces", data)).name)
-            for _, data in txn.scan("objects", b"pods/"):
-                batch.touch_pod(unpack("pods", data))
-            batch.compile(anew=True)
-            return batch
-
-        self._write(start)
-        written = 0
-        services = self._store.read(lambda txn: [key for key, _ in txn.scan("objects", b"services/")])
-        for at in range(0, len(services), _CHUNK):
-            some = services[at : at + _CHUNK]
-            written += self._write(lambda txn, some=some: self._compile_some(txn, some))  # type: ignore[misc]
-            self._progress("services compiled", min(at + _CHUNK, len(services)), len(services))
+        if self._early is None or not self._early.sorted:
+            self._write(self._begin_records)
+            self._early = _Early()
+        written = self._compile_services(self._early.reached, _LAST)
+        self._write(self._fixed_records)
 
         def finish(txn: Transaction) -> None:
             self._advance_serial(txn)
@@ -350,7 +357,37 @@ class Ledger:
             txn.set_meta(READY, b"1")
 
         self._store.write(finish)
+        self._early = None
         self.ready = True
+        return written
+
+    def _begin_records(self, txn: Transaction) -> _Batch:
+        # Until the end these are no settings' records.
+        txn.set_meta(READY, b"")
+        txn.clear("records")
+        batch = self._batch(txn, compiling=True)
+        batch.counts = [0] * len(Kind)
+        return batch
+
+    def _fixed_records(self, txn: Transaction) -> _Batch:
+        """What does not belong to a Service: the zones' names, namespaces, pods."""
+        batch = self._batch(txn, compiling=True)
+        batch.fill(self._compiler.fixed())
+        for _, data in txn.scan("objects", b"namespaces/"):
+            batch.touch_namespace(cast("Namespace", unpack("namespaces", data)).name)
+        for _, data in txn.scan("objects", b"pods/"):
+            batch.touch_pod(unpack("pods", data))
+        batch.compile(anew=True)
+        return batch
+
+    def _compile_services(self, start: bytes, stop: bytes) -> int:
+        """The Services of the namespaces from `start` on and before `stop`, some hundred per transaction."""
+        prefix = b"services/"
+        keys = self._store.read(lambda txn: list(txn.keys("objects", prefix + start, prefix + stop)))
+        written = 0
+        for at in range(0, len(keys), _CHUNK):
+            some = keys[at : at + _CHUNK]
+            written += self._write(lambda txn, some=some: self._compile_some(txn, some))  # type: ignore[misc]
         return written
 
     def _compile_some(self, txn: Transaction, services: Sequence[bytes]) -> _Batch:
@@ -398,6 +435,36 @@ def _merged(
         else:
             yield one[0], one[1], two[1]
             one, two = next(left, None), next(right, None)
+
+
+@dataclass(slots=True)
+class _Early:
+    """How far the records were compiled while the slices were still being listed.
+
+    Places are namespaces with a slash behind, as in the server's keys and ours:
+    that is the order in which a list comes ("a-b/" before "a/").
+    """
+
+    reached: bytes = b""
+    """Every namespace before this one is compiled."""
+    sorted: bool = True
+    """While it is not, nothing is known to be whole before the end."""
+
+    def advance(self, namespaces: Sequence[str]) -> tuple[bytes, bytes]:
+        """The places between which everything is known, now that a page with these namespaces has come."""
+        places = [f"{namespace}/".encode() for namespace in namespaces]
+        start = self.reached
+        self.sorted = self.sorted and start <= places[0] and places == sorted(places)
+        if self.sorted:
+            self.reached = places[-1]
+        return start, self.reached
+
+    def passed(self, event: Upsert | Remove | Progress) -> bool:
+        """Whether an event is about what was compiled already: then that was for nothing."""
+        if isinstance(event, Progress):
+            return False
+        key = event.key if isinstance(event, Remove) else event.decoded.object.key
+        return f"{key[0] or key[1]}/".encode() < self.reached
 
 
 class _Batch:

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
@@ -93,7 +94,7 @@ class Watcher:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._queue: queue.Queue[Change] = queue.Queue(_QUEUE)
+        self._queue: queue.Queue[Change | _RawPage] = queue.Queue(_QUEUE)
         self._pages = threading.Semaphore(_PAGES)
         self.skipped = Skipped()
         compiler = Compiler(settings, addresses.of_this_host(), self.skipped.report)
@@ -189,8 +190,8 @@ class Watcher:
             page = _PAGE.decode(body)
         except msgspec.MsgspecError as error:
             raise RequestFailed(Trouble.SERVER, f"list {resource}: not a list: {error}") from None
-        decoded = list(self._decoded(resource, page.items or ()))
-        self._queue.put(ListPageArrived(resource, decoded, first=not action.continue_token))
+        # Decoded by the main thread: this one asks for the next page at once.
+        self._queue.put(_RawPage(resource, page.items or [], not action.continue_token))
         if reflector.page(page.metadata.resourceVersion, page.metadata.continue_):
             self._queue.put(ListComplete(resource, page.metadata.resourceVersion))
 
@@ -281,16 +282,23 @@ class Watcher:
                     raise StoreDamaged("its file was removed")
 
     def _batch(self) -> list[Change]:
+        batch: list[Change] = []
         try:
-            batch = [self._queue.get(timeout=_IDLE)]
+            item = self._queue.get(timeout=_IDLE)
+            while True:
+                if isinstance(item, _RawPage):
+                    batch.append(self._decoded_page(item))
+                    break  # large enough for a transaction of its own
+                batch.append(item)
+                if len(batch) == _BATCH:
+                    break
+                item = self._queue.get_nowait()
         except queue.Empty:
-            return []
-        while len(batch) < _BATCH:
-            try:
-                batch.append(self._queue.get_nowait())
-            except queue.Empty:
-                break
+            pass
         return batch
+
+    def _decoded_page(self, page: _RawPage) -> ListPageArrived:
+        return ListPageArrived(page.resource, list(self._decoded(page.resource, page.items)), page.first)
 
     def _commit(self, batch: list[Change]) -> None:
         complained = False
@@ -379,6 +387,15 @@ def release_memory(store: Store) -> None:
     store.unmap()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@dataclass(frozen=True, slots=True)
+class _RawPage:
+    """A page of a list as it came."""
+
+    resource: Resource
+    items: list[msgspec.Raw]
+    first: bool
 
 
 class _ListMeta(msgspec.Struct):

@@ -183,6 +183,15 @@ class Transaction:
                     return
                 yield key, value
 
+    def keys(self, db: str, start: bytes, stop: bytes) -> Iterator[bytes]:
+        """The keys from `start` on and before `stop`, in order. Do not write to `db` meanwhile."""
+        with self._txn.cursor(db=self._dbs[db]) as cursor:
+            if cursor.set_range(start):
+                for key in cast("Iterator[bytes]", cursor.iternext(keys=True, values=False)):
+                    if key >= stop:
+                        return
+                    yield key
+
     def count(self, db: str) -> int:
         """How many entries a sub-database has."""
         return int(self._txn.stat(self._dbs[db])["entries"])
