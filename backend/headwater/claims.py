@@ -59,6 +59,8 @@ def _claim_path(path: Path) -> None:
     except FileNotFoundError:
         return
     except ConnectionRefusedError:
+        if not path.is_socket():
+            raise SettingsError("--listen", f"{path} is there and is not a socket") from None
         path.unlink(missing_ok=True)  # left over by a process that was killed
     except OSError as error:
         raise SettingsError("--listen", f"{path}: {error.strerror}") from None

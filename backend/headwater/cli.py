@@ -121,9 +121,13 @@ def serve(**flags: Any) -> int:
 
     Every flag has an environment variable: --state-dir is HEADWATER_STATE_DIR.
     """
+    from headwater import forks
+
+    settings = settings_of(**flags)
+    forks.begin()
     from headwater import run
 
-    return run.serve(settings_of(**flags))
+    return run.serve(settings)
 
 
 @cli.command()

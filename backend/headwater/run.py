@@ -70,9 +70,16 @@ def check(settings: Settings) -> int:
     checks.append(("state directory", lambda: _writable(settings.state_dir)))
     for address in settings.listen_addresses():
         checks.append((f"bind {address}", lambda address=address: _bindable(address.path, address.host, address.port)))  # type: ignore[misc]
-    for what, other in (("admin", settings.admin), ("dns", settings.dns)):
+    tcp, udp = socket.SOCK_STREAM, socket.SOCK_DGRAM
+    for what, other, kind in (
+        ("admin", settings.admin, tcp),
+        ("dns tcp", settings.dns, tcp),
+        ("dns udp", settings.dns, udp),
+    ):
         if other is not None:
-            checks.append((f"bind {what} {other}", lambda other=other: _bindable(None, other.host, other.port)))  # type: ignore[misc]
+            checks.append(
+                (f"bind {what} {other}", lambda other=other, kind=kind: _bindable(None, other.host, other.port, kind))  # type: ignore[misc]
+            )
     bad = 0
     for name, work in checks:
         try:
@@ -131,7 +138,7 @@ def _writable(state_dir: str) -> str:
     return f"{folder}, {free.f_bavail * free.f_frsize >> 20:,} MiB free"
 
 
-def _bindable(path: str | None, host: str, port: int) -> str:
+def _bindable(path: str | None, host: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> str:
     if path is not None:
         file = Path(path)
         with (
@@ -140,14 +147,16 @@ def _bindable(path: str | None, host: str, port: int) -> str:
         ):
             probe.connect(path)
             raise OSError("another process serves there")
+        if file.exists() and not file.is_socket():
+            raise OSError("is there and is not a socket")
         parent = next(folder for folder in file.parents if folder.exists())
         if not os.access(parent, os.W_OK):
             raise OSError(f"{parent} cannot be written")
         return ""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # As the supervisor binds it.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family, kind) as probe:
+        if kind == socket.SOCK_STREAM:  # as the supervisor binds it
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:

@@ -1,28 +1,23 @@
 """Processes, sockets, signals: `headwater serve` itself.
 
 It binds, starts, restarts and stops; it never reads the cluster and answers no
-query. Its children come from multiprocessing's forkserver, which has imported
-the serving modules and is single-threaded: its forks are safe, and they share
-its pages. The supervisor itself is never forked.
+query. Its children come from the forkserver (`forks`); it is never forked itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import multiprocessing
-import os
 import signal
 import socket
 from collections.abc import Callable
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
 import setproctitle
 
-from headwater import claims, roles
+from headwater import claims, forks, roles
 from headwater.cluster.source import source_of
 from headwater.metrics import ProcessView
 from headwater.role import Role
@@ -35,7 +30,6 @@ _log = logging.getLogger(__name__)
 _DRAIN: Final = 5.0
 #: How often counters are fetched, in seconds, so that a killed process takes little with it.
 _POLL: Final = 1.0
-_PRELOAD: Final = ["headwater.serve.worker", "headwater.cluster.watcher"]
 
 
 class Supervisor:
@@ -43,13 +37,7 @@ class Supervisor:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        # The threads of a list would each keep a heap of their own otherwise (mallopt(3)).
-        os.environ.setdefault("MALLOC_ARENA_MAX", "1")
-        # Not fork: threads and grpc objects do not survive it. See the module's first lines.
-        # It starts now, and imports what it preloads while the rest is prepared here.
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(_PRELOAD)
-        forkserver.ensure_running()
+        self._context = forks.begin()
         self.identity = Identity(source_of(settings), settings.records_fingerprint())
         self._lock = claims.take_state_dir(Path(settings.state_dir))
         claims.claim(settings.listen_addresses())
