@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -138,8 +139,8 @@ def test_second_instance_is_refused(shared: str, headwater: Headwater, manifest:
         "listen": f"--listen: another process serves at {headwater.addresses[0]}",
         "admin_port": f"--admin: 127.0.0.1:{headwater.admin_port}: Address already in use",
     }
-    done = subprocess.run(second.command(), capture_output=True, text=True, timeout=SETTLE, check=False)
-    second.close()
+    with contextlib.closing(second):
+        done = subprocess.run(second.command(), capture_output=True, text=True, timeout=SETTLE, check=False)
     assert (done.returncode, done.stderr.splitlines()) == (1, [f"headwater: {expected[shared]}"])
     # The first has not noticed.
     assert all(headwater.records(SERVICE, worker=worker) == ["10.44.0.1"] for worker in (0, 1))

@@ -17,6 +17,7 @@ This module is the only one that imports lmdb.
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 import shutil
 import threading
@@ -98,8 +99,13 @@ def _open(folder: Path, *, readonly: bool) -> lmdb.Environment:
 
 def _complete(env: lmdb.Environment, folder: Path) -> bool:
     """Whether the file holds every page that its header speaks of: reading past its end kills a process."""
-    needed = (env.info()["last_pgno"] + 1) * env.stat()["psize"]
-    return (folder / "data.mdb").stat().st_size >= needed
+    needed, size = _sizes(env, folder)
+    return size >= needed
+
+
+def _sizes(env: lmdb.Environment, folder: Path) -> tuple[int, int]:
+    """How many bytes the file's header speaks of, and how many there are."""
+    return (env.info()["last_pgno"] + 1) * env.stat()["psize"], (folder / "data.mdb").stat().st_size
 
 
 class Transaction:
@@ -320,7 +326,20 @@ class Store:
                     raise
                 raise StoreFull(str(error)) from error
             else:
+                self._fill_up()
                 return result
+
+    def _fill_up(self) -> None:
+        """Let the file be as long as its header says.
+
+        Pages that a transaction took and gave back are counted in the header
+        but never written; at the end of the file they are simply missing. Holes
+        in their place make a file that was cut short recognizable (`_complete`).
+        """
+        with contextlib.suppress(OSError):
+            needed, size = _sizes(self._env, self.folder)
+            if size < needed:
+                os.truncate(self.folder / "data.mdb", needed)
 
     def read(self, work: Callable[[Transaction], _T]) -> _T:
         """Run `work` in a read transaction (whose writing methods must not be used)."""
