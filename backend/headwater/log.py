@@ -52,5 +52,5 @@ def configure(process: str, level: str, form: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for chatty in ("urllib3", "kubernetes", "watchfiles", "asyncio", "uvicorn.access"):
+    for chatty in ("urllib3", "kubernetes", "watchfiles", "asyncio", "uvicorn", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))

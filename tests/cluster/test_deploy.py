@@ -11,7 +11,6 @@ import itertools
 import os
 import re
 import secrets
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ import click
 import pytest
 import yaml
 from dns.rcode import Rcode
+from headwater import __version__
 from headwater.cluster.watcher import required_resources
 from headwater.corefile import stanza, upstream
 from headwater.settings import Settings
@@ -412,8 +412,7 @@ def test_service_reaches_the_pods(folder: Path, plane: Plane) -> None:
 
 
 def test_images_carry_the_versions_of_this_checkout(objects: list[dict[str, Any]]) -> None:
-    version = tomllib.loads((CHECKOUT / "pyproject.toml").read_text())["project"]["version"]
-    assert sidecar(objects)["image"] == f"headwater:{version}"
+    assert sidecar(objects)["image"] == f"headwater:{__version__}"
     assert pod_spec(objects)["containers"][0]["image"] == f"coredns/coredns:{build.TOOLS['coredns'].version()}"
 
 
