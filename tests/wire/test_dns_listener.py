@@ -104,6 +104,22 @@ def echo(message: bytes) -> bytes | None:
     return message[:2] + bytes((message[2] | 0x80,)) + message[3:] if len(message) >= 12 else None
 
 
+def both_sockets() -> tuple[socket.socket, socket.socket]:
+    """UDP and TCP at the same port; a port that is free for one may be somebody's for the other."""
+    while True:
+        udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+        udp.bind(("127.0.0.1", 0))
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            tcp.bind(udp.getsockname())
+        except OSError:
+            udp.close()
+            tcp.close()
+            continue
+        tcp.listen()
+        return udp, tcp
+
+
 class Running:
     """A listener on loopback, and clients for it."""
 
@@ -114,13 +130,8 @@ class Running:
 
     @contextlib.asynccontextmanager
     async def serving(self) -> AsyncIterator[None]:
-        udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        udp.bind(("127.0.0.1", 0))
+        udp, tcp = both_sockets()
         self.address = udp.getsockname()
-        tcp = socket.socket()
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        tcp.bind(self.address)
-        tcp.listen()
         await self.listener.start(udp, tcp)
         try:
             yield
