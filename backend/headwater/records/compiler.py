@@ -9,7 +9,7 @@ those that differ: one pod of a thousand does not rewrite a thousand.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headwater.cluster.objects import Endpoint, EndpointSlice, Pod, Port, Service
@@ -27,14 +27,10 @@ class Changes:
     put: dict[bytes, bytes] = field(default_factory=dict)
     drop: set[bytes] = field(default_factory=set)
 
-    def merge(self, nodes: Iterable[tuple[bytes, bytes]], before: Iterable[bytes]) -> None:
+    def merge(self, nodes: Mapping[bytes, bytes], before: Iterable[bytes]) -> None:
         """Put these nodes, and drop those names of `before` that are not among them."""
-        if before == ():
-            self.put.update(nodes)
-            return
-        made = dict(nodes)
-        self.put.update(made)
-        self.drop.update(name for name in before if name not in made)
+        self.put.update(nodes)
+        self.drop.update(name for name in before if name not in nodes)
 
 
 def differing_labels(
@@ -111,7 +107,7 @@ class Compiler:
                 new = None
         for item in self.zones:
             names = services.names_of(old, old_slices, touched, item) if old is not None else ()
-            nodes = services.nodes(new, groups, item, self._ttl, self._report, only) if new is not None else ()
+            nodes = services.nodes(new, groups, item, self._ttl, self._report, only) if new is not None else {}
             changes.merge(nodes, names)
 
     def namespace(self, name: str, exists: bool, changes: Changes) -> None:
@@ -122,7 +118,7 @@ class Compiler:
             except BadName as error:
                 self._report("name", "", name, str(error))
                 continue
-            changes.merge(nodes.items() if exists else (), nodes)
+            changes.merge(nodes if exists else {}, nodes)
 
     def pod_addresses(self, pod: Pod | None) -> Sequence[str]:
         """The addresses by which a pod has names: none but with `--pods verified`."""
@@ -137,4 +133,4 @@ class Compiler:
             except ValueError as error:
                 self._report("pod", namespace, address, str(error))
                 continue
-            changes.merge(((name, node),) if exists else (), (name,))
+            changes.merge({name: node} if exists else {}, (name,))

@@ -54,6 +54,7 @@ def gather(slices: Iterable[EndpointSlice], pod_names: bool, report: Report) -> 
     that no label can hold are reported and left out.
     """
     groups: dict[tuple[Port, ...], Group] = {}
+    address_of, label_of = rdata.address, names.label
     for piece in slices:
         ports = piece.ports or _NO_PORTS
         group = groups.get(ports)
@@ -63,10 +64,14 @@ def gather(slices: Iterable[EndpointSlice], pod_names: bool, report: Report) -> 
         for endpoint in piece.endpoints:
             if not endpoint.conditions & _READY:
                 continue
+            hostname = endpoint.hostname
             for text in endpoint.addresses:
                 try:
-                    packed = rdata.address(text)
-                    label = endpoint_label(endpoint.hostname, endpoint.pod if pod_names else "", text)
+                    packed = address_of(text)
+                    if hostname:
+                        label = label_of(hostname)
+                    else:
+                        label = endpoint_label("", endpoint.pod if pod_names else "", text)
                 except ValueError as error:
                     report("endpoint", piece.namespace, piece.name, str(error))
                     continue
@@ -206,25 +211,30 @@ class Writer:
 
     def hosts(
         self, groups: Sequence[Group], only: Collection[bytes] | None, report: Report, service: Service
-    ) -> Iterator[tuple[bytes, bytes]]:
+    ) -> dict[bytes, bytes]:
         """The nodes of the endpoint names, all or those in `only`."""
         a_head, _ = rdata.address_heads(self.ttl)
+        base = self.base
         single = len(groups) == 1
-        room = names.MAX_NAME - len(self.base)
+        room = names.MAX_NAME - len(base)
+        found: dict[bytes, bytes] = {}
         for group in groups:
             # The common case in constant bytes: one group, one IPv4 address.
             srv = self.own_srv(len(group.ports), port_numbers(group.ports))
             made = _earlier(groups, group)
             head = HEAD.pack(Flag.SRV if srv else 0, self.zone.index, Kind.ENDPOINT, 1, 0) + a_head
+            if single and only is None and room > names.MAX_LABEL and _plain_addresses(group) is not None:
+                return {label + base: head + packed[0] + srv for label, packed in group.hosts.items()}
             for label, packed in group.hosts.items():
                 if only is not None and label not in only:
                     continue
                 if len(label) > room:
                     report("name", service.namespace, service.name, f"endpoint name {label[1:]!r} does not fit")
                 elif single and len(packed) == 1 and len(packed[0]) == 4:
-                    yield label + self.base, head + packed[0] + srv
+                    found[label + base] = head + packed[0] + srv
                 elif label not in made:
-                    yield label + self.base, self._host(groups, label)
+                    found[label + base] = self._host(groups, label)
+        return found
 
     def _host(self, groups: Sequence[Group], label: bytes) -> bytes:
         """An endpoint name that is in several groups, or has several addresses."""

@@ -30,22 +30,23 @@ def nodes(
     ttl: int,
     report: Report,
     only: Collection[bytes] | None = None,
-) -> Iterator[tuple[bytes, bytes]]:
-    """(name, node) of every name of a Service in one zone.
+) -> dict[bytes, bytes]:
+    """Every name of a Service in one zone, and its node.
 
     `groups` are its endpoints (`headless.gather`). With `only`, no endpoint
     names but those labels; the Service's own names always. Names that do not
     fit are reported and left out.
     """
     if service.type == "ExternalName":
-        return
+        return {}
     try:
         writer = Writer.of(zone, ttl, service)
     except BadName as error:
         report("name", service.namespace, service.name, str(error))
-        return
-    yield from headless.nodes(writer, groups) if service.headless else _cluster_ip(service, writer, report)
-    yield from writer.hosts(groups, only, report, service)
+        return {}
+    found = writer.hosts(groups, only, report, service)
+    found.update(headless.nodes(writer, groups) if service.headless else _cluster_ip(service, writer, report))
+    return found
 
 
 def _cluster_ip(service: Service, writer: Writer, report: Report) -> Iterator[tuple[bytes, bytes]]:
