@@ -35,7 +35,8 @@ from typing import Any, Final
 
 from dnslib import QTYPE, RCODE, DNSHeader, DNSRecord
 from headwater.answer.resolver import Resolver
-from headwater.cluster.ledger import Change, Ledger, ListComplete, ListPageArrived
+from headwater.cluster.changes import Change, ListComplete, ListPageArrived
+from headwater.cluster.ledger import Ledger
 from headwater.cluster.objects import Decoded, Resource, convert
 from headwater.records.compiler import Compiler
 from headwater.settings import Settings

@@ -12,7 +12,8 @@ import dns.message
 import dns.name
 import dns.rdatatype
 from headwater.answer.resolver import Resolver
-from headwater.cluster.ledger import Change, Ledger, ListComplete, ListPageArrived, Outcome, Remove, Upsert
+from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Remove, Upsert
+from headwater.cluster.ledger import Ledger, Outcome
 from headwater.cluster.objects import (
     Decoded,
     Endpoint,

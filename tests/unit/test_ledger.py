@@ -7,7 +7,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from headwater.cluster.ledger import Change, Ledger, ListComplete, ListPageArrived, Progress, version_key
+from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Progress
+from headwater.cluster.ledger import Ledger, version_key
 from headwater.cluster.objects import (
     Decoded,
     Endpoint,

@@ -20,18 +20,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
 
+from headwater.cluster.batch import Batch, object_key, owner_of
+from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Progress, Remove, Upsert
 from headwater.cluster.objects import (
     Decoded,
-    EndpointSlice,
     Namespace,
-    Object,
-    Pod,
     Resource,
-    Service,
     pack,
     unpack,
 )
-from headwater.records.compiler import Changes, Compiler, differing_labels
+from headwater.records.compiler import Compiler
 from headwater.store.environment import READY, SERIAL, Store, Transaction
 from headwater.store.node import Kind
 
@@ -45,51 +43,6 @@ _LAST: Final = b"\xff"
 _ALL: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods")
 
 
-@dataclass(frozen=True, slots=True)
-class Upsert:
-    """An object as it is now."""
-
-    resource: Resource
-    decoded: Decoded
-
-
-@dataclass(frozen=True, slots=True)
-class Remove:
-    """An object that is no more."""
-
-    resource: Resource
-    key: tuple[str, str]
-    resource_version: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Nothing changed up to that version (a bookmark)."""
-
-    resource: Resource
-    resource_version: str
-
-
-@dataclass(frozen=True, slots=True)
-class ListPageArrived:
-    """Objects of a list that is under way. `first`: it has just begun."""
-
-    resource: Resource
-    decoded: Sequence[Decoded]
-    first: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ListComplete:
-    """The list is whole, as of that version."""
-
-    resource: Resource
-    resource_version: str
-
-
-Change = Upsert | Remove | Progress | ListPageArrived | ListComplete
-
-
 @dataclass(slots=True)
 class Outcome:
     """What a commit did."""
@@ -97,14 +50,6 @@ class Outcome:
     records_changed: int = 0
     trigger_times: list[str] = field(default_factory=list)
     """When the changes in it happened, as their slices say."""
-
-
-def _key(resource: Resource, key: tuple[str, str]) -> bytes:
-    return b"/".join((resource.encode(), key[0].encode(), key[1].encode()))
-
-
-def _index(namespace: str, owner: str, name: str) -> bytes:
-    return b"/".join((namespace.encode(), owner.encode(), name.encode()))
 
 
 def version_key(resource: Resource) -> bytes:
@@ -197,7 +142,7 @@ class Ledger:
     # Events
 
     def _commit_events(self, events: Sequence[Upsert | Remove | Progress], outcome: Outcome) -> None:
-        def work(txn: Transaction) -> _Batch:
+        def work(txn: Transaction) -> Batch:
             batch = self._batch(txn, compiling=self.ready)
             for event in events:
                 if isinstance(event, Progress):
@@ -220,20 +165,20 @@ class Ledger:
             event.decoded.trigger_time for event in events if isinstance(event, Upsert) and event.decoded.trigger_time
         ]
 
-    def _batch(self, txn: Transaction, *, compiling: bool) -> _Batch:
-        return _Batch(txn, self._compiler, list(self.counts), dict(self.objects), compiling=compiling)
+    def _batch(self, txn: Transaction, *, compiling: bool) -> Batch:
+        return Batch(txn, self._compiler, list(self.counts), dict(self.objects), compiling=compiling)
 
-    def _write(self, work: Callable[[Transaction], _Batch]) -> int:
+    def _write(self, work: Callable[[Transaction], Batch]) -> int:
         """Commit what `work` does, and only then believe what it has counted; how many records changed."""
 
-        def run(txn: Transaction) -> tuple[_Batch, int]:
+        def run(txn: Transaction) -> tuple[Batch, int]:
             return work(txn), txn.changed
 
         batch, changed = self._store.write(run)
         self.counts, self.objects = batch.counts, batch.objects
         return changed
 
-    def _finish(self, txn: Transaction, batch: _Batch) -> _Batch:
+    def _finish(self, txn: Transaction, batch: Batch) -> Batch:
         if self.ready:
             batch.compile()
         if txn.changed:
@@ -257,7 +202,7 @@ class Ledger:
             txn.clear("pods")
         txn.set_meta(version_key(resource), b"")
 
-    def _take_page(self, txn: Transaction, page: ListPageArrived) -> _Batch:
+    def _take_page(self, txn: Transaction, page: ListPageArrived) -> Batch:
         batch = self._batch(txn, compiling=False)
         resource = page.resource
         if not self.ready:
@@ -272,7 +217,7 @@ class Ledger:
             self._clear_staging(txn, resource)
         for decoded in page.decoded:
             if not decoded.absent:
-                txn.index("staging", _key(resource, decoded.object.key), pack(decoded.object))
+                txn.index("staging", object_key(resource, decoded.object.key), pack(decoded.object))
         return batch
 
     @staticmethod
@@ -306,12 +251,12 @@ class Ledger:
         found: list[tuple[tuple[str, str], bytes]] = []
         for key, now, before in _merged(txn.scan("staging", prefix), txn.scan("objects", prefix)):
             if now != before:
-                owners = {_owner(unpack(resource, data)) for data in (now, before) if data is not None}
+                owners = {owner_of(unpack(resource, data)) for data in (now, before) if data is not None}
                 found.append((min(owners), key))
         found.sort()
         return found
 
-    def _apply_staged(self, txn: Transaction, resource: Resource, keys: Sequence[bytes]) -> _Batch:
+    def _apply_staged(self, txn: Transaction, resource: Resource, keys: Sequence[bytes]) -> Batch:
         batch = self._batch(txn, compiling=True)
         for key in keys:
             data = txn.get("staging", key)
@@ -361,7 +306,7 @@ class Ledger:
         self.ready = True
         return written
 
-    def _begin_records(self, txn: Transaction) -> _Batch:
+    def _begin_records(self, txn: Transaction) -> Batch:
         # Until the end these are no settings' records.
         txn.set_meta(READY, b"")
         txn.clear("records")
@@ -369,7 +314,7 @@ class Ledger:
         batch.counts = [0] * len(Kind)
         return batch
 
-    def _fixed_records(self, txn: Transaction) -> _Batch:
+    def _fixed_records(self, txn: Transaction) -> Batch:
         """What does not belong to a Service: the zones' names, namespaces, pods."""
         batch = self._batch(txn, compiling=True)
         batch.fill(self._compiler.fixed())
@@ -390,19 +335,13 @@ class Ledger:
             written += self._write(lambda txn, some=some: self._compile_some(txn, some))  # type: ignore[misc]
         return written
 
-    def _compile_some(self, txn: Transaction, services: Sequence[bytes]) -> _Batch:
+    def _compile_some(self, txn: Transaction, services: Sequence[bytes]) -> Batch:
         batch = self._batch(txn, compiling=True)
         for key in services:
             _, namespace, name = key.decode().split("/", 2)
             batch.touch_service((namespace, name))
         batch.compile(anew=True)
         return batch
-
-
-def _owner(item: Object) -> tuple[str, str]:
-    if isinstance(item, EndpointSlice):
-        return item.namespace, item.service
-    return item.key
 
 
 def _chunks(differing: Sequence[tuple[tuple[str, str], bytes]]) -> Iterator[list[bytes]]:
@@ -465,172 +404,3 @@ class _Early:
             return False
         key = event.key if isinstance(event, Remove) else event.decoded.object.key
         return f"{key[0] or key[1]}/".encode() < self.reached
-
-
-class _Batch:
-    """One transaction's changes: objects and indexes at once, records at the end."""
-
-    def __init__(
-        self, txn: Transaction, compiler: Compiler, counts: list[int], objects: dict[Resource, int], *, compiling: bool
-    ) -> None:
-        """`counts` and `objects` are the ledger's, as copies: they hold once the transaction is committed."""
-        self._txn = txn
-        self._compiler = compiler
-        self._compiling = compiling
-        self.counts = counts
-        self.objects = objects
-        # What stood before this batch, for whatever it touches.
-        self._namespaces: dict[str, bool] = {}
-        self._services: dict[tuple[str, str], Service | None] = {}
-        self._slices: dict[tuple[str, str], EndpointSlice | None] = {}
-        self._pods: dict[tuple[str, str], None] = {}
-        self._touched: dict[tuple[str, str], None] = {}
-
-    # Objects
-
-    def upsert(self, resource: Resource, decoded: Decoded) -> None:
-        item = decoded.object
-        if decoded.absent:
-            self.remove(resource, item.key)
-            return
-        data = pack(item)
-        before = self._txn.put("objects", _key(resource, item.key), data)
-        if before is None:
-            self.objects[resource] += 1
-        if before != data:
-            self._changed(resource, item.key, before, item)
-
-    def remove(self, resource: Resource, key: tuple[str, str]) -> None:
-        before = self._txn.delete("objects", _key(resource, key))
-        if before is not None:
-            self.objects[resource] -= 1
-            self._changed(resource, key, before, None)
-
-    def _changed(self, resource: Resource, key: tuple[str, str], data: bytes | None, now: Object | None) -> None:
-        match resource:
-            case "namespaces":
-                self._namespaces.setdefault(key[1], data is not None)
-            case "services":
-                if self._compiling:
-                    self._services.setdefault(key, None if data is None else unpack(resource, data))
-                    self._touched[key] = None
-            case "endpointslices":
-                self._slice_changed(key, data, cast("EndpointSlice | None", now))
-            case "pods":
-                self._pod_changed(data, cast("Pod | None", now))
-
-    def _slice_changed(self, key: tuple[str, str], data: bytes | None, now: EndpointSlice | None) -> None:
-        before: EndpointSlice | None = None if data is None else unpack("endpointslices", data)
-        old = before.service if before is not None else ""
-        new = now.service if now is not None else ""
-        if old and old != new:
-            self._txn.unindex("slices", _index(key[0], old, key[1]))
-        if new and old != new:
-            self._txn.index("slices", _index(key[0], new, key[1]))
-        if self._compiling:
-            self._slices.setdefault(key, before)
-            for service in {old, new} - {""}:
-                self._touched[key[0], service] = None
-
-    def _pod_changed(self, data: bytes | None, now: Pod | None) -> None:
-        before: Pod | None = None if data is None else unpack("pods", data)
-        old = {(before.namespace, item) for item in before.addresses} if before is not None else set()
-        new = {(now.namespace, item) for item in now.addresses} if now is not None else set()
-        pod = before or now
-        assert pod is not None
-        for namespace, address in old - new:
-            self._txn.unindex("pods", _index(namespace, address, pod.name))
-        for namespace, address in new - old:
-            self._txn.index("pods", _index(namespace, address, pod.name))
-        self._pods.update(dict.fromkeys(old ^ new))
-
-    # What has to be compiled although it did not change
-
-    def touch_namespace(self, name: str) -> None:
-        self._namespaces.setdefault(name, False)
-
-    def touch_service(self, key: tuple[str, str]) -> None:
-        self._touched[key] = None
-
-    def touch_pod(self, pod: Pod) -> None:
-        self._pods.update(dict.fromkeys((pod.namespace, item) for item in pod.addresses))
-
-    # Records
-
-    def compile(self, *, anew: bool = False) -> None:
-        """Write what follows from the changes. `anew`: of what was touched `records` holds nothing yet."""
-        changes = Changes()
-        for name, existed in self._namespaces.items():
-            exists = self._exists(name)
-            self._compiler.namespace(name, exists and self._compiler.serves(name), changes)
-            if existed != exists and not anew:
-                for key, _ in self._txn.scan("objects", b"services/" + name.encode() + _SEPARATOR):
-                    self._touched[name, key.decode().split("/", 2)[2]] = None
-                for key, _ in self._txn.scan("pods", name.encode() + _SEPARATOR):
-                    self._pods[name, key.decode().split("/", 2)[1]] = None
-        for service in self._touched:
-            self._compile_service(service, changes, anew=anew)
-        for namespace, address in self._pods:
-            held = any(True for _ in self._txn.scan("pods", _index(namespace, address, "")))
-            known = self._exists(namespace) and self._compiler.serves(namespace)
-            self._compiler.pod_address(namespace, address, held and known, changes)
-        if anew:
-            self.fill(changes.put)
-        else:
-            self.write(changes)
-
-    def _compile_service(self, key: tuple[str, str], changes: Changes, *, anew: bool) -> None:
-        namespace = key[0]
-        served = self._compiler.serves(namespace)
-        exists = served and self._exists(namespace)
-        existed = served and self._namespaces.get(namespace, exists)
-        after = self._service(key)
-        before = self._services.get(key, after)
-        slices_after = self._slices_of(key)
-        changed_after = [item for item in slices_after if item.key in self._slices]
-        changed_before = [item for item in self._slices.values() if item is not None and _owner(item) == key]
-        slices_before = [item for item in slices_after if item.key not in self._slices] + changed_before
-        only = None
-        if before == after and exists == existed and not anew:
-            only = differing_labels(changed_before, changed_after, self._compiler.pod_names)
-        self._compiler.service(
-            (None, ()) if anew else (before if existed else None, slices_before),
-            (after if exists else None, slices_after),
-            only,
-            changes,
-        )
-
-    def write(self, changes: Changes) -> None:
-        """Put and drop; sorted, for neighbours share pages."""
-        txn, counts = self._txn, self.counts
-        for name in changes.drop:
-            if name not in changes.put and (before := txn.delete("records", name)) is not None:
-                counts[before[2]] -= 1
-        for name, node in sorted(changes.put.items()):
-            if txn.put("records", name, node) is None:
-                counts[node[2]] += 1
-
-    def fill(self, nodes: dict[bytes, bytes]) -> None:
-        """Put nodes whose names are new."""
-        if self._txn.fill(sorted(nodes.items())):
-            for node in nodes.values():
-                self.counts[node[2]] += 1
-        else:  # two zones that share names: count what there is
-            self.counts = [0] * len(Kind)
-            for _, node in self._txn.scan("records"):
-                self.counts[node[2]] += 1
-
-    def _exists(self, namespace: str) -> bool:
-        return self._txn.get("objects", _key("namespaces", ("", namespace))) is not None
-
-    def _service(self, key: tuple[str, str]) -> Service | None:
-        data = self._txn.get("objects", _key("services", key))
-        return None if data is None else cast("Service", unpack("services", data))
-
-    def _slices_of(self, key: tuple[str, str]) -> list[EndpointSlice]:
-        found: list[EndpointSlice] = []
-        for index, _ in self._txn.scan("slices", _index(*key, "")):
-            data = self._txn.get("objects", _key("endpointslices", (key[0], index.decode().split("/", 2)[2])))
-            if data is not None:
-                found.append(unpack("endpointslices", data))
-        return found

@@ -28,16 +28,9 @@ import setproctitle
 
 from headwater import control, log, metrics
 from headwater.cluster import addresses
+from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Progress, Remove, Upsert
 from headwater.cluster.files import Manifests, Objects, signature
-from headwater.cluster.ledger import (
-    Change,
-    Ledger,
-    ListComplete,
-    ListPageArrived,
-    Progress,
-    Remove,
-    Upsert,
-)
+from headwater.cluster.ledger import Ledger
 from headwater.cluster.objects import Decoded, OddObject, Resource, decode
 from headwater.cluster.reflector import ListPage, Reflector, RequestFailed, Trouble, Wait, Watch
 from headwater.metrics import LATENCY_BUCKETS, Histogram, ResourceState, WatchSnapshot

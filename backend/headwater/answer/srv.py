@@ -1,0 +1,104 @@
+"""SRV sets, written from a node's table when they are asked for (`store.node` says why)."""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final
+
+from headwater.answer.question import HEADER_SIZE
+from headwater.store.node import A_SIZE, AAAA_SIZE, HEAD, HEAD_SIZE, OTHER, SRV, SRV_ROW, Flag, SrvForm
+
+_A: Final = 1
+_AAAA: Final = 28
+_SRV: Final = 33
+_IN: Final = 1
+_SRV_HEAD: Final = struct.Struct(">HHIHHHH")
+_ADDRESS_HEAD: Final = struct.Struct(">HHIH")
+
+
+def srv_set(node: Any, key: bytes, name: bytes, room: int) -> tuple[int, int, list[bytes], bool]:
+    """(ancount, arcount, bytes, cut) of a node's SRV set (RFC 2782), glue included.
+
+    `key` is the name it is stored under, `name` the one asked for, which may be
+    shorter by underscores: both end in the Service's name, which the glue's
+    owners point to. Targets are not compressed (RFC 2782: "not to be used").
+    """
+    flags, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
+    at = HEAD_SIZE + n_a * A_SIZE + n_aaaa * AAAA_SIZE
+    if flags & Flag.OTHER:
+        count = node[at]
+        at += 1
+        for _ in range(count):
+            at += OTHER.size + OTHER.unpack_from(node, at)[3]
+    ttl, weight, base_size, form = SRV.unpack_from(node, at)
+    at += SRV.size
+    base = key[len(key) - base_size :] if base_size else key
+    pointer = (0xC000 | HEADER_SIZE + len(name) - len(base)).to_bytes(2, "big")
+    answers: list[bytes] = []
+    glue: list[bytes] = []
+    if form == SrvForm.OWN:
+        ports, _ = _port_set(node, at)
+        rdlength = 6 + len(base)
+        for port in ports:
+            if room < 12 + rdlength:
+                break
+            room -= 12 + rdlength
+            answers += b"\xc0\x0c", _SRV_HEAD.pack(_SRV, _IN, ttl, rdlength, 0, weight, port), base
+        fit_a = min(n_a, room // A_SIZE)
+        for i in range(fit_a):
+            glue += pointer, node[HEAD_SIZE + 2 + i * A_SIZE : HEAD_SIZE + (i + 1) * A_SIZE]
+        room -= fit_a * A_SIZE
+        start = HEAD_SIZE + n_a * A_SIZE
+        fit_aaaa = min(n_aaaa, room // AAAA_SIZE)
+        for i in range(fit_aaaa):
+            glue += pointer, node[start + 2 + i * AAAA_SIZE : start + (i + 1) * AAAA_SIZE]
+        cut = len(answers) // 3 < len(ports) or fit_a < n_a or fit_aaaa < n_aaaa
+        return len(answers) // 3, len(glue) // 2, answers + glue, cut
+    n_sets = int.from_bytes(node[at : at + 2], "big")
+    at += 2
+    sets: list[tuple[int, ...]] = []
+    for _ in range(n_sets):
+        ports, at = _port_set(node, at)
+        sets.append(ports)
+    a_fixed = _ADDRESS_HEAD.pack(_A, _IN, ttl, 4)
+    aaaa_fixed = _ADDRESS_HEAD.pack(_AAAA, _IN, ttl, 16)
+    # The fixed part of a record depends on its target's length and its port only.
+    heads: dict[tuple[int, int], bytes] = {}
+    size = len(node)
+    ancount = arcount = 0
+    while at < size:
+        index, row_a, row_aaaa, length = SRV_ROW.unpack_from(node, at)
+        at += SRV_ROW.size
+        label = bytes((length,)) + node[at : at + length]
+        at += length
+        ports = sets[index]
+        target = label + base
+        need = len(ports) * (18 + len(target)) + row_a * (17 + length) + row_aaaa * (29 + length)
+        if need > room:
+            # A target and its glue go together: the largest set of whole ones.
+            return ancount, arcount, answers + glue, True
+        room -= need
+        for port in ports:
+            head = heads.get((length, port))
+            if head is None:
+                rdlength = 6 + len(target)
+                head = b"\xc0\x0c" + _SRV_HEAD.pack(_SRV, _IN, ttl, rdlength, 0, weight, port)
+                heads[length, port] = head
+            answers += head, target
+        ancount += len(ports)
+        owner = label + pointer
+        for _ in range(row_a):
+            glue += owner, a_fixed, node[at : at + 4]
+            at += 4
+        for _ in range(row_aaaa):
+            glue += owner, aaaa_fixed, node[at : at + 16]
+            at += 16
+        arcount += row_a + row_aaaa
+    return ancount, arcount, answers + glue, False
+
+
+def _port_set(node: Any, at: int) -> tuple[tuple[int, ...], int]:
+    """The ports at an offset, and the offset behind them."""
+    count = (node[at] << 8) | node[at + 1]
+    after = at + 2 + 2 * count
+    return struct.unpack(f">{count}H", node[at + 2 : after]), after
