@@ -104,7 +104,7 @@ def test_an_empty_non_terminal_is_nodata(stateful: World, qname: str, qtype: str
         "a.b.c.d." + WEB,
     ],
 )
-@pytest.mark.parametrize("qtype", ["A", "AAAA", "SRV", "MX"])
+@pytest.mark.parametrize("qtype", ["A", "AAAA", "SRV", "MX", "SOA", "TXT"])
 def test_a_name_that_is_not_there_is_nxdomain_with_the_soa(stateful: World, qname: str, qtype: str) -> None:
     assert stateful.status(qname, qtype) == "NXDOMAIN"
 
@@ -173,6 +173,28 @@ def test_endpoints_without_ports_have_addresses_and_no_srv(world: World, ports: 
     assert world.answers("web-0." + WEB) == {"10.44.0.1"}
     assert world.status(WEB, "SRV") == "NODATA"
     assert world.status("web-0." + WEB, "SRV") == "NODATA"
+
+
+def test_an_endpoint_without_a_port_number_weighs_but_has_no_srv_record_and_no_glue(world: World) -> None:
+    world.fill(
+        headless("web"),
+        slice_of("web", at("10.44.0.1", hostname="x"), name="bare", ports=()),
+        slice_of("web", at("10.44.0.2", hostname="x"), name="http"),
+    )
+    for qname in (WEB, "x." + WEB):
+        reply = world.ask(qname, "SRV")
+        assert {item.to_text() for item in reply.answer[0]} == {f"0 50 8080 x.{WEB}."}
+        assert glue(reply) == {("x." + WEB, "10.44.0.2")}
+        assert world.answers(qname) == {"10.44.0.1", "10.44.0.2"}
+
+
+def test_a_pods_name_is_its_own_srv_target(tmp_path: Path) -> None:
+    for mode in ("insecure", "verified"):
+        world = World(tmp_path / mode, settings(pods=mode)).fill(Pod("default", "a", ("10.44.0.7",)))
+        qname = "10-44-0-7.default.pod.cluster.local"
+        reply = world.ask(qname, "SRV")
+        assert {item.to_text() for item in reply.answer[0]} == {f"0 100 0 {qname}."}
+        assert glue(reply) == {(qname, "10.44.0.7")}
 
 
 def test_an_unnamed_port_is_in_the_services_srv_only(world: World) -> None:

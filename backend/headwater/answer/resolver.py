@@ -29,7 +29,7 @@ from headwater.answer.question import (
     Rcode,
     parse,
 )
-from headwater.answer.srv import srv_set
+from headwater.answer.srv import srv_of_itself, srv_set
 from headwater.store.environment import SERIAL, Reader, Snapshot
 from headwater.store.node import A_SIZE, AAAA_SIZE, HEAD, HEAD_SIZE, OTHER, Flag
 
@@ -239,7 +239,9 @@ class Resolver:
             address = _pod_from_name(name, zone.wire, snapshot)
             if address is None:
                 return self._negative(query, flags, asked, zone, Reason.NXDOMAIN, snapshot)
-            if len(address) == (4 if asked.qtype == _A else 16 if asked.qtype == _AAAA else -1):
+            if asked.qtype == _SRV:
+                ancount, arcount, body = srv_of_itself(name, address, self._ttl)
+            elif len(address) == (4 if asked.qtype == _A else 16 if asked.qtype == _AAAA else -1):
                 fixed = _ADDRESS_HEAD.pack(asked.qtype, _IN, self._ttl, len(address))
                 ancount, body = 1, (b"\xc0\x0c", fixed, address)
         else:

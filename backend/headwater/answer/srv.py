@@ -16,6 +16,14 @@ _SRV_HEAD: Final = struct.Struct(">HHIHHHH")
 _ADDRESS_HEAD: Final = struct.Struct(">HHIH")
 
 
+def srv_of_itself(name: bytes, address: bytes, ttl: int) -> tuple[int, int, tuple[bytes, ...]]:
+    """(ancount, arcount, bytes) for a pod's name that is not stored: itself and port 0, as in CoreDNS; its address."""
+    rtype = _A if len(address) == 4 else _AAAA
+    answer = b"\xc0\x0c" + _SRV_HEAD.pack(_SRV, _IN, ttl, 6 + len(name), 0, 100, 0)
+    glue = b"\xc0\x0c" + _ADDRESS_HEAD.pack(rtype, _IN, ttl, len(address))
+    return 1, 1, (answer, name, glue, address)
+
+
 def srv_set(node: Any, key: bytes, name: bytes, room: int) -> tuple[int, int, list[bytes], bool]:
     """(ancount, arcount, bytes, cut) of a node's SRV set (RFC 2782), glue included.
 

@@ -139,9 +139,9 @@ class Batch:
         for service in self._touched:
             self._compile_service(service, changes, anew=anew)
         for namespace, address in self._pods:
-            held = any(True for _ in self._txn.scan("pods", _index(namespace, address, "")))
             known = self._exists(namespace) and self._compiler.serves(namespace)
-            self._compiler.pod_address(namespace, address, held and known, changes)
+            held = sum(1 for _ in self._txn.scan("pods", _index(namespace, address, ""))) if known else 0
+            self._compiler.pod_address(namespace, address, held, changes)
         if anew:
             self.fill(changes.put)
         else:

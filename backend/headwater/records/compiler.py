@@ -124,13 +124,13 @@ class Compiler:
         """The addresses by which a pod has names: none but with `--pods verified`."""
         return pod.addresses if pod is not None and self._pods == "verified" else ()
 
-    def pod_address(self, namespace: str, address: str, exists: bool, changes: Changes) -> None:
-        """The name of an address in a namespace, which is there while any pod has it."""
+    def pod_address(self, namespace: str, address: str, holders: int, changes: Changes) -> None:
+        """The name of an address in a namespace, which is there while a pod has it; `holders` says how many do."""
         for item in self.zones:
             try:
                 name = pods.pod_name(namespace, address, item)
-                node = pods.pod_node(address, item, self._ttl)
+                node = pods.pod_node(address, item, self._ttl, holders)
             except ValueError as error:
                 self._report("pod", namespace, address, str(error))
                 continue
-            changes.merge({name: node} if exists else {}, (name,))
+            changes.merge({name: node} if holders else {}, (name,))

@@ -175,23 +175,34 @@ class Writer:
         """The node of several endpoints: each group with those of its ports that count here."""
         if len(parts) == 1 and (plain := _plain_addresses(parts[0][0])) is not None:
             return self._plain_set(kind, *parts[0], plain)
+        every = (item for group, _ in parts for packed in group.hosts.values() for item in packed)
+        return self.addresses(kind, every, self.table(parts))
+
+    def table(self, parts: Sequence[tuple[Group, Sequence[Port]]], only: bytes | None = None) -> bytes:
+        """The SRV part for these endpoints, or for the one endpoint name `only`.
+
+        Endpoints without a port number have a weight but neither record nor
+        glue (plugin/backend_lookup.go: port -1).
+        """
         rows: dict[bytes, tuple[tuple[int, ...], list[bytes]]] = {}
+        entries = 0
         for group, ports in parts:
             numbers = port_numbers(ports)
-            for label, packed in group.hosts.items():
+            hosts = group.hosts if only is None else {only: group.hosts[only]}
+            entries += sum(map(len, hosts.values())) * len(ports)
+            if not numbers:
+                continue
+            for label, packed in hosts.items():
                 known = rows.get(label)
                 rows[label] = (
                     (numbers, packed)
                     if known is None
                     else (tuple(dict.fromkeys(known[0] + numbers)), [*known[1], *packed])
                 )
-        srv = b""
-        if any(numbers for numbers, _ in rows.values()):
-            entries = sum(group.count * len(ports) for group, ports in parts)
-            table = ((numbers, label[1:], *_split(packed)) for label, (numbers, packed) in rows.items() if numbers)
-            srv = pack_srv_table(self.ttl, weight(entries), len(self.base), table)
-        every = (item for _, packed in rows.values() for item in packed)
-        return self.addresses(kind, every, srv)
+        if not rows:
+            return b""
+        table = ((numbers, label[1:], *_split(packed)) for label, (numbers, packed) in rows.items())
+        return pack_srv_table(self.ttl, weight(entries), len(self.base), table)
 
     def _plain_set(self, kind: Kind, group: Group, ports: Sequence[Port], packed: Sequence[bytes]) -> bytes:
         """The same in constant bytes, for endpoints that have one IPv4 address each."""
@@ -238,11 +249,9 @@ class Writer:
 
     def _host(self, groups: Sequence[Group], label: bytes) -> bytes:
         """An endpoint name that is in several groups, or has several addresses."""
-        having = [group for group in groups if label in group.hosts]
-        entries = sum(len(group.hosts[label]) * len(group.ports) for group in having)
-        ports = tuple(dict.fromkeys(number for group in having for number in port_numbers(group.ports)))
-        every = (item for group in having for item in group.hosts[label])
-        return self.addresses(Kind.ENDPOINT, every, self.own_srv(entries, ports))
+        having = [(group, group.ports) for group in groups if label in group.hosts]
+        every = (item for group, _ in having for item in group.hosts[label])
+        return self.addresses(Kind.ENDPOINT, every, self.table(having, label))
 
 
 #: The head of a row in an SRV table, less its last octet: set 0, one IPv4 address.

@@ -8,9 +8,10 @@ the namespace's node says that the resolver may answer from the name; with
 from __future__ import annotations
 
 from headwater.records import names, rdata
+from headwater.records.headless import weight
 from headwater.records.zone import Zone
 from headwater.settings import PodMode
-from headwater.store.node import Flag, Kind, pack_node
+from headwater.store.node import Flag, Kind, pack_node, pack_srv_own
 
 
 def namespace_nodes(namespace: str, zone: Zone, mode: PodMode) -> dict[bytes, bytes]:
@@ -34,10 +35,18 @@ def pod_name(namespace: str, address: str, zone: Zone) -> bytes:
     return names.fits(label + names.label(namespace) + zone.pod)
 
 
-def pod_node(address: str, zone: Zone, ttl: int) -> bytes:
-    """The node of such a name. Raises ValueError when the address does not parse."""
+def pod_node(address: str, zone: Zone, ttl: int, pods: int) -> bytes:
+    """The node of such a name, which that many pods have. Raises ValueError when the address does not parse.
+
+    Its SRV record names itself and port 0, as CoreDNS's does.
+    """
     packed = rdata.address(address)
     a_head, aaaa_head = rdata.address_heads(ttl)
-    if len(packed) == 4:
-        return pack_node(zone=zone.index, kind=Kind.POD, a=[a_head + packed])
-    return pack_node(zone=zone.index, kind=Kind.POD, aaaa=[aaaa_head + packed])
+    four = len(packed) == 4
+    return pack_node(
+        zone=zone.index,
+        kind=Kind.POD,
+        a=[a_head + packed] if four else (),
+        aaaa=() if four else [aaaa_head + packed],
+        srv=pack_srv_own(ttl, weight(pods), 0, (0,)),
+    )
