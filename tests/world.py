@@ -24,6 +24,7 @@ from headwater.cluster.objects import (
     Port,
     Resource,
     Service,
+    ServiceImport,
 )
 from headwater.records.compiler import Compiler
 from headwater.records.names import name
@@ -70,6 +71,8 @@ def resource_of(item: Object) -> Resource:
             return "endpointslices"
         case Pod():
             return "pods"
+        case ServiceImport():
+            return "serviceimports"
 
 
 def upsert(item: Object, version: str = "9") -> Upsert:

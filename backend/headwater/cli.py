@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from headwater import __version__
-from headwater.settings import Address, Settings, SettingsError, parse_zone
+from headwater.settings import Address, Settings, SettingsError, parse_reverse_zone, parse_zone
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -46,6 +46,10 @@ def _listen_options(function: _F) -> _F:
         (
             _option("--zone", "zones", metavar="ZONE", multiple=True, default=("cluster.local",), show_default=True,
                     help="A zone to serve; repeatable."),
+            _option("--reverse-zone", "reverse_zones", metavar="ZONE", multiple=True,
+                    help="PTR for the addresses in in-addr.arpa, ip6.arpa, a zone in them, or a CIDR; repeatable."),
+            _option("--multicluster-zone", "multicluster_zones", metavar="ZONE", multiple=True,
+                    help="A zone of ServiceImports, such as clusterset.local; repeatable."),
             _option("--listen", metavar="ADDRESS", default="unix:/run/headwater/dns.sock", show_default=True,
                     help="gRPC for CoreDNS: unix:/path or HOST:PORT; with several workers dns-0.sock, dns-1.sock or "
                     "consecutive ports."),
@@ -74,10 +78,20 @@ def _serve_options(function: _F) -> _F:
                     "only for pods that exist."),
             _option("--endpoint-pod-names", is_flag=True,
                     help="Name endpoints without a hostname by their pod, not their address."),
+            _option("--zonal", is_flag=True,
+                    help="Names for the endpoints of one topology zone, TOPOZONE.pin._zone.SERVICE… and "
+                    "TOPOZONE.prefer._zone.SERVICE…, of headless Services."),
             _option("--ignore-empty-service", is_flag=True,
                     help="NXDOMAIN for a Service with a cluster IP but without ready endpoints."),
             _option("--namespace", "namespaces", metavar="NAME", multiple=True,
                     help="Serve only this namespace; repeatable."),
+            _option("--namespace-labels", metavar="SELECTOR", default="",
+                    help="Serve only namespaces with these labels, as in 'team=db,tier!=test'."),
+            _option("--labels", metavar="SELECTOR", default="",
+                    help="Serve only Services, EndpointSlices and Pods with these labels."),
+            _option("--upstream", "upstreams", metavar="HOST:PORT", multiple=True,
+                    help="Where the targets of ExternalName Services outside the zones are asked; repeatable "
+                    "(default: the system's resolvers)."),
             _option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
                     show_default=True, help="The least important lines to log."),
             _option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True,
@@ -94,6 +108,15 @@ def settings_of(**flags: Any) -> Settings:
         name: tuple(value) if isinstance(value, list | tuple) else value for name, value in flags.items()
     }
     values["zones"] = tuple(parse_zone(zone, "--zone") for zone in values["zones"])
+    values["reverse_zones"] = tuple(
+        dict.fromkeys(
+            zone for text in values.get("reverse_zones", ()) for zone in parse_reverse_zone(text, "--reverse-zone")
+        )
+    )
+    values["multicluster_zones"] = tuple(
+        parse_zone(zone, "--multicluster-zone") for zone in values.get("multicluster_zones", ())
+    )
+    values["upstreams"] = tuple(Address.parse(text, "--upstream") for text in values.get("upstreams", ()))
     values["listen"] = Address.parse(values["listen"], "--listen")
     admin, dns = values.get("admin", "off"), values.get("dns")
     values["admin"] = None if admin == "off" else Address.parse(admin, "--admin")

@@ -11,7 +11,6 @@ stays there.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from ipaddress import ip_address
 from typing import Final, Literal
 
@@ -31,22 +30,16 @@ _KUBERNETES_TTL: Final = 5
 _KUBERNETES_MAX_TTL: Final = 3600
 
 
-def stanza(
-    settings: Settings,
-    reverse_zones: Sequence[str] = (),
-    *,
-    mode: Mode = "zone",
-    port: int = 53,
-) -> str:
+def stanza(settings: Settings, *, mode: Mode = "zone", port: int = 53) -> str:
     """The Corefile text for these flags, with a newline at its end.
 
     `mode` "zone" takes the whole of each zone from Headwater. "split" lets
     CoreDNS's own `kubernetes` answer ClusterIP and ExternalName Services and
     asks Headwater for every name that it does not have without endpoints.
-    `reverse_zones` (names or CIDRs) join the same block; `port` is CoreDNS's own.
+    `port` is CoreDNS's own.
     Raises SettingsError for flags that no Corefile can express.
     """
-    zones = dict.fromkeys((*settings.zones, *reverse_zones))
+    zones = dict.fromkeys((*settings.forward_zones(), *settings.reverse_zones))
     upstreams = " ".join(upstream(address) for address in settings.listen_addresses())
     return "\n".join(
         [
@@ -95,11 +88,16 @@ def _kubernetes(settings: Settings) -> list[str]:
     if settings.kubeconfig:
         context = [_word(settings.context, "--context")] if settings.context else []
         options.append(" ".join(["kubeconfig", _word(settings.kubeconfig, "--kubeconfig"), *context]))
+    for word, selector in (("labels", settings.labels), ("namespace_labels", settings.namespace_labels)):
+        if selector:
+            options.append(f"{word} {_word(selector, '--' + word.replace('_', '-'))}")
     if settings.namespaces:
         options.append(" ".join(["namespaces", *settings.namespaces]))
     if settings.ttl != _KUBERNETES_TTL:
         options.append(f"ttl {min(settings.ttl, _KUBERNETES_MAX_TTL)}")
-    return [f"{_INDENT}kubernetes {{", *(_INDENT * 2 + option for option in options), f"{_INDENT}}}"]
+    # By default the plugin takes every zone of its block; clustersets it would answer as one cluster.
+    zones = " ".join(("", *settings.zones, *settings.reverse_zones)) if settings.multicluster_zones else ""
+    return [f"{_INDENT}kubernetes{zones} {{", *(_INDENT * 2 + option for option in options), f"{_INDENT}}}"]
 
 
 def _word(text: str, flag: str) -> str:

@@ -25,14 +25,28 @@ _MAX_NAME = 255
 _MAX_TTL = 2**31 - 1
 #: CoreDNS's `grpc` plugin takes at most this many addresses (plugin/grpc/setup.go).
 MAX_WORKERS = 15
+#: A node names its zone by one byte, and a count by one more.
+_MAX_ZONES = 250
 #: sockaddr_un's sun_path on Linux, less the closing zero.
 _MAX_UNIX_PATH = 107
 
+_REVERSE = ("in-addr.arpa", "ip6.arpa")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 #: Settings that change the bytes of records. Another value means: compile anew.
-_SHAPES_RECORDS = ("zones", "ttl", "negative_ttl", "pods", "endpoint_pod_names", "ignore_empty_service", "namespaces")
+_SHAPES_RECORDS = (
+    "zones",
+    "reverse_zones",
+    "multicluster_zones",
+    "ttl",
+    "negative_ttl",
+    "pods",
+    "endpoint_pod_names",
+    "zonal",
+    "ignore_empty_service",
+    "namespaces",
+)
 
 
 class SettingsError(ValueError):
@@ -118,6 +132,31 @@ def parse_zone(text: str, flag: str) -> str:
     return zone
 
 
+def parse_reverse_zone(text: str, flag: str) -> tuple[str, ...]:
+    """The reverse zones that a name or a CIDR stands for ("10.in-addr.arpa", "10.96.0.0/12").
+
+    A prefix that ends inside a label is divided at the next one (RFC 1035 3.5:
+    8 bits in IPv4, RFC 3596 2.5: 4 in IPv6), as CoreDNS does. Raises SettingsError.
+    """
+    if "/" not in text:
+        zone = parse_zone(text, flag)
+        if zone not in _REVERSE and not zone.endswith(tuple(f".{root}" for root in _REVERSE)):
+            raise SettingsError(flag, f"{text!r} is neither a CIDR nor in in-addr.arpa or ip6.arpa")
+        return (zone,)
+    try:
+        network = ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise SettingsError(flag, f"{text!r} is not a CIDR") from None
+    bits = 8 if network.version == 4 else 4
+    prefix = -(-network.prefixlen // bits) * bits
+    labels = prefix // bits
+    found = []
+    for part in network.subnets(new_prefix=prefix):
+        name = part.network_address.reverse_pointer
+        found.append(name.split(".", network.max_prefixlen // bits - labels)[-1])
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class Settings:
     """What was asked for. Raises SettingsError when the values make no sense."""
@@ -126,6 +165,8 @@ class Settings:
     context: str | None = None
     manifests: tuple[str, ...] = ()
     zones: tuple[str, ...] = ("cluster.local",)
+    reverse_zones: tuple[str, ...] = ()
+    multicluster_zones: tuple[str, ...] = ()
     listen: Address = field(default_factory=lambda: Address(path="/run/headwater/dns.sock"))
     workers: int = 2
     transport: Transport = "grpcio"
@@ -136,8 +177,13 @@ class Settings:
     negative_ttl: int = 5
     pods: PodMode = "disabled"
     endpoint_pod_names: bool = False
+    zonal: bool = False
     ignore_empty_service: bool = False
     namespaces: tuple[str, ...] = ()
+    namespace_labels: str = ""
+    labels: str = ""
+    upstreams: tuple[Address, ...] = ()
+    """Where names outside the zones are asked; empty: the system's resolvers."""
     log_level: str = "info"
     log_format: Literal["text", "json"] = "text"
 
@@ -151,8 +197,18 @@ class Settings:
             raise SettingsError("--kubeconfig", f"{self.kubeconfig!r} is not a file")
         if not self.zones:
             raise SettingsError("--zone", "at least one zone is needed")
-        if len(set(self.zones)) != len(self.zones):
-            raise SettingsError("--zone", "a zone is named twice")
+        for flag, zones, others in (
+            ("--zone", self.zones, ()),
+            ("--multicluster-zone", self.multicluster_zones, self.zones),
+        ):
+            if len(set(zones)) != len(zones) or not set(zones).isdisjoint(others):
+                raise SettingsError(flag, "a zone is named twice")
+        if len(self.zones) + len(self.multicluster_zones) > _MAX_ZONES:
+            raise SettingsError("--zone", f"no more than {_MAX_ZONES} zones can be served")
+        if self.zones[0].endswith(_REVERSE):
+            raise SettingsError("--zone", f"{self.zones[0]!r} is a reverse zone: that is what --reverse-zone is for")
+        if self.namespaces and self.namespace_labels:
+            raise SettingsError("--namespace-labels", "cannot be used together with --namespace")
         if not 1 <= self.workers <= MAX_WORKERS:
             raise SettingsError("--workers", f"{self.workers} is not between 1 and {MAX_WORKERS}")
         if self.listen.path is None and not 0 < self.listen.port <= 65535 - self.workers + 1:
@@ -163,9 +219,14 @@ class Settings:
         for namespace in self.namespaces:
             if len(namespace) > _MAX_LABEL or not _NAMESPACE.fullmatch(namespace):
                 raise SettingsError("--namespace", f"{namespace!r} is not the name of a namespace")
-        for flag, address in (("--admin", self.admin), ("--dns", self.dns)):
+        upstreams = [("--upstream", upstream) for upstream in self.upstreams]
+        for flag, address in (("--admin", self.admin), ("--dns", self.dns), *upstreams):
             if address is not None and address.path is not None:
                 raise SettingsError(flag, f"{address}: HOST:PORT is needed")
+
+    def forward_zones(self) -> tuple[str, ...]:
+        """The zones with nodes of their own: a node names its zone by its place here."""
+        return self.zones + self.multicluster_zones
 
     def listen_addresses(self) -> tuple[Address, ...]:
         """One address per answer process, in their order."""

@@ -20,7 +20,7 @@ import grpc
 import pytest
 from headwater.corefile import Mode, stanza
 from headwater.serve.pb.dns_pb2 import DnsPacket
-from headwater.settings import Address, Settings
+from headwater.settings import Address, Settings, parse_reverse_zone
 
 from tests.processes import CoreDNS, free_port
 from tools.cluster.plane import PlaneError
@@ -165,9 +165,14 @@ def test_printed_block_of_everything_at_once(mode: Mode, tmp_path: Path) -> None
         workers=15,
         ttl=30,
         namespaces=("default", "kube-system"),
+        reverse_zones=tuple(
+            zone
+            for text in ("10.44.0.0/16", "10.0.0.0/12", "ip6.arpa")
+            for zone in parse_reverse_zone(text, "--reverse-zone")
+        ),
     )
     port = free_port()
-    text = stanza(settings, ("10.44.0.0/16", "10.0.0.0/12", "ip6.arpa"), mode=mode, port=port)
+    text = stanza(settings, mode=mode, port=port)
     if mode == "split":
         text = put(text, "noendpoints", "noendpoints\n        startup_timeout 10ms")
     addresses = [f"unix:{address.path}" for address in settings.listen_addresses()]

@@ -22,10 +22,11 @@ from headwater.settings import Address, Settings
 ROOT = Path(__file__).resolve().parents[2]
 
 SOURCE_FLAGS = {"--kubeconfig", "--context", "--manifests"}
-LISTEN_FLAGS = {"--zone", "--listen", "--workers"}
+LISTEN_FLAGS = {"--zone", "--reverse-zone", "--multicluster-zone", "--listen", "--workers"}
 SERVE_FLAGS = {
     "--transport", "--state-dir", "--admin", "--dns", "--ttl", "--negative-ttl", "--pods", "--endpoint-pod-names",
-    "--ignore-empty-service", "--namespace", "--log-level", "--log-format",
+    "--ignore-empty-service", "--namespace", "--log-level", "--log-format", "--zonal", "--namespace-labels",
+    "--labels", "--upstream",
 }  # fmt: skip
 ALL_FLAGS = SOURCE_FLAGS | LISTEN_FLAGS | SERVE_FLAGS
 
@@ -133,6 +134,12 @@ VALUES: dict[str, tuple[str, Any]] = {
     "--endpoint-pod-names": ("true", True),
     "--ignore-empty-service": ("1", True),
     "--namespace": ("prod", ("prod",)),
+    "--reverse-zone": ("10.0.0.0/8", ("10.in-addr.arpa",)),
+    "--multicluster-zone": ("ClusterSet.local", ("clusterset.local",)),
+    "--zonal": ("yes", True),
+    "--namespace-labels": ("team=db", "team=db"),
+    "--labels": ("app in (db, web)", "app in (db, web)"),
+    "--upstream": ("192.0.2.1:53", (Address(host="192.0.2.1", port=53),)),
     "--log-level": ("debug", "debug"),
     "--log-format": ("json", "json"),
 }

@@ -71,18 +71,27 @@ def test_as_many_addresses_as_coredns_takes() -> None:
         (("cluster.local",), (), 53, "cluster.local:53 {"),
         (("cluster.local", "k8s.example.org"), (), 53, "cluster.local:53 k8s.example.org:53 {"),
         (("cluster.local",), ("in-addr.arpa", "ip6.arpa"), 53, "cluster.local:53 in-addr.arpa:53 ip6.arpa:53 {"),
-        (("cluster.local",), ("10.44.0.0/16",), 1053, "cluster.local:1053 10.44.0.0/16:1053 {"),
+        (("cluster.local",), ("44.10.in-addr.arpa",), 1053, "cluster.local:1053 44.10.in-addr.arpa:1053 {"),
         (("a.org", "10.in-addr.arpa"), ("10.in-addr.arpa",), 53, "a.org:53 10.in-addr.arpa:53 {"),
     ],
 )
 def test_one_block_for_all_zones(zones: tuple[str, ...], reverse: tuple[str, ...], port: int, expected: str) -> None:
-    assert directives(stanza(settings(zones=zones), reverse, port=port))[0] == expected
+    assert directives(stanza(settings(zones=zones, reverse_zones=reverse), port=port))[0] == expected
+
+
+def test_a_multicluster_zone_is_in_the_block_and_not_in_coredns_own_plugin() -> None:
+    chosen = settings(multicluster_zones=("clusterset.local",), reverse_zones=("10.in-addr.arpa",))
+    lines = directives(stanza(chosen, mode="split"))
+    assert lines[0] == "cluster.local:53 clusterset.local:53 10.in-addr.arpa:53 {"
+    assert "kubernetes cluster.local 10.in-addr.arpa {" in lines
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"namespaces": ("a", "b")}, "namespaces a b"),
+        ({"labels": "app=db,tier in (a, b)"}, 'labels "app=db,tier in (a, b)"'),
+        ({"namespace_labels": "team=db"}, "namespace_labels team=db"),
         ({"ttl": 30}, "ttl 30"),
         ({"ttl": 0}, "ttl 0"),
         ({"ttl": 86400}, "ttl 3600"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from headwater.settings import MAX_WORKERS, Address, Settings, SettingsError, parse_zone
+from headwater.settings import MAX_WORKERS, Address, Settings, SettingsError, parse_reverse_zone, parse_zone
 
 FLAG = "--flag"
 LABEL_63 = "a" * 63
@@ -175,7 +175,10 @@ def test_values_at_the_edge_are_taken(changes: dict[str, Any]) -> None:
 
 
 #: The settings whose bytes are in the records.
-SHAPING = {"zones", "ttl", "negative_ttl", "pods", "endpoint_pod_names", "ignore_empty_service", "namespaces"}
+SHAPING = {
+    "zones", "reverse_zones", "multicluster_zones", "ttl", "negative_ttl", "pods", "endpoint_pod_names", "zonal",
+    "ignore_empty_service", "namespaces",
+}  # fmt: skip
 
 
 def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path) -> None:
@@ -185,6 +188,8 @@ def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path
         "context": "elsewhere",
         "manifests": (str(tmp_path),),
         "zones": ("cluster.local", "example.org"),
+        "reverse_zones": ("10.in-addr.arpa",),
+        "multicluster_zones": ("clusterset.local",),
         "listen": Address(host="127.0.0.1", port=5300),
         "workers": 3,
         "transport": "native",
@@ -195,8 +200,12 @@ def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path
         "negative_ttl": 6,
         "pods": "verified",
         "endpoint_pod_names": True,
+        "zonal": True,
         "ignore_empty_service": True,
         "namespaces": ("default",),
+        "namespace_labels": "team=db",
+        "labels": "app=db",
+        "upstreams": (Address(host="192.0.2.1", port=53),),
         "log_level": "debug",
         "log_format": "json",
     }
@@ -213,3 +222,36 @@ def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path
 
 def test_the_fingerprint_tells_ttl_from_negative_ttl() -> None:
     assert Settings(ttl=7).records_fingerprint() != Settings(negative_ttl=7).records_fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("text", "zones"),
+    [
+        ("in-addr.arpa", ("in-addr.arpa",)),
+        ("10.in-addr.arpa.", ("10.in-addr.arpa",)),
+        ("10.0.0.0/8", ("10.in-addr.arpa",)),
+        ("10.96.0.0/14", ("96.10.in-addr.arpa", "97.10.in-addr.arpa", "98.10.in-addr.arpa", "99.10.in-addr.arpa")),
+        ("10.1.2.3/32", ("3.2.1.10.in-addr.arpa",)),
+        ("0.0.0.0/0", ("in-addr.arpa",)),
+        ("fd00::/8", ("d.f.ip6.arpa",)),
+        ("fd00::/7", ("c.f.ip6.arpa", "d.f.ip6.arpa")),
+        ("fd00::/64", ("0.0.0.0.0.0.0.0.0.0.0.0.0.0.d.f.ip6.arpa",)),
+    ],
+)
+def test_a_cidr_is_the_reverse_zones_that_cover_it(text: str, zones: tuple[str, ...]) -> None:
+    assert parse_reverse_zone(text, "--reverse-zone") == zones
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/33", "10.0.0.0/", "x/8", "cluster.local", "xin-addr.arpa", "10.0.0.0", ""])
+def test_what_is_no_reverse_zone_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match="--reverse-zone"):
+        parse_reverse_zone(text, "--reverse-zone")
+
+
+def test_zones_of_one_kind_only() -> None:
+    with pytest.raises(SettingsError, match="--multicluster-zone"):
+        Settings(zones=("a.b",), multicluster_zones=("a.b",))
+    with pytest.raises(SettingsError, match="--zone"):
+        Settings(zones=("10.in-addr.arpa",))
+    with pytest.raises(SettingsError, match="--namespace-labels"):
+        Settings(namespaces=("a",), namespace_labels="b=c")

@@ -28,6 +28,7 @@ PATHS: Final[dict[Resource, str]] = {
     "services": "/api/v1/services",
     "endpointslices": "/apis/discovery.k8s.io/v1/endpointslices",
     "pods": "/api/v1/pods",
+    "serviceimports": "/apis/multicluster.x-k8s.io/v1alpha1/serviceimports",
 }
 
 #: Pods that no longer own their address are left out by the server.

@@ -228,7 +228,7 @@ class Manifests:
 
 
 def _together(files: dict[Path, list[tuple[Resource, Decoded]]]) -> Objects:
-    found: Objects = {"namespaces": {}, "services": {}, "endpointslices": {}, "pods": {}}
+    found: Objects = {"namespaces": {}, "services": {}, "endpointslices": {}, "pods": {}, "serviceimports": {}}
     origin: dict[tuple[Resource, tuple[str, str]], Path] = {}
     for file, objects in files.items():
         for resource, decoded in objects:

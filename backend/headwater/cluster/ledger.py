@@ -40,7 +40,7 @@ _KINDS: Final = struct.Struct(f">{len(Kind)}q")
 _SEPARATOR: Final = b"/"
 #: Behind every namespace.
 _LAST: Final = b"\xff"
-_ALL: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods")
+_ALL: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods", "serviceimports")
 
 
 @dataclass(slots=True)

@@ -20,11 +20,16 @@ from typing import Annotated, Any, Final, Literal, cast
 import msgspec
 from msgspec import Meta, Struct, field
 
-Resource = Literal["namespaces", "services", "endpointslices", "pods"]
+Resource = Literal["namespaces", "services", "endpointslices", "pods", "serviceimports"]
 
 #: Kubernetes label and annotation names that are read.
 SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
 TRIGGER_TIME_ANNOTATION: Final = "endpoints.kubernetes.io/last-change-trigger-time"
+IMPORT_NAME_LABEL: Final = "multicluster.kubernetes.io/service-name"
+SOURCE_CLUSTER_LABEL: Final = "multicluster.kubernetes.io/source-cluster"
+#: What a Service's annotations may ask of us (docs/answers.md), without the prefix.
+ANNOTATION_PREFIX: Final = "headwater.dev/"
+ANNOTATIONS: Final = ("ttl", "publish", "max-answers", "pod-names")
 
 #: Where CoreDNS keeps a port without a number (plugin/kubernetes/object/service.go).
 NO_PORT: Final = -1
@@ -63,6 +68,22 @@ class Service(Struct, frozen=True, array_like=True, gc=False):
     cluster_ips: tuple[str, ...]
     external_name: str
     ports: tuple[Port, ...]
+    annotations: tuple[tuple[str, str], ...] = ()
+    """Those of ours that it has, as (name without the prefix, value), in the order of ANNOTATIONS."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.namespace, self.name
+
+
+class ServiceImport(Struct, frozen=True, array_like=True, gc=False):
+    """A Service of a clusterset (KEP-1645), as this cluster sees it."""
+
+    namespace: str
+    name: str
+    headless: bool
+    addresses: tuple[str, ...]
+    ports: tuple[Port, ...]
 
     @property
     def key(self) -> tuple[str, str]:
@@ -88,13 +109,17 @@ class Endpoint(Struct, frozen=True, array_like=True, gc=False):
 
 
 class EndpointSlice(Struct, frozen=True, array_like=True, gc=False):
-    """A slice; `service` is empty when no label says whose it is."""
+    """A slice; `service` and `imported` are empty when no label says whose it is."""
 
     namespace: str
     name: str
     service: str
     ports: tuple[Port, ...]
     endpoints: tuple[Endpoint, ...]
+    imported: str = ""
+    """The ServiceImport that it belongs to."""
+    cluster: str = ""
+    """Which cluster of the clusterset the endpoints are in."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -113,7 +138,7 @@ class Pod(Struct, frozen=True, array_like=True, gc=False):
         return self.namespace, self.name
 
 
-Object = Namespace | Service | EndpointSlice | Pod
+Object = Namespace | Service | EndpointSlice | Pod | ServiceImport
 
 
 class Decoded(Struct, frozen=True, gc=False):
@@ -138,6 +163,15 @@ class _Meta(Struct, rename="camel", gc=False):
 
 class _SliceLabels(Struct, gc=False):
     service_name: str | None = field(default=None, name=SERVICE_NAME_LABEL)
+    imported: str | None = field(default=None, name=IMPORT_NAME_LABEL)
+    cluster: str | None = field(default=None, name=SOURCE_CLUSTER_LABEL)
+
+
+class _ServiceAnnotations(Struct, gc=False):
+    ttl: str | None = field(default=None, name=ANNOTATION_PREFIX + ANNOTATIONS[0])
+    publish: str | None = field(default=None, name=ANNOTATION_PREFIX + ANNOTATIONS[1])
+    max_answers: str | None = field(default=None, name=ANNOTATION_PREFIX + ANNOTATIONS[2])
+    pod_names: str | None = field(default=None, name=ANNOTATION_PREFIX + ANNOTATIONS[3])
 
 
 class _SliceAnnotations(Struct, gc=False):
@@ -147,6 +181,10 @@ class _SliceAnnotations(Struct, gc=False):
 class _SliceMeta(_Meta, rename="camel", gc=False):
     labels: _SliceLabels | None = None
     annotations: _SliceAnnotations | None = None
+
+
+class _ServiceMeta(_Meta, rename="camel", gc=False):
+    annotations: _ServiceAnnotations | None = None
 
 
 class _ApiNamespace(Struct, gc=False):
@@ -172,8 +210,19 @@ class _ServiceSpec(Struct, gc=False):
 
 
 class _ApiService(Struct, gc=False):
-    metadata: _Meta
+    metadata: _ServiceMeta
     spec: _ServiceSpec | None = None
+
+
+class _ImportSpec(Struct, gc=False):
+    type: str | None = None
+    ips: list[str] | None = None
+    ports: list[_ApiPort] | None = None
+
+
+class _ApiImport(Struct, gc=False):
+    metadata: _Meta
+    spec: _ImportSpec | None = None
 
 
 class _Conditions(Struct, gc=False):
@@ -240,8 +289,26 @@ def _service(api: _ApiService) -> Decoded:
         cluster_ips=() if headless else tuple(addresses),
         external_name=spec.external_name or "",
         ports=_ports(spec.ports),
+        annotations=() if meta.annotations is None else _annotations(meta.annotations),
     )
     return Decoded(service, meta.resource_version or "")
+
+
+def _annotations(api: _ServiceAnnotations) -> tuple[tuple[str, str], ...]:
+    values = (api.ttl, api.publish, api.max_answers, api.pod_names)
+    return tuple((name, value) for name, value in zip(ANNOTATIONS, values, strict=True) if value is not None)
+
+
+def _import(api: _ApiImport) -> Decoded:
+    meta, spec = api.metadata, api.spec or _ImportSpec()
+    item = ServiceImport(
+        namespace=meta.namespace or "default",
+        name=meta.name,
+        headless=spec.type == "Headless",
+        addresses=tuple(spec.ips or ()),
+        ports=_ports(spec.ports),
+    )
+    return Decoded(item, meta.resource_version or "")
 
 
 _READY = int(Condition.READY)
@@ -270,14 +337,20 @@ def _endpoint(api: _ApiEndpoint) -> Endpoint:
     )
 
 
+_NO_LABELS: Final = _SliceLabels()
+
+
 def _slice(api: _ApiSlice) -> Decoded:
     meta = api.metadata
+    labels = meta.labels or _NO_LABELS
     reduced = EndpointSlice(
         namespace=meta.namespace or "default",
         name=meta.name,
-        service=(meta.labels.service_name or "") if meta.labels is not None else "",
+        service=labels.service_name or "",
         ports=_ports(api.ports),
         endpoints=tuple(map(_endpoint, api.endpoints or ())),
+        imported=labels.imported or "",
+        cluster=labels.cluster or "",
     )
     trigger = (meta.annotations.trigger_time or "") if meta.annotations is not None else ""
     return Decoded(reduced, meta.resource_version or "", trigger)
@@ -302,6 +375,7 @@ _SHAPES: Final[dict[Resource, tuple[Any, Any]]] = {
     "services": (_ApiService, _service),
     "endpointslices": (_ApiSlice, _slice),
     "pods": (_ApiPod, _pod),
+    "serviceimports": (_ApiImport, _import),
 }
 _DECODERS: Final = {resource: msgspec.json.Decoder(shape) for resource, (shape, _) in _SHAPES.items()}
 
@@ -311,6 +385,7 @@ KINDS: Final[dict[tuple[str, str], Resource]] = {
     ("v1", "Service"): "services",
     ("discovery.k8s.io/v1", "EndpointSlice"): "endpointslices",
     ("v1", "Pod"): "pods",
+    ("multicluster.x-k8s.io/v1alpha1", "ServiceImport"): "serviceimports",
 }
 
 
@@ -350,6 +425,7 @@ _TYPES: Final[dict[Resource, Any]] = {
     "services": Service,
     "endpointslices": EndpointSlice,
     "pods": Pod,
+    "serviceimports": ServiceImport,
 }
 _PACKER: Final = msgspec.msgpack.Encoder()
 _UNPACKERS: Final = {resource: msgspec.msgpack.Decoder(type_) for resource, type_ in _TYPES.items()}

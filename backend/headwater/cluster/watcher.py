@@ -77,8 +77,12 @@ class Skipped:
 
 def required_resources(settings: Settings) -> tuple[Resource, ...]:
     """The resources that answers depend on."""
-    base: tuple[Resource, ...] = ("namespaces", "services", "endpointslices")
-    return (*base, "pods") if settings.pods == "verified" else base
+    found: list[Resource] = ["namespaces", "services", "endpointslices"]
+    if settings.pods == "verified":
+        found.append("pods")
+    if settings.multicluster_zones:
+        found.append("serviceimports")
+    return tuple(found)
 
 
 class Watcher:

@@ -32,7 +32,7 @@ import lmdb
 from headwater.store.identity import PREFIX, WITHDRAWN, Identity, discard, point, published
 
 #: Another number discards the store: raised whenever a stored byte means something else.
-FORMAT: Final = b"1"
+FORMAT: Final = b"9"
 
 _MAP_SIZE: Final = 4 << 30
 _MAX_READERS: Final = 512
