@@ -198,8 +198,7 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self._reader = Reader(folder, _IDENTITY)
         self._reader.follow()
-        zones = [zone.wire for zone in Compiler(_SETTINGS, [], _no_report).zones]
-        self._resolver = Resolver(self._reader, zones, _SETTINGS.ttl, _SETTINGS.negative_ttl)
+        self._resolver = Resolver(self._reader, _SETTINGS)
 
     def check(self, case: Case, asked: Sequence[bytes]) -> list[DNSRecord]:
         """The replies as dnslib reads them, each what the case says. Raises AssertionError."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import psutil
 from dnslib import DNSRecord
-from headwater import lookup
+from headwater import cli, lookup
 from headwater.corefile import stanza
 from headwater.settings import Address, Settings
 
@@ -47,7 +47,7 @@ class Headwater:
     def __init__(self, folder: Path, *flags: str | Path, workers: int = 2, name: str = "headwater") -> None:
         self._folder = folder
         self._name = name
-        self._flags = [str(flag) for flag in flags]
+        self._flags = [*map(str, flags), "--workers", str(workers)]
         self._sockets = Path(tempfile.mkdtemp(prefix="hw-"))
         self._process: Running | None = None
         self._orphans: list[psutil.Process] = []
@@ -55,7 +55,7 @@ class Headwater:
         self.log = folder / f"{name}.log"
         self.admin_port = free_port()
         self.listen = Address(path=str(self._sockets / "dns.sock"))
-        self.settings = Settings(listen=self.listen, workers=workers)
+        self.settings = settings_of(self._arguments())
         self.addresses = self.settings.listen_addresses()
 
     def __enter__(self) -> Self:
@@ -90,12 +90,15 @@ class Headwater:
         self._process = Running(self._name, self.command(), self.log, env=env, cwd=self._folder)
         return began
 
+    def _arguments(self) -> list[str]:
+        return [
+            *self._flags, "--listen", str(self.listen), "--state-dir", str(self.state_dir),
+            "--admin", f"127.0.0.1:{self.admin_port}",
+        ]  # fmt: skip
+
     def command(self) -> list[str]:
         """The command line of `start`."""
-        return [
-            sys.executable, "-m", "headwater.cli", "serve", *self._flags, "--workers", str(self.settings.workers),
-            "--listen", str(self.listen), "--state-dir", str(self.state_dir), "--admin", f"127.0.0.1:{self.admin_port}",
-        ]  # fmt: skip
+        return [sys.executable, "-m", "headwater.cli", "serve", *self._arguments()]
 
     def terminate(self) -> int:
         """SIGTERM, and the exit code."""
@@ -190,6 +193,12 @@ class Headwater:
         else:
             psutil.Process(pid).kill()
         return pid
+
+
+def settings_of(arguments: list[str]) -> Settings:
+    """The Settings that these arguments of `headwater serve` make, by the command line itself."""
+    with cli.serve.make_context("serve", list(arguments)) as context:
+        return cli.settings_of(**context.params)
 
 
 def alive(processes: list[psutil.Process]) -> list[str]:

@@ -115,11 +115,19 @@ class CoreDNS:
 
     def start(self) -> None:
         """Start it and wait until it answers; an error quotes the end of its log."""
+        self.exec()
+        self.wait()
+
+    def exec(self) -> None:
+        """Start it and return at once."""
         self.corefile.write_text(self._text)
         command: list[str | Path] = [require_tool("coredns"), "-conf", self.corefile, "-dns.port", str(self.port)]
         self._process = Running(
             self._name, command, self._folder / f"{self._name}.log", env=self._env, cwd=self._folder
         )
+
+    def wait(self) -> None:
+        """Return when it answers; PlaneError with the end of its log when it does not."""
         try:
             wait_until(self._answers, START_TIMEOUT, f"{self._name} answers on port {self.port}")
         except TimeoutError as error:

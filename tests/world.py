@@ -11,6 +11,7 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rdatatype
+from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Remove, Upsert
 from headwater.cluster.ledger import Ledger, Outcome
@@ -27,7 +28,6 @@ from headwater.cluster.objects import (
     ServiceImport,
 )
 from headwater.records.compiler import Compiler
-from headwater.records.names import name
 from headwater.settings import Settings
 from headwater.store.environment import Reader, Store
 from headwater.store.identity import Identity
@@ -140,15 +140,15 @@ class World:
         finally:
             store.close()
 
-    def ask_wire(self, *queries: bytes) -> list[bytes | None]:
-        """Replies to queries, from a fresh reader, all from one snapshot."""
+    def ask_wire(self, *queries: bytes, elsewhere: Sequence[bytes] = ()) -> list[bytes | None]:
+        """Replies to queries, from a fresh reader, all from one snapshot; `elsewhere` is what upstreams would say."""
         reader = Reader(self.state_dir, self.identity)
         reader.follow()
-        zones = [name(zone) for zone in self.settings.zones]
-        resolver = Resolver(reader, zones, self.settings.ttl, self.settings.negative_ttl)
+        resolver = Resolver(reader, self.settings)
         snapshot = reader.begin()
         try:
-            return [resolver.answer(query, snapshot) for query in queries]
+            replies = [resolver.answer(query, snapshot) for query in queries]
+            return [reply.finish(elsewhere) if isinstance(reply, Pending) else reply for reply in replies]
         finally:
             if snapshot is not None:
                 snapshot.close()

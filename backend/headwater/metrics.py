@@ -48,6 +48,8 @@ class AnswerSnapshot(Struct):
     durations: Histogram = field(default_factory=lambda: Histogram.of(BUCKETS))
     failures: int = 0
     """Queries that raised: a bug of ours."""
+    upstream: dict[str, int] = field(default_factory=dict)
+    """Names asked of other servers, by what became of it."""
     ready: bool = False
 
     def add(self, other: AnswerSnapshot) -> None:
@@ -56,6 +58,8 @@ class AnswerSnapshot(Struct):
             self.queries[key] = self.queries.get(key, 0) + count
         self.durations.add(other.durations)
         self.failures += other.failures
+        for result, count in other.upstream.items():
+            self.upstream[result] = self.upstream.get(result, 0) + count
 
 
 class ResourceState(Struct):

@@ -17,7 +17,7 @@ import click
 
 from headwater import __version__, log
 from headwater.claims import StartFailed
-from headwater.cluster.source import source_of
+from headwater.cluster.source import selectors_of, source_of
 from headwater.settings import Settings, SettingsError
 from headwater.supervisor import Supervisor
 
@@ -64,7 +64,7 @@ def check(settings: Settings) -> int:
 
     checks: list[tuple[str, Callable[[], str]]] = [("source", lambda: f"fingerprint {source_of(settings)}")]
     if settings.manifests:
-        checks += [(f"read {file}", lambda file=file: _read(file)) for file in files_of(settings.manifests)]  # type: ignore[misc]
+        checks += [(f"read {file}", lambda file=file: _read(file, settings)) for file in files_of(settings.manifests)]  # type: ignore[misc]
     else:
         checks += _api_checks(settings)
     checks.append(("state directory", lambda: _writable(settings.state_dir)))
@@ -93,13 +93,13 @@ def check(settings: Settings) -> int:
 
 def _api_checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     from headwater.cluster.api import ApiServer
-    from headwater.cluster.reflector import RequestFailed
+    from headwater.cluster.reflector import RequestFailed, Trouble
     from headwater.cluster.watcher import required_resources
 
     connected: list[ApiServer] = []
 
     def connect() -> str:
-        connected.append(ApiServer(settings.kubeconfig, settings.context))
+        connected.append(ApiServer(settings.kubeconfig, settings.context, selectors_of(settings)))
         return connected[0].host
 
     yield "credentials", connect
@@ -111,6 +111,8 @@ def _api_checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
             try:
                 body = connected[0].page(resource, 1, "")  # type: ignore[arg-type]
             except RequestFailed as error:
+                if error.trouble is Trouble.NOT_INSTALLED:
+                    return "not installed: no names until it is"
                 raise OSError(str(error)) from None
             page = json.loads(body)
             rest = page["metadata"].get("remainingItemCount", 0)
@@ -119,10 +121,10 @@ def _api_checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
         yield f"list {resource}", listed
 
 
-def _read(file: Path) -> str:
+def _read(file: Path, settings: Settings) -> str:
     from headwater.cluster.files import read
 
-    return f"{len(read(file))} objects"
+    return f"{len(read(file, selectors_of(settings)))} objects"
 
 
 def _writable(state_dir: str) -> str:

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from headwater import selectors
+
 PodMode = Literal["disabled", "insecure", "verified"]
 Transport = Literal["grpcio"]
 
@@ -203,12 +205,17 @@ class Settings:
         ):
             if len(set(zones)) != len(zones) or not set(zones).isdisjoint(others):
                 raise SettingsError(flag, "a zone is named twice")
-        if len(self.zones) + len(self.multicluster_zones) > _MAX_ZONES:
+        if len(self.served_zones()) > _MAX_ZONES:
             raise SettingsError("--zone", f"no more than {_MAX_ZONES} zones can be served")
         if self.zones[0].endswith(_REVERSE):
             raise SettingsError("--zone", f"{self.zones[0]!r} is a reverse zone: that is what --reverse-zone is for")
         if self.namespaces and self.namespace_labels:
             raise SettingsError("--namespace-labels", "cannot be used together with --namespace")
+        for flag, text in (("--namespace-labels", self.namespace_labels), ("--labels", self.labels)):
+            try:
+                selectors.parse(text)
+            except selectors.BadSelector as error:
+                raise SettingsError(flag, f"{text!r}: {error}") from None
         if not 1 <= self.workers <= MAX_WORKERS:
             raise SettingsError("--workers", f"{self.workers} is not between 1 and {MAX_WORKERS}")
         if self.listen.path is None and not 0 < self.listen.port <= 65535 - self.workers + 1:
@@ -224,8 +231,12 @@ class Settings:
             if address is not None and address.path is not None:
                 raise SettingsError(flag, f"{address}: HOST:PORT is needed")
 
+    def served_zones(self) -> tuple[str, ...]:
+        """Every zone: a node, and a count, names its zone by its place here."""
+        return self.zones + self.multicluster_zones + self.reverse_zones
+
     def forward_zones(self) -> tuple[str, ...]:
-        """The zones with nodes of their own: a node names its zone by its place here."""
+        """The zones of names, not of addresses."""
         return self.zones + self.multicluster_zones
 
     def listen_addresses(self) -> tuple[Address, ...]:

@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import secrets
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,9 +44,17 @@ ALL = [*COMPLETE, PATCH_COREDNS]
 
 BASE_USER = "system:serviceaccount:headwater:headwater"
 COREDNS_USER = "system:serviceaccount:kube-system:coredns"
-GROUPS = {"endpointslices": "discovery.k8s.io", "deployments": "apps"}
-WATCHED = {"namespaces", "services", "endpointslices"}
-OTHERS = {"pods", "pods/log", "secrets", "configmaps", "nodes", "endpoints", "deployments", "services/status"}
+GROUPS = {
+    "endpointslices": "discovery.k8s.io",
+    "serviceimports": "multicluster.x-k8s.io",
+    "serviceexports": "multicluster.x-k8s.io",
+    "deployments": "apps",
+}
+WATCHED = {"namespaces", "services", "endpointslices", "serviceimports"}
+OTHERS = {
+    "pods", "pods/log", "secrets", "configmaps", "nodes", "endpoints", "deployments", "services/status",
+    "serviceexports",
+}  # fmt: skip
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 
 #: CoreDNS as a cluster's installer leaves it, in so far as a patch can meet it.
@@ -219,7 +228,10 @@ def rules_of(role: dict[str, Any]) -> set[tuple[str, str, str]]:
 
 
 def test_role_is_what_these_flags_watch(objects: list[dict[str, Any]]) -> None:
-    watched = required_resources(settings_of(sidecar(objects)))
+    """With --multicluster-zone added too: its rule is harmless, and without it nothing would be served."""
+    settings = settings_of(sidecar(objects))
+    watched = required_resources(replace(settings, multicluster_zones=("clusterset.local",)))
+    assert {*watched} - {*required_resources(settings)} == {"serviceimports"}
     assert rules_of(only(objects, "ClusterRole")) == {
         (GROUPS.get(resource, ""), resource, verb) for resource in watched for verb in ("list", "watch")
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from headwater.cluster.files import BadManifest, Manifests, Objects, files_of, read, signature
 from headwater.cluster.objects import EndpointSlice, Resource, Service
+from headwater.selectors import Selector, parse
 
 SERVICE = """\
 apiVersion: v1
@@ -460,3 +461,109 @@ def test_objects_of_one_name_in_different_namespaces_are_no_duplicates(
     write(tmp_path / "b.yaml", service("a", "two"))
     assert held(Manifests([str(tmp_path)]).load())["services"] == {"one/a", "two/a"}
     assert not caplog.records
+
+
+# Selectors
+
+
+def selecting(**texts: str) -> dict[Resource, Selector]:
+    return {resource: parse(text) for resource, text in texts.items()}  # type: ignore[misc]
+
+
+def labelled(kind: str, name: str, labels: str, api: str = "v1", namespace: str = "default") -> str:
+    place = f", namespace: {namespace}" if kind != "Namespace" else ""
+    return f"---\napiVersion: {api}\nkind: {kind}\nmetadata: {{name: {name}{place}, labels: {labels}}}\n"
+
+
+def test_a_selector_chooses_by_the_labels_of_the_object(tmp_path: Path) -> None:
+    text = (
+        labelled("Service", "ours", "{app: db}")
+        + labelled("Service", "theirs", "{app: web}")
+        + labelled("Service", "none", "null")
+        + service("bare").replace("apiVersion", "---\napiVersion", 1)
+        + labelled("EndpointSlice", "ours-1", "{app: db, kubernetes.io/service-name: ours}", "discovery.k8s.io/v1")
+        + labelled("EndpointSlice", "other", "{kubernetes.io/service-name: ours}", "discovery.k8s.io/v1")
+        + labelled("Pod", "free", "{app: web}")
+    )
+    file = write(tmp_path / "a.yaml", text)
+    chosen = selecting(services="app=db", endpointslices="app=db")
+    assert held(Manifests([str(file)], chosen).load()) == {
+        "namespaces": {"/default"},
+        "services": {"default/ours"},
+        "endpointslices": {"default/ours-1"},
+        "pods": {"default/free"},
+    }
+    assert [key for key, _ in read(file, chosen)] == ["services", "endpointslices", "pods"]
+    assert held(Manifests([str(file)], selecting(services="app!=db")).load())["services"] == {
+        "default/theirs", "default/none", "default/bare",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("selector", "served"),
+    [
+        ("", {"/spelled-out", "/other", "/mentioned"}),
+        ("team", {"/spelled-out", "/other"}),
+        ("team=db", {"/spelled-out"}),
+        ("team!=db", {"/other", "/mentioned"}),
+        ("!team", {"/mentioned"}),
+        ("gone", set()),
+    ],
+)
+@pytest.mark.parametrize("first", ["namespaces", "services"])
+def test_a_namespace_that_is_only_mentioned_has_no_labels(
+    selector: str, served: set[str], first: str, tmp_path: Path
+) -> None:
+    """And one that is spelled out does not come back because it is mentioned."""
+    namespaces = labelled("Namespace", "spelled-out", "{team: db}") + labelled("Namespace", "other", "{team: web}")
+    names = ("spelled-out", "other", "mentioned")
+    services = "".join(labelled("Service", "a", "{}", namespace=name) for name in names)
+    text = namespaces + services if first == "namespaces" else services + namespaces
+    found = held(Manifests([str(write(tmp_path / "a.yaml", text))], selecting(namespaces=selector)).load())
+    assert found.get("namespaces", set()) == served
+    assert len(found["services"]) == 3, "objects are chosen by their own labels"
+
+
+def test_an_object_that_is_not_selected_still_mentions_its_namespace(tmp_path: Path) -> None:
+    """As with an API server: the namespace is there, whatever the labels of what is in it."""
+    file = write(tmp_path / "a.yaml", labelled("Service", "a", "{app: web}"))
+    assert held(Manifests([str(file)], selecting(services="app=db")).load()) == {"namespaces": {"/default"}}
+
+
+def test_labels_that_change_in_a_file_choose_anew(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    manifests = Manifests([str(file)], selecting(services="app=db"))
+    for labels, chosen in (("{app: db}", True), ("{app: web}", False), ("{app: db, b: c}", True), ("{}", False)):
+        write(file, labelled("Service", "a", labels))
+        assert ("services" in held(manifests.load())) is chosen, labels
+
+
+@pytest.mark.parametrize(("last", "found"), [("{app: db}", {"default/a"}), ("{app: web}", set())])
+def test_of_an_object_in_two_files_the_last_one_is_chosen_or_not(last: str, found: set[str], tmp_path: Path) -> None:
+    write(tmp_path / "a.yaml", labelled("Service", "a", "{app: db}"))
+    write(tmp_path / "b.yaml", labelled("Service", "a", last))
+    objects = held(Manifests([str(tmp_path)], selecting(services="app=db")).load())
+    assert objects.get("services", set()) == found
+
+
+@pytest.mark.parametrize(
+    ("labels", "problem"),
+    [
+        ("{app: 7}", "the label app is text, not a number: put it in quotes"),
+        ("{ready: yes}", "the label ready is text, not a boolean: put it in quotes"),
+        ("[app]", "metadata.labels is a mapping, not a list"),
+        ("app", "metadata.labels is a mapping, not a text"),
+    ],
+)
+def test_labels_that_the_api_would_not_take_are_reported_when_they_are_asked_for(
+    labels: str, problem: str, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "a.yaml", labelled("Service", "a", labels))
+    with pytest.raises(BadManifest, match=f"{file}:2: Service a: {problem}"):
+        read(file, selecting(services="app=7"))
+    assert keys(file) == [("services", "default/a")], "nobody asks: nobody minds"
+
+
+def test_a_label_without_a_value_is_empty(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.yaml", labelled("Service", "a", "{app: , b: ''}"))
+    assert read(file, selecting(services="app=,b="))

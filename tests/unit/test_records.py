@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from headwater.cluster.objects import NO_PORT, Pod, Port, Service
+from headwater.cluster.objects import NO_PORT, Pod, Port
 from headwater.settings import Settings
 
 from tests.world import (
@@ -282,11 +282,6 @@ def test_endpoint_pod_names_name_endpoints_without_a_hostname(tmp_path: Path) ->
 def test_without_endpoint_pod_names_a_pods_name_is_nothing(world: World) -> None:
     world.fill(headless("web"), slice_of("web", at("10.44.0.1", pod="pod-1")))
     assert world.status("pod-1." + WEB) == "NXDOMAIN"
-
-
-def test_external_name_services_have_no_addresses_of_their_own(world: World) -> None:
-    world.fill(Service("default", "ext", "ExternalName", False, (), "example.org", ()))
-    assert world.status("ext.default.svc.cluster.local") == "NXDOMAIN"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from headwater.cluster.api import failure
 from headwater.cluster.reflector import (
+    NOT_INSTALLED,
     PAGE,
     WATCH_SECONDS,
     ListPage,
@@ -320,7 +321,7 @@ def test_a_missing_permission_is_asked_for_rarely(high: bool) -> None:
         (503, Trouble.THROTTLED),
         (500, Trouble.SERVER),
         (504, Trouble.SERVER),
-        (404, Trouble.SERVER),
+        (404, Trouble.SERVER),  # of a core resource
         (301, Trouble.SERVER),
         (0, Trouble.SERVER),
     ],
@@ -337,6 +338,19 @@ def test_a_missing_permission_says_which_one() -> None:
     assert "the role needs the verb 'list' on 'endpointslices'" in str(failure(403, "no", "endpointslices", "list"))
 
 
+@pytest.mark.parametrize(
+    ("resource", "group"),
+    [
+        ("services", ""),
+        ("namespaces", ""),
+        ("endpointslices", " in the API group 'discovery.k8s.io'"),
+        ("serviceimports", " in the API group 'multicluster.x-k8s.io'"),
+    ],
+)
+def test_a_missing_permission_says_in_which_api_group(resource: str, group: str) -> None:
+    assert str(failure(403, "no", resource, "list")).endswith(f"the verb 'list' on {resource!r}{group})")
+
+
 def test_the_error_of_an_unauthorized_request_says_so() -> None:
     """The watcher reads the credentials again by it."""
     machine = World().watching("7")
@@ -345,3 +359,93 @@ def test_the_error_of_an_unauthorized_request_says_so() -> None:
     assert not machine.state.connected
     assert 0.0 < wait_of(machine) <= 0.8
     assert machine.next() == Watch("7", 600)
+
+
+# A resource that is not installed
+
+
+def absent(verb: str = "list") -> RequestFailed:
+    return failure(404, "404 page not found", "serviceimports", verb)
+
+
+@pytest.mark.parametrize("resource", ["namespaces", "services", "endpointslices", "pods"])
+def test_only_a_custom_resource_can_be_missing(resource: str) -> None:
+    """A core resource that is not found is an error like others: nothing is taken for gone."""
+    assert failure(404, "404 page not found", resource, "list").trouble is Trouble.SERVER
+    machine = World().reflector()
+    assert not machine.failed(failure(404, "404 page not found", resource, "list"))
+    assert wait_of(machine) == 0.8
+    assert machine.state.relists == 0
+
+
+def test_a_missing_crd_says_what_it_means() -> None:
+    error = absent()
+    assert (error.trouble, error.status) == (Trouble.NOT_INSTALLED, 404)
+    assert str(error) == (
+        "serviceimports: the CRD serviceimports.multicluster.x-k8s.io is not installed: "
+        "no names in the multicluster zones until it is"
+    )
+    assert str(absent("watch")) == str(error), "one line in the log, whatever met it"
+
+
+@pytest.mark.parametrize("high", [False, True])
+def test_a_missing_crd_is_a_complete_list_of_nothing_and_asked_for_rarely(high: bool) -> None:
+    world = World(high=high)
+    machine = world.reflector()
+    world.now += 5
+    assert machine.failed(absent()), "the first time"
+    assert machine.state.relists == 1, "not waited for"
+    assert machine.state.proof_of_life == world.now
+    assert not connected(machine)
+    for _ in range(3):
+        assert wait_of(machine) == (40.0 if high else 20.0)
+        assert machine.next() == ListPage("")
+        assert not machine.failed(absent()), "nothing new"
+    assert machine.state.errors == {"404": 4}
+    assert (machine.state.relists, machine.state.resource_version) == (1, "")
+
+
+def test_a_crd_that_appears_is_listed_and_watched() -> None:
+    machine = World().reflector()
+    machine.failed(absent())
+    wait_of(machine)
+    assert machine.page("77", "")
+    assert machine.next() == Watch("77", 600)
+
+
+def test_a_crd_that_is_deleted_is_gone_by_a_list_s_word() -> None:
+    """Of several API servers one may learn of a CRD later than the others: a watch there deletes nothing."""
+    machine = World().reflector()
+    machine.page("77", "")
+    assert isinstance(machine.next(), Watch)
+    assert not machine.failed(absent("watch"))
+    assert 0 < wait_of(machine) <= 0.8
+    assert machine.next() == ListPage("")
+    assert machine.failed(absent())
+    assert wait_of(machine) == 40.0
+    assert machine.page("99", ""), "and comes back"
+    assert not machine.failed(absent("watch"))
+    assert machine.failed(absent())
+
+
+def test_a_crd_that_is_deleted_between_pages_is_gone() -> None:
+    machine = World().reflector()
+    machine.page("10", "token-1")
+    assert machine.failed(absent())
+    assert wait_of(machine) == 40.0
+    assert machine.next() == ListPage("")
+
+
+def test_a_list_of_nothing_that_was_stored_is_no_place_to_watch_from() -> None:
+    machine = World().reflector(NOT_INSTALLED)
+    assert machine.next() == ListPage("")
+    assert machine.failed(absent()), "said again: whoever is told has not heard it in this run"
+
+
+def test_other_trouble_does_not_make_a_missing_crd_news() -> None:
+    machine = World().reflector()
+    assert machine.failed(absent())
+    for error in (UNREACHABLE, server_error(), absent()):
+        wait_of(machine)
+        assert not machine.failed(error)
+    assert wait_of(machine) == 40.0

@@ -142,6 +142,11 @@ def test_a_zone_that_no_name_can_hold_is_refused(text: str) -> None:
         ("--namespace", {"namespaces": ("a" * 64,)}),
         ("--admin", {"admin": Address(path="/run/admin.sock")}),
         ("--dns", {"dns": Address(path="/run/dns.sock")}),
+        ("--labels", {"labels": "a b"}),
+        ("--labels", {"labels": "a=b\n,"}),
+        ("--labels", {"labels": "a=" + "b" * 64}),
+        ("--namespace-labels", {"namespace_labels": "team in (db"}),
+        ("--namespace-labels", {"namespace_labels": "Team/x"}),
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_by_flag(flag: str, changes: dict[str, Any], tmp_path: Path) -> None:
@@ -168,6 +173,8 @@ def test_a_value_that_makes_no_sense_is_refused_by_flag(flag: str, changes: dict
         {"admin": None, "dns": None},
         {"namespaces": ("a", "0", "kube-system", "a" * 63)},
         {"zones": ("a.org", "b.a.org")},
+        {"labels": "a in (b, c),!d,e>5", "namespace_labels": "example.org/team!=db"},
+        {"namespaces": ("a",), "labels": "a=b"},
     ],
 )
 def test_values_at_the_edge_are_taken(changes: dict[str, Any]) -> None:
@@ -218,6 +225,12 @@ def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path
         if replace(standard, **{name: value}).records_fingerprint() != standard.records_fingerprint()
     }
     assert changed == SHAPING
+
+
+def test_a_bad_selector_is_quoted_with_what_is_wrong_in_it() -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings(labels="app=db,tier in prod")
+    assert str(refused.value) == "--labels: 'app=db,tier in prod': 'prod' stands where '(' is expected"
 
 
 def test_the_fingerprint_tells_ttl_from_negative_ttl() -> None:

@@ -14,24 +14,20 @@ What the short way costs is in docs/performance.md; `bench/resolver` measures it
 
 from __future__ import annotations
 
-import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from headwater.answer.alias import MAX_HOPS, Chain, Pending, other_records
 from headwater.answer.counts import COUNTED_TYPES, RCODES, Reason, count_key
-from headwater.answer.question import (
-    HEADER_SIZE,
-    MAX_LABEL,
-    Edns,
-    Malformed,
-    Question,
-    Rcode,
-    parse,
-)
+from headwater.answer.find import find, pod_from_name
+from headwater.answer.question import HEADER_SIZE, Edns, Malformed, Question, Rcode, parse
+from headwater.answer.reverse import ptr_targets
 from headwater.answer.srv import srv_of_itself, srv_set
+from headwater.records.names import name
+from headwater.settings import Settings
 from headwater.store.environment import SERIAL, Reader, Snapshot
-from headwater.store.node import A_SIZE, AAAA_SIZE, HEAD, HEAD_SIZE, OTHER, Flag
+from headwater.store.node import A_SIZE, AAAA_SIZE, HEAD, HEAD_SIZE, Flag
 
 MAX_MESSAGE: Final = 65535
 #: What we are ready to take over UDP (DNS flag day 2020).
@@ -41,9 +37,11 @@ _OPT_SIZE: Final = 11
 _A: Final = 1
 _NS: Final = 2
 _SOA: Final = 6
+_PTR: Final = 12
 _AAAA: Final = 28
 _SRV: Final = 33
 _IN: Final = 1
+_ADDRESSES: Final = frozenset((_A, _AAAA))
 _TRANSFERS: Final = frozenset((251, 252))
 
 # Header bits, as the two bytes after the id.
@@ -80,11 +78,14 @@ _32_BITS: Final = 0xFFFFFFFF
 class _ZoneTail:
     """A zone's name and its SOA record, but for where the name stands in a reply."""
 
-    __slots__ = ("_made", "_rest", "_ttl", "index", "wire")
+    __slots__ = ("_made", "_rest", "_ttl", "clusters", "index", "reverse", "wire")
 
-    def __init__(self, index: int, wire: bytes, negative_ttl: int, ttl: int) -> None:
+    def __init__(self, index: int, text: str, settings: Settings) -> None:
         self.index = index
-        self.wire = wire
+        self.wire = name(text)
+        self.clusters = text in settings.multicluster_zones
+        self.reverse = text in settings.reverse_zones
+        ttl, negative_ttl = settings.ttl, settings.negative_ttl
         self._made: dict[int, bytes] = {}
         # RFC 2308 section 5: a negative answer lives as long as the smaller of the two.
         self._ttl = min(ttl, negative_ttl)
@@ -109,23 +110,23 @@ class Resolver:
     `counts.count_key`, to a number of queries.
     """
 
-    def __init__(self, reader: Reader, zones: Sequence[bytes], ttl: int, negative_ttl: int) -> None:
-        """`zones` are wire-format names in the order of the settings; TTLs in seconds."""
+    def __init__(self, reader: Reader, settings: Settings) -> None:
         self._reader = reader
-        tails = [_ZoneTail(index, wire, negative_ttl, ttl) for index, wire in enumerate(zones)]
+        tails = [_ZoneTail(index, zone, settings) for index, zone in enumerate(settings.served_zones())]
         self._by_index = tails
         # The longest match wins (a zone may be inside another).
         self._zones = sorted(tails, key=lambda zone: len(zone.wire), reverse=True)
         self._ready_generation = 0
         self._turn = 0  # advanced once per reply of several
-        self._ttl = ttl
+        self._ttl = settings.ttl
         self.counts: dict[int, int] = {}
 
-    def answer(self, query: bytes, snapshot: Snapshot | None) -> bytes | None:
+    def answer(self, query: bytes, snapshot: Snapshot | None) -> bytes | Pending | None:
         """The reply to one query: at most 65,535 bytes, never truncated, never an exception.
 
         `snapshot` is from `Reader.begin` (None when there is no store); its
-        buffers are not kept. None when not even an id can be read.
+        buffers are not kept. `Pending` when records of another server belong
+        into the reply; None when not even an id can be read.
         """
         if snapshot is not None and snapshot.generation == self._ready_generation:
             flags = _PLAIN.get(query[2:HEADER_SIZE])
@@ -134,14 +135,17 @@ class Resolver:
                 node = snapshot.get(query[HEADER_SIZE:end].lower()) if end else None
                 if node is not None and len(query) == end + 4:
                     asked = query[end:]
-                    if asked == _IS_A:
-                        return self._addresses(query, flags, end, node, snapshot, _A)
-                    if asked == _IS_AAAA:
-                        return self._addresses(query, flags, end, node, snapshot, _AAAA)
+                    qtype = _A if asked == _IS_A else _AAAA if asked == _IS_AAAA else 0
+                    if qtype:
+                        reply = self._addresses(query, flags, end, node, snapshot, qtype)
+                        if reply is not None:
+                            return reply
         return self._long_way(query, snapshot)
 
-    def _addresses(self, query: bytes, flags: bytes, end: int, node: Any, snapshot: Snapshot, qtype: int) -> bytes:
-        """The reply to a plain query for A or AAAA of a stored name."""
+    def _addresses(
+        self, query: bytes, flags: bytes, end: int, node: Any, snapshot: Snapshot, qtype: int
+    ) -> bytes | None:
+        """The reply to a plain query for A or AAAA of a stored name; None for one that has another name."""
         if qtype == _A:
             count, offset, size = (node[3] << 8) | node[4], HEAD_SIZE, A_SIZE
         else:
@@ -154,6 +158,8 @@ class Resolver:
             count, body, cut = self._rotated(node, offset, count, size, MAX_MESSAGE - len(query))
             reason = Reason.CUT if cut else Reason.ANSWER
             reply = b"".join((query[:2], flags, _COUNTS.pack(count, 0, 0), query[HEADER_SIZE:], *body))
+        elif node[0] & Flag.ALIAS:
+            return None
         else:
             reason = Reason.NODATA
             soa = self._by_index[node[1]].soa(end - HEADER_SIZE, self._serial(snapshot))
@@ -165,7 +171,7 @@ class Resolver:
             self.counts[key] = 1
         return reply
 
-    def _long_way(self, query: bytes, snapshot: Snapshot | None) -> bytes | None:
+    def _long_way(self, query: bytes, snapshot: Snapshot | None) -> bytes | Pending | None:
         if len(query) < HEADER_SIZE:
             if len(query) < 2:
                 return None
@@ -228,40 +234,120 @@ class Resolver:
             return True
         return False
 
-    def _from_store(self, query: bytes, flags: int, asked: Question, zone: _ZoneTail, snapshot: Snapshot) -> bytes:
+    def _from_store(
+        self, query: bytes, flags: int, asked: Question, zone: _ZoneTail, snapshot: Snapshot
+    ) -> bytes | Pending:
         name = asked.name.lower()
-        found = _find(name, zone.wire, snapshot)
+        qtype = asked.qtype
+        found = find(name, zone.wire, snapshot, clusters=zone.clusters)
         room = MAX_MESSAGE - asked.end - (_OPT_SIZE if asked.edns is not None else 0)
         ancount = arcount = 0
         body: Sequence[bytes] = ()
         cut = False
-        if found is None:
-            address = _pod_from_name(name, zone.wire, snapshot)
-            if address is None:
-                return self._negative(query, flags, asked, zone, Reason.NXDOMAIN, snapshot)
-            if asked.qtype == _SRV:
-                ancount, arcount, body = srv_of_itself(name, address, self._ttl)
-            elif len(address) == (4 if asked.qtype == _A else 16 if asked.qtype == _AAAA else -1):
-                fixed = _ADDRESS_HEAD.pack(asked.qtype, _IN, self._ttl, len(address))
-                ancount, body = 1, (b"\xc0\x0c", fixed, address)
-        else:
+        if found is not None:
             node, key = found
             node_flags, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
-            qtype = asked.qtype
+            if qtype in _ADDRESSES and node_flags & Flag.ALIAS:
+                return self._alias(query, flags, asked, zone, snapshot, node, room)
             if qtype == _A:
                 ancount, body, cut = self._rotated(node, HEAD_SIZE, n_a, A_SIZE, room)
             elif qtype == _AAAA:
                 ancount, body, cut = self._rotated(node, HEAD_SIZE + n_a * A_SIZE, n_aaaa, AAAA_SIZE, room)
             elif qtype == _SRV and node_flags & Flag.SRV:
-                ancount, arcount, body, cut = srv_set(node, key, name, room)
+                ancount, arcount, body, cut = srv_set(node, key, name, room, self._next_turn())
             elif qtype == _SOA and node_flags & Flag.APEX:
                 ancount, body = 1, (zone.soa(len(name), self._serial(snapshot)),)
             elif node_flags & Flag.OTHER:
-                ancount, arcount, body = _other(node, HEAD_SIZE + n_a * A_SIZE + n_aaaa * AAAA_SIZE, qtype)
+                ancount, arcount, body = other_records(node, qtype)
+        elif zone.reverse:
+            targets = ptr_targets(name, snapshot, ptr=qtype == _PTR)
+            if targets is None:
+                return self._negative(query, flags, asked, zone, Reason.NXDOMAIN, snapshot)
+            if qtype == _PTR:
+                ancount, body, cut = self._ptr(targets, room)
+        else:
+            pod = pod_from_name(name, zone.wire, snapshot)
+            if pod is None:
+                return self._negative(query, flags, asked, zone, Reason.NXDOMAIN, snapshot)
+            address, own = pod
+            if qtype == _SRV:
+                ancount, arcount, body = srv_of_itself(name, own, address, self._ttl)
+            elif len(address) == (4 if qtype == _A else 16 if qtype == _AAAA else -1):
+                fixed = _ADDRESS_HEAD.pack(qtype, _IN, self._ttl, len(address))
+                ancount, body = 1, (b"\xc0\x0c", fixed, address)
         if not ancount:
             return self._negative(query, flags, asked, zone, Reason.NODATA, snapshot)
         reason = Reason.CUT if cut else Reason.ANSWER
         return self._reply(query, flags, asked, zone, reason, _COUNTS.pack(ancount, 0, arcount), body)
+
+    def _ptr(self, targets: Sequence[bytes], room: int) -> tuple[int, list[bytes], bool]:
+        """(ancount, bytes, cut) of PTR records; `targets` lack the zone, which is the first of the settings."""
+        primary = self._by_index[0].wire
+        body: list[bytes] = []
+        for target in targets:
+            rdata = target[:-1] + primary
+            room -= 12 + len(rdata)
+            if room < 0:
+                return len(body), body, True
+            body.append(b"\xc0\x0c" + _ADDRESS_HEAD.pack(_PTR, _IN, self._ttl, len(rdata)) + rdata)
+        return len(body), body, False
+
+    def _alias(
+        self, query: bytes, flags: int, asked: Question, zone: _ZoneTail, snapshot: Snapshot, node: Any, room: int
+    ) -> bytes | Pending:
+        """The reply for a name that has another name: the CNAMEs and the addresses they lead to."""
+        chain = self._follow(asked.name.lower(), node, asked.qtype, zone, snapshot)
+        soa = zone.soa(len(asked.name), self._serial(snapshot))
+
+        def reply(more: Sequence[bytes]) -> bytes:
+            records, left = [], room
+            for record in (*chain.records, *more):
+                left -= len(record)
+                if left < 0:
+                    break
+                records.append(record)
+            if not records:
+                return self._reply(query, flags, asked, zone, Reason.NODATA, _ONE_AUTHORITY, (soa,))
+            reason = Reason.CUT if left < 0 else Reason.ANSWER
+            return self._reply(query, flags, asked, zone, reason, _COUNTS.pack(len(records), 0, 0), records)
+
+        return reply(()) if chain.outside is None else Pending(chain.outside, asked.qtype, reply)
+
+    def _follow(self, owner: bytes, node: Any, qtype: int, zone: _ZoneTail, snapshot: Snapshot) -> Chain:
+        """Where an alias leads, in the served zones.
+
+        As CoreDNS has it: a chain that comes to nothing inside the zone is
+        nothing; once it has left the zone, what it went through stands.
+        """
+        chain = Chain()
+        for _ in range(MAX_HOPS):
+            if not chain.take(owner, node):
+                return chain.settled()
+            target = chain.target
+            if not target.endswith(zone.wire) or self._zone_of(target) is not zone:
+                chain.leave()
+                outer = self._zone_of(target)
+                if outer is None:
+                    chain.outside = target
+                    return chain
+                zone = outer
+            found = find(target, zone.wire, snapshot, clusters=zone.clusters) if target != zone.wire else None
+            if found is None:
+                pod = pod_from_name(target, zone.wire, snapshot)
+                if pod is not None:
+                    chain.arrive(qtype, [pod[0]], self._ttl)
+                return chain.settled()
+            node = found[0]
+            node_flags, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
+            if not node_flags & Flag.ALIAS:
+                at, count, size = (
+                    (HEAD_SIZE, n_a, A_SIZE) if qtype == _A else (HEAD_SIZE + n_a * A_SIZE, n_aaaa, AAAA_SIZE)
+                )
+                _, body, _ = self._rotated(node, at, count, size, MAX_MESSAGE)
+                chain.arrive_at(_cut_up(body, size))
+                return chain.settled()
+            owner = target
+        return chain.settled()
 
     def _negative(
         self, query: bytes, flags: int, asked: Question, zone: _ZoneTail, reason: Reason, snapshot: Snapshot
@@ -277,14 +363,20 @@ class Resolver:
         """An RRset of `count` records, beginning with another one each time; cut to `room` bytes."""
         if not count:
             return 0, (), False
-        turn = self._turn = (self._turn + _GOLDEN) & _32_BITS
         end = offset + count * size
-        at = offset + (turn * count >> 32) * size
-        fit = room // size
-        if count <= fit:
+        at = offset + (self._next_turn() * count >> 32) * size
+        fit = wanted = min(count, (node[-2] << 8) | node[-1]) if node[0] & Flag.LIMITED else count
+        if fit * size > room:
+            fit = room // size
+        if fit == count:
             return count, (node[at:end], node[offset:at]), False
         first = min(fit, (end - at) // size)
-        return fit, (node[at : at + first * size], node[offset : offset + (fit - first) * size]), True
+        return fit, (node[at : at + first * size], node[offset : offset + (fit - first) * size]), fit < wanted
+
+    def _next_turn(self) -> int:
+        """Where the next set begins, as a fraction of 2**32."""
+        turn = self._turn = (self._turn + _GOLDEN) & _32_BITS
+        return turn
 
     def _reply(
         self,
@@ -326,71 +418,8 @@ def _opt(rcode: Rcode, edns: Edns) -> bytes:
     return b"\0\0\x29" + struct.pack(">HBBHH", _UDP_SIZE, rcode >> 4, 0, 0x8000 if edns.do else 0, 0)
 
 
-def labels_of(name: bytes) -> list[bytes]:
-    """The labels of a wire-format name, with their length octets, without the root."""
-    found = []
-    at = 0
-    while name[at]:
-        after = at + 1 + name[at]
-        found.append(name[at:after])
-        at = after
-    return found
-
-
-def _find(name: bytes, zone: bytes, snapshot: Snapshot) -> tuple[Any, bytes] | None:
-    """A node and the name it is stored under.
-
-    Port and protocol may lack their underscores, as CoreDNS takes them
-    (plugin/kubernetes/parse.go): five labels and more are looked up with them.
-    """
-    node = snapshot.get(name)
-    if node is not None:
-        return node, name
-    relative = labels_of(name[: len(name) - len(zone)] + b"\0")
-    if len(relative) != 5 or relative[4] != b"\x03svc":
-        return None
-    port, protocol = (_underscored(item) for item in relative[:2])
-    key = b"".join((port, protocol, *relative[2:], zone))
-    node = snapshot.get(key) if key != name and len(key) <= 255 else None
-    return None if node is None else (node, key)
-
-
-def _underscored(label: bytes) -> bytes:
-    if label[1:2] == b"_" or len(label) > MAX_LABEL:
-        return label
-    return bytes((label[0] + 1,)) + b"_" + label[1:]
-
-
-def _pod_from_name(name: bytes, zone: bytes, snapshot: Snapshot) -> bytes | None:
-    """The address in a name like 10-44-0-7.NS.pod.Z, if the namespace's node allows it (`--pods insecure`)."""
-    relative = labels_of(name[: len(name) - len(zone)] + b"\0")
-    if len(relative) != 3 or relative[2] != b"\x03pod":
-        return None
-    namespace = snapshot.get(name[len(relative[0]) :])
-    if namespace is None or not namespace[0] & Flag.PODS_FROM_NAME:
-        return None
-    return address_of_label(relative[0][1:])
-
-
-def address_of_label(label: bytes) -> bytes | None:
-    """A dashed address as 4 or 16 bytes: three single dashes make an IPv4 one (CoreDNS's findPods)."""
-    try:
-        text = label.decode("ascii")
-        if text.count("-") == 3 and "--" not in text:
-            return socket.inet_pton(socket.AF_INET, text.replace("-", "."))
-        return socket.inet_pton(socket.AF_INET6, text.replace("-", ":"))
-    except (OSError, ValueError):
-        return None
-
-
-def _other(node: Any, at: int, qtype: int) -> tuple[int, int, Sequence[bytes]]:
-    """(ancount, arcount, bytes) of a type that is neither an address nor SRV."""
-    count = node[at]
-    at += 1
-    for _ in range(count):
-        rtype, ancount, arcount, size = OTHER.unpack_from(node, at)
-        at += OTHER.size
-        if rtype == qtype:
-            return ancount, arcount, (node[at : at + size],)
-        at += size
-    return 0, 0, ()
+def _cut_up(parts: Sequence[bytes], size: int) -> Iterator[bytes]:
+    """The records of a rotated set, one by one."""
+    for part in parts:
+        for at in range(0, len(part), size):
+            yield part[at : at + size]

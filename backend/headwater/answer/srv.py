@@ -16,20 +16,25 @@ _SRV_HEAD: Final = struct.Struct(">HHIHHHH")
 _ADDRESS_HEAD: Final = struct.Struct(">HHIH")
 
 
-def srv_of_itself(name: bytes, address: bytes, ttl: int) -> tuple[int, int, tuple[bytes, ...]]:
-    """(ancount, arcount, bytes) for a pod's name that is not stored: itself and port 0, as in CoreDNS; its address."""
+def srv_of_itself(name: bytes, own: bytes, address: bytes, ttl: int) -> tuple[int, int, tuple[bytes, ...]]:
+    """(ancount, arcount, bytes) for a pod's name that is not stored: itself and port 0, as in CoreDNS; its address.
+
+    `own` is the pod's name, the end of the one that was asked for.
+    """
     rtype = _A if len(address) == 4 else _AAAA
-    answer = b"\xc0\x0c" + _SRV_HEAD.pack(_SRV, _IN, ttl, 6 + len(name), 0, 100, 0)
-    glue = b"\xc0\x0c" + _ADDRESS_HEAD.pack(rtype, _IN, ttl, len(address))
-    return 1, 1, (answer, name, glue, address)
+    answer = b"\xc0\x0c" + _SRV_HEAD.pack(_SRV, _IN, ttl, 6 + len(own), 0, 100, 0)
+    pointer = (0xC000 | HEADER_SIZE + len(name) - len(own)).to_bytes(2, "big")
+    glue = pointer + _ADDRESS_HEAD.pack(rtype, _IN, ttl, len(address))
+    return 1, 1, (answer, own, glue, address)
 
 
-def srv_set(node: Any, key: bytes, name: bytes, room: int) -> tuple[int, int, list[bytes], bool]:
+def srv_set(node: Any, key: bytes, name: bytes, room: int, turn: int) -> tuple[int, int, list[bytes], bool]:
     """(ancount, arcount, bytes, cut) of a node's SRV set (RFC 2782), glue included.
 
     `key` is the name it is stored under, `name` the one asked for, which may be
     shorter by underscores: both end in the Service's name, which the glue's
     owners point to. Targets are not compressed (RFC 2782: "not to be used").
+    `turn` says where a part of the set begins, as a fraction of 2**32.
     """
     flags, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
     at = HEAD_SIZE + n_a * A_SIZE + n_aaaa * AAAA_SIZE
@@ -73,15 +78,20 @@ def srv_set(node: Any, key: bytes, name: bytes, room: int) -> tuple[int, int, li
     # The fixed part of a record depends on its target's length and its port only.
     heads: dict[tuple[int, int], bytes] = {}
     size = len(node)
+    long = form == SrvForm.NAMES
+    if flags & Flag.LIMITED:
+        size -= 2
+        node, at, size = _some_rows(node, at, size, (node[size] << 8) | node[size + 1], turn)
     ancount = arcount = 0
     while at < size:
         index, row_a, row_aaaa, length = SRV_ROW.unpack_from(node, at)
         at += SRV_ROW.size
-        label = bytes((length,)) + node[at : at + length]
+        label = bytes(node[at : at + length]) if long else bytes((length,)) + node[at : at + length]
         at += length
+        length = len(label)
         ports = sets[index]
         target = label + base
-        need = len(ports) * (18 + len(target)) + row_a * (17 + length) + row_aaaa * (29 + length)
+        need = len(ports) * (18 + len(target)) + row_a * (16 + length) + row_aaaa * (28 + length)
         if need > room:
             # A target and its glue go together: the largest set of whole ones.
             return ancount, arcount, answers + glue, True
@@ -110,3 +120,23 @@ def _port_set(node: Any, at: int) -> tuple[tuple[int, ...], int]:
     count = (node[at] << 8) | node[at + 1]
     after = at + 2 + 2 * count
     return struct.unpack(f">{count}H", node[at + 2 : after]), after
+
+
+def _some_rows(node: Any, at: int, end: int, count: int, turn: int) -> tuple[bytes, int, int]:
+    """That many of the rows between two offsets, beginning with another one each turn.
+
+    Returns their bytes, and where they begin and end in these.
+    """
+    starts = []
+    while at < end:
+        starts.append(at)
+        _, row_a, row_aaaa, length = SRV_ROW.unpack_from(node, at)
+        at += SRV_ROW.size + length + 4 * row_a + 16 * row_aaaa
+    if count >= len(starts):
+        rows = bytes(node[starts[0] : end]) if starts else b""
+        return rows, 0, len(rows)
+    first = turn * len(starts) >> 32
+    starts.append(end)
+    rows = node[starts[first] : starts[min(first + count, len(starts) - 1)]]
+    rows += node[starts[0] : starts[max(0, first + count - len(starts) + 1)]]
+    return bytes(rows), 0, len(rows)

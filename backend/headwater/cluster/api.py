@@ -8,7 +8,7 @@ what the reduced objects do. This is the only module that imports it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 from urllib.parse import urlencode
 
@@ -21,6 +21,7 @@ from kubernetes.config.config_exception import ConfigException
 
 from headwater.cluster.objects import Resource
 from headwater.cluster.reflector import RequestFailed, Trouble
+from headwater.selectors import Selector
 from headwater.settings import SettingsError
 
 PATHS: Final[dict[Resource, str]] = {
@@ -30,6 +31,14 @@ PATHS: Final[dict[Resource, str]] = {
     "pods": "/api/v1/pods",
     "serviceimports": "/apis/multicluster.x-k8s.io/v1alpha1/serviceimports",
 }
+
+#: The API groups of those that are not in the core one.
+_GROUPS: Final[dict[str, str]] = {
+    resource: path.split("/")[2] for resource, path in PATHS.items() if path.startswith("/apis/")
+}
+
+#: Resources that are there only once somebody has installed their CRD.
+_CUSTOM: Final = frozenset(("serviceimports",))
 
 #: Pods that no longer own their address are left out by the server.
 _POD_FIELDS: Final = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown"
@@ -45,13 +54,15 @@ _ERROR_BODY: Final = 64 * 1024
 class ApiServer:
     """Credentials for one API server, and requests to it. One for each thread."""
 
-    def __init__(self, kubeconfig: str | None, context: str | None) -> None:
+    def __init__(self, kubeconfig: str | None, context: str | None, selectors: Mapping[Resource, Selector]) -> None:
         """A kubeconfig file (or $KUBECONFIG's), or the pod's own service account when there is none.
 
-        Raises SettingsError with what is wrong with it.
+        `selectors`: which objects of a resource are asked for, where not all of them are.
+        Raises SettingsError with what is wrong with the kubeconfig.
         """
         self._kubeconfig = kubeconfig
         self._context = context
+        self._selectors = selectors
         self._client = self._connect()
 
     def _connect(self) -> ApiClient:
@@ -129,21 +140,36 @@ class ApiServer:
     def _get(self, resource: Resource, query: dict[str, str], timeout: tuple[float, float]) -> Any:
         if resource == "pods":
             query["fieldSelector"] = _POD_FIELDS
+        if selector := str(self._selectors.get(resource, "")):
+            query["labelSelector"] = selector
+        response = self._send(f"{PATHS[resource]}?{urlencode(query)}", timeout)
+        if response.status == 200:
+            return response
+        error = _refusal(response, resource, "watch" if "watch" in query else "list")
+        if error.trouble is Trouble.NOT_INSTALLED and not self._is_api_server():
+            raise RequestFailed(Trouble.SERVER, f"{self.host}: 404, but not from an API server: {error}", error.status)
+        raise error
+
+    def _is_api_server(self) -> bool:
+        """Whether one answers: a proxy that has lost it says 404 to everything, and that must not delete a name."""
+        response = self._send("/version", (_CONNECT_TIMEOUT, _CONNECT_TIMEOUT))
+        response.close()
+        return response.status in (200, 401, 403)
+
+    def _send(self, path: str, timeout: tuple[float, float]) -> Any:
+        """The response to a GET, its body unread. Raises RequestFailed."""
         client = self._client
         method, url, headers, _, _ = client.param_serialize(
             "GET",
-            PATHS[resource],
+            path,
             header_params={"Accept": "application/json", "Accept-Encoding": "identity"},
             auth_settings=["BearerToken"],
         )
         try:
-            answer = client.call_api(method, f"{url}?{urlencode(query)}", headers, _request_timeout=timeout)
+            answer = client.call_api(method, url, headers, _request_timeout=timeout)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise RequestFailed(Trouble.UNREACHABLE, f"{self.host} cannot be reached: {error}") from None
-        response = answer.response
-        if response.status == 200:
-            return response
-        raise _refusal(response, resource, "watch" if "watch" in query else "list")
+        return answer.response
 
     def close(self) -> None:
         self._client.rest_client.pool_manager.clear()
@@ -174,7 +200,13 @@ def failure(status: int, message: str, resource: str, verb: str, retry_after: fl
             return RequestFailed(Trouble.UNAUTHORIZED, text, status)
         case 403:
             advice = f"the role needs the verb {verb!r} on {resource!r}"
+            if group := _GROUPS.get(resource):
+                advice += f" in the API group {group!r}"
             return RequestFailed(Trouble.FORBIDDEN, f"{text} ({advice})", status)
+        case 404 if resource in _CUSTOM:
+            crd = f"{resource}.{_GROUPS[resource]}"
+            absent = f"{resource}: the CRD {crd} is not installed: no names in the multicluster zones until it is"
+            return RequestFailed(Trouble.NOT_INSTALLED, absent, status)
         case 429 | 503:
             return RequestFailed(Trouble.THROTTLED, text, status, retry_after)
         case _:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, cast
 
 from headwater.cluster.objects import (
@@ -11,14 +12,20 @@ from headwater.cluster.objects import (
     Pod,
     Resource,
     Service,
+    ServiceImport,
     pack,
     unpack,
 )
 from headwater.records.compiler import Changes, Compiler, differing_labels
+from headwater.records.zone import NameServer
 from headwater.store.environment import Transaction
 from headwater.store.node import Kind
 
 _SEPARATOR: Final = b"/"
+#: No Service has such a name: the slices of ServiceImports are indexed among those of Services.
+_IMPORT: Final = "/"
+#: Owners of slices without the label that would name one.
+_NOBODY: Final = frozenset({"", _IMPORT})
 
 
 def object_key(resource: Resource, key: tuple[str, str]) -> bytes:
@@ -51,8 +58,11 @@ class Batch:
         self._namespaces: dict[str, bool] = {}
         self._services: dict[tuple[str, str], Service | None] = {}
         self._slices: dict[tuple[str, str], EndpointSlice | None] = {}
+        self._imports: dict[tuple[str, str], ServiceImport | None] = {}
         self._pods: dict[tuple[str, str], None] = {}
         self._touched: dict[tuple[str, str], None] = {}
+        self._touched_imports: dict[tuple[str, str], None] = {}
+        self._dns_service_changed = False
 
     # Objects
 
@@ -79,26 +89,58 @@ class Batch:
             case "namespaces":
                 self._namespaces.setdefault(key[1], data is not None)
             case "services":
+                self._service_changed(key, data, cast("Service | None", now))
+            case "serviceimports":
                 if self._compiling:
-                    self._services.setdefault(key, None if data is None else unpack(resource, data))
-                    self._touched[key] = None
+                    self._imports.setdefault(key, None if data is None else unpack(resource, data))
+                    self._touched_imports[key] = None
             case "endpointslices":
                 self._slice_changed(key, data, cast("EndpointSlice | None", now))
             case "pods":
                 self._pod_changed(data, cast("Pod | None", now))
 
+    def _service_changed(self, key: tuple[str, str], data: bytes | None, now: Service | None) -> None:
+        before: Service | None = None if data is None else unpack("services", data)
+        reverse = self._compiler.reverse_of_service
+        self._index_addresses(reverse(before), reverse(now))
+        if self._compiling:
+            self._services.setdefault(key, before)
+            self._touched[key] = None
+            self._dns_service_changed |= any(True for _ in self._txn.scan("hosts", _index(*key, "")))
+
     def _slice_changed(self, key: tuple[str, str], data: bytes | None, now: EndpointSlice | None) -> None:
         before: EndpointSlice | None = None if data is None else unpack("endpointslices", data)
-        old = before.service if before is not None else ""
-        new = now.service if now is not None else ""
-        if old and old != new:
-            self._txn.unindex("slices", _index(key[0], old, key[1]))
-        if new and old != new:
-            self._txn.index("slices", _index(key[0], new, key[1]))
+        old = set() if before is None else {before.service, _IMPORT + before.imported}
+        new = set() if now is None else {now.service, _IMPORT + now.imported}
+        for owner in old - new - _NOBODY:
+            self._txn.unindex("slices", _index(key[0], owner, key[1]))
+        for owner in new - old - _NOBODY:
+            self._txn.index("slices", _index(key[0], owner, key[1]))
+        reverse = self._compiler.reverse_of_slice
+        self._index_addresses(reverse(before), reverse(now))
+        self._index_host(before, now)
         if self._compiling:
             self._slices.setdefault(key, before)
-            for service in {old, new} - {""}:
-                self._touched[key[0], service] = None
+            for owner in (old | new) - _NOBODY:
+                touched = self._touched_imports if owner.startswith(_IMPORT) else self._touched
+                touched[key[0], owner.removeprefix(_IMPORT)] = None
+
+    def _index_addresses(self, before: Mapping[bytes, bytes], now: Mapping[bytes, bytes]) -> None:
+        for entry in before.keys() - now.keys():
+            self._txn.delete("addresses", entry)
+        for entry, value in now.items():
+            if before.get(entry) != value:
+                self._txn.put("addresses", entry, value)
+
+    def _index_host(self, before: EndpointSlice | None, now: EndpointSlice | None) -> None:
+        """Remember the slices that this host is an endpoint of: theirs is the DNS Service."""
+        was = before is not None and before.service and self._compiler.is_here(before)
+        still = now is not None and now.service and self._compiler.is_here(now)
+        if was and before is not None:
+            self._txn.unindex("hosts", _index(before.namespace, before.service, before.name))
+        if still and now is not None:
+            self._txn.index("hosts", _index(now.namespace, now.service, now.name))
+        self._dns_service_changed |= bool(was or still)
 
     def _pod_changed(self, data: bytes | None, now: Pod | None) -> None:
         before: Pod | None = None if data is None else unpack("pods", data)
@@ -120,6 +162,9 @@ class Batch:
     def touch_service(self, key: tuple[str, str]) -> None:
         self._touched[key] = None
 
+    def touch_import(self, key: tuple[str, str]) -> None:
+        self._touched_imports[key] = None
+
     def touch_pod(self, pod: Pod) -> None:
         self._pods.update(dict.fromkeys((pod.namespace, item) for item in pod.addresses))
 
@@ -134,10 +179,16 @@ class Batch:
             if existed != exists and not anew:
                 for key, _ in self._txn.scan("objects", b"services/" + name.encode() + _SEPARATOR):
                     self._touched[name, key.decode().split("/", 2)[2]] = None
+                for key, _ in self._txn.scan("objects", b"serviceimports/" + name.encode() + _SEPARATOR):
+                    self._touched_imports[name, key.decode().split("/", 2)[2]] = None
                 for key, _ in self._txn.scan("pods", name.encode() + _SEPARATOR):
                     self._pods[name, key.decode().split("/", 2)[1]] = None
         for service in self._touched:
             self._compile_service(service, changes, anew=anew)
+        for item in self._touched_imports:
+            self._compile_import(item, changes, anew=anew)
+        if self._dns_service_changed and not anew:
+            changes.merge(self._compiler.fixed(self.name_servers()), ())
         for namespace, address in self._pods:
             known = self._exists(namespace) and self._compiler.serves(namespace)
             held = sum(1 for _ in self._txn.scan("pods", _index(namespace, address, ""))) if known else 0
@@ -147,11 +198,14 @@ class Batch:
         else:
             self.write(changes)
 
-    def _compile_service(self, key: tuple[str, str], changes: Changes, *, anew: bool) -> None:
-        namespace = key[0]
+    def _existence(self, namespace: str) -> tuple[bool, bool]:
+        """Whether a namespace was, and is, there and served."""
         served = self._compiler.serves(namespace)
         exists = served and self._exists(namespace)
-        existed = served and self._namespaces.get(namespace, exists)
+        return served and self._namespaces.get(namespace, exists), exists
+
+    def _compile_service(self, key: tuple[str, str], changes: Changes, *, anew: bool) -> None:
+        existed, exists = self._existence(key[0])
         after = self._service(key)
         before = self._services.get(key, after)
         slices_after = self._slices_of(key)
@@ -167,6 +221,41 @@ class Batch:
             only,
             changes,
         )
+
+    def _compile_import(self, key: tuple[str, str], changes: Changes, *, anew: bool) -> None:
+        existed, exists = self._existence(key[0])
+        data = self._txn.get("objects", object_key("serviceimports", key))
+        after: ServiceImport | None = None if data is None else unpack("serviceimports", data)
+        before = self._imports.get(key, after)
+        slices_after = self._slices_of((key[0], _IMPORT + key[1]))
+        slices_before = [item for item in slices_after if item.key not in self._slices] + [
+            item for item in self._slices.values() if item is not None and (item.namespace, item.imported) == key
+        ]
+        self._compiler.service_import(
+            (None, ()) if anew else (before if existed else None, slices_before),
+            (after if exists else None, slices_after),
+            changes,
+        )
+
+    def name_servers(self) -> list[NameServer] | None:
+        """The addresses of the DNS Service, None when this host is not known to be one of its endpoints."""
+        found: list[NameServer] | None = None
+        for key, _ in self._txn.scan("hosts"):
+            namespace, owner, name = key.decode().split("/", 2)
+            service = self._service((namespace, owner))
+            data = self._txn.get("objects", object_key("endpointslices", (namespace, name)))
+            found = found or []
+            if service is not None and data is not None:
+                found += self._compiler.name_servers(service, unpack("endpointslices", data))
+        return found
+
+    def reindex(self, resource: Resource, item: Object) -> None:
+        """Enter an object into the indexes that depend on the settings: they were emptied."""
+        if resource == "services":
+            self._index_addresses({}, self._compiler.reverse_of_service(cast("Service", item)))
+        elif resource == "endpointslices":
+            self._index_addresses({}, self._compiler.reverse_of_slice(cast("EndpointSlice", item)))
+            self._index_host(None, cast("EndpointSlice", item))
 
     def write(self, changes: Changes) -> None:
         """Put and drop; sorted, for neighbours share pages."""
@@ -198,7 +287,7 @@ class Batch:
     def _slices_of(self, key: tuple[str, str]) -> list[EndpointSlice]:
         found: list[EndpointSlice] = []
         for index, _ in self._txn.scan("slices", _index(*key, "")):
-            data = self._txn.get("objects", object_key("endpointslices", (key[0], index.decode().split("/", 2)[2])))
+            data = self._txn.get("objects", object_key("endpointslices", (key[0], index.decode().rpartition("/")[2])))
             if data is not None:
                 found.append(unpack("endpointslices", data))
         return found

@@ -7,6 +7,7 @@ is reported with its line; while a file has never been good, nothing is known
 completely, and nothing is said.
 
 A namespace that is only mentioned is there: a manifest need not spell it out.
+It has no labels, though: a selector that asks for one leaves it out.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import codecs
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import yaml
 
 from headwater.cluster.objects import KINDS, Decoded, Namespace, OddObject, Resource, convert
+from headwater.selectors import EVERYTHING, Selector
 
 _log = logging.getLogger(__name__)
 
@@ -31,6 +33,16 @@ _SUFFIXES: Final = frozenset((".yaml", ".yml", ".json"))
 _MAX_DEPTH: Final = 500
 
 Objects = dict[Resource, dict[tuple[str, str], Decoded]]
+Selectors = Mapping[Resource, Selector]
+"""By which labels the objects of a resource are chosen, where not all of them are."""
+
+
+class _Found(NamedTuple):
+    """An object of a file; `selected` by its labels."""
+
+    resource: Resource
+    decoded: Decoded
+    selected: bool
 
 
 class BadManifest(ValueError):  # noqa: N818 (names a file)
@@ -142,23 +154,44 @@ def _json_problem(file: Path, data: bytes, found: Exception) -> BadManifest:
     return BadManifest(f"{file}{line}: not valid JSON: {found}")
 
 
-def read(file: Path) -> list[tuple[Resource, Decoded]]:
-    """The objects of a file that DNS is about; others are passed over. Raises BadManifest.
+def read(file: Path, selectors: Selectors | None = None) -> list[tuple[Resource, Decoded]]:
+    """The objects of a file that DNS is about and that are selected; others are passed over. Raises BadManifest.
 
     One object that is not what its kind says spoils the file: its author wants
     to know, and half a file is not what they wrote.
     """
-    found: list[tuple[Resource, Decoded]] = []
+    return [(resource, decoded) for resource, decoded, selected in _read(file, selectors or {}) if selected]
+
+
+def _read(file: Path, selectors: Selectors) -> list[_Found]:
+    found: list[_Found] = []
     for line, document in documents(file):
         for item in _flattened(document, file, line):
             resource = KINDS.get((str(item.get("apiVersion")), str(item.get("kind"))))
             if resource is None:
                 continue
             try:
-                found.append((resource, convert(resource, item)))
+                decoded = convert(resource, item)
+                selector = selectors.get(resource, EVERYTHING)
+                found.append(_Found(resource, decoded, selector == EVERYTHING or selector.matches(_labels(item))))
             except OddObject as error:
                 name = (item.get("metadata") or {}).get("name") if isinstance(item.get("metadata"), dict) else None
                 raise BadManifest(f"{file}:{line}: {item['kind']} {name or 'without a name'}: {error}") from None
+    return found
+
+
+def _labels(item: dict[str, Any]) -> dict[str, str]:
+    """The labels of an object that has metadata. Raises OddObject for values that the API would not take."""
+    labels = item["metadata"].get("labels")
+    if labels is None:
+        return {}
+    if not isinstance(labels, dict):
+        raise OddObject(f"metadata.labels is a mapping, not a {_kind_of(labels)}")
+    found = {}
+    for key, value in labels.items():
+        if value is not None and not isinstance(value, str):
+            raise OddObject(f"the label {key} is text, not a {_kind_of(value)}: put it in quotes")
+        found[str(key)] = value or ""
     return found
 
 
@@ -199,9 +232,10 @@ def _kind_of(value: object) -> str:
 class Manifests:
     """The files of a source and what each of them said when it was last good."""
 
-    def __init__(self, paths: Iterable[str]) -> None:
+    def __init__(self, paths: Iterable[str], selectors: Selectors | None = None) -> None:
         self._paths = tuple(paths)
-        self._good: dict[Path, list[tuple[Resource, Decoded]]] = {}
+        self._selectors = selectors or {}
+        self._good: dict[Path, list[_Found]] = {}
         self.problems: dict[Path, str] = {}
         """Why a file is not taken as it is now."""
 
@@ -209,11 +243,11 @@ class Manifests:
         """Read every file again. None while there is a file of which nothing good is known."""
         files = files_of(self._paths)
         self.problems = {}
-        good: dict[Path, list[tuple[Resource, Decoded]]] = {}
+        good: dict[Path, list[_Found]] = {}
         complete = True
         for file in files:
             try:
-                good[file] = read(file)
+                good[file] = _read(file, self._selectors)
             except BadManifest as problem:
                 self.problems[file] = str(problem)
                 known = self._good.get(file)
@@ -224,21 +258,29 @@ class Manifests:
                     good[file] = known
                     _log.error("%s (what it said before is kept)", problem)
         self._good = good
-        return _together(good) if complete else None
+        return _together(good, self._selectors) if complete else None
 
 
-def _together(files: dict[Path, list[tuple[Resource, Decoded]]]) -> Objects:
+def _together(files: dict[Path, list[_Found]], selectors: Selectors) -> Objects:
     found: Objects = {"namespaces": {}, "services": {}, "endpointslices": {}, "pods": {}, "serviceimports": {}}
     origin: dict[tuple[Resource, tuple[str, str]], Path] = {}
+    mentioned: dict[str, None] = {}
     for file, objects in files.items():
-        for resource, decoded in objects:
+        for resource, decoded, selected in objects:
             key = decoded.object.key
             if decoded.absent:
                 continue
             other = origin.setdefault((resource, key), file)
             if other != file:
                 _log.warning("%s: %s %s is in %s too; this one counts", file, resource, "/".join(key), other)
-            found[resource][key] = decoded
+            if selected:
+                found[resource][key] = decoded
+            else:
+                found[resource].pop(key, None)
             if key[0]:
-                found["namespaces"].setdefault(("", key[0]), Decoded(Namespace(key[0]), ""))
+                mentioned[key[0]] = None
+    if selectors.get("namespaces", EVERYTHING).matches({}):
+        for name in mentioned:
+            if ("namespaces", ("", name)) not in origin:
+                found["namespaces"]["", name] = Decoded(Namespace(name), "")
     return found

@@ -30,6 +30,7 @@ from headwater.cluster.objects import (
     unpack,
 )
 from headwater.records.compiler import Compiler
+from headwater.store.addresses import Holder, holder_of
 from headwater.store.environment import READY, SERIAL, Store, Transaction
 from headwater.store.node import Kind
 
@@ -40,6 +41,8 @@ _KINDS: Final = struct.Struct(f">{len(Kind)}q")
 _SEPARATOR: Final = b"/"
 #: Behind every namespace.
 _LAST: Final = b"\xff"
+#: Who is an address's in the index of addresses.
+_HOLDERS: Final[dict[Resource, Holder]] = {"services": Holder.SERVICE, "endpointslices": Holder.SLICE}
 _ALL: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods", "serviceimports")
 
 
@@ -85,8 +88,18 @@ class Ledger:
             if store.shape_matches and store.read(lambda txn: txn.meta(READY)):
                 self.ready = True
             else:
+                store.write(self._reindex)
                 self._compile_all()
         self._publish()
+
+    def _reindex(self, txn: Transaction) -> None:
+        """Fill the indexes that depend on the settings: these are others than before."""
+        batch = self._batch(txn, compiling=False)
+        for db in ("addresses", "hosts"):
+            txn.clear(db)
+        for resource in _HOLDERS:
+            for _, data in txn.scan("objects", resource.encode() + _SEPARATOR):
+                batch.reindex(resource, unpack(resource, data))
 
     def _begin(self, txn: Transaction) -> None:
         counts = txn.meta(_COUNTS)
@@ -196,8 +209,13 @@ class Ledger:
         """Remove every object of a resource, and what points to them; not the records."""
         for key, _ in list(txn.scan("objects", resource.encode() + _SEPARATOR)):
             txn.delete("objects", key)
+        if resource in _HOLDERS:
+            gone = [key for key, _ in txn.scan("addresses") if holder_of(key) is _HOLDERS[resource]]
+            for key in gone:
+                txn.delete("addresses", key)
         if resource == "endpointslices":
             txn.clear("slices")
+            txn.clear("hosts")
         elif resource == "pods":
             txn.clear("pods")
         txn.set_meta(version_key(resource), b"")
@@ -315,11 +333,13 @@ class Ledger:
         return batch
 
     def _fixed_records(self, txn: Transaction) -> Batch:
-        """What does not belong to a Service: the zones' names, namespaces, pods."""
+        """What does not belong to a Service: the zones' names, namespaces, imports, pods."""
         batch = self._batch(txn, compiling=True)
-        batch.fill(self._compiler.fixed())
+        batch.fill(self._compiler.fixed(batch.name_servers()))
         for _, data in txn.scan("objects", b"namespaces/"):
             batch.touch_namespace(cast("Namespace", unpack("namespaces", data)).name)
+        for _, data in txn.scan("objects", b"serviceimports/"):
+            batch.touch_import(unpack("serviceimports", data).key)
         for _, data in txn.scan("objects", b"pods/"):
             batch.touch_pod(unpack("pods", data))
         batch.compile(anew=True)

@@ -27,9 +27,14 @@ SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
 TRIGGER_TIME_ANNOTATION: Final = "endpoints.kubernetes.io/last-change-trigger-time"
 IMPORT_NAME_LABEL: Final = "multicluster.kubernetes.io/service-name"
 SOURCE_CLUSTER_LABEL: Final = "multicluster.kubernetes.io/source-cluster"
-#: What a Service's annotations may ask of us (docs/answers.md), without the prefix.
-ANNOTATION_PREFIX: Final = "headwater.dev/"
-ANNOTATIONS: Final = ("ttl", "publish", "max-answers", "pod-names")
+#: What a Service's annotations may ask of us (docs/answers.md); the first is the specification's (section 2.1).
+ANNOTATIONS: Final = (
+    "service.alpha.kubernetes.io/tolerate-unready-endpoints",
+    "headwater.dev/ttl",
+    "headwater.dev/publish",
+    "headwater.dev/max-answers",
+    "headwater.dev/pod-names",
+)
 
 #: Where CoreDNS keeps a port without a number (plugin/kubernetes/object/service.go).
 NO_PORT: Final = -1
@@ -69,7 +74,7 @@ class Service(Struct, frozen=True, array_like=True, gc=False):
     external_name: str
     ports: tuple[Port, ...]
     annotations: tuple[tuple[str, str], ...] = ()
-    """Those of ours that it has, as (name without the prefix, value), in the order of ANNOTATIONS."""
+    """(name, value) of those of ANNOTATIONS that it has, in that order."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -168,10 +173,11 @@ class _SliceLabels(Struct, gc=False):
 
 
 class _ServiceAnnotations(Struct, gc=False):
-    ttl: str | None = field(default=None, name=ANNOTATION_PREFIX + ANNOTATIONS[0])
-    publish: str | None = field(default=None, name=ANNOTATION_PREFIX + ANNOTATIONS[1])
-    max_answers: str | None = field(default=None, name=ANNOTATION_PREFIX + ANNOTATIONS[2])
-    pod_names: str | None = field(default=None, name=ANNOTATION_PREFIX + ANNOTATIONS[3])
+    tolerate: str | None = field(default=None, name=ANNOTATIONS[0])
+    ttl: str | None = field(default=None, name=ANNOTATIONS[1])
+    publish: str | None = field(default=None, name=ANNOTATIONS[2])
+    max_answers: str | None = field(default=None, name=ANNOTATIONS[3])
+    pod_names: str | None = field(default=None, name=ANNOTATIONS[4])
 
 
 class _SliceAnnotations(Struct, gc=False):
@@ -295,7 +301,7 @@ def _service(api: _ApiService) -> Decoded:
 
 
 def _annotations(api: _ServiceAnnotations) -> tuple[tuple[str, str], ...]:
-    values = (api.ttl, api.publish, api.max_answers, api.pod_names)
+    values = (api.tolerate, api.ttl, api.publish, api.max_answers, api.pod_names)
     return tuple((name, value) for name, value in zip(ANNOTATIONS, values, strict=True) if value is not None)
 
 

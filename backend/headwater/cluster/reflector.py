@@ -2,7 +2,8 @@
 
     LIST page ─▶ page ─▶ … ─▶ complete ─▶ WATCH ─▶ events, bookmarks ─▶ ends ─▶ WATCH again
       ▲                                     │
-      └──────────── 410 Gone ───────────────┘          any failure: wait, then the same again
+      ├──────────── 410 Gone ───────────────┤          any failure: wait, then the same again
+      └───── 404, the CRD is not there ─────┘          404 for a list: it is complete and empty; ask seldom
 
 A `Reflector` is a machine: `next` says what to do (list a page, watch, wait),
 and one of the other methods is told how it went. It has no socket, no thread
@@ -32,10 +33,12 @@ _BACKOFF_FIRST: Final = 0.8
 _BACKOFF_LAST: Final = 30.0
 #: After a refused connection or a silent one: a connect costs the server nothing.
 _RECONNECT: Final = (0.1, 2.0)
-#: A missing permission does not appear by asking often.
-_FORBIDDEN: Final = (20.0, 40.0)
+#: A missing permission, or resource, does not appear by asking often.
+_MISSING: Final = (20.0, 40.0)
 #: A watch that ends well but sooner than this, in seconds, is treated as an error.
 _TOO_SHORT: Final = 1.0
+#: The version of the empty list that stands for a resource that is not installed. Nothing can be watched from it.
+NOT_INSTALLED: Final = "none"
 
 
 class Trouble(Enum):
@@ -47,6 +50,8 @@ class Trouble(Enum):
     """401: read the credentials again."""
     FORBIDDEN = "forbidden"
     """403: a permission is missing."""
+    NOT_INSTALLED = "not installed"
+    """404 for a custom resource: there is no such CRD, and so no object of it."""
     THROTTLED = "throttled"
     """429, or 503 with Retry-After: the server says when."""
     SERVER = "server"
@@ -106,7 +111,7 @@ class Counters:
 
 
 class Reflector:
-    """The state of one resource. `resource_version`: where a stored list left off, or empty."""
+    """The state of one resource. `resource_version`: where a stored list left off, NOT_INSTALLED or empty."""
 
     def __init__(
         self,
@@ -121,7 +126,8 @@ class Reflector:
         self._wait = 0.0
         self._watch_began = 0.0
         self._watch_events = 0
-        self.state = Counters(resource_version=resource_version)
+        self._absent = False
+        self.state = Counters(resource_version="" if resource_version == NOT_INSTALLED else resource_version)
 
     def next(self) -> Action:
         """What to do now."""
@@ -139,6 +145,7 @@ class Reflector:
         """A page came. True when it was the last: the list is complete as of that version."""
         self._alive()
         self._failures = 0
+        self._absent = False
         self._continue = continue_token
         if continue_token:
             return False
@@ -176,8 +183,11 @@ class Reflector:
         else:
             self._failures = 0
 
-    def failed(self, error: RequestFailed) -> None:
-        """A list or a watch failed, at its start or in its course."""
+    def failed(self, error: RequestFailed) -> bool:
+        """A list or a watch failed, at its start or in its course.
+
+        True when that makes a complete list of nothing, as of the version NOT_INSTALLED; once, until a page comes.
+        """
         self.state.connected = False
         name = str(error.status) if error.status else error.trouble.value
         self.state.errors[name] = self.state.errors.get(name, 0) + 1
@@ -191,11 +201,30 @@ class Reflector:
             case Trouble.UNREACHABLE:
                 self._wait = self._uniform(*_RECONNECT)
             case Trouble.FORBIDDEN:
-                self._wait = self._uniform(*_FORBIDDEN)
+                self._wait = self._uniform(*_MISSING)
+            case Trouble.NOT_INSTALLED:
+                return self._not_installed()
             case Trouble.THROTTLED if error.retry_after > 0:
                 self._wait = error.retry_after + self._uniform(0.0, 1.0)
             case _:
                 self._back_off()
+        return False
+
+    def _not_installed(self) -> bool:
+        watching, self.state.resource_version = bool(self.state.resource_version), ""
+        self._continue = ""
+        if watching:
+            # What is held goes by a list's word only: one of several API servers may not know a new CRD yet.
+            self._back_off()
+            return False
+        self._alive()
+        self._failures = 0
+        self._wait = self._uniform(*_MISSING)
+        if self._absent:
+            return False
+        self._absent = True
+        self.state.relists += 1
+        return True
 
     def _alive(self) -> None:
         self.state.proof_of_life = self._clock()

@@ -1,4 +1,4 @@
-"""Which cluster, or which files: what a store's objects came from, as a fingerprint.
+"""Which cluster, or which files, and which of their objects: what a store's objects came from, as a fingerprint.
 
 A kubeconfig is read here without the `kubernetes` package, which would cost
 whoever only needs this 24 MiB.
@@ -9,15 +9,39 @@ from __future__ import annotations
 import hashlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from headwater import selectors
+from headwater.selectors import Selector
 from headwater.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from headwater.cluster.objects import Resource
+
+
+def selectors_of(settings: Settings) -> dict[Resource, Selector]:
+    """By which labels the objects of each resource are chosen: the same as CoreDNS.
+
+    A ServiceImport is chosen by the selector for namespaces, applied to its own labels: that is what CoreDNS 1.15.0
+    does (plugin/kubernetes/controller.go gives `namespaceSelector` to serviceImportListFunc).
+    """
+    labels, namespace_labels = selectors.parse(settings.labels), selectors.parse(settings.namespace_labels)
+    return {
+        "namespaces": namespace_labels,
+        "services": labels,
+        "endpointslices": labels,
+        "pods": labels,
+        "serviceimports": namespace_labels,
+    }
 
 
 def source_of(settings: Settings) -> str:
-    """The server's URL and its CA, or the paths of the files: 16 hex digits. Raises SettingsError."""
+    """The server's URL and its CA, or the paths of the files, and the selectors: 16 hex digits. Raises SettingsError.
+
+    Without selectors it is what it was before there were any: stores stay in use.
+    """
     if settings.manifests:
         parts = ["files", *sorted(str(Path(path).absolute()) for path in settings.manifests)]
     elif settings.kubeconfig is None:
@@ -28,6 +52,9 @@ def source_of(settings: Settings) -> str:
         parts = ["cluster", host, os.environ.get("KUBERNETES_SERVICE_PORT", ""), ca.read_text() if ca.exists() else ""]
     else:
         parts = ["kubeconfig", *_cluster_of(settings.kubeconfig, settings.context)]
+    for flag, text in (("--labels", settings.labels), ("--namespace-labels", settings.namespace_labels)):
+        if selector := str(selectors.parse(text)):
+            parts += [flag, selector]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

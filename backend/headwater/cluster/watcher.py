@@ -32,7 +32,8 @@ from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Pro
 from headwater.cluster.files import Manifests, Objects, signature
 from headwater.cluster.ledger import Ledger
 from headwater.cluster.objects import Decoded, OddObject, Resource, decode
-from headwater.cluster.reflector import ListPage, Reflector, RequestFailed, Trouble, Wait, Watch
+from headwater.cluster.reflector import NOT_INSTALLED, ListPage, Reflector, RequestFailed, Trouble, Wait, Watch
+from headwater.cluster.source import selectors_of
 from headwater.metrics import LATENCY_BUCKETS, Histogram, ResourceState, WatchSnapshot
 from headwater.records.compiler import Compiler
 from headwater.settings import Settings, SettingsError
@@ -118,9 +119,9 @@ class Watcher:
         # Only here: the import costs 24 MiB, and only this process may have it.
         from headwater.cluster.api import ApiServer
 
-        versions = self.ledger.versions()
+        versions, selectors = self.ledger.versions(), selectors_of(self._settings)
         for resource in self._resources:
-            server = ApiServer(self._settings.kubeconfig, self._settings.context)
+            server = ApiServer(self._settings.kubeconfig, self._settings.context, selectors)
             reflector = Reflector(versions[resource], time.monotonic)
             self._reflectors[resource] = reflector
             self._thread(resource, lambda r=resource, m=reflector, s=server: self._follow(r, m, s))  # type: ignore[misc]
@@ -159,7 +160,8 @@ class Watcher:
                     last_error = str(error)
                     level = logging.INFO if error.trouble is Trouble.EXPIRED else logging.WARNING
                     _log.log(level, "%s", error)
-                reflector.failed(error)
+                if reflector.failed(error):
+                    self._list_nothing(resource)
                 if error.trouble is Trouble.UNAUTHORIZED:
                     self._read_credentials(server)
             except Exception as error:  # noqa: BLE001 (one resource's bug must not stop the others)
@@ -191,6 +193,11 @@ class Watcher:
         self._queue.put(_RawPage(resource, page.items or [], not action.continue_token))
         if reflector.page(page.metadata.resourceVersion, page.metadata.continue_):
             self._queue.put(ListComplete(resource, page.metadata.resourceVersion))
+
+    def _list_nothing(self, resource: Resource) -> None:
+        self._pages.acquire()
+        self._queue.put(_RawPage(resource, [], first=True))
+        self._queue.put(ListComplete(resource, NOT_INSTALLED))
 
     def _decoded(self, resource: Resource, items: Iterable[msgspec.Raw]) -> Iterable[Decoded]:
         for item in items:
@@ -237,7 +244,7 @@ class Watcher:
         from watchfiles import watch
 
         paths = self._settings.manifests
-        manifests = Manifests(paths)
+        manifests = Manifests(paths, selectors_of(self._settings))
         seen = signature(paths)
         self._take_files(manifests)
         # A file that is replaced is seen through its folder only; what counts is

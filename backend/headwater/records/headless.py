@@ -13,20 +13,17 @@ the name has, duplicates included (plugin/backend_lookup.go).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from headwater.cluster.objects import NO_PORT, Condition, EndpointSlice, Port, Service
+from headwater.cluster.objects import NO_PORT, EndpointSlice, Port, Service, ServiceImport
 from headwater.records import names, rdata
 from headwater.records.names import BadName
+from headwater.records.options import DEFAULTS, Options, Report
 from headwater.records.zone import Zone
-from headwater.store.node import HEAD, SRV_ROW, Flag, Kind, of_kind, pack_node, pack_srv_own, pack_srv_table
+from headwater.store.node import HEAD, SRV_ROW, Flag, Kind, SrvForm, of_kind, pack_node, pack_srv_own, pack_srv_table
 
-#: (reason, namespace, name, detail): a record that cannot be made, and why.
-Report = Callable[[str, str, str, str], None]
-
-_READY: Final = int(Condition.READY)
 #: A slice without ports still has endpoints: one entry each, without SRV.
 _NO_PORTS: Final = (Port("", "", NO_PORT),)
 
@@ -40,6 +37,8 @@ class Group:
     """Packed addresses by endpoint name (one label with its length octet), duplicates kept."""
     count: int = 0
     """How many addresses there are in all, duplicates included."""
+    aliases: dict[bytes, list[bytes]] = field(default_factory=dict)
+    """Packed addresses by pod name, where that is asked for and is not the endpoint's own name."""
 
 
 def weight(entries: int) -> int:
@@ -47,22 +46,36 @@ def weight(entries: int) -> int:
     return max(1, math.floor(100.0 / (100 * entries) * 100)) if entries else 1
 
 
-def gather(slices: Iterable[EndpointSlice], pod_names: bool, report: Report) -> list[Group]:
-    """The ready endpoints of a Service's slices, grouped by ports.
+def gather(
+    slices: Iterable[EndpointSlice],
+    pod_names: bool,
+    report: Report,
+    options: Options = DEFAULTS,
+    *,
+    clusters: bool = False,
+) -> list[Group]:
+    """The endpoints of a Service's slices that are to be published, grouped by ports.
 
-    `pod_names` is `--endpoint-pod-names`. Addresses that do not parse and names
-    that no label can hold are reported and left out.
+    `pod_names` is `--endpoint-pod-names`; with `clusters` a name has its cluster
+    as a second label. Addresses that do not parse and names that no label can
+    hold are reported and left out.
     """
     groups: dict[tuple[Port, ...], Group] = {}
     address_of, label_of = rdata.address, names.label
+    wanted, aliases, tail = options.conditions, options.pod_names, b""
     for piece in slices:
         ports = piece.ports or _NO_PORTS
         group = groups.get(ports)
         if group is None:
             group = groups[ports] = Group(ports)
         hosts = group.hosts
+        try:
+            tail = label_of(piece.cluster) if clusters and piece.cluster else b""
+        except BadName as error:
+            report("name", piece.namespace, piece.name, f"source cluster: {error}")
+            continue
         for endpoint in piece.endpoints:
-            if not endpoint.conditions & _READY:
+            if not (endpoint.conditions & wanted or wanted == 0):
                 continue
             hostname = endpoint.hostname
             for text in endpoint.addresses:
@@ -75,13 +88,27 @@ def gather(slices: Iterable[EndpointSlice], pod_names: bool, report: Report) -> 
                 except ValueError as error:
                     report("endpoint", piece.namespace, piece.name, str(error))
                     continue
+                if tail:
+                    label += tail
                 group.count += 1
                 known = hosts.get(label)
                 if known is None:
                     hosts[label] = [packed]
                 else:
                     known.append(packed)
+                if aliases and endpoint.pod:
+                    _add_alias(group, endpoint.pod, label, packed, piece, report)
     return [group for group in groups.values() if group.count]
+
+
+def _add_alias(group: Group, pod: str, label: bytes, packed: bytes, piece: EndpointSlice, report: Report) -> None:
+    try:
+        alias = names.label(pod)
+    except BadName as error:
+        report("endpoint", piece.namespace, piece.name, f"pod name: {error}")
+        return
+    if alias != label:
+        group.aliases.setdefault(alias, []).append(packed)
 
 
 def endpoint_label(hostname: str, pod: str, address: str) -> bytes:
@@ -103,13 +130,27 @@ def endpoint_label(hostname: str, pod: str, address: str) -> bytes:
     return names.label(names.dashed(address))
 
 
-def labels(slices: Iterable[EndpointSlice], pod_names: bool) -> Iterator[bytes]:
-    """The endpoint names that these slices may have given rise to, ready or not."""
+def labels(
+    slices: Iterable[EndpointSlice], pod_names: bool, *, aliases: bool = False, clusters: bool = False
+) -> Iterator[bytes]:
+    """The endpoint names that these slices may have given rise to, published or not.
+
+    With `aliases` their pods' names too; `clusters` as for `gather`.
+    """
     for piece in slices:
+        try:
+            tail = names.label(piece.cluster) if clusters and piece.cluster else b""
+        except BadName:
+            continue
         for endpoint in piece.endpoints:
             for text in endpoint.addresses:
                 try:
-                    yield endpoint_label(endpoint.hostname, endpoint.pod if pod_names else "", text)
+                    yield endpoint_label(endpoint.hostname, endpoint.pod if pod_names else "", text) + tail
+                except BadName:
+                    continue
+            if aliases and endpoint.pod:
+                try:
+                    yield names.label(endpoint.pod)
                 except BadName:
                     continue
 
@@ -139,19 +180,21 @@ def port_numbers(ports: Iterable[Port]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Makes the nodes of one Service in one zone. `base` is the Service's name."""
+    """Makes the nodes of one Service, or ServiceImport, in one zone. `base` is its name."""
 
     zone: Zone
     ttl: int
     base: bytes
+    limit: int = 0
+    """How many members of a set a reply shows; 0 for all."""
 
     @classmethod
-    def of(cls, zone: Zone, ttl: int, service: Service) -> Writer:
-        """Raises BadName when the Service's name does not fit."""
+    def of(cls, zone: Zone, ttl: int, service: Service | ServiceImport, options: Options = DEFAULTS) -> Writer:
+        """`ttl` is `--ttl`. Raises BadName when the Service's name does not fit."""
         base = names.label(service.name) + names.label(service.namespace) + zone.svc
-        return cls(zone, ttl, names.fits(base))
+        return cls(zone, ttl if options.ttl is None else options.ttl, names.fits(base), options.max_answers)
 
-    def addresses(self, kind: Kind, packed: Iterable[bytes], srv: bytes) -> bytes:
+    def addresses(self, kind: Kind, packed: Iterable[bytes], srv: bytes, limit: int = 0) -> bytes:
         """A node of addresses and an SRV part."""
         a_head, aaaa_head = rdata.address_heads(self.ttl)
         v4, v6 = _split(packed)
@@ -161,6 +204,7 @@ class Writer:
             a=[a_head + item for item in v4],
             aaaa=[aaaa_head + item for item in v6],
             srv=srv,
+            limit=limit,
         )
 
     def own_srv(self, entries: int, ports: Sequence[int], base: bytes = b"") -> bytes:
@@ -173,13 +217,13 @@ class Writer:
 
     def set_of(self, kind: Kind, parts: Sequence[tuple[Group, Sequence[Port]]]) -> bytes:
         """The node of several endpoints: each group with those of its ports that count here."""
-        if len(parts) == 1 and (plain := _plain_addresses(parts[0][0])) is not None:
+        if len(parts) == 1 and not self.zone.clusters and (plain := _plain_addresses(parts[0][0])) is not None:
             return self._plain_set(kind, *parts[0], plain)
         every = (item for group, _ in parts for packed in group.hosts.values() for item in packed)
-        return self.addresses(kind, every, self.table(parts))
+        return self.addresses(kind, every, self.table(parts), self.limit)
 
-    def table(self, parts: Sequence[tuple[Group, Sequence[Port]]], only: bytes | None = None) -> bytes:
-        """The SRV part for these endpoints, or for the one endpoint name `only`.
+    def table(self, parts: Sequence[tuple[Group, Sequence[Port]]]) -> bytes:
+        """The SRV part for these endpoints.
 
         Endpoints without a port number have a weight but neither record nor
         glue (plugin/backend_lookup.go: port -1).
@@ -188,11 +232,10 @@ class Writer:
         entries = 0
         for group, ports in parts:
             numbers = port_numbers(ports)
-            hosts = group.hosts if only is None else {only: group.hosts[only]}
-            entries += sum(map(len, hosts.values())) * len(ports)
+            entries += group.count * len(ports)
             if not numbers:
                 continue
-            for label, packed in hosts.items():
+            for label, packed in group.hosts.items():
                 known = rows.get(label)
                 rows[label] = (
                     (numbers, packed)
@@ -201,15 +244,17 @@ class Writer:
                 )
         if not rows:
             return b""
-        table = ((numbers, label[1:], *_split(packed)) for label, (numbers, packed) in rows.items())
-        return pack_srv_table(self.ttl, weight(entries), len(self.base), table)
+        form, skip = (SrvForm.NAMES, 0) if self.zone.clusters else (SrvForm.TABLE, 1)
+        table = ((numbers, label[skip:], *_split(packed)) for label, (numbers, packed) in rows.items())
+        return pack_srv_table(self.ttl, weight(entries), len(self.base), table, form=form)
 
     def _plain_set(self, kind: Kind, group: Group, ports: Sequence[Port], packed: Sequence[bytes]) -> bytes:
         """The same in constant bytes, for endpoints that have one IPv4 address each."""
         numbers = port_numbers(ports)
         a_head, _ = rdata.address_heads(self.ttl)
+        flags = (Flag.SRV if numbers else 0) | (Flag.LIMITED if self.limit else 0)
         parts = [
-            HEAD.pack(Flag.SRV if numbers else 0, self.zone.index, kind, len(packed), 0),
+            HEAD.pack(flags, self.zone.index, kind, len(packed), 0),
             a_head,
             a_head.join(packed),
         ]
@@ -218,10 +263,12 @@ class Writer:
             for label, (address,) in group.hosts.items():
                 # The label brings the length octet that ends a row's head.
                 parts += _PLAIN_ROW, label, address
+        if self.limit:
+            parts.append(self.limit.to_bytes(2, "big"))
         return b"".join(parts)
 
     def hosts(
-        self, groups: Sequence[Group], only: Collection[bytes] | None, report: Report, service: Service
+        self, groups: Sequence[Group], only: Collection[bytes] | None, report: Report, service: Service | ServiceImport
     ) -> dict[bytes, bytes]:
         """The nodes of the endpoint names, all or those in `only`."""
         a_head, _ = rdata.address_heads(self.ttl)
@@ -229,29 +276,37 @@ class Writer:
         single = len(groups) == 1
         room = names.MAX_NAME - len(base)
         found: dict[bytes, bytes] = {}
+        made: set[bytes] = set()
         for group in groups:
             # The common case in constant bytes: one group, one IPv4 address.
             srv = self.own_srv(len(group.ports), port_numbers(group.ports))
-            made = _earlier(groups, group)
             head = HEAD.pack(Flag.SRV if srv else 0, self.zone.index, Kind.ENDPOINT, 1, 0) + a_head
-            if single and only is None and room > names.MAX_LABEL and _plain_addresses(group) is not None:
-                return {label + base: head + packed[0] + srv for label, packed in group.hosts.items()}
-            for label, packed in group.hosts.items():
-                if only is not None and label not in only:
-                    continue
+            plain = single and not group.aliases
+            if plain and only is None and room > names.MAX_LABEL and _plain_addresses(group) is not None:
+                longest = max(map(len, group.hosts))
+                if longest <= room:
+                    return {label + base: head + packed[0] + srv for label, packed in group.hosts.items()}
+            known: Collection[bytes] = {**group.hosts, **group.aliases} if group.aliases else group.hosts
+            for label in known if only is None else [item for item in only if item in known]:
                 if len(label) > room:
                     report("name", service.namespace, service.name, f"endpoint name {label[1:]!r} does not fit")
-                elif single and len(packed) == 1 and len(packed[0]) == 4:
+                elif plain and len(packed := group.hosts[label]) == 1 and len(packed[0]) == 4:
                     found[label + base] = head + packed[0] + srv
                 elif label not in made:
+                    made.add(label)
                     found[label + base] = self._host(groups, label)
         return found
 
     def _host(self, groups: Sequence[Group], label: bytes) -> bytes:
-        """An endpoint name that is in several groups, or has several addresses."""
-        having = [(group, group.ports) for group in groups if label in group.hosts]
-        every = (item for group, _ in having for item in group.hosts[label])
-        return self.addresses(Kind.ENDPOINT, every, self.table(having, label))
+        """An endpoint name that is in several groups, has several addresses, or is a pod's name as well."""
+        parts: list[tuple[Group, Sequence[Port]]] = []
+        every: list[bytes] = []
+        for group in groups:
+            packed = [*group.hosts.get(label, ()), *group.aliases.get(label, ())]
+            if packed:
+                every += packed
+                parts.append((Group(group.ports, {label: packed}, len(packed)), group.ports))
+        return self.addresses(Kind.ENDPOINT, every, self.table(parts))
 
 
 #: The head of a row in an SRV table, less its last octet: set 0, one IPv4 address.
@@ -266,16 +321,6 @@ def _plain_addresses(group: Group) -> list[bytes] | None:
     if len(set(packed)) != len(packed) or max(map(len, packed)) > 4:
         return None
     return packed
-
-
-def _earlier(groups: Sequence[Group], group: Group) -> Collection[bytes]:
-    """The endpoint names of the groups before that one: each name is made once."""
-    found: set[bytes] = set()
-    for other in groups:
-        if other is group:
-            break
-        found.update(other.hosts)
-    return found
 
 
 def nodes(writer: Writer, groups: Sequence[Group]) -> Iterator[tuple[bytes, bytes]]:

@@ -8,6 +8,10 @@ from typing import Final
 MAX_LABEL: Final = 63
 MAX_NAME: Final = 255
 ROOT: Final = b"\0"
+#: TOPOZONE.pin._zone.SVC and TOPOZONE.prefer._zone.SVC (`--zonal`).
+MARKER: Final = b"\x05_zone"
+PIN: Final = b"\x03pin"
+PREFER: Final = b"\x06prefer"
 
 
 class BadName(ValueError):  # noqa: N818 (names a name)

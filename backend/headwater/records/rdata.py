@@ -7,16 +7,17 @@ import struct
 from functools import lru_cache
 from typing import Final
 
-from headwater.records import names
-
 A: Final = 1
 NS: Final = 2
+CNAME: Final = 5
 SOA: Final = 6
+PTR: Final = 12
 TXT: Final = 16
 AAAA: Final = 28
 IN: Final = 1
 
 OWNER: Final = b"\xc0\x0c"
+_MAPPED: Final = bytes(10) + b"\xff\xff"
 _FIXED: Final = struct.Struct(">HHIH")
 
 
@@ -32,19 +33,24 @@ def address_heads(ttl: int) -> tuple[bytes, bytes]:
 
 
 def address(text: str) -> bytes:
-    """4 or 16 bytes. Raises ValueError for what is not an address of either family."""
+    """4 or 16 bytes. Raises ValueError for what is not an address of either family.
+
+    An IPv4-mapped IPv6 address is the IPv4 one (RFC 4291 2.5.5.2), as in Go.
+    """
     try:
-        return socket.inet_pton(socket.AF_INET6 if ":" in text else socket.AF_INET, text)
+        if ":" not in text:
+            return socket.inet_pton(socket.AF_INET, text)
+        return unmapped(socket.inet_pton(socket.AF_INET6, text))
     except (OSError, UnicodeError):
         raise ValueError(f"{text!r} is not an IP address") from None
+
+
+def unmapped(packed: bytes) -> bytes:
+    """4 bytes for an IPv4-mapped address of 16, any other address as it is."""
+    return packed[12:] if packed.startswith(_MAPPED) else packed
 
 
 def text(value: str) -> bytes:
     """TXT rdata of one character string of at most 255 bytes."""
     data = value.encode("ascii")
     return bytes((len(data),)) + data
-
-
-def ns_rdata(zone: bytes) -> bytes:
-    """The name server of a zone, `ns.dns.ZONE`, as rdata."""
-    return names.fits(b"\x02ns\x03dns" + zone)

@@ -4,7 +4,7 @@
     _PORT._PROTO.SVC.NS.svc.Z SRV of a named port, and the same addresses
     HOST.SVC.NS.svc.Z         its endpoints, as for a headless Service
 
-An ExternalName Service has no node here.
+One with an external name has a CNAME and nothing else (`external`).
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
-from headwater.cluster.objects import NO_PORT, EndpointSlice, Port, Service
-from headwater.records import headless, names, rdata
-from headwater.records.headless import Group, Report, Writer
+from headwater.cluster.objects import NO_PORT, EndpointSlice, Port, Service, ServiceImport
+from headwater.records import external, headless, names, rdata
+from headwater.records.headless import Group, Writer
 from headwater.records.names import BadName
+from headwater.records.options import DEFAULTS, Options, Report
 from headwater.records.zone import Zone
 from headwater.store.node import Kind
 
@@ -30,28 +31,36 @@ def nodes(
     ttl: int,
     report: Report,
     only: Collection[bytes] | None = None,
+    options: Options = DEFAULTS,
 ) -> dict[bytes, bytes]:
-    """Every name of a Service in one zone, and its node.
+    """Every name of a Service in one zone, and its node; those of `topology` aside.
 
     `groups` are its endpoints (`headless.gather`). With `only`, no endpoint
     names but those labels; the Service's own names always. Names that do not
     fit are reported and left out.
     """
-    if service.type == "ExternalName":
-        return {}
     try:
-        writer = Writer.of(zone, ttl, service)
+        writer = Writer.of(zone, ttl, service, options)
+        if service.type == "ExternalName":
+            node = external.node(service, writer)
+            return {} if node is None else {writer.base: node}
     except BadName as error:
         report("name", service.namespace, service.name, str(error))
         return {}
     found = writer.hosts(groups, only, report, service)
-    found.update(headless.nodes(writer, groups) if service.headless else _cluster_ip(service, writer, report))
+    if service.headless:
+        found.update(headless.nodes(writer, groups))
+    else:
+        found.update(own_addresses(service, service.cluster_ips, writer, report))
     return found
 
 
-def _cluster_ip(service: Service, writer: Writer, report: Report) -> Iterator[tuple[bytes, bytes]]:
+def own_addresses(
+    service: Service | ServiceImport, addresses: Iterable[str], writer: Writer, report: Report
+) -> Iterator[tuple[bytes, bytes]]:
+    """The nodes of a Service that has addresses of its own; none when it has not."""
     packed: list[bytes] = []
-    for text in service.cluster_ips:
+    for text in addresses:
         try:
             packed.append(rdata.address(text))
         except ValueError as error:
@@ -82,10 +91,14 @@ def names_of(service: Service, slices: Iterable[EndpointSlice], labels: Iterable
         base = Writer.of(zone, 0, service).base
     except BadName:
         return
-    yield base
-    pieces = [service.ports, *(piece.ports for piece in slices)]
-    for port, protocol in headless.port_names(port for ports in pieces for port in ports):
-        yield port + protocol + base
-        yield protocol + base
+    yield from own_names(base, [service.ports, *(piece.ports for piece in slices)])
     for label in labels:
         yield label + base
+
+
+def own_names(base: bytes, ports: Iterable[Iterable[Port]]) -> Iterator[bytes]:
+    """The names with these ports, below and including `base`."""
+    yield base
+    for port, protocol in headless.port_names(item for some in ports for item in some):
+        yield port + protocol + base
+        yield protocol + base

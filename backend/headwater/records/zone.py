@@ -1,7 +1,7 @@
 """A served zone, and the names that it has whatever the cluster holds.
 
-Z                 SOA, NS ns.dns.Z with glue
-ns.dns.Z          A, AAAA
+Z                 SOA, NS with glue: the DNS Service, or ns.dns.Z when none is known
+ns.dns.Z          A, AAAA: the same addresses
 dns-version.Z     TXT "1.1.0", TTL 28800 (specification 2.2)
 svc.Z pod.Z dns.Z empty non-terminals (RFC 8020: NODATA, for they have names below)
 """
@@ -20,9 +20,13 @@ DNS_VERSION: Final = "1.1.0"
 _VERSION_TTL: Final = 28800
 
 
+#: The name server's name in its zone when no DNS Service is known.
+DEFAULT_NS: Final = b"\x02ns\x03dns"
+
+
 @dataclass(frozen=True, slots=True)
 class Zone:
-    """One served zone: its place in the settings and its wire-format names."""
+    """One served zone: its place among all that are served, and its wire-format names."""
 
     index: int
     wire: bytes
@@ -30,12 +34,30 @@ class Zone:
     """svc.Z"""
     pod: bytes
     """pod.Z"""
+    clusters: bool = False
+    """A zone of ServiceImports: endpoints have the name of their cluster too."""
+    reverse: bool = False
+    """A zone of addresses: nothing but what every zone has is in `records`."""
 
     @classmethod
-    def of(cls, index: int, name: str) -> Zone:
+    def of(cls, index: int, name: str, *, clusters: bool = False, reverse: bool = False) -> Zone:
         """`name` as in the settings ("cluster.local"). Raises names.BadName."""
         wire = names.name(name)
-        return cls(index, wire, b"\x03svc" + wire, b"\x03pod" + wire)
+        return cls(index, wire, b"\x03svc" + wire, b"\x03pod" + wire, clusters, reverse)
+
+
+@dataclass(frozen=True, slots=True)
+class NameServer:
+    """One address of a name server; `owner` is its name less the zone, labels in wire format."""
+
+    owner: bytes
+    address: bytes
+
+
+def name_servers_of(texts: Iterable[str]) -> list[NameServer]:
+    """ns.dns.Z with these addresses, without those that do not parse."""
+    v4, v6 = addresses(texts)
+    return [NameServer(DEFAULT_NS, item) for item in (*v4, *v6)]
 
 
 def addresses(texts: Iterable[str]) -> tuple[list[bytes], list[bytes]]:
@@ -49,26 +71,29 @@ def addresses(texts: Iterable[str]) -> tuple[list[bytes], list[bytes]]:
     return [item for item in packed if len(item) == 4], [item for item in packed if len(item) == 16]
 
 
-def nodes(zone: Zone, ttl: int, name_servers: Sequence[str]) -> dict[bytes, bytes]:
-    """The fixed names of a zone. `name_servers` are the addresses of ns.dns.Z."""
-    v4, v6 = addresses(name_servers)
+def nodes(zone: Zone, ttl: int, name_servers: Sequence[NameServer]) -> dict[bytes, bytes]:
+    """The fixed names of a zone."""
     a_head, aaaa_head = rdata.address_heads(ttl)
-    ns = rdata.ns_rdata(zone.wire)
-    # The glue's owner is the NS record's rdata: after the header (12), the
-    # question (name + 4), and the record's own owner, type, class, TTL, length (12).
-    glue_owner = (0xC000 | 12 + len(zone.wire) + 4 + 12).to_bytes(2, "big")
-    glue = [glue_owner + a_head[2:] + item for item in v4] + [glue_owner + aaaa_head[2:] + item for item in v6]
-    ns_answer = rdata.record(rdata.NS, ttl, ns) + b"".join(glue)
+    known = dict.fromkeys(item for item in name_servers if len(item.owner) + len(zone.wire) <= names.MAX_NAME)
+    owners = dict.fromkeys(item.owner + zone.wire for item in known)
+    glue = [
+        item.owner + zone.wire + (a_head if len(item.address) == 4 else aaaa_head)[2:] + item.address for item in known
+    ]
+    answer = b"".join([*(rdata.record(rdata.NS, ttl, owner) for owner in owners), *glue])
+    packed = dict.fromkeys(item.address for item in known)
     empty = pack_node(zone=zone.index, kind=Kind.ZONE)
     return {
         zone.wire: pack_node(
-            zone=zone.index, kind=Kind.ZONE, flags=Flag.APEX, other=[(rdata.NS, 1, len(glue), ns_answer)]
-        ),
-        ns: pack_node(
             zone=zone.index,
             kind=Kind.ZONE,
-            a=[a_head + item for item in v4],
-            aaaa=[aaaa_head + item for item in v6],
+            flags=Flag.APEX,
+            other=[(rdata.NS, len(owners), len(glue), answer)] if owners else (),
+        ),
+        DEFAULT_NS + zone.wire: pack_node(
+            zone=zone.index,
+            kind=Kind.ZONE,
+            a=[a_head + item for item in packed if len(item) == 4],
+            aaaa=[aaaa_head + item for item in packed if len(item) == 16],
         ),
         b"\x0bdns-version" + zone.wire: pack_node(
             zone=zone.index,

@@ -11,6 +11,7 @@ import asyncio
 import socket
 from typing import Final, cast
 
+from headwater.answer.alias import Pending
 from headwater.answer.question import HEADER_SIZE, MIN_UDP_SIZE, Malformed, parse
 from headwater.serve.queries import Queries
 
@@ -41,6 +42,7 @@ def for_udp(query: bytes, reply: bytes) -> bytes:
 class _Udp(asyncio.DatagramProtocol):
     def __init__(self, queries: Queries) -> None:
         self._queries = queries
+        self._pending: set[asyncio.Task[None]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.DatagramTransport", transport)
@@ -49,8 +51,17 @@ class _Udp(asyncio.DatagramProtocol):
         if len(data) > 2 and data[2] & 0x80:
             return  # a reply: answering it could go back and forth for ever
         reply = self._queries.answer(data)
-        if reply is not None:
+        if isinstance(reply, Pending):
+            task = asyncio.create_task(self._complete(data, reply, addr))
+            self._pending.add(task)
+            task.add_done_callback(self._pending.discard)
+        elif reply is not None:
             self._transport.sendto(for_udp(data, reply), addr)
+
+    async def _complete(self, query: bytes, pending: Pending, addr: tuple[str | object, int]) -> None:
+        reply = await self._queries.complete(query, pending)
+        if not self._transport.is_closing():
+            self._transport.sendto(for_udp(query, reply), addr)
 
 
 class DnsListener:
@@ -100,6 +111,9 @@ class DnsListener:
             reply = self._queries.answer(query)
             if reply is None:
                 return
+            if isinstance(reply, Pending):
+                # What the client asks on this connection meanwhile waits; it is for development.
+                reply = await self._queries.complete(query, reply)
             writer.write(len(reply).to_bytes(2, "big") + reply)
             async with asyncio.timeout(_IDLE):
                 await writer.drain()

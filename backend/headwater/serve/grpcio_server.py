@@ -9,10 +9,10 @@ binds its own address.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 # The event engine's listener costs more per connection; set before the import reads it.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
@@ -20,9 +20,14 @@ os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 import grpc
 from google.protobuf.message import DecodeError
 
+from headwater.answer.alias import Pending
 from headwater.serve.pb.dns_pb2 import DnsPacket
 from headwater.serve.queries import Queries
+from headwater.serve.threads import Threads
 from headwater.settings import Address
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 QUERY: Final = "/coredns.dns.DnsService/Query"
 HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
@@ -64,8 +69,10 @@ def pack(message: bytes) -> bytes:
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
     """The two methods; every other one is UNIMPLEMENTED by grpcio itself."""
 
-    def __init__(self, queries: Queries) -> None:
+    def __init__(self, queries: Queries, threads: Threads, loop: asyncio.AbstractEventLoop) -> None:
         self._queries = queries
+        self._threads = threads
+        self._loop = loop
         self._methods: dict[str, Any] = {
             QUERY: grpc.unary_unary_rpc_method_handler(self._query),
             HEALTH_CHECK: grpc.unary_unary_rpc_method_handler(self._check),
@@ -84,6 +91,9 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
         reply = self._queries.answer(message)
         if reply is None:
             return _refuse(context, "the DNS message is too short to have an id")
+        if isinstance(reply, Pending):
+            with self._threads.waiting():
+                reply = asyncio.run_coroutine_threadsafe(self._queries.complete(message, reply), self._loop).result()
         return pack(reply)
 
     def _check(self, request: bytes, context: grpc.ServicerContext) -> bytes:
@@ -97,14 +107,15 @@ def _refuse(context: grpc.ServicerContext, why: str) -> bytes:
     raise AssertionError("abort raises")
 
 
-def start(address: Address, queries: Queries) -> Callable[[float], None]:
+def start(address: Address, queries: Queries, loop: asyncio.AbstractEventLoop) -> Callable[[float], None]:
     """Serve at an address; returns what stops it, given the seconds that calls may still take.
 
-    Raises OSError when the address cannot be bound.
+    `loop` is where other servers are asked. Raises OSError when the address cannot be bound.
     """
+    threads = Threads(_THREADS, "grpc")
     server = grpc.server(
-        ThreadPoolExecutor(_THREADS, thread_name_prefix="grpc"),
-        handlers=[_Handlers(queries)],
+        cast("ThreadPoolExecutor", threads),  # all that it needs is an Executor
+        handlers=[_Handlers(queries, threads, loop)],
         options=(
             ("grpc.so_reuseport", 0),
             ("grpc.max_receive_message_length", _MAX_PACKET),

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from time import perf_counter
 
+from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
 from headwater.metrics import BUCKETS, AnswerSnapshot, Histogram
+from headwater.serve.upstream import Upstream
 from headwater.store.environment import Reader
 
 _log = logging.getLogger(__name__)
@@ -15,15 +17,16 @@ _log = logging.getLogger(__name__)
 class Queries:
     """What every listener of an answer process hands its messages to."""
 
-    def __init__(self, reader: Reader, resolver: Resolver) -> None:
+    def __init__(self, reader: Reader, resolver: Resolver, upstream: Upstream) -> None:
         self._reader = reader
         self._resolver = resolver
+        self._upstream = upstream
         self._durations = Histogram.of(BUCKETS)
         self._failures = 0
         self._seen: set[str] = set()
 
-    def answer(self, query: bytes) -> bytes | None:
-        """The reply, or None when the query has not even an id to reply to.
+    def answer(self, query: bytes) -> bytes | Pending | None:
+        """The reply, or None when the query has not even an id to reply to; `complete` makes one of a Pending.
 
         A bug of ours becomes a SERVFAIL: counted, logged once per kind, and the
         next query is answered as ever.
@@ -34,11 +37,20 @@ class Queries:
             return self._resolver.answer(query, snapshot)
         except Exception as error:  # noqa: BLE001 (contract 5: nothing a client sends raises out of the loop)
             self._failed(error)
-            return query[:2] + b"\x80\x02" + bytes(8)
+            return _failure(query)
         finally:
             if snapshot is not None:
                 snapshot.close()
             self._durations.observe(BUCKETS, perf_counter() - began)
+
+    async def complete(self, query: bytes, pending: Pending) -> bytes:
+        """The reply to a query that another server has to be asked for. In the upstream's event loop."""
+        records = await self._upstream.lookup(pending.target, pending.qtype)
+        try:
+            return pending.finish(records)
+        except Exception as error:  # noqa: BLE001 (as above)
+            self._failed(error)
+            return _failure(query)
 
     def _failed(self, error: Exception) -> None:
         self._failures += 1
@@ -64,4 +76,9 @@ class Queries:
             durations=Histogram(list(self._durations.counts), self._durations.total),
             failures=self._failures,
             ready=self.is_ready(),
+            upstream=dict(self._upstream.counts),
         )
+
+
+def _failure(query: bytes) -> bytes:
+    return query[:2] + b"\x80\x02" + bytes(8)

@@ -15,10 +15,10 @@ import setproctitle
 
 from headwater import control, log, metrics
 from headwater.answer.resolver import Resolver
-from headwater.records.names import name
 from headwater.serve import grpcio_server
 from headwater.serve.dns_listener import DnsListener
 from headwater.serve.queries import Queries
+from headwater.serve.upstream import Upstream
 from headwater.settings import Address, Settings
 from headwater.store.environment import Reader
 from headwater.store.identity import Identity
@@ -45,8 +45,8 @@ def run(
     log.configure(f"answer {index}", settings.log_level, settings.log_format)
     reader = Reader(Path(settings.state_dir), identity)
     reader.follow()
-    resolver = Resolver(reader, [name(zone) for zone in settings.zones], settings.ttl, settings.negative_ttl)
-    queries = Queries(reader, resolver)
+    resolver = Resolver(reader, settings)
+    queries = Queries(reader, resolver, Upstream(settings.upstreams))
     control.attend(connection, lambda: metrics.encode(queries.snapshot()), lambda: None)
     try:
         asyncio.run(_serve(settings.listen_addresses()[index], reader, queries, connection, dns_sockets))
@@ -65,7 +65,7 @@ async def _serve(
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    stop = grpcio_server.start(address, queries)
+    stop = grpcio_server.start(address, queries, loop)
     listener = DnsListener(queries)
     if dns_sockets is not None:
         await listener.start(*dns_sockets)

@@ -32,7 +32,7 @@ import lmdb
 from headwater.store.identity import PREFIX, WITHDRAWN, Identity, discard, point, published
 
 #: Another number discards the store: raised whenever a stored byte means something else.
-FORMAT: Final = b"9"
+FORMAT: Final = b"2"
 
 _MAP_SIZE: Final = 4 << 30
 _MAX_READERS: Final = 512
@@ -46,7 +46,9 @@ _SHAPE: Final = b"shape"
 _BOOT: Final = b"boot"
 _CHECKSUM: Final = b"checksum"
 
-_SUB_DATABASES: Final = ("meta", "objects", "slices", "pods", "staging", "records")
+_SUB_DATABASES: Final = ("meta", "objects", "slices", "pods", "hosts", "staging", "addresses", "records")
+#: What is covered by the checksum; the others are indexes that are rebuilt from the objects.
+_CHECKED: Final = ("objects", "addresses", "records")
 
 _T = TypeVar("_T")
 
@@ -62,19 +64,26 @@ class StoreFull(RuntimeError):  # noqa: N818
 class Snapshot:
     """What a reader sees of one moment. `close` it after the batch: while it is open it pins old pages."""
 
-    __slots__ = ("_meta", "_txn", "generation", "get")
+    __slots__ = ("_dbs", "_txn", "generation", "get")
 
-    def __init__(self, txn: lmdb.Transaction, meta: Any, generation: int) -> None:
+    def __init__(self, txn: lmdb.Transaction, dbs: tuple[Any, Any], generation: int) -> None:
         self._txn = txn
-        self._meta = meta
+        self._dbs = dbs
         self.get: Callable[[bytes], Any] = txn.get
         """A node by its name, as a buffer that is valid until `close`; None when there is none."""
         self.generation = generation
 
     def meta(self, key: bytes) -> bytes | None:
         """A value of `meta`."""
-        value = self._txn.get(key, None, self._meta)
+        value = self._txn.get(key, None, self._dbs[0])
         return None if value is None else bytes(value)
+
+    def addresses(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of the index of addresses (`store.addresses`), from a key on."""
+        with self._txn.cursor(self._dbs[1]) as cursor:
+            if cursor.set_range(start):
+                for key, value in cursor:
+                    yield bytes(key), bytes(value)
 
     def close(self) -> None:
         self._txn.abort()
@@ -111,8 +120,8 @@ def _sizes(env: lmdb.Environment, folder: Path) -> tuple[int, int]:
 class Transaction:
     """One write transaction. Reads see its own writes.
 
-    Every put and delete in `objects` and `records` goes through here, for the
-    checksum. Values are read as bytes: they stay valid after the next write.
+    Every put and delete in `objects`, `addresses` and `records` goes through
+    here, for the checksum. Values are read as bytes: they stay valid after the next write.
     """
 
     __slots__ = ("_checksum", "_dbs", "_txn", "changed")
@@ -122,7 +131,7 @@ class Transaction:
         self._dbs = dbs
         self._checksum = int(txn.get(_CHECKSUM, b"0", db=dbs["meta"]))
         self.changed = 0
-        """How many records this transaction put or deleted."""
+        """How many records, or names of addresses, this transaction put or deleted."""
 
     def meta(self, key: bytes) -> bytes | None:
         return cast("bytes | None", self._txn.get(key, db=self._dbs["meta"]))
@@ -143,7 +152,7 @@ class Transaction:
             self._checksum ^= zlib.crc32(before, zlib.crc32(key))
         self._checksum ^= zlib.crc32(value, zlib.crc32(key))
         self._txn.put(key, value, db=handle)
-        self.changed += db == "records"
+        self.changed += db != "objects"
         return cast("bytes | None", before)
 
     def fill(self, items: Sequence[tuple[bytes, bytes]]) -> bool:
@@ -168,7 +177,7 @@ class Transaction:
         before = self._txn.pop(key, db=self._dbs[db])
         if before is not None:
             self._checksum ^= zlib.crc32(before, zlib.crc32(key))
-            self.changed += db == "records"
+            self.changed += db != "objects"
         return cast("bytes | None", before)
 
     # Indexes and the staging area: rebuilt from the objects, so not in the checksum.
@@ -203,8 +212,8 @@ class Transaction:
         return int(self._txn.stat(self._dbs[db])["entries"])
 
     def clear(self, db: str) -> None:
-        """Empty a sub-database; of `objects` and `records` only both, or the checksum is lost."""
-        if db in ("objects", "records"):
+        """Empty a sub-database."""
+        if db in _CHECKED:
             for key, value in self.scan(db):
                 self._checksum ^= zlib.crc32(value, zlib.crc32(key))
         self._txn.drop(self._dbs[db], delete=False)
@@ -219,7 +228,7 @@ class Transaction:
 
     def _total(self) -> int:
         total = 0
-        for db in ("objects", "records"):
+        for db in _CHECKED:
             with self._txn.cursor(db=self._dbs[db]) as cursor:
                 for key, value in cursor:
                     total ^= zlib.crc32(value, zlib.crc32(key))
@@ -400,7 +409,7 @@ class Reader:
         self._state_dir = state_dir
         self._identity = identity
         self._folder: Path | None = None
-        self._open: tuple[lmdb.Environment, Any, Any, int] | None = None
+        self._open: tuple[lmdb.Environment, Any, tuple[Any, Any], int] | None = None
         self._replaced: list[tuple[float, lmdb.Environment]] = []
         self._lock = threading.Lock()
         self._generation = 0
@@ -425,7 +434,7 @@ class Reader:
                 self._replaced.append((now, self._open[0]))
             self._open, self._folder = opened, folder
 
-    def _try(self, folder: Path) -> tuple[lmdb.Environment, Any, Any, int] | None:
+    def _try(self, folder: Path) -> tuple[lmdb.Environment, Any, tuple[Any, Any], int] | None:
         """A generation opened, if its identity is ours."""
         expected = ((_FORMAT_KEY, FORMAT), (_SOURCE, self._identity.source.encode()), (_BOOT, Identity.boot()))
         try:
@@ -434,12 +443,14 @@ class Reader:
             return None
         with contextlib.suppress(lmdb.Error, OSError):
             if _complete(env, folder):
-                meta, records = env.open_db(b"meta", create=False), env.open_db(b"records", create=False)
+                meta, addresses, records = (
+                    env.open_db(name, create=False) for name in (b"meta", b"addresses", b"records")
+                )
                 with env.begin(db=meta) as txn:
                     same = all(txn.get(key) == value for key, value in expected)
                 if same:
                     self._generation += 1
-                    return env, records, meta, self._generation
+                    return env, records, (meta, addresses), self._generation
         env.close()
         return None
 
@@ -448,13 +459,13 @@ class Reader:
         opened = self._open
         if opened is None:
             return None
-        env, records, meta, generation = opened
+        env, records, others, generation = opened
         try:
             txn = env.begin(records, None, False, True)
         except lmdb.MapResizedError:
             env.set_mapsize(0)
             txn = env.begin(records, None, False, True)
-        return Snapshot(txn, meta, generation)
+        return Snapshot(txn, others, generation)
 
     def is_ready(self, snapshot: Snapshot) -> bool:
         """Whether its records are complete, and of these settings."""

@@ -8,7 +8,8 @@
            7   A records, 16 bytes each; AAAA records, 28 bytes each
            ..  if OTHER: u8 count, then per type: qtype u16, ancount u16,
                arcount u16, length u16, bytes (answer and additional section)
-           ..  if SRV: the SRV part, to the end
+           ..  if SRV: the SRV part
+           ..  if LIMITED: u16, how many members of a set one reply shows; the last two bytes
 
 All integers are big-endian, as in DNS. Owner names are the pointer 0xC00C: in
 a reply the question's name always starts at offset 12. So the bytes are final,
@@ -21,12 +22,13 @@ to write it:
            0   ttl       u32
            4   weight    u16
            6   base      u8   length of the Service's own name, the end of the qname
-           7   form      u8   OWN or TABLE
+           7   form      u8   OWN, TABLE or NAMES
     OWN    8   n         u16, then n ports u16: one target, the Service's name (for
                an endpoint, which is its own base: its name), glue as under A, AAAA
     TABLE  8   n_sets    u16, per set: n u16, n ports u16
            ..  rows to the end: set u16, n_a u16, n_aaaa u16, length u8, label,
                addresses of 4 and 16 bytes; the target is label + base
+    NAMES      the same, but that "label" is any number of labels in wire format
 """
 
 from __future__ import annotations
@@ -46,6 +48,10 @@ class Flag(IntFlag):
     """The zone itself: its SOA is made from the store's serial."""
     PODS_FROM_NAME = 8
     """Names below are pods by their dashed address (`--pods insecure`)."""
+    ALIAS = 16
+    """A CNAME: A and AAAA are its target's."""
+    LIMITED = 32
+    """A reply shows a part of the set, another one each time."""
 
 
 class Kind(IntEnum):
@@ -57,6 +63,7 @@ class Kind(IntEnum):
     ENDPOINT = 3
     PORT = 4
     POD = 5
+    TOPOLOGY = 6
 
 
 class SrvForm(IntEnum):
@@ -64,6 +71,7 @@ class SrvForm(IntEnum):
 
     OWN = 0
     TABLE = 1
+    NAMES = 2
 
 
 HEAD: Final = struct.Struct(">BBBHH")
@@ -86,23 +94,27 @@ def pack_node(
     aaaa: Sequence[bytes] = (),
     other: Sequence[tuple[int, int, int, bytes]] = (),
     srv: bytes = b"",
+    limit: int = 0,
 ) -> bytes:
     """One value of `records`.
 
     `a` and `aaaa` are whole records (16 and 28 bytes, owner 0xC00C); `other` is
     (qtype, ancount, arcount, bytes) per type; `srv` comes from `pack_srv_own` or
-    `pack_srv_table`. More than 65,535 addresses of a family are cut: no message
+    `pack_srv_table`; `limit` is the size of the part that a reply shows, 0 for
+    all. More than 65,535 addresses of a family are cut: no message
     holds a sixteenth of that.
     """
     if len(a) > 0xFFFF or len(aaaa) > 0xFFFF:
         a, aaaa = a[:0xFFFF], aaaa[:0xFFFF]
-    flags |= (Flag.OTHER if other else 0) | (Flag.SRV if srv else 0)
+    flags |= (Flag.OTHER if other else 0) | (Flag.SRV if srv else 0) | (Flag.LIMITED if limit else 0)
     parts = [HEAD.pack(flags, zone, kind, len(a), len(aaaa)), *a, *aaaa]
     if other:
         parts.append(bytes((len(other),)))
         for qtype, ancount, arcount, data in other:
             parts += OTHER.pack(qtype, ancount, arcount, len(data)), data
     parts.append(srv)
+    if limit:
+        parts.append(limit.to_bytes(2, "big"))
     return b"".join(parts)
 
 
@@ -126,6 +138,7 @@ def pack_srv_table(
     base: int,
     rows: Iterable[tuple[tuple[int, ...], bytes, Sequence[bytes], Sequence[bytes]]],
     known_sets: Sequence[tuple[int, ...]] = (),
+    form: SrvForm = SrvForm.TABLE,
 ) -> bytes:
     """The SRV part of a name with a target per endpoint.
 
@@ -142,5 +155,5 @@ def pack_srv_table(
         body.append(label)
         body += a
         body += aaaa
-    head = SRV.pack(ttl, weight, base, SrvForm.TABLE) + struct.pack(">H", len(sets))
+    head = SRV.pack(ttl, weight, base, form) + struct.pack(">H", len(sets))
     return b"".join((head, *map(_ports, sets), *body))

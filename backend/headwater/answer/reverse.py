@@ -1,0 +1,66 @@
+"""PTR: from a reverse name to the names of its address (RFC 1035 section 3.5, RFC 3596 section 2.5)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from headwater.answer.find import labels_of
+from headwater.records.rdata import unmapped
+from headwater.store import addresses
+from headwater.store.addresses import Holder
+from headwater.store.environment import Snapshot
+
+_IN_ADDR: Final = b"\x07in-addr\x04arpa\0"
+_IP6: Final = b"\x03ip6\x04arpa\0"
+_HEX: Final = frozenset(b"0123456789abcdef")
+
+
+def ptr_targets(name: bytes, snapshot: Snapshot, *, ptr: bool) -> list[bytes] | None:
+    """The names of the address that a lower-cased reverse name is, less their zone; None when there are none.
+
+    Empty for a part of a name below which there are addresses. `ptr`: asked for
+    type PTR, where CoreDNS passes over what stands before a whole IPv6 address.
+    """
+    family, digits = _digits(name, ptr=ptr)
+    size = 8 if family == 4 else 32
+    if not digits or len(digits) > size:
+        return None
+    if len(digits) == size:
+        return _names_of(unmapped(bytes.fromhex(digits)), snapshot) or None
+    start, stop = addresses.part_range(family, digits)
+    for key, _ in snapshot.addresses(start):
+        return [] if key < stop else None
+    return None
+
+
+def _digits(name: bytes, *, ptr: bool) -> tuple[int, str]:
+    """The family, and the address's hexadecimal digits, most significant first; "" for what is not an address."""
+    found: list[str] = []
+    if name.endswith(_IN_ADDR):
+        for label in reversed(labels_of(name, _IN_ADDR)):
+            text = label[1:]
+            if not text.isdigit() or len(text) > 3 or (text[:1] == b"0" and text != b"0") or int(text) > 255:
+                return 4, ""
+            found.append(f"{int(text):02x}")
+        return 4, "".join(found)
+    labels = labels_of(name, _IP6)[::-1] if name.endswith(_IP6) else []
+    if ptr and 32 < len(labels) < 36:
+        labels = labels[:32]
+    for label in labels:
+        if len(label) != 2 or label[1] not in _HEX:
+            return 6, ""
+        found.append(chr(label[1]))
+    return 6, "".join(found)
+
+
+def _names_of(address: bytes, snapshot: Snapshot) -> list[bytes]:
+    """A Service's name if it is its own address, else the names of all endpoints that have it."""
+    prefix = addresses.prefix(address)
+    found: dict[bytes, None] = {}
+    for key, value in snapshot.addresses(prefix):
+        if not key.startswith(prefix):
+            break
+        found.update(dict.fromkeys(addresses.targets(value)))
+        if addresses.holder_of(key) is Holder.SERVICE:
+            break
+    return list(found)

@@ -1,0 +1,86 @@
+"""What a Service's own annotations ask for (docs/answers.md).
+
+service.alpha.kubernetes.io/tolerate-unready-endpoints   "true": every endpoint has records (specification 2.1)
+
+Beyond the specification:
+
+headwater.dev/ttl           seconds, for the records of the Service
+headwater.dev/publish       ready | serving | all: which endpoints have records
+headwater.dev/max-answers   how many members of a headless set one reply shows
+headwater.dev/pod-names     "true": endpoints have their pod's name as well
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from headwater.cluster.objects import Condition, Service
+
+_T = TypeVar("_T")
+
+#: (reason, namespace, name, detail): what cannot be made into a record, and why.
+Report = Callable[[str, str, str, str], None]
+
+#: RFC 2181 section 8.
+_MAX_TTL: Final = 2**31 - 1
+_MAX_ANSWERS: Final = 0xFFFF
+_PUBLISH: Final = {"ready": int(Condition.READY), "serving": int(Condition.SERVING), "all": 0}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What shapes the records of one Service."""
+
+    ttl: int | None = None
+    """Seconds; None for `--ttl`."""
+    conditions: int = int(Condition.READY)
+    """An endpoint with one of these has records; 0: every endpoint has."""
+    max_answers: int = 0
+    """0 for all."""
+    pod_names: bool = False
+
+
+DEFAULTS: Final = Options()
+
+
+def silent(reason: str, namespace: str, name: str, detail: str) -> None:
+    """A Report for what was reported elsewhere."""
+
+
+def options_of(service: Service, report: Report) -> Options:
+    """A Service's options. A value that does not parse is reported, and as good as absent."""
+    if not service.annotations:
+        return DEFAULTS
+    ttl, conditions, max_answers, pod_names = None, DEFAULTS.conditions, 0, False
+    for name, value in service.annotations:
+        try:
+            match name.rpartition("/")[2]:
+                case "tolerate-unready-endpoints":
+                    conditions = 0 if value == "true" else conditions
+                case "ttl":
+                    ttl = _number(value, 0, _MAX_TTL)
+                case "publish":
+                    conditions = _one_of(value, _PUBLISH)
+                case "max-answers":
+                    max_answers = _number(value, 1, _MAX_ANSWERS)
+                case "pod-names":
+                    pod_names = _one_of(value, {"true": True, "false": False})
+        except ValueError as error:
+            report("annotation", service.namespace, service.name, f"{name}: {error}")
+    return Options(ttl, conditions, max_answers, pod_names)
+
+
+def _number(value: str, low: int, high: int) -> int:
+    # By its length first: int() takes minutes for millions of digits, and refuses with another text.
+    if value.isascii() and value.isdigit() and len(value) <= len(str(high)) and low <= int(value) <= high:
+        return int(value)
+    raise ValueError(f"{value[:40]!r} is not a number from {low} to {high}")
+
+
+def _one_of(value: str, known: Mapping[str, _T]) -> _T:
+    try:
+        return known[value]
+    except KeyError:
+        raise ValueError(f"{value[:40]!r} is not one of {', '.join(known)}") from None

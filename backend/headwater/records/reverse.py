@@ -1,0 +1,56 @@
+"""PTR: the name of an address (specification 2.3.3, 2.4.3).
+
+A Service's for its cluster IP; else one for every endpoint that has the
+address: HOST.SVC.NS.svc.Z. Z is the first zone of the settings. These are not
+nodes but entries of the index of addresses, which answers are read from: an
+address may be in any number of slices.
+"""
+
+from __future__ import annotations
+
+from headwater.cluster.objects import Condition, EndpointSlice, Service
+from headwater.records import headless, names, rdata
+from headwater.store.addresses import Holder, key
+
+_SVC = b"\x03svc\0"
+
+
+def of_service(service: Service) -> dict[bytes, bytes]:
+    """The index entries of a Service's cluster IPs. What is not an address or a name is left out."""
+    found: dict[bytes, bytes] = {}
+    if service.type == "ExternalName":
+        return found
+    try:
+        target = names.label(service.name) + names.label(service.namespace) + _SVC
+    except names.BadName:
+        return found
+    for text in service.cluster_ips:
+        try:
+            found[key(rdata.address(text), Holder.SERVICE, *service.key)] = target
+        except ValueError:
+            continue
+    return found
+
+
+def of_slice(piece: EndpointSlice, pod_names: bool) -> dict[bytes, bytes]:
+    """The index entries of a slice's ready endpoints, whether its Service is there or not."""
+    found: dict[bytes, bytes] = {}
+    if not piece.service:
+        return found
+    try:
+        base = names.label(piece.service) + names.label(piece.namespace) + _SVC
+    except names.BadName:
+        return found
+    for endpoint in piece.endpoints:
+        if not endpoint.conditions & Condition.READY:
+            continue
+        for text in endpoint.addresses:
+            try:
+                entry = key(rdata.address(text), Holder.SLICE, *piece.key)
+                target = headless.endpoint_label(endpoint.hostname, endpoint.pod if pod_names else "", text) + base
+            except ValueError:  # reported where the endpoint's own name is made
+                continue
+            known = found.get(entry, b"")
+            if target not in known:
+                found[entry] = known + target
+    return found
