@@ -86,7 +86,7 @@ def _serve_options(function: _F) -> _F:
             _option("--namespace", "namespaces", metavar="NAME", multiple=True,
                     help="Serve only this namespace; repeatable."),
             _option("--namespace-labels", metavar="SELECTOR", default="",
-                    help="Serve only namespaces with these labels, as in 'team=db,tier!=test'."),
+                    help="Serve only namespaces, and ServiceImports, with these labels, as in 'team=db,tier!=test'."),
             _option("--labels", metavar="SELECTOR", default="",
                     help="Serve only Services, EndpointSlices and Pods with these labels."),
             _option("--upstream", "upstreams", metavar="HOST:PORT", multiple=True,

@@ -14,6 +14,7 @@ import re
 from ipaddress import ip_address
 from typing import Final, Literal
 
+from headwater import selectors
 from headwater.settings import Address, Settings, SettingsError
 
 Mode = Literal["zone", "split"]
@@ -90,7 +91,7 @@ def _kubernetes(settings: Settings) -> list[str]:
         options.append(" ".join(["kubeconfig", _word(settings.kubeconfig, "--kubeconfig"), *context]))
     for word, selector in (("labels", settings.labels), ("namespace_labels", settings.namespace_labels)):
         if selector:
-            options.append(f"{word} {_word(selector, '--' + word.replace('_', '-'))}")
+            options.append(f"{word} {_selector(selector, '--' + word.replace('_', '-'))}")
     if settings.namespaces:
         options.append(" ".join(["namespaces", *settings.namespaces]))
     if settings.ttl != _KUBERNETES_TTL:
@@ -98,6 +99,14 @@ def _kubernetes(settings: Settings) -> list[str]:
     # By default the plugin takes every zone of its block; clustersets it would answer as one cluster.
     zones = " ".join(("", *settings.zones, *settings.reverse_zones)) if settings.multicluster_zones else ""
     return [f"{_INDENT}kubernetes{zones} {{", *(_INDENT * 2 + option for option in options), f"{_INDENT}}}"]
+
+
+def _selector(text: str, flag: str) -> str:
+    """A label selector as CoreDNS takes it: in its canonical form, without comparisons."""
+    canonical = str(selectors.parse(text))
+    if "<" in canonical or ">" in canonical:
+        raise SettingsError(flag, f"{text!r}: CoreDNS's kubernetes plugin has neither < nor >: use mode zone")
+    return _word(canonical, flag)
 
 
 def _word(text: str, flag: str) -> str:

@@ -90,7 +90,7 @@ def test_a_multicluster_zone_is_in_the_block_and_not_in_coredns_own_plugin() -> 
     ("changes", "expected"),
     [
         ({"namespaces": ("a", "b")}, "namespaces a b"),
-        ({"labels": "app=db,tier in (a, b)"}, 'labels "app=db,tier in (a, b)"'),
+        ({"labels": "app=db, tier in (b, a),x!=y"}, 'labels "app=db,tier in (a,b),x notin (y)"'),
         ({"namespace_labels": "team=db"}, "namespace_labels team=db"),
         ({"ttl": 30}, "ttl 30"),
         ({"ttl": 0}, "ttl 0"),
@@ -171,3 +171,8 @@ def test_deployed_corefile_is_the_shipped_one() -> None:
     """kustomize reads no file outside its folder, so there are two of it."""
     deployed = (CHECKOUT / "deploy" / "base" / "Corefile").read_text()
     assert deployed == (CHECKOUT / "corefile" / "Corefile.sidecar").read_text()
+
+
+def test_split_mode_refuses_a_selector_that_coredns_has_not() -> None:
+    with pytest.raises(SettingsError, match="--labels"):
+        stanza(settings(labels="generation>3"), mode="split")

@@ -98,6 +98,14 @@ class HeadwaterCollector(Collector):
             *_buckets(BUCKETS, total.durations),
         )
         yield CounterMetricFamily("headwater_query_failures", "Queries answered SERVFAIL by a bug.", total.failures)
+        lookups = CounterMetricFamily(
+            "headwater_upstream_lookups",
+            "Names outside the zones that other servers were asked for, by what became of it.",
+            labels=["result"],
+        )
+        for result, count in sorted(total.upstream.items()):
+            lookups.add_metric([result], count)
+        yield lookups
 
     @staticmethod
     def _watch(watch: WatchSnapshot) -> Iterator[Metric]:

@@ -63,7 +63,7 @@ def readiness(views: list[ProcessView]) -> tuple[bool, dict[str, object]]:
 def application(instance: Instance) -> Starlette:
     """The ASGI application."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(HeadwaterCollector(instance.settings.zones, instance.views))
+    registry.register(HeadwaterCollector(instance.settings.served_zones(), instance.views))
 
     async def metrics(request: Request) -> Response:
         await instance.refresh()

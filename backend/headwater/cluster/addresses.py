@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import ipaddress
 import socket
-from typing import Final
-
-#: Addresses that no packet is sent to: connecting a UDP socket only asks the routing table.
-_SOMEWHERE: Final = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 
 
 def of_this_host() -> list[str]:
-    """The address per family that packets leave from, loopback and link-local ones aside."""
-    found: list[str] = []
-    for family, target in _SOMEWHERE:
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((target, 53))
-                address = ipaddress.ip_address(probe.getsockname()[0])
-        except (OSError, ValueError):
-            continue
-        if not (address.is_loopback or address.is_link_local or address.is_unspecified):
-            found.append(str(address))
-    return found
+    """Every address of its interfaces, loopback ones aside, as CoreDNS counts them (plugin/kubernetes/local.go)."""
+    # Only here: the import takes 30 ms, and only the watch process needs it.
+    import psutil
+
+    found: dict[str, None] = {}
+    for entries in psutil.net_if_addrs().values():
+        for entry in entries:
+            if entry.family in (socket.AF_INET, socket.AF_INET6):
+                address = ipaddress.ip_address(entry.address.partition("%")[0])
+                if not address.is_loopback:
+                    found[str(address)] = None
+    return list(found)
