@@ -137,6 +137,6 @@ def _some_rows(node: Any, at: int, end: int, count: int, turn: int) -> tuple[byt
         return rows, 0, len(rows)
     first = turn * len(starts) >> 32
     starts.append(end)
-    rows = node[starts[first] : starts[min(first + count, len(starts) - 1)]]
+    rows = bytes(node[starts[first] : starts[min(first + count, len(starts) - 1)]])
     rows += node[starts[0] : starts[max(0, first + count - len(starts) + 1)]]
-    return bytes(rows), 0, len(rows)
+    return rows, 0, len(rows)

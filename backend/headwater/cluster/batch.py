@@ -162,6 +162,9 @@ class Batch:
     def touch_service(self, key: tuple[str, str]) -> None:
         self._touched[key] = None
 
+    def host_changed(self) -> None:
+        self._dns_service_changed = True
+
     def touch_import(self, key: tuple[str, str]) -> None:
         self._touched_imports[key] = None
 
@@ -264,8 +267,10 @@ class Batch:
             if name not in changes.put and (before := txn.delete("records", name)) is not None:
                 counts[before[2]] -= 1
         for name, node in sorted(changes.put.items()):
-            if txn.put("records", name, node) is None:
-                counts[node[2]] += 1
+            before = txn.put("records", name, node)
+            if before is not None:
+                counts[before[2]] -= 1
+            counts[node[2]] += 1
 
     def fill(self, nodes: dict[bytes, bytes]) -> None:
         """Put nodes whose names are new."""

@@ -37,6 +37,7 @@ from headwater.store.node import Kind
 #: Services compiled per transaction when everything is: bounds memory, not correctness.
 _CHUNK: Final = 256
 _COUNTS: Final = b"counts"
+_HOST: Final = b"host"
 _KINDS: Final = struct.Struct(f">{len(Kind)}q")
 _SEPARATOR: Final = b"/"
 #: Behind every namespace.
@@ -84,22 +85,33 @@ class Ledger:
         """Objects held, by resource."""
         store.write(self._begin)
         store.read(self._count_objects)
+        moved = store.read(lambda txn: txn.meta(_HOST)) != compiler.host
+        if moved or not store.shape_matches:
+            store.write(self._reindex)
         if self._is_synced():
             if store.shape_matches and store.read(lambda txn: txn.meta(READY)):
                 self.ready = True
+                if moved:
+                    self._write(self._move)
             else:
-                store.write(self._reindex)
                 self._compile_all()
         self._publish()
 
     def _reindex(self, txn: Transaction) -> None:
-        """Fill the indexes that depend on the settings: these are others than before."""
+        """Fill the indexes that depend on the settings and the host: one of these is another than before."""
         batch = self._batch(txn, compiling=False)
         for db in ("addresses", "hosts"):
             txn.clear(db)
         for resource in _HOLDERS:
             for _, data in txn.scan("objects", resource.encode() + _SEPARATOR):
                 batch.reindex(resource, unpack(resource, data))
+        txn.set_meta(_HOST, self._compiler.host)
+
+    def _move(self, txn: Transaction) -> Batch:
+        """Write the names of this host, which has other addresses than before."""
+        batch = self._batch(txn, compiling=True)
+        batch.host_changed()
+        return self._finish(txn, batch)
 
     def _begin(self, txn: Transaction) -> None:
         counts = txn.meta(_COUNTS)

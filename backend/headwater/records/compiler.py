@@ -98,6 +98,11 @@ class Compiler:
             nodes |= zone.nodes(item, self._ttl, self._host if found is None else found)
         return nodes
 
+    @property
+    def host(self) -> bytes:
+        """This host's addresses as one value, to compare."""
+        return b",".join(sorted(text.encode() for text in self._host_addresses))
+
     def is_here(self, piece: EndpointSlice) -> bool:
         """Whether one of its ready endpoints is this host: then its Service is the DNS Service."""
         here = self._host_addresses

@@ -156,12 +156,16 @@ def labels(
 
 
 def port_names(ports: Iterable[Port]) -> dict[tuple[bytes, bytes], None]:
-    """(`_port`, `_proto`) labels of the ports that have both, in order; odd names are left out."""
+    """(`_port`, `_proto`) labels of the ports that have both, in order; odd names are left out.
+
+    A name of 63 characters has no room for its underscore, and is asked for without.
+    """
     found: dict[tuple[bytes, bytes], None] = {}
     for port in ports:
         if port.name and port.protocol:
+            underscore = "_" if len(port.name) < names.MAX_LABEL else ""
             try:
-                found[names.label("_" + port.name), names.label("_" + port.protocol)] = None
+                found[names.label(underscore + port.name), names.label("_" + port.protocol)] = None
             except BadName:
                 continue
     return found
@@ -273,27 +277,29 @@ class Writer:
         """The nodes of the endpoint names, all or those in `only`."""
         a_head, _ = rdata.address_heads(self.ttl)
         base = self.base
-        single = len(groups) == 1
         room = names.MAX_NAME - len(base)
         found: dict[bytes, bytes] = {}
-        made: set[bytes] = set()
         for group in groups:
             # The common case in constant bytes: one group, one IPv4 address.
             srv = self.own_srv(len(group.ports), port_numbers(group.ports))
             head = HEAD.pack(Flag.SRV if srv else 0, self.zone.index, Kind.ENDPOINT, 1, 0) + a_head
-            plain = single and not group.aliases
-            if plain and only is None and room > names.MAX_LABEL and _plain_addresses(group) is not None:
-                longest = max(map(len, group.hosts))
-                if longest <= room:
-                    return {label + base: head + packed[0] + srv for label, packed in group.hosts.items()}
+            plain = len(groups) == 1 and only is None and not group.aliases and _plain_addresses(group) is not None
+            if plain and max(map(len, group.hosts)) <= room:
+                return {label + base: head + packed[0] + srv for label, packed in group.hosts.items()}
             known: Collection[bytes] = {**group.hosts, **group.aliases} if group.aliases else group.hosts
+            others = [other for other in groups if other is not group]
             for label in known if only is None else [item for item in only if item in known]:
+                own = group.hosts.get(label, ())
                 if len(label) > room:
                     report("name", service.namespace, service.name, f"endpoint name {label[1:]!r} does not fit")
-                elif plain and len(packed := group.hosts[label]) == 1 and len(packed[0]) == 4:
-                    found[label + base] = head + packed[0] + srv
-                elif label not in made:
-                    made.add(label)
+                elif (
+                    len(own) == 1
+                    and len(own[0]) == 4
+                    and label not in group.aliases
+                    and not any(label in other.hosts or label in other.aliases for other in others)
+                ):
+                    found[label + base] = head + own[0] + srv
+                elif label + base not in found:
                     found[label + base] = self._host(groups, label)
         return found
 

@@ -32,7 +32,7 @@ def nodes(service: ServiceImport, groups: Sequence[Group], zone: Zone, ttl: int,
         found.update(services.own_addresses(service, service.addresses, writer, report))
         for name in services.own_names(writer.base, [service.ports]):
             # Without an address yet: the names are there all the same.
-            found.setdefault(name, writer.empty(Kind.SERVICE))
+            found.setdefault(name, writer.empty(Kind.SERVICE if name == writer.base else Kind.PORT))
     return found
 
 
