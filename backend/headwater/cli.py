@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from headwater import __version__
-from headwater.settings import Address, Settings, SettingsError, parse_reverse_zone, parse_zone
+from headwater.settings import Address, Settings, SettingsError, parse_duration, parse_reverse_zone, parse_zone
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -85,6 +85,12 @@ def _serve_options(function: _F) -> _F:
                     help="NXDOMAIN for a Service with a cluster IP but without ready endpoints."),
             _option("--namespace", "namespaces", metavar="NAME", multiple=True,
                     help="Serve only this namespace; repeatable."),
+            _option("--list", "list_mode", type=click.Choice(["pages", "stream"]), default="pages", show_default=True,
+                    help="How a list is taken: in pages, or as the beginning of a watch (WatchList)."),
+            _option("--max-staleness", metavar="DURATION", default="0", show_default=True,
+                    help="SERVFAIL when the API server was not heard for that long, as in 5m; 0: answer on."),
+            _option("--audit-interval", metavar="DURATION", default="1h", show_default=True,
+                    help="How often the store is compared with the API server, and mended; 0: never."),
             _option("--namespace-labels", metavar="SELECTOR", default="",
                     help="Serve only namespaces, and ServiceImports, with these labels, as in 'team=db,tier!=test'."),
             _option("--labels", metavar="SELECTOR", default="",
@@ -117,6 +123,9 @@ def settings_of(**flags: Any) -> Settings:
         parse_zone(zone, "--multicluster-zone") for zone in values.get("multicluster_zones", ())
     )
     values["upstreams"] = tuple(Address.parse(text, "--upstream") for text in values.get("upstreams", ()))
+    for name, flag in (("max_staleness", "--max-staleness"), ("audit_interval", "--audit-interval")):
+        if name in values:
+            values[name] = parse_duration(values[name], flag)
     values["listen"] = Address.parse(values["listen"], "--listen")
     admin, dns = values.get("admin", "off"), values.get("dns")
     values["admin"] = None if admin == "off" else Address.parse(admin, "--admin")

@@ -72,6 +72,7 @@ class ResourceState(Struct):
     events: int = 0
     relists: int = 0
     errors: dict[str, int] = field(default_factory=dict)
+    outdated: int = 0
 
 
 class WatchSnapshot(Struct):
@@ -102,6 +103,7 @@ class WatchSnapshot(Struct):
         for name, theirs in other.resources.items():
             mine = self.resources.setdefault(name, ResourceState())
             mine.events += theirs.events
+            mine.outdated += theirs.outdated
             mine.relists += theirs.relists
             for code, count in theirs.errors.items():
                 mine.errors[code] = mine.errors.get(code, 0) + count

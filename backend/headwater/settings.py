@@ -18,6 +18,8 @@ from typing import Literal
 from headwater import selectors
 
 PodMode = Literal["disabled", "insecure", "verified"]
+#: How a list is taken: in pages, or as the beginning of a watch (WatchList).
+ListMode = Literal["pages", "stream"]
 Transport = Literal["grpcio"]
 
 #: RFC 1035 section 2.3.4.
@@ -32,6 +34,7 @@ _MAX_ZONES = 250
 #: sockaddr_un's sun_path on Linux, less the closing zero.
 _MAX_UNIX_PATH = 107
 
+_DURATION = re.compile(r"(?:([0-9]{1,5})h)?(?:([0-9]{1,7})m)?(?:([0-9]{1,9}(?:\.[0-9]{1,3})?)s)?")
 _REVERSE = ("in-addr.arpa", "ip6.arpa")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -159,6 +162,17 @@ def parse_reverse_zone(text: str, flag: str) -> tuple[str, ...]:
     return tuple(found)
 
 
+def parse_duration(text: str, flag: str) -> float:
+    """Seconds: "90s", "5m", "1h30m", or "0". Raises SettingsError."""
+    if text == "0":
+        return 0.0
+    found = _DURATION.fullmatch(text)
+    if found is None or not text:
+        raise SettingsError(flag, f"{text!r} is not a duration such as 90s, 5m or 1h30m")
+    hours, minutes, seconds = (float(part or 0) for part in found.groups())
+    return hours * 3600 + minutes * 60 + seconds
+
+
 @dataclass(frozen=True)
 class Settings:
     """What was asked for. Raises SettingsError when the values make no sense."""
@@ -184,6 +198,11 @@ class Settings:
     namespaces: tuple[str, ...] = ()
     namespace_labels: str = ""
     labels: str = ""
+    list_mode: ListMode = "pages"
+    max_staleness: float = 0.0
+    """Seconds; older truth is not answered from. 0: any is."""
+    audit_interval: float = 3600.0
+    """Seconds between two comparisons of the store with the API server; 0: none."""
     upstreams: tuple[Address, ...] = ()
     """Where names outside the zones are asked; empty: the system's resolvers."""
     log_level: str = "info"

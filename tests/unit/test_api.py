@@ -10,7 +10,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from headwater.cluster.api import PATHS, ApiServer
+from headwater.cluster.api import ApiServer
+from headwater.cluster.refusals import PATHS
 from headwater.cluster.objects import Resource
 from headwater.cluster.reflector import RequestFailed, Trouble
 from headwater.cluster.source import selectors_of, source_of

@@ -26,7 +26,7 @@ LISTEN_FLAGS = {"--zone", "--reverse-zone", "--multicluster-zone", "--listen", "
 SERVE_FLAGS = {
     "--transport", "--state-dir", "--admin", "--dns", "--ttl", "--negative-ttl", "--pods", "--endpoint-pod-names",
     "--ignore-empty-service", "--namespace", "--log-level", "--log-format", "--zonal", "--namespace-labels",
-    "--labels", "--upstream",
+    "--labels", "--upstream", "--list", "--max-staleness", "--audit-interval",
 }  # fmt: skip
 ALL_FLAGS = SOURCE_FLAGS | LISTEN_FLAGS | SERVE_FLAGS
 
@@ -137,6 +137,9 @@ VALUES: dict[str, tuple[str, Any]] = {
     "--reverse-zone": ("10.0.0.0/8", ("10.in-addr.arpa",)),
     "--multicluster-zone": ("ClusterSet.local", ("clusterset.local",)),
     "--zonal": ("yes", True),
+    "--list": ("stream", "stream"),
+    "--max-staleness": ("1h1m30s", 3690.0),
+    "--audit-interval": ("0", 0.0),
     "--namespace-labels": ("team=db", "team=db"),
     "--labels": ("app in (db, web)", "app in (db, web)"),
     "--upstream": ("192.0.2.1:53", (Address(host="192.0.2.1", port=53),)),

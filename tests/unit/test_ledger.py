@@ -19,6 +19,7 @@ from headwater.cluster.objects import (
     Port,
     Resource,
     Service,
+    ServiceImport,
 )
 from headwater.store.environment import SERIAL, Transaction
 from headwater.store.node import Kind
@@ -26,7 +27,20 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.world import NOT_READY, READY, World, at, cluster_ip, headless, listed, remove, settings, slice_of, upsert
+from tests.world import (
+    NOT_READY,
+    READY,
+    World,
+    annotated,
+    at,
+    cluster_ip,
+    headless,
+    listed,
+    remove,
+    settings,
+    slice_of,
+    upsert,
+)
 
 WEB = "web.default.svc.cluster.local"
 
@@ -280,6 +294,44 @@ def test_counts_are_believed_only_after_the_commit(tmp_path: Path, monkeypatch: 
     ledger.commit(pages)
     assert ledger.objects["services"] == 1
     store.close()
+
+
+def test_a_name_that_becomes_another_kind_is_counted_as_that(tmp_path: Path) -> None:
+    """A ServiceImport's port names are there before it has an address."""
+    world = World(tmp_path, settings(multicluster_zones=("m.test",)))
+    world.fill(ServiceImport("default", "api", False, (), (Port("http", "TCP", 80),)))
+    for addresses in ((), ("172.16.0.1",), ()):
+        world.commit(upsert(ServiceImport("default", "api", False, addresses, (Port("http", "TCP", 80),))))
+        store, ledger = world.open()
+        store.close()
+        counts = [0] * len(Kind)
+        for node in world.records().values():
+            counts[node[2]] += 1
+        assert ledger.counts == counts
+
+
+def test_a_hostname_that_is_a_protocols_label_ends_as_in_a_fresh_list(tmp_path: Path) -> None:
+    """Odd, and no API server takes it; a manifest may say it."""
+    odd = slice_of("web", at("10.0.0.1", hostname="_udp"), name="odd")
+    world = World(tmp_path / "one").fill(headless("web"), odd)
+    for number, ports in enumerate(([Port("dns", "UDP", 53)], [Port("http", "TCP", 80)])):
+        other = slice_of("web", at("10.0.0.2"), name="other", ports=ports)
+        world.commit(upsert(other))
+        assert world.records() == World(tmp_path / str(number)).fill(headless("web"), odd, other).records()
+
+
+@pytest.mark.parametrize("pod_names", ["true", "false"])
+def test_an_endpoints_node_does_not_depend_on_other_slices(tmp_path: Path, pod_names: str) -> None:
+    """What one slice says of an endpoint is stored alike however many others there are: only what differs is written."""
+    service = annotated(headless("web"), pod_names=pod_names)
+    one = slice_of("web", at("10.0.0.1", hostname="x"), name="one")
+    two = slice_of("web", at("10.0.0.2", hostname="y", pod="p"), name="two", ports=[Port("m", "TCP", 1)])
+    alone = World(tmp_path / "alone").fill(service, one)
+    both = World(tmp_path / "both").fill(service, one, two)
+    before = alone.records(), both.records()
+    alone.commit(upsert(two))
+    both.commit(remove(two))
+    assert (both.records(), alone.records()) == before
 
 
 @pytest.mark.parametrize("order", ["sorted", "reversed", "shuffled"])

@@ -392,6 +392,21 @@ def test_a_name_too_long_for_dns_is_left_out(tmp_path: Path) -> None:
     assert any(report[0] == "name" for report in world.reports)
 
 
+@pytest.mark.parametrize("zonal", [False, True])
+def test_a_target_too_long_for_dns_is_left_out_of_srv(tmp_path: Path, zonal: bool) -> None:
+    zone = ".".join(["z" * 60] * 3)
+    world = World(tmp_path, Settings(zones=(zone,), zonal=zonal))
+    name = "s" * 40
+    qname = f"{name}.default.svc.{zone}"
+    for others in ((), (at("10.44.0.3", "fd00::3", hostname="g"),)):
+        world.fill(headless(name), slice_of(name, at("10.44.0.1", hostname="h" * 30), at("10.44.0.2", hostname="h"), *others))
+        reply = world.ask(qname, "SRV")
+        names = {item.to_text().split()[3] for item in reply.answer[0]}
+        assert names == {f"{item}.{qname}." for item in ("h", *(other.hostname for other in others))}
+        assert {owner for owner, _ in glue(reply)} == {item.removesuffix(".") for item in names}
+        assert world.answers(qname) >= {"10.44.0.1", "10.44.0.2"}, "the address is the Service's all the same"
+
+
 def test_a_large_set_is_whole(world: World) -> None:
     addresses = [f"10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255}" for i in range(1, 1001)]
     world.fill(headless("web"), slice_of("web", *(at(item) for item in addresses), ports=[HTTP]))

@@ -40,15 +40,17 @@ class Chain:
     outside: bytes | None = None
     """Where it goes on, in no zone of ours."""
     _stands: int = 0
-    _in_zone: list[bytes] = field(default_factory=list)
+    _in_zone: int = 0
+    _seen: set[bytes] = field(default_factory=set)
 
     def take(self, owner: bytes, node: Any) -> bool:
         """Follow the CNAME of a node. False for a loop, or a chain that is too long."""
         _, _, (record,) = other_records(node, _CNAME)
         target = bytes(record[_RECORD_HEAD:])
-        if _is_below(target, owner) or len(self._in_zone) >= _MAX_CHAIN or target in self._in_zone:
+        if _is_below(target, owner) or self._in_zone == _MAX_CHAIN or target in self._seen:
             return False
-        self._in_zone.append(target)
+        self._in_zone += 1
+        self._seen.add(target)
         self.records.append(owner + bytes(record[2:]) if self.records else bytes(record))
         self.target = target
         return True
@@ -56,7 +58,7 @@ class Chain:
     def leave(self) -> None:
         """The target is in another zone: what led there stands, whatever becomes of it."""
         self._stands = len(self.records)
-        self._in_zone.clear()
+        self._in_zone = 0
 
     def arrive_at(self, records: Iterable[bytes]) -> None:
         """The target's own records, as they are stored."""

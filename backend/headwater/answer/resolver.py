@@ -240,6 +240,8 @@ class Resolver:
         name = asked.name.lower()
         qtype = asked.qtype
         found = find(name, zone.wire, snapshot, clusters=zone.clusters)
+        if qtype == _PTR and zone.reverse and name == zone.wire and ptr_targets(name, snapshot, ptr=True):
+            found = None  # a zone that is one address
         room = MAX_MESSAGE - asked.end - (_OPT_SIZE if asked.edns is not None else 0)
         ancount = arcount = 0
         body: Sequence[bytes] = ()

@@ -7,6 +7,7 @@ what the reduced objects do. This is the only module that imports it.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
@@ -21,24 +22,9 @@ from kubernetes.config.config_exception import ConfigException
 
 from headwater.cluster.objects import Resource
 from headwater.cluster.reflector import RequestFailed, Trouble
+from headwater.cluster.refusals import PATHS, failure
 from headwater.selectors import Selector
 from headwater.settings import SettingsError
-
-PATHS: Final[dict[Resource, str]] = {
-    "namespaces": "/api/v1/namespaces",
-    "services": "/api/v1/services",
-    "endpointslices": "/apis/discovery.k8s.io/v1/endpointslices",
-    "pods": "/api/v1/pods",
-    "serviceimports": "/apis/multicluster.x-k8s.io/v1alpha1/serviceimports",
-}
-
-#: The API groups of those that are not in the core one.
-_GROUPS: Final[dict[str, str]] = {
-    resource: path.split("/")[2] for resource, path in PATHS.items() if path.startswith("/apis/")
-}
-
-#: Resources that are there only once somebody has installed their CRD.
-_CUSTOM: Final = frozenset(("serviceimports",))
 
 #: Pods that no longer own their address are left out by the server.
 _POD_FIELDS: Final = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown"
@@ -64,6 +50,7 @@ class ApiServer:
         self._context = context
         self._selectors = selectors
         self._client = self._connect()
+        self._watching: Any = None
 
     def _connect(self) -> ApiClient:
         configuration = Configuration()
@@ -107,16 +94,29 @@ class ApiServer:
         finally:
             response.release_conn()
 
-    def watch(self, resource: Resource, resource_version: str, seconds: int) -> Iterator[bytes]:
-        """The lines of a watch, each one event; ends when the server ends it. Raises RequestFailed."""
-        query = {
-            "watch": "true",
-            "allowWatchBookmarks": "true",
-            "resourceVersion": resource_version,
-            "timeoutSeconds": str(seconds),
-        }
+    def watch(
+        self, resource: Resource, resource_version: str, seconds: int, *, initial: bool = False
+    ) -> Iterator[bytes]:
+        """The lines of a watch, each one event; ends when the server ends it. Raises RequestFailed.
+
+        `initial`: beginning with every object there is (WatchList), as of no older version than the one given.
+        """
+        query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(seconds)}
+        if resource_version:
+            query["resourceVersion"] = resource_version
+        if initial:
+            query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
         response = self._get(resource, query, (_CONNECT_TIMEOUT, _SILENCE_TIMEOUT))
+        self._watching = response
         return self._lines(response)
+
+    def hang_up(self) -> None:
+        """Break off the watch that is under way. From any thread."""
+        response, self._watching = self._watching, None
+        if response is not None:
+            with contextlib.suppress(Exception):
+                # Only shutdown wakes a thread that is reading; close would wait for it.
+                response.shutdown()
 
     def _lines(self, response: Any) -> Iterator[bytes]:
         rest: list[bytes] = []
@@ -188,29 +188,6 @@ def _refusal(response: Any, resource: str, verb: str) -> RequestFailed:
     except (ValueError, KeyError, TypeError):
         message = body[:200].decode("utf-8", "replace") or str(response.reason)
     return failure(response.status, message, resource, verb, _seconds(response.headers.get("Retry-After")))
-
-
-def failure(status: int, message: str, resource: str, verb: str, retry_after: float = 0.0) -> RequestFailed:
-    """A status, from a response or from an ERROR event, as what is to be done about it."""
-    text = f"{verb} {resource}: {status}: {message}"
-    match status:
-        case 410:
-            return RequestFailed(Trouble.EXPIRED, text, status)
-        case 401:
-            return RequestFailed(Trouble.UNAUTHORIZED, text, status)
-        case 403:
-            advice = f"the role needs the verb {verb!r} on {resource!r}"
-            if group := _GROUPS.get(resource):
-                advice += f" in the API group {group!r}"
-            return RequestFailed(Trouble.FORBIDDEN, f"{text} ({advice})", status)
-        case 404 if resource in _CUSTOM:
-            crd = f"{resource}.{_GROUPS[resource]}"
-            absent = f"{resource}: the CRD {crd} is not installed: no names in the multicluster zones until it is"
-            return RequestFailed(Trouble.NOT_INSTALLED, absent, status)
-        case 429 | 503:
-            return RequestFailed(Trouble.THROTTLED, text, status, retry_after)
-        case _:
-            return RequestFailed(Trouble.SERVER, text, status)
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -14,6 +14,7 @@ from headwater.cluster.objects import (
     Service,
     ServiceImport,
     pack,
+    says_the_same,
     unpack,
 )
 from headwater.records.compiler import Changes, Compiler, differing_labels
@@ -71,11 +72,11 @@ class Batch:
         if decoded.absent:
             self.remove(resource, item.key)
             return
-        data = pack(item)
+        data = pack(item, decoded.resource_version)
         before = self._txn.put("objects", object_key(resource, item.key), data)
         if before is None:
             self.objects[resource] += 1
-        if before != data:
+        if not says_the_same(before, data):
             self._changed(resource, item.key, before, item)
 
     def remove(self, resource: Resource, key: tuple[str, str]) -> None:

@@ -27,6 +27,7 @@ from headwater.cluster.objects import (
     Namespace,
     Resource,
     pack,
+    packed_version,
     unpack,
 )
 from headwater.records.compiler import Compiler
@@ -247,7 +248,9 @@ class Ledger:
             self._clear_staging(txn, resource)
         for decoded in page.decoded:
             if not decoded.absent:
-                txn.index("staging", object_key(resource, decoded.object.key), pack(decoded.object))
+                txn.index(
+                    "staging", object_key(resource, decoded.object.key), pack(decoded.object, decoded.resource_version)
+                )
         return batch
 
     @staticmethod
@@ -294,7 +297,7 @@ class Ledger:
                 _, namespace, name = key.decode().split("/", 2)
                 batch.remove(resource, (namespace, name))
             else:
-                batch.upsert(resource, Decoded(unpack(resource, data), ""))
+                batch.upsert(resource, Decoded(unpack(resource, data), str(packed_version(data))))
         return self._finish(txn, batch)
 
     # Everything anew

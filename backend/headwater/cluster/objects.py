@@ -437,11 +437,35 @@ _PACKER: Final = msgspec.msgpack.Encoder()
 _UNPACKERS: Final = {resource: msgspec.msgpack.Decoder(type_) for resource, type_ in _TYPES.items()}
 
 
-def pack(item: Object) -> bytes:
-    """A reduced object as the store keeps it (msgpack, positional)."""
-    return _PACKER.encode(item)
+#: What stands before a packed object: its resourceVersion, for the audit; 0 when it is not a number.
+_VERSION_SIZE: Final = 8
+_MAX_VERSION: Final = 2**64 - 1
 
 
-def unpack(resource: Resource, data: Any) -> Any:
-    """What `pack` made, from any buffer. Raises msgspec.MsgspecError on other bytes."""
-    return _UNPACKERS[resource].decode(data)
+def pack(item: Object, resource_version: str = "") -> bytes:
+    """A reduced object as the store keeps it: its version, and msgpack, positional."""
+    return version_number(resource_version).to_bytes(_VERSION_SIZE, "big") + _PACKER.encode(item)
+
+
+def unpack(resource: Resource, data: bytes | bytearray | memoryview) -> Any:
+    """The object that `pack` packed. Raises msgspec.MsgspecError on other bytes."""
+    return _UNPACKERS[resource].decode(memoryview(data)[_VERSION_SIZE:])
+
+
+def says_the_same(one: bytes | None, other: bytes | None) -> bool:
+    """Whether two packed objects differ in nothing but their version."""
+    if one is None or other is None:
+        return one is other
+    return memoryview(one)[_VERSION_SIZE:] == memoryview(other)[_VERSION_SIZE:]
+
+
+def packed_version(data: bytes) -> int:
+    """The version of a packed object."""
+    return int.from_bytes(data[:_VERSION_SIZE], "big")
+
+
+def version_number(resource_version: str) -> int:
+    """A resourceVersion as the number that it is (KEP-5504), 0 when it is none."""
+    if resource_version.isascii() and resource_version.isdigit() and len(resource_version) <= 20:
+        return min(int(resource_version), _MAX_VERSION)
+    return 0

@@ -5,6 +5,10 @@
       ├──────────── 410 Gone ───────────────┤          any failure: wait, then the same again
       └───── 404, the CRD is not there ─────┘          404 for a list: it is complete and empty; ask seldom
 
+With `stream` a watch does the list's work too (client-go: WatchList): it begins
+with every object there is, and a bookmark says where these end. A server that
+refuses that, or twice does not come to the bookmark, is listed in pages.
+
 A `Reflector` is a machine: `next` says what to do (list a page, watch, wait),
 and one of the other methods is told how it went. It has no socket, no thread
 and no clock of its own, so every path through it can be walked in a test.
@@ -14,6 +18,9 @@ without a resourceVersion, a watch from the list's version with bookmarks, a
 watch that ends well is resumed at once from the last version seen, 410 leads to
 a new list, server errors back off to 30 s. A refused connection is cheap and is
 tried again within 2 s.
+
+Versions are numbers that grow (KEP-5504): an event that is older than what was
+seen is passed over.
 """
 
 from __future__ import annotations
@@ -24,6 +31,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from headwater.cluster.objects import version_number
+
 #: Objects per page of a list, as kubectl and client-go ask for.
 PAGE: Final = 500
 #: How long one watch may last, in seconds; the server ends it (client-go: 5 to 10 minutes).
@@ -33,6 +42,10 @@ _BACKOFF_FIRST: Final = 0.8
 _BACKOFF_LAST: Final = 30.0
 #: After a refused connection or a silent one: a connect costs the server nothing.
 _RECONNECT: Final = (0.1, 2.0)
+#: A version that the server has not reached yet: asked so often, then listed anew (it was restored from a backup).
+_AHEAD: Final = 3
+#: A list whose token expires before its end is taken in larger pages, up to that many times.
+_LARGEST: Final = 16
 #: A missing permission, or resource, does not appear by asking often.
 _MISSING: Final = (20.0, 40.0)
 #: A watch that ends well but sooner than this, in seconds, is treated as an error.
@@ -46,6 +59,10 @@ class Trouble(Enum):
 
     EXPIRED = "expired"
     """410: the version is no longer known; list anew."""
+    AHEAD = "ahead"
+    """504 ResourceVersionTooLarge: the server does not know the version yet."""
+    REFUSED = "refused"
+    """400, 422: the server does not understand the request."""
     UNAUTHORIZED = "unauthorized"
     """401: read the credentials again."""
     FORBIDDEN = "forbidden"
@@ -80,10 +97,11 @@ class ListPage:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Watch from a version on, for that many seconds."""
+    """Watch from a version on, for that many seconds; `initial`: beginning with every object there is."""
 
     resource_version: str
     seconds: int
+    initial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +123,8 @@ class Counters:
     proof_of_life: float = 0.0
     """The clock's time of the last page, event or bookmark."""
     events: int = 0
+    outdated: int = 0
+    """Events that were older than what was seen."""
     relists: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     """By HTTP status, or by the trouble's name where there was none."""
@@ -118,15 +138,24 @@ class Reflector:
         resource_version: str,
         clock: Callable[[], float],
         uniform: Callable[[float, float], float] = random.uniform,
+        *,
+        stream: bool = False,
     ) -> None:
         self._clock = clock
         self._uniform = uniform
+        self._stream = stream
+        self._initial = False
+        self._unfinished = 0
         self._continue = ""
+        self._pages = 1
         self._failures = 0
         self._wait = 0.0
         self._watch_began = 0.0
         self._watch_events = 0
+        self._expired = False
+        self._ahead = 0
         self._absent = False
+        self._must_list = False
         self.state = Counters(resource_version="" if resource_version == NOT_INSTALLED else resource_version)
 
     def next(self) -> Action:
@@ -134,54 +163,100 @@ class Reflector:
         if self._wait:
             seconds, self._wait = self._wait, 0.0
             return Wait(seconds)
-        if not self.state.resource_version:
-            return ListPage(self._continue)
+        if self._must_list:
+            self._must_list = False
+            self.state.resource_version = self._continue = ""
+        self._initial = self._stream and not self.state.resource_version
+        if not self.state.resource_version and not self._initial:
+            return ListPage(self._continue, PAGE * self._pages)
         self._watch_began = self._clock()
         self._watch_events = 0
         low, high = WATCH_SECONDS
-        return Watch(self.state.resource_version, int(self._uniform(low, high)))
+        return Watch(self.state.resource_version, int(self._uniform(low, high)), self._initial)
 
     def page(self, resource_version: str, continue_token: str) -> bool:
         """A page came. True when it was the last: the list is complete as of that version."""
         self._alive()
-        self._failures = 0
         self._absent = False
         self._continue = continue_token
         if continue_token:
+            self._failures = 0
             return False
+        return self._complete(resource_version)
+
+    def _complete(self, resource_version: str) -> bool:
+        """A list's end; False for one that does not say as of when it holds: it is no use, and taken again."""
+        if not resource_version:
+            self._back_off()
+            return False
+        self._failures = 0
+        self._pages = 1
+        self._ahead = 0
         self.state.resource_version = resource_version
         self.state.relists += 1
         return True
+
+    def relist(self) -> None:
+        """Take a new list next; the watch that is under way should be ended. From any thread."""
+        self._must_list = True
 
     def watching(self) -> None:
         """The server took the watch."""
         self._alive()
         self.state.connected = True
 
-    def event(self, resource_version: str) -> None:
-        """An event came; its object is of that version."""
+    def initial(self) -> None:
+        """One of the objects came that a stream begins with."""
         self._alive()
-        self._failures = 0
         self._watch_events += 1
+
+    def initial_end(self, resource_version: str) -> bool:
+        """Their end. True when the list is complete as of that version."""
+        self._alive()
+        self._initial = False
+        self._unfinished = 0
+        return self._complete(resource_version)
+
+    def event(self, resource_version: str) -> bool:
+        """An event came; its object is of that version. False when it is older than what was seen."""
+        self._progress()
         self.state.events += 1
+        if version_number(resource_version) < version_number(self.state.resource_version) and resource_version:
+            self.state.outdated += 1
+            return False
         if resource_version:
             self.state.resource_version = resource_version
+        return True
 
     def bookmark(self, resource_version: str) -> None:
         """Nothing changed up to that version."""
+        self._progress()
+        if version_number(resource_version) >= version_number(self.state.resource_version) and resource_version:
+            self.state.resource_version = resource_version
+
+    def _progress(self) -> None:
         self._alive()
         self._failures = 0
+        self._ahead = 0
+        self._expired = False
         self._watch_events += 1
-        if resource_version:
-            self.state.resource_version = resource_version
 
     def watch_ended(self) -> None:
         """The server ended the watch without an error: resume, but not in a tight loop."""
         self.state.connected = False
-        if self._watch_events == 0 and self._clock() - self._watch_began < _TOO_SHORT:
+        if self._initial:
+            self._not_finished()
+            self._back_off()
+        elif self._watch_events == 0 and self._clock() - self._watch_began < _TOO_SHORT:
             self._back_off()
         else:
             self._failures = 0
+
+    def _not_finished(self) -> None:
+        """A stream broke off before the end of what it begins with."""
+        self._unfinished += 1
+        if self._unfinished == 2:
+            self._stream = False
 
     def failed(self, error: RequestFailed) -> bool:
         """A list or a watch failed, at its start or in its course.
@@ -191,13 +266,28 @@ class Reflector:
         self.state.connected = False
         name = str(error.status) if error.status else error.trouble.value
         self.state.errors[name] = self.state.errors.get(name, 0) + 1
+        if self._initial and error.trouble is Trouble.REFUSED:
+            self._stream = False
+            return False
+        if self._initial:
+            self._not_finished()
         match error.trouble:
             case Trouble.EXPIRED:
-                # A continue token expires like a version does: the list starts over.
                 if not self.state.resource_version:
+                    # A continue token expires like a version does: the list starts over, to be faster this time.
+                    self._pages = min(self._pages * 2, _LARGEST)
                     self._back_off()
+                elif self._expired:
+                    self._back_off()  # a list whose own version is gone at once, again
+                self._expired = True
                 self.state.resource_version = ""
                 self._continue = ""
+            case Trouble.AHEAD:
+                self._ahead += 1
+                if self._ahead >= _AHEAD:
+                    self._ahead = 0
+                    self.state.resource_version = ""
+                self._back_off()
             case Trouble.UNREACHABLE:
                 self._wait = self._uniform(*_RECONNECT)
             case Trouble.FORBIDDEN:

@@ -18,7 +18,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
@@ -28,11 +27,12 @@ import setproctitle
 
 from headwater import control, log, metrics
 from headwater.cluster import addresses
-from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Progress, Remove, Upsert
+from headwater.cluster.changes import Change, ListComplete, ListPageArrived
 from headwater.cluster.files import Manifests, Objects, signature
+from headwater.cluster.follower import Follower, Pipe, RawPage
 from headwater.cluster.ledger import Ledger
 from headwater.cluster.objects import Decoded, OddObject, Resource, decode
-from headwater.cluster.reflector import NOT_INSTALLED, ListPage, Reflector, RequestFailed, Trouble, Wait, Watch
+from headwater.cluster.reflector import Reflector
 from headwater.cluster.source import selectors_of
 from headwater.metrics import LATENCY_BUCKETS, Histogram, ResourceState, WatchSnapshot
 from headwater.records.compiler import Compiler
@@ -92,21 +92,21 @@ class Watcher:
     def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
-        self._queue: queue.Queue[Change | _RawPage] = queue.Queue(_QUEUE)
-        self._pages = threading.Semaphore(_PAGES)
+        self._queue: queue.Queue[Change | RawPage] = queue.Queue(_QUEUE)
         self.skipped = Skipped()
+        self.stopping = threading.Event()
+        self._pipe = Pipe(self._queue, threading.Semaphore(_PAGES), self.skipped.report, self.stopping)
         compiler = Compiler(settings, addresses.of_this_host(), self.skipped.report)
         self._resources = required_resources(settings)
         self._began = time.monotonic()
         self.ledger = Ledger(store, compiler, self._resources)
-        self._reflectors: dict[Resource, Reflector] = {}
+        self._followers: dict[Resource, Follower] = {}
         self._programming = Histogram.of(LATENCY_BUCKETS)
         self._commits = 0
         self._commit_failures = 0
         self._records_changed = 0
         self._detail = ""
         self._reload = threading.Event()
-        self.stopping = threading.Event()
         self._announced = False
 
     # Sources
@@ -122,9 +122,9 @@ class Watcher:
         versions, selectors = self.ledger.versions(), selectors_of(self._settings)
         for resource in self._resources:
             server = ApiServer(self._settings.kubeconfig, self._settings.context, selectors)
-            reflector = Reflector(versions[resource], time.monotonic)
-            self._reflectors[resource] = reflector
-            self._thread(resource, lambda r=resource, m=reflector, s=server: self._follow(r, m, s))  # type: ignore[misc]
+            reflector = Reflector(versions[resource], time.monotonic, stream=self._settings.list_mode == "stream")
+            follower = self._followers[resource] = Follower(resource, reflector, server, self._pipe)
+            self._thread(resource, follower.run)
 
     @staticmethod
     def _thread(name: str, work: Callable[[], None]) -> None:
@@ -134,110 +134,12 @@ class Watcher:
         """SIGHUP: read the files again (credentials are read again whenever the server refuses them)."""
         self._reload.set()
 
-    def _follow(self, resource: Resource, reflector: Reflector, server: object) -> None:
-        """One resource for ever: do what the reflector says, tell it how it went."""
-        from headwater.cluster.api import ApiServer, failure
-
-        assert isinstance(server, ApiServer)
-        last_error = ""
-        while not self.stopping.is_set():
-            action = reflector.next()
-            try:
-                match action:
-                    case Wait(seconds):
-                        self.stopping.wait(seconds)
-                    case ListPage():
-                        self._list_page(resource, reflector, server, action)
-                        last_error = ""
-                    case Watch():
-                        lines = server.watch(resource, action.resource_version, action.seconds)
-                        reflector.watching()
-                        last_error = ""
-                        self._events(resource, reflector, lines, failure)
-                        reflector.watch_ended()
-            except RequestFailed as error:
-                if str(error) != last_error:
-                    last_error = str(error)
-                    level = logging.INFO if error.trouble is Trouble.EXPIRED else logging.WARNING
-                    _log.log(level, "%s", error)
-                if reflector.failed(error):
-                    self._list_nothing(resource)
-                if error.trouble is Trouble.UNAUTHORIZED:
-                    self._read_credentials(server)
-            except Exception as error:  # noqa: BLE001 (one resource's bug must not stop the others)
-                _log.exception("%s: unexpected", resource)
-                reflector.failed(RequestFailed(Trouble.SERVER, str(error)))
-
-    @staticmethod
-    def _read_credentials(server: object) -> None:
-        try:
-            server.reload()  # type: ignore[attr-defined]
-        except SettingsError as error:
-            _log.warning("%s", error)
-
-    def _list_page(self, resource: Resource, reflector: Reflector, server: object, action: ListPage) -> None:
-        self._pages.acquire()
-        try:
-            self._take_page(resource, reflector, server, action)
-        except BaseException:
-            self._pages.release()
-            raise
-
-    def _take_page(self, resource: Resource, reflector: Reflector, server: object, action: ListPage) -> None:
-        body = server.page(resource, action.limit, action.continue_token)  # type: ignore[attr-defined]
-        try:
-            page = _PAGE.decode(body)
-        except msgspec.MsgspecError as error:
-            raise RequestFailed(Trouble.SERVER, f"list {resource}: not a list: {error}") from None
-        # Decoded by the main thread: this one asks for the next page at once.
-        self._queue.put(_RawPage(resource, page.items or [], not action.continue_token))
-        if reflector.page(page.metadata.resourceVersion, page.metadata.continue_):
-            self._queue.put(ListComplete(resource, page.metadata.resourceVersion))
-
-    def _list_nothing(self, resource: Resource) -> None:
-        self._pages.acquire()
-        self._queue.put(_RawPage(resource, [], first=True))
-        self._queue.put(ListComplete(resource, NOT_INSTALLED))
-
     def _decoded(self, resource: Resource, items: Iterable[msgspec.Raw]) -> Iterable[Decoded]:
         for item in items:
             try:
                 yield decode(resource, item)
             except OddObject as error:
                 self.skipped.report("object", "", "", str(error))
-
-    def _events(
-        self,
-        resource: Resource,
-        reflector: Reflector,
-        lines: Iterable[bytes],
-        failure: Callable[[int, str, str, str], RequestFailed],
-    ) -> None:
-        for line in lines:
-            try:
-                event = _EVENT.decode(line)
-            except msgspec.MsgspecError as error:
-                raise RequestFailed(Trouble.SERVER, f"watch {resource}: not an event: {error}") from None
-            if event.type == "ERROR":
-                status = _status(event.object)
-                raise failure(status.code, status.message, resource, "watch")
-            if event.type == "BOOKMARK":
-                version = _version(event.object)
-                reflector.bookmark(version)
-                if version:
-                    self._queue.put(Progress(resource, version))
-                continue
-            try:
-                decoded = decode(resource, event.object)
-            except OddObject as error:
-                self.skipped.report("object", "", "", str(error))
-                reflector.event(_version(event.object))
-                continue
-            reflector.event(decoded.resource_version)
-            if event.type == "DELETED":
-                self._queue.put(Remove(resource, decoded.object.key, decoded.resource_version))
-            else:
-                self._queue.put(Upsert(resource, decoded))
 
     def _follow_files(self) -> None:
         """Read the manifests, and again whenever one of them changes."""
@@ -290,7 +192,7 @@ class Watcher:
         try:
             item = self._queue.get(timeout=_IDLE)
             while True:
-                if isinstance(item, _RawPage):
+                if isinstance(item, RawPage):
                     batch.append(self._decoded_page(item))
                     break  # large enough for a transaction of its own
                 batch.append(item)
@@ -301,7 +203,7 @@ class Watcher:
             pass
         return batch
 
-    def _decoded_page(self, page: _RawPage) -> ListPageArrived:
+    def _decoded_page(self, page: RawPage) -> ListPageArrived:
         return ListPageArrived(page.resource, list(self._decoded(page.resource, page.items)), page.first)
 
     def _commit(self, batch: list[Change]) -> None:
@@ -322,7 +224,7 @@ class Watcher:
             return
         for change in batch:
             if isinstance(change, ListPageArrived) and not self._settings.manifests:
-                self._pages.release()
+                self._pipe.pages.release()
         if complained:
             self._detail = ""
             _log.info("the store can be written again")
@@ -364,10 +266,11 @@ class Watcher:
                     resource_version=state.resource_version,
                     age=now - state.proof_of_life if state.proof_of_life else -1.0,
                     events=state.events,
+                    outdated=state.outdated,
                     relists=state.relists,
                     errors=dict(state.errors),
                 )
-                for resource, state in ((name, machine.state) for name, machine in self._reflectors.items())
+                for resource, state in ((name, item.reflector.state) for name, item in self._followers.items())
             },
             objects={resource: self.ledger.objects[resource] for resource in self._resources},
             names={kind.name.lower(): count for kind, count in zip(Kind, self.ledger.counts, strict=True)},
@@ -382,7 +285,7 @@ class Watcher:
     def _waiting_for(self) -> str:
         if self.ledger.ready:
             return ""
-        missing = [name for name, machine in self._reflectors.items() if not machine.state.relists]
+        missing = [name for name, item in self._followers.items() if not item.reflector.state.relists]
         return f"waiting for the first complete list of {', '.join(missing)}" if missing else "compiling"
 
 
@@ -391,63 +294,6 @@ def release_memory(store: Store) -> None:
     store.unmap()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
-
-
-@dataclass(frozen=True, slots=True)
-class _RawPage:
-    """A page of a list as it came."""
-
-    resource: Resource
-    items: list[msgspec.Raw]
-    first: bool
-
-
-class _ListMeta(msgspec.Struct):
-    resourceVersion: str = ""  # noqa: N815 (the API's name)
-    continue_: str = msgspec.field(default="", name="continue")
-
-
-class _Page(msgspec.Struct):
-    metadata: _ListMeta
-    items: list[msgspec.Raw] | None = None
-
-
-class _Event(msgspec.Struct):
-    type: str
-    object: msgspec.Raw
-
-
-class _Status(msgspec.Struct):
-    code: int = 0
-    message: str = ""
-
-
-class _AnyMeta(msgspec.Struct):
-    resourceVersion: str = ""  # noqa: N815
-
-
-class _Any(msgspec.Struct):
-    metadata: _AnyMeta
-
-
-_PAGE: Final = msgspec.json.Decoder(_Page)
-_EVENT: Final = msgspec.json.Decoder(_Event)
-_STATUS: Final = msgspec.json.Decoder(_Status)
-_ANY: Final = msgspec.json.Decoder(_Any)
-
-
-def _status(data: msgspec.Raw) -> _Status:
-    try:
-        return _STATUS.decode(data)
-    except msgspec.MsgspecError:
-        return _Status(0, "an error event without a status")
-
-
-def _version(data: msgspec.Raw) -> str:
-    try:
-        return _ANY.decode(data).metadata.resourceVersion
-    except msgspec.MsgspecError:
-        return ""
 
 
 def run(settings: Settings, identity: Identity, connection: Connection) -> None:

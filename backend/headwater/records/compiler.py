@@ -128,13 +128,13 @@ class Compiler:
         """Its entries in the index of addresses."""
         if service is None or not self._reverse or not self.serves(service.namespace):
             return {}
-        return reverse.of_service(service)
+        return reverse.of_service(service, self.zones[0])
 
     def reverse_of_slice(self, piece: EndpointSlice | None) -> Mapping[bytes, bytes]:
         """Its entries in the index of addresses."""
         if piece is None or not self._reverse or not self.serves(piece.namespace):
             return {}
-        return reverse.of_slice(piece, self._pod_names)
+        return reverse.of_slice(piece, self._pod_names, self.zones[0])
 
     # Services
 

@@ -198,6 +198,11 @@ class Writer:
         base = names.label(service.name) + names.label(service.namespace) + zone.svc
         return cls(zone, ttl if options.ttl is None else options.ttl, names.fits(base), options.max_answers)
 
+    @property
+    def room(self) -> int:
+        """Bytes that a name below the Service's may have before it."""
+        return names.MAX_NAME - len(self.base)
+
     def addresses(self, kind: Kind, packed: Iterable[bytes], srv: bytes, limit: int = 0) -> bytes:
         """A node of addresses and an SRV part."""
         a_head, aaaa_head = rdata.address_heads(self.ttl)
@@ -221,8 +226,11 @@ class Writer:
 
     def set_of(self, kind: Kind, parts: Sequence[tuple[Group, Sequence[Port]]]) -> bytes:
         """The node of several endpoints: each group with those of its ports that count here."""
-        if len(parts) == 1 and not self.zone.clusters and (plain := _plain_addresses(parts[0][0])) is not None:
-            return self._plain_set(kind, *parts[0], plain)
+        if len(parts) == 1 and not self.zone.clusters:
+            plain = _plain_addresses(parts[0][0])
+            # Labels are at most 64 bytes with their length.
+            if plain is not None and (self.room > names.MAX_LABEL or max(map(len, parts[0][0].hosts)) <= self.room):
+                return self._plain_set(kind, *parts[0], plain)
         every = (item for group, _ in parts for packed in group.hosts.values() for item in packed)
         return self.addresses(kind, every, self.table(parts), self.limit)
 
@@ -233,6 +241,7 @@ class Writer:
         glue (plugin/backend_lookup.go: port -1).
         """
         rows: dict[bytes, tuple[tuple[int, ...], list[bytes]]] = {}
+        room = self.room
         entries = 0
         for group, ports in parts:
             numbers = port_numbers(ports)
@@ -240,6 +249,8 @@ class Writer:
             if not numbers:
                 continue
             for label, packed in group.hosts.items():
+                if len(label) > room:
+                    continue  # it has no name, which `hosts` reports
                 known = rows.get(label)
                 rows[label] = (
                     (numbers, packed)
@@ -277,7 +288,7 @@ class Writer:
         """The nodes of the endpoint names, all or those in `only`."""
         a_head, _ = rdata.address_heads(self.ttl)
         base = self.base
-        room = names.MAX_NAME - len(base)
+        room = self.room
         found: dict[bytes, bytes] = {}
         for group in groups:
             # The common case in constant bytes: one group, one IPv4 address.

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from headwater.cluster.objects import Condition, EndpointSlice, Service
 from headwater.records import headless, names, rdata
+from headwater.records.zone import Zone
 from headwater.store.addresses import Holder, key
 
 _SVC = b"\x03svc\0"
 
 
-def of_service(service: Service) -> dict[bytes, bytes]:
-    """The index entries of a Service's cluster IPs. What is not an address or a name is left out."""
+def of_service(service: Service, zone: Zone) -> dict[bytes, bytes]:
+    """The index entries of a Service's cluster IPs. What is not an address, or no name in that zone, is left out."""
     found: dict[bytes, bytes] = {}
     if service.type == "ExternalName":
         return found
     try:
         target = names.label(service.name) + names.label(service.namespace) + _SVC
+        names.fits(target[:-1] + zone.wire)
     except names.BadName:
         return found
     for text in service.cluster_ips:
@@ -32,8 +34,8 @@ def of_service(service: Service) -> dict[bytes, bytes]:
     return found
 
 
-def of_slice(piece: EndpointSlice, pod_names: bool) -> dict[bytes, bytes]:
-    """The index entries of a slice's ready endpoints, whether its Service is there or not."""
+def of_slice(piece: EndpointSlice, pod_names: bool, zone: Zone) -> dict[bytes, bytes]:
+    """The index entries of a slice's ready endpoints, whether its Service is there or not; as `of_service`."""
     found: dict[bytes, bytes] = {}
     if not piece.service:
         return found
@@ -48,6 +50,7 @@ def of_slice(piece: EndpointSlice, pod_names: bool) -> dict[bytes, bytes]:
             try:
                 entry = key(rdata.address(text), Holder.SLICE, *piece.key)
                 target = headless.endpoint_label(endpoint.hostname, endpoint.pod if pod_names else "", text) + base
+                names.fits(target[:-1] + zone.wire)
             except ValueError:  # reported where the endpoint's own name is made
                 continue
             known = found.get(entry, b"")

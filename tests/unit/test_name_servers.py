@@ -1,0 +1,259 @@
+"""NS and ns.dns.Z: the DNS Service's addresses when this host is an endpoint of one (plugin/kubernetes/ns.go)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from headwater.cluster.objects import Namespace
+
+from tests.world import NOT_READY, World, at, cluster_ip, glue, headless, remove, settings, slice_of, upsert
+
+ZONE = "cluster.local"
+DNS = "dns.kube-system.svc.cluster.local"
+HOST = ("10.0.0.53", "fd00::53")
+SYSTEM = "kube-system"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path, name_servers=HOST)
+
+
+def servers(world: World, zone: str = ZONE) -> set[str]:
+    """The targets of the zone's NS records, each of which must have glue."""
+    reply = world.ask(zone, "NS")
+    found = {item.to_text() for rrset in reply.answer for item in rrset}
+    assert {f"{owner}." for owner, _ in glue(reply)} == found
+    assert {rrset.ttl for rrset in (*reply.answer, *reply.additional)} <= {world.settings.ttl}
+    return found
+
+
+def addresses(world: World, zone: str = ZONE) -> set[str]:
+    """Those of ns.dns.Z, which must be those of the glue."""
+    name = f"ns.dns.{zone}"
+    found = world.answers(name) | world.answers(name, "AAAA")
+    assert {address for _, address in glue(world.ask(zone, "NS"))} == found
+    return found
+
+
+@pytest.mark.parametrize("host", [("10.0.0.53",), ("fd00::53",), HOST, ("10.0.0.53", "10.0.0.54")])
+def test_without_a_dns_service_it_is_this_host(tmp_path: Path, host: tuple[str, ...]) -> None:
+    world = World(tmp_path, name_servers=host).fill(cluster_ip("dns", "172.16.0.10", namespace=SYSTEM))
+    assert servers(world) == {f"ns.dns.{ZONE}."}
+    assert addresses(world) == set(host)
+
+
+def test_a_host_without_an_address_has_no_name_server(tmp_path: Path) -> None:
+    world = World(tmp_path).fill()
+    assert world.status(ZONE, "NS") == world.status(f"ns.dns.{ZONE}") == "NODATA"
+    assert world.answers(ZONE, "SOA"), "the zone is there all the same"
+
+
+def test_a_dns_service_with_cluster_ips_is_the_name_server(world: World) -> None:
+    world.fill(
+        cluster_ip("dns", "172.16.0.10", "fd00::10", namespace=SYSTEM),
+        slice_of("dns", at("10.0.0.52"), at("10.0.0.53"), namespace=SYSTEM),
+        namespaces=[SYSTEM],
+    )
+    assert servers(world) == {f"{DNS}."}
+    assert addresses(world) == {"172.16.0.10", "fd00::10"}
+    assert world.answers(DNS) == {"172.16.0.10"}, "the target is a name with that address"
+
+
+def test_a_headless_dns_service_is_all_endpoints_of_the_hosts_slice(world: World) -> None:
+    """CoreDNS looks at the slice that has its address; another one's endpoints are not said."""
+    world.fill(
+        headless("dns", SYSTEM),
+        slice_of("dns", at("10.0.0.53", hostname="dns-0"), at("10.0.0.54"), at("10.0.0.55", conditions=NOT_READY),
+                 namespace=SYSTEM, name="here"),
+        slice_of("dns", at("10.0.9.53", hostname="dns-9"), namespace=SYSTEM, name="there"),
+        namespaces=[SYSTEM],
+    )  # fmt: skip
+    assert servers(world) == {f"dns-0.{DNS}.", f"10-0-0-54.{DNS}."}
+    assert addresses(world) == {"10.0.0.53", "10.0.0.54"}
+    assert world.answers(f"dns-0.{DNS}") == {"10.0.0.53"}
+
+
+def test_both_families_of_a_headless_dns_service_are_said(world: World) -> None:
+    world.fill(
+        headless("dns", SYSTEM),
+        slice_of("dns", at("10.0.0.53", hostname="h"), namespace=SYSTEM, name="four"),
+        slice_of("dns", at("fd00::53", hostname="h"), namespace=SYSTEM, name="six"),
+        namespaces=[SYSTEM],
+    )
+    reply = world.ask(ZONE, "NS")
+    assert [item.to_text() for item in reply.answer[0]] == [f"h.{DNS}."]
+    assert glue(reply) == {(f"h.{DNS}", "10.0.0.53"), (f"h.{DNS}", "fd00::53")}
+
+
+def test_several_dns_services_are_all_said(world: World) -> None:
+    world.fill(
+        cluster_ip("dns", "172.16.0.10", namespace=SYSTEM),
+        cluster_ip("other", "172.16.0.11"),
+        slice_of("dns", at("10.0.0.53"), namespace=SYSTEM),
+        slice_of("other", at("fd00::53")),
+        namespaces=[SYSTEM, "default"],
+    )
+    assert servers(world) == {f"{DNS}.", f"other.default.svc.{ZONE}."}
+    assert addresses(world) == {"172.16.0.10", "172.16.0.11"}
+
+
+def test_two_slices_of_the_host_say_the_service_once(world: World) -> None:
+    world.fill(
+        cluster_ip("dns", "172.16.0.10", namespace=SYSTEM),
+        slice_of("dns", at("10.0.0.53"), namespace=SYSTEM, name="four"),
+        slice_of("dns", at("fd00::53"), namespace=SYSTEM, name="six"),
+        namespaces=[SYSTEM],
+    )
+    reply = world.ask(ZONE, "NS")
+    assert (len(reply.answer[0]), [len(rrset) for rrset in reply.additional]) == (1, [1])
+    assert len(world.ask(f"ns.dns.{ZONE}").answer[0]) == 1
+
+
+def test_what_the_hosts_slice_has_not_is_not_said(world: World) -> None:
+    """A slice of no Service, an endpoint that is not ready, another host's: none of them is the DNS Service."""
+    world.fill(
+        cluster_ip("dns", "172.16.0.10", namespace=SYSTEM),
+        slice_of("", at("10.0.0.53"), namespace=SYSTEM, name="nobodys"),
+        slice_of("dns", at("10.0.0.53", conditions=NOT_READY), at("10.0.0.54"), namespace=SYSTEM, name="waiting"),
+        namespaces=[SYSTEM],
+    )
+    assert servers(world) == {f"ns.dns.{ZONE}."}
+    assert addresses(world) == set(HOST)
+
+
+@pytest.mark.parametrize("gone", ["slice", "endpoint", "ready", "label"])
+def test_when_the_host_is_no_endpoint_any_more_it_is_the_host_again(world: World, gone: str) -> None:
+    here = slice_of("dns", at("10.0.0.53"), at("10.0.0.54"), namespace=SYSTEM)
+    world.fill(cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), here, namespaces=[SYSTEM])
+    before = world.records()
+    world.commit(
+        {
+            "slice": remove(here),
+            "endpoint": upsert(slice_of("dns", at("10.0.0.54"), namespace=SYSTEM)),
+            "ready": upsert(slice_of("dns", at("10.0.0.53", conditions=NOT_READY), namespace=SYSTEM)),
+            "label": upsert(slice_of("", at("10.0.0.53"), namespace=SYSTEM, name="dns-1")),
+        }[gone]
+    )
+    assert servers(world) == {f"ns.dns.{ZONE}."}
+    assert addresses(world) == set(HOST)
+    world.commit(upsert(here))
+    assert world.records() == before
+
+
+def test_a_dns_service_that_vanishes_leaves_no_name_server_and_returns(world: World) -> None:
+    """The host is known to be an endpoint of it; CoreDNS has no other address to say then either."""
+    service = cluster_ip("dns", "172.16.0.10", namespace=SYSTEM)
+    world.fill(service, slice_of("dns", at("10.0.0.53"), namespace=SYSTEM), namespaces=[SYSTEM])
+    before = world.records()
+    world.commit(remove(service))
+    assert world.status(ZONE, "NS") == world.status(f"ns.dns.{ZONE}") == "NODATA"
+    world.commit(upsert(service))
+    assert world.records() == before
+
+
+def test_a_dns_service_that_changes_changes_the_name_servers(world: World) -> None:
+    world.fill(
+        cluster_ip("dns", "172.16.0.10", namespace=SYSTEM),
+        slice_of("dns", at("10.0.0.53", hostname="h"), namespace=SYSTEM),
+        namespaces=[SYSTEM],
+    )
+    world.commit(upsert(cluster_ip("dns", "172.16.0.11", namespace=SYSTEM)))
+    assert (servers(world), addresses(world)) == ({f"{DNS}."}, {"172.16.0.11"})
+    world.commit(upsert(headless("dns", SYSTEM)))
+    assert (servers(world), addresses(world)) == ({f"h.{DNS}."}, {"10.0.0.53"})
+    world.commit(upsert(slice_of("dns", at("10.0.0.53", hostname="i"), at("10.0.0.57"), namespace=SYSTEM)))
+    assert servers(world) == {f"i.{DNS}.", f"10-0-0-57.{DNS}."}
+    world.commit(upsert(slice_of("other", at("10.0.0.53", hostname="i"), namespace=SYSTEM, name="dns-1")))
+    assert world.status(ZONE, "NS") == "NODATA"
+    world.commit(upsert(cluster_ip("other", "172.16.0.12", namespace=SYSTEM)))
+    assert addresses(world) == {"172.16.0.12"}
+
+
+def test_a_change_elsewhere_does_not_touch_the_zones_names(world: World) -> None:
+    world.fill(
+        cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), slice_of("dns", at("10.0.0.53"), namespace=SYSTEM),
+        headless("web"), namespaces=[SYSTEM, "default"],
+    )  # fmt: skip
+    outcome = world.commit(upsert(slice_of("web", at("10.0.0.1", hostname="h"))))
+    assert outcome.records_changed == 4  # the Service, its port, the protocol, the endpoint
+
+
+def test_it_is_kept_over_a_restart(world: World) -> None:
+    world.fill(
+        cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), slice_of("dns", at("10.0.0.53"), namespace=SYSTEM),
+        namespaces=[SYSTEM],
+    )  # fmt: skip
+    again = World(world.state_dir, name_servers=HOST)
+    assert addresses(again) == {"172.16.0.10"}
+    again.commit(upsert(slice_of("dns", at("10.0.0.54"), namespace=SYSTEM)))
+    assert addresses(again) == set(HOST)
+
+
+def test_the_namespace_of_the_dns_service_need_not_be_served(tmp_path: Path) -> None:
+    """CoreDNS finds its own Service whatever `namespaces` says."""
+    world = World(tmp_path, settings(namespaces=("default",)), name_servers=HOST)
+    world.fill(
+        cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), slice_of("dns", at("10.0.0.53"), namespace=SYSTEM),
+        namespaces=[SYSTEM, "default"],
+    )  # fmt: skip
+    assert servers(world) == {f"{DNS}."}
+    assert world.status(DNS) == "NXDOMAIN"
+
+
+def test_every_zone_has_the_name_server_in_itself(tmp_path: Path) -> None:
+    zones = {"zones": (ZONE, "k8s.example.org"), "multicluster_zones": ("m.test",), "reverse_zones": ("10.in-addr.arpa",)}
+    world = World(tmp_path, settings(**zones), name_servers=HOST)
+    world.fill(
+        cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), slice_of("dns", at("10.0.0.53"), namespace=SYSTEM),
+        namespaces=[SYSTEM],
+    )  # fmt: skip
+    for zone in world.settings.served_zones():
+        assert servers(world, zone) == {f"dns.{SYSTEM}.svc.{zone}."}
+        assert addresses(world, zone) == {"172.16.0.10"}
+
+
+def test_endpoint_pod_names_name_the_name_servers(tmp_path: Path) -> None:
+    world = World(tmp_path, settings(endpoint_pod_names=True), name_servers=HOST)
+    world.fill(
+        headless("dns", SYSTEM), slice_of("dns", at("10.0.0.53", pod="dns-x"), namespace=SYSTEM), namespaces=[SYSTEM]
+    )
+    assert servers(world) == {f"dns-x.{DNS}."}
+
+
+def test_a_name_server_too_long_for_dns_is_left_out(tmp_path: Path) -> None:
+    zone = ".".join(["z" * 60] * 3)
+    world = World(tmp_path, settings(zones=(zone,)), name_servers=HOST)
+    world.fill(
+        headless("d" * 30, SYSTEM),
+        slice_of("d" * 30, at("10.0.0.53", hostname="h" * 40), at("10.0.0.54", hostname="h"), namespace=SYSTEM),
+        namespaces=[SYSTEM],
+    )
+    assert servers(world, zone) == {f"h.{'d' * 30}.{SYSTEM}.svc.{zone}."}
+
+
+def test_a_namespace_that_goes_takes_the_names_and_leaves_the_name_server(world: World) -> None:
+    """As CoreDNS, which asks for no namespace here."""
+    world.fill(
+        cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), slice_of("dns", at("10.0.0.53"), namespace=SYSTEM),
+        namespaces=[SYSTEM],
+    )  # fmt: skip
+    world.commit(remove(Namespace(SYSTEM)))
+    assert world.status(DNS) == "NXDOMAIN"
+    assert addresses(world) == {"172.16.0.10"}
+
+
+@pytest.mark.parametrize("qtype", ["A", "AAAA", "TXT", "MX", "ANY"])
+def test_the_apex_has_no_addresses(world: World, qtype: str) -> None:
+    world.fill(
+        cluster_ip("dns", "172.16.0.10", "fd00::10", namespace=SYSTEM),
+        slice_of("dns", at("10.0.0.53"), namespace=SYSTEM), namespaces=[SYSTEM],
+    )  # fmt: skip
+    assert world.status(ZONE, qtype) == "NODATA"
+
+
+def test_ns_is_the_apexs_alone(world: World) -> None:
+    world.fill(cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), namespaces=[SYSTEM])
+    assert world.status(DNS, "NS") == world.status(f"ns.dns.{ZONE}", "NS") == "NODATA"
+    assert world.status(f"ghost.{ZONE}", "NS") == "NXDOMAIN"
