@@ -91,6 +91,9 @@ class WatchSnapshot(Struct):
     records_changed: int = 0
     programming: Histogram = field(default_factory=lambda: Histogram.of(LATENCY_BUCKETS))
     store_bytes: int = 0
+    audits: int = 0
+    audit_differences: dict[str, int] = field(default_factory=dict)
+    """Objects that an audit found different from the API server, by resource."""
 
     def add_counters(self, other: WatchSnapshot) -> None:
         """Take the counters, not the state, of a process that died over."""
@@ -98,6 +101,9 @@ class WatchSnapshot(Struct):
         self.commit_failures += other.commit_failures
         self.records_changed += other.records_changed
         self.programming.add(other.programming)
+        self.audits += other.audits
+        for name, count in other.audit_differences.items():
+            self.audit_differences[name] = self.audit_differences.get(name, 0) + count
         for reason, count in other.skipped.items():
             self.skipped[reason] = self.skipped.get(reason, 0) + count
         for name, theirs in other.resources.items():

@@ -125,6 +125,13 @@ class HeadwaterCollector(Collector):
         for reason, count in watch.skipped.items():
             skipped.add_metric([reason], count)
         yield skipped
+        yield CounterMetricFamily("headwater_audits", "Comparisons of the store with the API server.", watch.audits)
+        differences = CounterMetricFamily(
+            "headwater_audit_differences", "Objects that an audit found different, and mended.", labels=["resource"]
+        )
+        for resource, count in watch.audit_differences.items():
+            differences.add_metric([resource], count)
+        yield differences
         yield CounterMetricFamily("headwater_commits", "Transactions committed.", watch.commits)
         yield CounterMetricFamily(
             "headwater_commit_failures", "Transactions that could not be written.", watch.commit_failures
@@ -150,6 +157,9 @@ def _resources(watch: WatchSnapshot) -> Iterator[Metric]:
         "headwater_watch_age_seconds", "Time since the API server last said anything.", labels=["resource"]
     )
     events = CounterMetricFamily("headwater_watch_events", "Watch events received.", labels=["resource"])
+    outdated = CounterMetricFamily(
+        "headwater_watch_outdated_events", "Events that were older than what was known.", labels=["resource"]
+    )
     relists = CounterMetricFamily("headwater_watch_relists", "Complete lists taken.", labels=["resource"])
     errors = CounterMetricFamily("headwater_watch_errors", "Failed requests.", labels=["resource", "code"])
     for name, state in sorted(watch.resources.items()):
@@ -157,11 +167,13 @@ def _resources(watch: WatchSnapshot) -> Iterator[Metric]:
         if state.age >= 0:
             age.add_metric([name], state.age)
         events.add_metric([name], state.events)
+        outdated.add_metric([name], state.outdated)
         relists.add_metric([name], state.relists)
         for code, count in sorted(state.errors.items()):
             errors.add_metric([name, code], count)
     yield connected
     yield age
     yield events
+    yield outdated
     yield relists
     yield errors

@@ -32,6 +32,8 @@ class Reason(IntEnum):
     EDNS_VERSION = 9
     CUT = 10
     """An answer that a message cannot hold: as many records as fit."""
+    STALE = 11
+    """The API server was not heard for longer than `--max-staleness`."""
 
 
 #: The rcode that goes with each reason.
@@ -47,6 +49,7 @@ RCODES: Final = {
     Reason.TRANSFER: Rcode.REFUSED,
     Reason.EDNS_VERSION: Rcode.BADVERS,
     Reason.CUT: Rcode.NOERROR,
+    Reason.STALE: Rcode.SERVFAIL,
 }
 
 

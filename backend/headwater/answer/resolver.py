@@ -33,6 +33,8 @@ MAX_MESSAGE: Final = 65535
 #: What we are ready to take over UDP (DNS flag day 2020).
 _UDP_SIZE: Final = 1232
 _OPT_SIZE: Final = 11
+#: The option's code (RFC 8914 section 2).
+_EDE: Final = 15
 
 _A: Final = 1
 _NS: Final = 2
@@ -117,9 +119,17 @@ class Resolver:
         # The longest match wins (a zone may be inside another).
         self._zones = sorted(tails, key=lambda zone: len(zone.wire), reverse=True)
         self._ready_generation = 0
+        self._stale = 0
         self._turn = 0  # advanced once per reply of several
         self._ttl = settings.ttl
         self.counts: dict[int, int] = {}
+
+    def set_stale(self, ede: int) -> None:
+        """Answer SERVFAIL with that extended error (RFC 8914), 0: answer as ever."""
+        if ede:
+            # The short way asks for nothing but this.
+            self._ready_generation = 0
+        self._stale = ede
 
     def answer(self, query: bytes, snapshot: Snapshot | None) -> bytes | Pending | None:
         """The reply to one query: at most 65,535 bytes, never truncated, never an exception.
@@ -199,6 +209,9 @@ class Resolver:
         assert zone is not None
         if snapshot is None or not self._is_ready(snapshot):
             return self._reply(query, flags, asked, zone, Reason.NOT_READY)
+        if self._stale:
+            self._ready_generation = 0
+            return self._reply(query, flags, asked, zone, Reason.STALE)
         return self._from_store(query, flags, asked, zone, snapshot)
 
     def _zone_of(self, name: bytes) -> _ZoneTail | None:
@@ -240,7 +253,7 @@ class Resolver:
         name = asked.name.lower()
         qtype = asked.qtype
         found = find(name, zone.wire, snapshot, clusters=zone.clusters)
-        if qtype == _PTR and zone.reverse and name == zone.wire and ptr_targets(name, snapshot, ptr=True):
+        if qtype == _PTR and zone.reverse and name == zone.wire and ptr_targets(name, snapshot):
             found = None  # a zone that is one address
         room = MAX_MESSAGE - asked.end - (_OPT_SIZE if asked.edns is not None else 0)
         ancount = arcount = 0
@@ -262,7 +275,7 @@ class Resolver:
             elif node_flags & Flag.OTHER:
                 ancount, arcount, body = other_records(node, qtype)
         elif zone.reverse:
-            targets = ptr_targets(name, snapshot, ptr=qtype == _PTR)
+            targets = ptr_targets(name, snapshot)
             if targets is None:
                 return self._negative(query, flags, asked, zone, Reason.NXDOMAIN, snapshot)
             if qtype == _PTR:
@@ -406,7 +419,7 @@ class Resolver:
                 arcount.to_bytes(2, "big"),
                 query[HEADER_SIZE : asked.end],
                 *body,
-                _opt(rcode, asked.edns),
+                _opt(rcode, asked.edns, self._stale if reason is Reason.STALE else 0),
             )
         )
 
@@ -415,9 +428,11 @@ class Resolver:
         self.counts[key] = self.counts.get(key, 0) + 1
 
 
-def _opt(rcode: Rcode, edns: Edns) -> bytes:
-    """Our OPT: version 0, no options, DO copied (RFC 3225 section 3)."""
-    return b"\0\0\x29" + struct.pack(">HBBHH", _UDP_SIZE, rcode >> 4, 0, 0x8000 if edns.do else 0, 0)
+def _opt(rcode: Rcode, edns: Edns, ede: int) -> bytes:
+    """Our OPT: version 0, DO copied (RFC 3225 section 3), an extended error (RFC 8914) if there is one."""
+    options = struct.pack(">HHH", _EDE, 2, ede) if ede else b""
+    flags = 0x8000 if edns.do else 0
+    return b"\0\0\x29" + struct.pack(">HBBHH", _UDP_SIZE, rcode >> 4, 0, flags, len(options)) + options
 
 
 def _cut_up(parts: Sequence[bytes], size: int) -> Iterator[bytes]:

@@ -15,13 +15,12 @@ _IP6: Final = b"\x03ip6\x04arpa\0"
 _HEX: Final = frozenset(b"0123456789abcdef")
 
 
-def ptr_targets(name: bytes, snapshot: Snapshot, *, ptr: bool) -> list[bytes] | None:
+def ptr_targets(name: bytes, snapshot: Snapshot) -> list[bytes] | None:
     """The names of the address that a lower-cased reverse name is, less their zone; None when there are none.
 
-    Empty for a part of a name below which there are addresses. `ptr`: asked for
-    type PTR, where CoreDNS passes over what stands before a whole IPv6 address.
+    Empty for a part of a name below which there are addresses.
     """
-    family, digits = _digits(name, ptr=ptr)
+    family, digits = _digits(name)
     size = 8 if family == 4 else 32
     if not digits or len(digits) > size:
         return None
@@ -33,7 +32,7 @@ def ptr_targets(name: bytes, snapshot: Snapshot, *, ptr: bool) -> list[bytes] | 
     return None
 
 
-def _digits(name: bytes, *, ptr: bool) -> tuple[int, str]:
+def _digits(name: bytes) -> tuple[int, str]:
     """The family, and the address's hexadecimal digits, most significant first; "" for what is not an address."""
     found: list[str] = []
     if name.endswith(_IN_ADDR):
@@ -43,10 +42,7 @@ def _digits(name: bytes, *, ptr: bool) -> tuple[int, str]:
                 return 4, ""
             found.append(f"{int(text):02x}")
         return 4, "".join(found)
-    labels = labels_of(name, _IP6)[::-1] if name.endswith(_IP6) else []
-    if ptr and 32 < len(labels) < 36:
-        labels = labels[:32]
-    for label in labels:
+    for label in reversed(labels_of(name, _IP6) if name.endswith(_IP6) else []):
         if len(label) != 2 or label[1] not in _HEX:
             return 6, ""
         found.append(chr(label[1]))

@@ -29,6 +29,9 @@ from headwater.settings import SettingsError
 #: Pods that no longer own their address are left out by the server.
 _POD_FIELDS: Final = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown"
 
+_JSON: Final = "application/json"
+#: Names and versions only, where the server can do that (every one since 1.15).
+_METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 _CONNECT_TIMEOUT: Final = 5.0
 _LIST_TIMEOUT: Final = 60.0
 #: A bookmark comes about once a minute: longer silence means a dead connection.
@@ -81,12 +84,13 @@ class ApiServer:
         """Read the credentials again: tokens rotate, exec plugins hand out short-lived ones."""
         self._client = self._connect()
 
-    def page(self, resource: Resource, limit: int, continue_token: str) -> bytes:
+    def page(self, resource: Resource, limit: int, continue_token: str, *, metadata_only: bool = False) -> bytes:
         """One page of a list, as the server's JSON. Raises RequestFailed."""
         query = {"limit": str(limit)}
         if continue_token:
             query["continue"] = continue_token
-        response = self._get(resource, query, (_CONNECT_TIMEOUT, _LIST_TIMEOUT))
+        accept = _METADATA if metadata_only else _JSON
+        response = self._get(resource, query, (_CONNECT_TIMEOUT, _LIST_TIMEOUT), accept)
         try:
             return cast("bytes", response.read())
         except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -137,12 +141,12 @@ class ApiServer:
         finally:
             response.close()
 
-    def _get(self, resource: Resource, query: dict[str, str], timeout: tuple[float, float]) -> Any:
+    def _get(self, resource: Resource, query: dict[str, str], timeout: tuple[float, float], accept: str = _JSON) -> Any:
         if resource == "pods":
             query["fieldSelector"] = _POD_FIELDS
         if selector := str(self._selectors.get(resource, "")):
             query["labelSelector"] = selector
-        response = self._send(f"{PATHS[resource]}?{urlencode(query)}", timeout)
+        response = self._send(f"{PATHS[resource]}?{urlencode(query)}", timeout, accept)
         if response.status == 200:
             return response
         error = _refusal(response, resource, "watch" if "watch" in query else "list")
@@ -156,13 +160,13 @@ class ApiServer:
         response.close()
         return response.status in (200, 401, 403)
 
-    def _send(self, path: str, timeout: tuple[float, float]) -> Any:
+    def _send(self, path: str, timeout: tuple[float, float], accept: str = _JSON) -> Any:
         """The response to a GET, its body unread. Raises RequestFailed."""
         client = self._client
         method, url, headers, _, _ = client.param_serialize(
             "GET",
             path,
-            header_params={"Accept": "application/json", "Accept-Encoding": "identity"},
+            header_params={"Accept": accept, "Accept-Encoding": "identity"},
             auth_settings=["BearerToken"],
         )
         try:

@@ -130,6 +130,19 @@ class Ledger:
 
         return self._store.read(read)
 
+    def stored_version(self, key: bytes) -> int | None:
+        """The version of the object under that key of `objects`, None when there is none. From any thread."""
+        data = self._store.read(lambda txn: txn.get("objects", key))
+        return None if data is None else packed_version(data)
+
+    def stored_versions(self, start: bytes, stop: bytes) -> list[tuple[bytes, int]]:
+        """(key, version) of the objects from one key on and before another. From any thread."""
+
+        def read(txn: Transaction) -> list[tuple[bytes, int]]:
+            return [(key, packed_version(txn.get("objects", key) or b"")) for key in txn.keys("objects", start, stop)]
+
+        return self._store.read(read)
+
     def _count_objects(self, txn: Transaction) -> None:
         for item in self._resources:
             self.objects[item] = sum(1 for _ in txn.scan("objects", item.encode() + _SEPARATOR))

@@ -27,6 +27,7 @@ import setproctitle
 
 from headwater import control, log, metrics
 from headwater.cluster import addresses
+from headwater.cluster.audit import Auditor
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived
 from headwater.cluster.files import Manifests, Objects, signature
 from headwater.cluster.follower import Follower, Pipe, RawPage
@@ -57,6 +58,8 @@ _READER_CHECK: Final = 5.0
 _FILES_WAKE: Final = 200
 #: How long to wait before a commit that the disk refused is tried again, in seconds.
 _RETRY: Final = 1.0
+#: How often it is written down how old the truth is, in seconds.
+_HEARD: Final = 0.5
 
 
 class Skipped:
@@ -100,6 +103,7 @@ class Watcher:
         self._resources = required_resources(settings)
         self._began = time.monotonic()
         self.ledger = Ledger(store, compiler, self._resources)
+        self.auditor: Auditor | None = None
         self._followers: dict[Resource, Follower] = {}
         self._programming = Histogram.of(LATENCY_BUCKETS)
         self._commits = 0
@@ -108,6 +112,7 @@ class Watcher:
         self._detail = ""
         self._reload = threading.Event()
         self._announced = False
+        self._heard = store.heard() or (0.0, False)
 
     # Sources
 
@@ -125,6 +130,17 @@ class Watcher:
             reflector = Reflector(versions[resource], time.monotonic, stream=self._settings.list_mode == "stream")
             follower = self._followers[resource] = Follower(resource, reflector, server, self._pipe)
             self._thread(resource, follower.run)
+        if self._settings.audit_interval:
+            self.auditor = Auditor(
+                self._resources,
+                lambda: ApiServer(self._settings.kubeconfig, self._settings.context, selectors),
+                self.ledger,
+                lambda: self._announced,
+                lambda resource: self._followers[resource].relist(),
+                self._settings.audit_interval,
+                self.stopping,
+            )
+            self._thread("audit", self.auditor.run)
 
     @staticmethod
     def _thread(name: str, work: Callable[[], None]) -> None:
@@ -174,18 +190,31 @@ class Watcher:
 
     def loop(self) -> None:
         """Take batches and commit them until told to stop. Raises StoreDamaged."""
-        checked = time.monotonic()
+        checked = heard = time.monotonic()
         self._announce()
         while not self.stopping.is_set():
             batch = self._batch()
             if batch:
                 self._commit(batch)
             now = time.monotonic()
+            if self._settings.max_staleness and now - heard > _HEARD:
+                heard = now
+                self._write_heard(now)
             if now - checked > _READER_CHECK:
                 checked = now
                 self._store.release_dead_readers()
                 if not self._store.exists:
                     raise StoreDamaged("its file was removed")
+
+    def _write_heard(self, now: float) -> None:
+        """Let the answer processes know how old the truth is; never older than what they were told before."""
+        states = [item.reflector.state for item in self._followers.values()]
+        moment = now if self._settings.manifests else min((state.proof_of_life for state in states), default=0.0)
+        connected = bool(self._settings.manifests) or all(state.connected for state in states)
+        self._heard = (max(moment, self._heard[0]), connected)
+        # A store that cannot be written grows old, as it should.
+        with contextlib.suppress(StoreFull):
+            self._store.write_heard(self._heard[0], connected=connected)
 
     def _batch(self) -> list[Change]:
         batch: list[Change] = []
@@ -242,8 +271,8 @@ class Watcher:
 
     def _announce(self) -> None:
         if self.ledger.ready and not self._announced:
-            self._announced = True
             release_memory(self._store)
+            self._announced = True
             names = f"{sum(self.ledger.counts):,}"
             _log.info("ready: %s names, %.1f s after the start", names, time.monotonic() - self._began)
 
@@ -280,6 +309,8 @@ class Watcher:
             records_changed=self._records_changed,
             programming=Histogram(list(self._programming.counts), self._programming.total),
             store_bytes=self._store.size,
+            audits=self.auditor.runs if self.auditor is not None else 0,
+            audit_differences=dict(self.auditor.differences) if self.auditor is not None else {},
         )
 
     def _waiting_for(self) -> str:

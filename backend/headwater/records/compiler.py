@@ -152,6 +152,11 @@ class Compiler:
         old, old_slices = before
         new, new_slices = after
         touched: Collection[bytes] = ()
+        if only is not None and old is not None:
+            # A hostname may be a label of ours, such as _tcp: made again with the Service's own names.
+            ports = [old.ports, *(piece.ports for piece in (*old_slices, *new_slices))]
+            ours = headless.port_names(port for some in dict.fromkeys(ports) for port in some)
+            only = {*only, names.MARKER, *(protocol for _, protocol in ours)}
         if old is not None:
             every = [*old_slices, *new_slices]
             touched = set(headless.labels(every, self._pod_names, aliases=True)) if only is None else only

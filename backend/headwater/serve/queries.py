@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from time import perf_counter
+from time import monotonic, perf_counter
 
 from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
@@ -11,16 +11,22 @@ from headwater.metrics import BUCKETS, AnswerSnapshot, Histogram
 from headwater.serve.upstream import Upstream
 from headwater.store.environment import Reader
 
+#: Extended errors (RFC 8914 section 4): Stale Answer, No Reachable Authority.
+_EDE_STALE = 3
+_EDE_UNREACHABLE = 22
+
 _log = logging.getLogger(__name__)
 
 
 class Queries:
     """What every listener of an answer process hands its messages to."""
 
-    def __init__(self, reader: Reader, resolver: Resolver, upstream: Upstream) -> None:
+    def __init__(self, reader: Reader, resolver: Resolver, upstream: Upstream, max_staleness: float = 0.0) -> None:
+        """`max_staleness` in seconds: older truth is not answered from; 0: any is."""
         self._reader = reader
         self._resolver = resolver
         self._upstream = upstream
+        self._max_staleness = max_staleness
         self._durations = Histogram.of(BUCKETS)
         self._failures = 0
         self._seen: set[str] = set()
@@ -68,6 +74,20 @@ class Queries:
             return self._reader.is_ready(snapshot)
         finally:
             snapshot.close()
+
+    def look_at_age(self) -> None:
+        """Let the resolver refuse to answer while the truth is too old."""
+        if not self._max_staleness:
+            return
+        snapshot = self._reader.begin()
+        if snapshot is None:
+            return
+        try:
+            heard, connected = snapshot.heard() or (0.0, False)
+        finally:
+            snapshot.close()
+        stale = monotonic() - heard > self._max_staleness
+        self._resolver.set_stale(0 if not stale else _EDE_STALE if connected else _EDE_UNREACHABLE)
 
     def snapshot(self) -> AnswerSnapshot:
         """The counters as they are now."""

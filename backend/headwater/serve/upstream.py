@@ -1,7 +1,8 @@
 """Names outside the zones: asked of other servers, while other queries are answered.
 
-dnspython does the asking (retries, TCP after a truncated reply); here it is
-bounded. Its import costs 10 MiB and is left until the first such name comes.
+dnspython does the asking (TCP after a truncated reply, too); here it is bounded,
+and what a server says is handed on as it said it. dnspython's import costs
+10 MiB and is left until the first such name comes.
 """
 
 from __future__ import annotations
@@ -10,12 +11,11 @@ import asyncio
 import logging
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from headwater.settings import Address
 
 if TYPE_CHECKING:
-    import dns.asyncresolver
     import dns.message
 
 _log = logging.getLogger(__name__)
@@ -25,6 +25,8 @@ DEADLINE: Final = 3.0
 _ONE_TRY: Final = 1.0
 #: Names that are asked for at the same time; the reply to any further one goes without.
 MAX_LOOKUPS: Final = 200
+#: NOERROR and NXDOMAIN: any other rcode is of a server that does not know.
+_KNOWS: Final = frozenset((0, 3))
 _RESOLV_CONF: Final = "/etc/resolv.conf"
 
 
@@ -34,8 +36,8 @@ class Upstream:
     def __init__(self, servers: Sequence[Address]) -> None:
         self._servers = tuple(servers)
         self._under_way: dict[tuple[bytes, int], asyncio.Task[list[bytes]]] = {}
-        self._resolver: dns.asyncresolver.Resolver | None = None
-        self._version = 0
+        self._system: tuple[Address, ...] = ()
+        self._version = -1
         self._complained = False
         self.counts = {"answer": 0, "negative": 0, "failed": 0, "refused": 0}
         """Lookups by what became of them."""
@@ -67,48 +69,66 @@ class Upstream:
                 _log.warning("upstream: %s (further failures are only counted)", error or type(error).__name__)
             return []
         records = _records(response)
-        self.counts["answer" if any(rtype == qtype for rtype, _ in records) else "negative"] += 1
+        if any(rtype == qtype for rtype, _ in records):
+            self.counts["answer"] += 1
+        else:
+            self.counts["failed" if int(response.rcode()) not in _KNOWS else "negative"] += 1
         return [record for _, record in records]
 
     async def _response(self, target: bytes, qtype: int) -> dns.message.Message:
+        """What the first server says that knows; the last one's word when none does. Raises when nobody answers."""
         modules = _imported[0] if _imported else await asyncio.to_thread(_import)
-        resolver = self._configured(modules)
-        name = modules.name.from_wire(target, 0)[0]
-        try:
-            found = await resolver.resolve(
-                name, modules.rdatatype.RdataType(qtype), raise_on_no_answer=False, search=False, lifetime=DEADLINE
-            )
-        except modules.resolver.NXDOMAIN as error:
-            return cast("dns.message.Message", error.response(name))
-        return found.response
+        servers = self._servers_now(modules)
+        query = modules.message.make_query(modules.name.from_wire(target, 0)[0], modules.rdatatype.RdataType(qtype))
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + DEADLINE
+        response: dns.message.Message | None = None
+        failure: Exception = TimeoutError(f"no answer within {DEADLINE:.0f} s")
+        # Twice round: a datagram may get lost.
+        for server in (*servers, *servers):
+            left = give_up - loop.time()
+            if left <= 0:
+                break
+            try:
+                response, _ = await modules.asyncquery.udp_with_fallback(
+                    query, server.host, timeout=min(_ONE_TRY, left), port=server.port, ignore_errors=True
+                )
+            except (modules.exception.DNSException, OSError, EOFError) as error:
+                failure = error
+                continue
+            if int(response.rcode()) in _KNOWS:
+                return response
+        if response is None:
+            raise failure
+        return response
 
-    def _configured(self, modules: Any) -> dns.asyncresolver.Resolver:
-        """The resolver; made anew when the system's configuration has changed."""
-        version = 0 if self._servers else _version_of(_RESOLV_CONF)
-        if self._resolver is None or version != self._version:
-            resolver = modules.asyncresolver.Resolver(configure=not self._servers)
-            if self._servers:
-                resolver.nameservers = [
-                    modules.nameserver.Do53Nameserver(server.host, server.port) for server in self._servers
-                ]
-            resolver.timeout = _ONE_TRY
-            self._resolver, self._version = resolver, version
-        return self._resolver
+    def _servers_now(self, modules: Any) -> tuple[Address, ...]:
+        """The servers that were given; the system's, as its configuration is now."""
+        if self._servers:
+            return self._servers
+        version = _version_of(_RESOLV_CONF)
+        if version != self._version:
+            self._version = version
+            found = modules.resolver.Resolver()
+            self._system = tuple(Address(host=str(item), port=found.port) for item in found.nameservers)
+        return self._system
 
 
 class _Modules:
     """dnspython's, where the type checker and nobody else has imported them."""
 
     def __init__(self) -> None:
-        import dns.asyncresolver
+        import dns.asyncquery
+        import dns.exception
+        import dns.message
         import dns.name
-        import dns.nameserver
         import dns.rdatatype
         import dns.resolver
 
-        self.asyncresolver = dns.asyncresolver
+        self.asyncquery = dns.asyncquery
+        self.exception = dns.exception
+        self.message = dns.message
         self.name = dns.name
-        self.nameserver = dns.nameserver
         self.rdatatype = dns.rdatatype
         self.resolver = dns.resolver
 

@@ -46,7 +46,7 @@ def run(
     reader = Reader(Path(settings.state_dir), identity)
     reader.follow()
     resolver = Resolver(reader, settings)
-    queries = Queries(reader, resolver, Upstream(settings.upstreams))
+    queries = Queries(reader, resolver, Upstream(settings.upstreams), settings.max_staleness)
     control.attend(connection, lambda: metrics.encode(queries.snapshot()), lambda: None)
     try:
         asyncio.run(_serve(settings.listen_addresses()[index], reader, queries, connection, dns_sockets))
@@ -72,6 +72,7 @@ async def _serve(
     connection.send_bytes(control.STARTED)
     while not stopping.is_set():
         reader.follow()
+        queries.look_at_age()
         try:
             async with asyncio.timeout(_FOLLOW[queries.is_ready()]):
                 await stopping.wait()

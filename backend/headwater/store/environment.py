@@ -20,6 +20,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import struct
 import threading
 import time
 import zlib
@@ -39,6 +40,8 @@ _MAX_READERS: Final = 512
 
 #: Keys of the `meta` sub-database.
 SERIAL: Final = b"serial"
+#: When the source was last heard, for `--max-staleness`.
+HEARD: Final = b"heard"
 READY: Final = b"ready"
 _FORMAT_KEY: Final = b"format"
 _SOURCE: Final = b"source"
@@ -46,6 +49,7 @@ _SHAPE: Final = b"shape"
 _BOOT: Final = b"boot"
 _CHECKSUM: Final = b"checksum"
 
+_HEARD: Final = struct.Struct(">d?")
 _SUB_DATABASES: Final = ("meta", "objects", "slices", "pods", "hosts", "staging", "addresses", "records")
 #: What is covered by the checksum; the others are indexes that are rebuilt from the objects.
 _CHECKED: Final = ("objects", "addresses", "records")
@@ -84,6 +88,14 @@ class Snapshot:
             if cursor.set_range(start):
                 for key, value in cursor:
                     yield bytes(key), bytes(value)
+
+    def heard(self) -> tuple[float, bool] | None:
+        """When every resource of the source was last heard, by `time.monotonic`, and whether it is connected to.
+
+        None when that is not written down.
+        """
+        value = self.meta(HEARD)
+        return None if value is None else _HEARD.unpack(value)
 
     def close(self) -> None:
         self._txn.abort()
@@ -354,6 +366,15 @@ class Store:
         """Run `work` in a read transaction (whose writing methods must not be used)."""
         with self._env.begin() as raw:
             return work(Transaction(raw, self._dbs))
+
+    def heard(self) -> tuple[float, bool] | None:
+        """As `Snapshot.heard`."""
+        value = self.read(lambda txn: txn.meta(HEARD))
+        return None if value is None else _HEARD.unpack(value)
+
+    def write_heard(self, moment: float, *, connected: bool) -> None:
+        """Write down what `Snapshot.heard` reads. Raises as `write` does."""
+        self.write(lambda txn: txn.set_meta(HEARD, _HEARD.pack(moment, connected)))
 
     def publish(self) -> None:
         """Make this generation the one that readers follow, in one step; remove the others."""
