@@ -144,6 +144,9 @@ class Follower:
                 raise RequestFailed(Trouble.SERVER, f"watch {self.resource}: not an event: {error}") from None
             if not initial or event.type == "ERROR":
                 self._take_event(event)
+                if self.reflector.out_of_order:
+                    _log.warning("watch %s: out of order: listing anew", self.resource)
+                    return
                 continue
             if event.type != "BOOKMARK":
                 self.reflector.initial()

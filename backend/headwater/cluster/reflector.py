@@ -19,13 +19,14 @@ watch that ends well is resumed at once from the last version seen, 410 leads to
 a new list, server errors back off to 30 s. A refused connection is cheap and is
 tried again within 2 s.
 
-Versions are numbers that grow (KEP-5504): an event that is older than what was
-seen is passed over.
+Versions are numbers that grow (KEP-5504), and so does a watch's: one that tells
+of an older version is out of order, and leads to a new list.
 """
 
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -46,6 +47,8 @@ _RECONNECT: Final = (0.1, 2.0)
 _AHEAD: Final = 3
 #: A list whose token expires before its end is taken in larger pages, up to that many times.
 _LARGEST: Final = 16
+#: So many versions are remembered, to tell an event that came twice from one that came too late.
+_TOLD: Final = 256
 #: A missing permission, or resource, does not appear by asking often.
 _MISSING: Final = (20.0, 40.0)
 #: A watch that ends well but sooner than this, in seconds, is treated as an error.
@@ -156,6 +159,9 @@ class Reflector:
         self._ahead = 0
         self._absent = False
         self._must_list = False
+        self._told: deque[str] = deque(maxlen=_TOLD)
+        self.out_of_order = False
+        """The watch that is under way is not to be followed further."""
         self.state = Counters(resource_version="" if resource_version == NOT_INSTALLED else resource_version)
 
     def next(self) -> Action:
@@ -164,7 +170,7 @@ class Reflector:
             seconds, self._wait = self._wait, 0.0
             return Wait(seconds)
         if self._must_list:
-            self._must_list = False
+            self._must_list = self.out_of_order = False
             self.state.resource_version = self._continue = ""
         self._initial = self._stream and not self.state.resource_version
         if not self.state.resource_version and not self._initial:
@@ -218,14 +224,23 @@ class Reflector:
         return self._complete(resource_version)
 
     def event(self, resource_version: str) -> bool:
-        """An event came; its object is of that version. False when it is older than what was seen."""
+        """An event came; its object is of that version. False when it is older than what was seen.
+
+        One that was told before is passed over. Any other means that the stream
+        is not in order, and something may be missing: a new list is taken.
+        """
         self._progress()
         self.state.events += 1
         if version_number(resource_version) < version_number(self.state.resource_version) and resource_version:
             self.state.outdated += 1
+            if resource_version not in self._told:
+                self.out_of_order = True
+                self._must_list = True
+                self._back_off()
             return False
         if resource_version:
             self.state.resource_version = resource_version
+            self._told.append(resource_version)
         return True
 
     def bookmark(self, resource_version: str) -> None:
