@@ -11,9 +11,8 @@ import grpc
 from dnslib import QTYPE, DNSError, DNSQuestion, DNSRecord
 from dnslib.dns import DNSHeader
 from dnslib.label import DNSLabelError
-from google.protobuf.message import DecodeError
 
-from headwater.serve.grpcio_server import QUERY, pack, unpack
+from headwater.serve.service import QUERY, NotAPacket, pack, unpack
 from headwater.settings import Address, SettingsError
 
 _RCODES: Final = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
@@ -31,7 +30,7 @@ def exchange(message: bytes, server: Address, timeout: float) -> bytes:
             return unpack(call(pack(message), timeout=timeout, wait_for_ready=False))
         except grpc.RpcError as error:
             raise LookupFailed(f"{server}: {error.code().name}: {error.details()}") from None
-        except DecodeError:
+        except NotAPacket:
             raise LookupFailed(f"{server}: the reply is not a coredns.dns.DnsPacket") from None
 
 

@@ -51,6 +51,8 @@ class AnswerSnapshot(Struct):
     upstream: dict[str, int] = field(default_factory=dict)
     """Names asked of other servers, by what became of it."""
     ready: bool = False
+    stale: bool = False
+    """Whether everything is SERVFAIL because of `--max-staleness`."""
 
     def add(self, other: AnswerSnapshot) -> None:
         """Take the counters of a process that died over."""

@@ -32,11 +32,13 @@ class Instance(Protocol):
 def readiness(views: list[ProcessView]) -> tuple[bool, dict[str, object]]:
     """Whether queries are answered, and why or why not, for /readyz."""
     watch = watch_of(views)
-    answering = {
-        view.name: {"up": view.up, "ready": isinstance(view.snapshot, AnswerSnapshot) and view.snapshot.ready}
-        for view in views
-        if view.name != "watch"
-    }
+    answering: dict[str, dict[str, bool]] = {}
+    for view in views:
+        if view.name != "watch":
+            snapshot = view.snapshot if isinstance(view.snapshot, AnswerSnapshot) else AnswerSnapshot()
+            answering[view.name] = {"up": view.up, "ready": snapshot.ready}
+            if snapshot.stale:
+                answering[view.name]["stale"] = True
     ready = any(state["up"] and state["ready"] for state in answering.values())
     watching = next((view for view in views if view.name == "watch"), None)
     return ready, {

@@ -119,7 +119,8 @@ class Resolver:
         # The longest match wins (a zone may be inside another).
         self._zones = sorted(tails, key=lambda zone: len(zone.wire), reverse=True)
         self._ready_generation = 0
-        self._stale = 0
+        self.stale = 0
+        """The extended error that every name is refused with; 0: none is."""
         self._turn = 0  # advanced once per reply of several
         self._ttl = settings.ttl
         self.counts: dict[int, int] = {}
@@ -129,7 +130,7 @@ class Resolver:
         if ede:
             # The short way asks for nothing but this.
             self._ready_generation = 0
-        self._stale = ede
+        self.stale = ede
 
     def answer(self, query: bytes, snapshot: Snapshot | None) -> bytes | Pending | None:
         """The reply to one query: at most 65,535 bytes, never truncated, never an exception.
@@ -209,7 +210,7 @@ class Resolver:
         assert zone is not None
         if snapshot is None or not self._is_ready(snapshot):
             return self._reply(query, flags, asked, zone, Reason.NOT_READY)
-        if self._stale:
+        if self.stale:
             self._ready_generation = 0
             return self._reply(query, flags, asked, zone, Reason.STALE)
         return self._from_store(query, flags, asked, zone, snapshot)
@@ -419,7 +420,7 @@ class Resolver:
                 arcount.to_bytes(2, "big"),
                 query[HEADER_SIZE : asked.end],
                 *body,
-                _opt(rcode, asked.edns, self._stale if reason is Reason.STALE else 0),
+                _opt(rcode, asked.edns, self.stale if reason is Reason.STALE else 0),
             )
         )
 

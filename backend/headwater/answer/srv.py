@@ -78,6 +78,7 @@ def srv_set(node: Any, key: bytes, name: bytes, room: int, turn: int) -> tuple[i
     # The fixed part of a record depends on its target's length and its port only.
     heads: dict[tuple[int, int], bytes] = {}
     size = len(node)
+    whole = room
     long = form == SrvForm.NAMES
     if flags & Flag.LIMITED:
         size -= 2
@@ -91,11 +92,7 @@ def srv_set(node: Any, key: bytes, name: bytes, room: int, turn: int) -> tuple[i
         length = len(label)
         ports = sets[index]
         target = label + base
-        need = len(ports) * (18 + len(target)) + row_a * (16 + length) + row_aaaa * (28 + length)
-        if need > room:
-            # A target and its glue go together: the largest set of whole ones.
-            return ancount, arcount, answers + glue, True
-        room -= need
+        room -= len(ports) * (18 + len(target)) + row_a * (16 + length) + row_aaaa * (28 + length)
         for port in ports:
             head = heads.get((length, port))
             if head is None:
@@ -112,7 +109,30 @@ def srv_set(node: Any, key: bytes, name: bytes, room: int, turn: int) -> tuple[i
             glue += owner, aaaa_fixed, node[at : at + 16]
             at += 16
         arcount += row_a + row_aaaa
+    if room < 0:
+        return _cut(answers, 2, glue, 3, whole)
     return ancount, arcount, answers + glue, False
+
+
+def _cut(
+    answers: list[bytes], per_answer: int, glue: list[bytes], per_glue: int, room: int
+) -> tuple[int, int, list[bytes], bool]:
+    """(ancount, arcount, bytes, True) of what fits, whole records.
+
+    Answers first: glue is a courtesy, the set is not (RFC 2181 section 9).
+    """
+    found: list[bytes] = []
+    counts = []
+    for parts, size in ((answers, per_answer), (glue, per_glue)):
+        count = 0
+        for at in range(0, len(parts), size):
+            room -= sum(map(len, parts[at : at + size]))
+            if room < 0:
+                break
+            found += parts[at : at + size]
+            count += 1
+        counts.append(count)
+    return counts[0], counts[1], found, True
 
 
 def _port_set(node: Any, at: int) -> tuple[tuple[int, ...], int]:

@@ -112,7 +112,9 @@ class Watcher:
         self._detail = ""
         self._reload = threading.Event()
         self._announced = False
-        self._heard = store.heard() or (0.0, False)
+        self._heard = store.heard() or (self._began, False)
+        if settings.max_staleness:
+            store.write_heard(*self._heard)
 
     # Sources
 
@@ -197,7 +199,7 @@ class Watcher:
             if batch:
                 self._commit(batch)
             now = time.monotonic()
-            if self._settings.max_staleness and now - heard > _HEARD:
+            if self._settings.max_staleness and (now - heard > _HEARD or batch):
                 heard = now
                 self._write_heard(now)
             if now - checked > _READER_CHECK:
@@ -214,7 +216,7 @@ class Watcher:
         self._heard = (max(moment, self._heard[0]), connected)
         # A store that cannot be written grows old, as it should.
         with contextlib.suppress(StoreFull):
-            self._store.write_heard(self._heard[0], connected=connected)
+            self._store.write_heard(*self._heard)
 
     def _batch(self) -> list[Change]:
         batch: list[Change] = []
@@ -240,6 +242,8 @@ class Watcher:
         while not self.stopping.is_set():
             try:
                 outcome = self.ledger.commit(batch)
+            except msgspec.MsgspecError as error:
+                raise StoreDamaged(f"an object in it does not unpack: {error}") from error
             except StoreFull as error:
                 self._commit_failures += 1
                 self._detail = f"the store cannot be written: {error}"

@@ -1,7 +1,6 @@
 """The gRPC service on grpcio's public API: the reference transport.
 
-Handlers take and give raw bytes: the one field of `DnsPacket` is read and
-written here, and only a packet in an unusual encoding is left to protobuf.
+Handlers take and give raw bytes; what they hold is in `service`.
 
 grpcio cannot take a socket that somebody else has bound, so an answer process
 binds its own address.
@@ -12,58 +11,27 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 # The event engine's listener costs more per connection; set before the import reads it.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from headwater.answer.alias import Pending
-from headwater.serve.pb.dns_pb2 import DnsPacket
 from headwater.serve.queries import Queries
+from headwater.serve.service import HEALTH_CHECK, MAX_PACKET, QUERY, Refused, health, message_of, no_id, pack, unpack
 from headwater.serve.threads import Threads
 from headwater.settings import Address
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-QUERY: Final = "/coredns.dns.DnsService/Query"
-HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
-SERVICE: Final = "coredns.dns.DnsService"
+__all__ = ["QUERY", "pack", "start", "unpack"]
 
-#: A message and its protobuf head; CoreDNS sends at most 65,535 bytes of DNS.
-_MAX_PACKET: Final = 65535 + 16
 #: Queries are answered in microseconds: more threads would only wait for the interpreter.
 _THREADS: Final = 2
-_SERVING: Final = b"\x08\x01"
-_NOT_SERVING: Final = b"\x08\x02"
-
-
-def unpack(packet: bytes) -> bytes:
-    """The DNS message in a serialized DnsPacket. Raises DecodeError."""
-    size = len(packet)
-    # Field 1, length-delimited; a length of one, two or three bytes (varint).
-    if size >= 2 and packet[0] == 0x0A:
-        length, at = packet[1], 2
-        if length & 0x80 and size >= 3:
-            length, at = length & 0x7F | packet[2] << 7, 3
-            if packet[2] & 0x80:
-                length, at = (length & 0x3FFF | packet[3] << 14, 4) if size >= 4 else (-1, 0)
-        if length < 0x200000 and at + length == size:
-            return packet[at:]
-    return DnsPacket.FromString(packet).msg
-
-
-def pack(message: bytes) -> bytes:
-    """A DNS message as a serialized DnsPacket."""
-    length = len(message)
-    if length < 0x80:
-        return b"\x0a" + bytes((length,)) + message
-    if length < 0x4000:
-        return b"\x0a" + bytes((length & 0x7F | 0x80, length >> 7)) + message
-    return b"\x0a" + bytes((length & 0x7F | 0x80, length >> 7 & 0x7F | 0x80, length >> 14)) + message
+_STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
 class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
@@ -83,27 +51,26 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
 
     def _query(self, packet: bytes, context: grpc.ServicerContext) -> bytes:
         try:
-            message = unpack(packet)
-        except DecodeError:
-            return _refuse(context, "the request is not a coredns.dns.DnsPacket")
-        if len(message) > 65535:
-            return _refuse(context, "a DNS message has at most 65,535 bytes")
-        reply = self._queries.answer(message)
-        if reply is None:
-            return _refuse(context, "the DNS message is too short to have an id")
+            message = message_of(packet)
+            reply = self._queries.answer(message)
+            if reply is None:
+                raise no_id()
+        except Refused as refused:
+            _refuse(context, refused)
         if isinstance(reply, Pending):
             with self._threads.waiting():
                 reply = asyncio.run_coroutine_threadsafe(self._queries.complete(message, reply), self._loop).result()
         return pack(reply)
 
     def _check(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        if request not in (b"", b"\x0a" + bytes((len(SERVICE),)) + SERVICE.encode()):
-            context.abort(grpc.StatusCode.NOT_FOUND, "unknown service")
-        return _SERVING if self._queries.is_ready() else _NOT_SERVING
+        try:
+            return health(request, ready=self._queries.is_ready())
+        except Refused as refused:
+            _refuse(context, refused)
 
 
-def _refuse(context: grpc.ServicerContext, why: str) -> bytes:
-    context.abort(grpc.StatusCode.INVALID_ARGUMENT, why)
+def _refuse(context: grpc.ServicerContext, refused: Refused) -> NoReturn:
+    context.abort(_STATUS[refused.status], refused.why)
     raise AssertionError("abort raises")
 
 
@@ -118,8 +85,8 @@ def start(address: Address, queries: Queries, loop: asyncio.AbstractEventLoop) -
         handlers=[_Handlers(queries, threads, loop)],
         options=(
             ("grpc.so_reuseport", 0),
-            ("grpc.max_receive_message_length", _MAX_PACKET),
-            ("grpc.max_send_message_length", _MAX_PACKET),
+            ("grpc.max_receive_message_length", MAX_PACKET),
+            ("grpc.max_send_message_length", MAX_PACKET),
             ("grpc.max_metadata_size", 16 * 1024),
         ),
     )

@@ -28,7 +28,7 @@ decoded (`_call`). A request is a tuple, a reply a join. Every other block goes 
 
 **What makes it safe.** Everything that a peer can make grow has a limit below.
 Work is bounded by an allowance: frames that ask nothing (PING, SETTINGS,
-RST_STREAM, …) use it up, requests and ticks renew it. Requests wait, undone,
+RST_STREAM, …) use it up, replies and ticks renew it. Requests wait, undone,
 while more replies than `MAX_QUEUED` are waiting for the peer. What is wrong on a
 stream ends the stream, what is wrong on the connection ends that, with the
 error code that RFC 9113 has for it; nothing raises.
@@ -68,7 +68,7 @@ MAX_QUEUED: Final = 256 * 1024
 #: What we let the peer send ahead: on the connection, the initial value; on a stream, more than any body.
 _WINDOW: Final = 65_535
 _STREAM_WINDOW: Final = 2 * _WINDOW + 1
-#: Frames that ask nothing: this many a tick; and for every request, and every large frame that we send, four.
+#: Frames that ask nothing: this many a tick; and for every reply, and every large frame of one, four.
 _ALLOWANCE: Final = 1000
 _EARNED: Final = 4
 _MAX_ALLOWANCE: Final = 20_000
@@ -295,7 +295,6 @@ class Connection(Generic[H]):
         while requests and self._queued < MAX_QUEUED:
             request = requests.popleft()
             if request[0] in due:
-                self._allowance += _EARNED
                 yield request
 
     @property
@@ -311,6 +310,7 @@ class Connection(Generic[H]):
         extra = self._due.pop(stream, None)
         if extra is None:
             return
+        self._allowance += _EARNED
         size = len(body)
         name = stream.to_bytes(4, "big")
         if tail is not None and size <= self._frame_size and size <= self._window and size <= self._initial + extra:

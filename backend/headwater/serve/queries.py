@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from bisect import bisect_left
 from time import monotonic, perf_counter
 
 from headwater.answer.alias import Pending
@@ -32,22 +33,16 @@ class Queries:
         self._seen: set[str] = set()
 
     def answer(self, query: bytes) -> bytes | Pending | None:
-        """The reply, or None when the query has not even an id to reply to; `complete` makes one of a Pending.
-
-        A bug of ours becomes a SERVFAIL: counted, logged once per kind, and the
-        next query is answered as ever.
-        """
-        began = perf_counter()
-        snapshot = self._reader.begin()
+        """One query: see `Batch.answer`."""
+        batch = self.begin()
         try:
-            return self._resolver.answer(query, snapshot)
-        except Exception as error:  # noqa: BLE001 (contract 5: nothing a client sends raises out of the loop)
-            self._failed(error)
-            return _failure(query)
+            return batch.answer(query)
         finally:
-            if snapshot is not None:
-                snapshot.close()
-            self._durations.observe(BUCKETS, perf_counter() - began)
+            batch.end()
+
+    def begin(self) -> Batch:
+        """For queries that came together: they are answered from one moment of the store."""
+        return Batch(self, self._resolver, self._reader, self._durations)
 
     async def complete(self, query: bytes, pending: Pending) -> bytes:
         """The reply to a query that another server has to be asked for. In the upstream's event loop."""
@@ -55,10 +50,11 @@ class Queries:
         try:
             return pending.finish(records)
         except Exception as error:  # noqa: BLE001 (as above)
-            self._failed(error)
+            self.failed(error)
             return _failure(query)
 
-    def _failed(self, error: Exception) -> None:
+    def failed(self, error: Exception) -> None:
+        """A bug of ours met a query: counted, logged once per kind."""
         self._failures += 1
         kind = type(error).__name__
         if kind not in self._seen:
@@ -83,9 +79,12 @@ class Queries:
         if snapshot is None:
             return
         try:
-            heard, connected = snapshot.heard() or (0.0, False)
+            written = snapshot.heard()
         finally:
             snapshot.close()
+        if written is None:
+            return  # the watch process writes it before it publishes anything
+        heard, connected = written
         stale = monotonic() - heard > self._max_staleness
         self._resolver.set_stale(0 if not stale else _EDE_STALE if connected else _EDE_UNREACHABLE)
 
@@ -96,8 +95,45 @@ class Queries:
             durations=Histogram(list(self._durations.counts), self._durations.total),
             failures=self._failures,
             ready=self.is_ready(),
+            stale=self._resolver.stale != 0,
             upstream=dict(self._upstream.counts),
         )
+
+
+class Batch:
+    """Queries answered from one snapshot. `end` it at once: it pins old pages."""
+
+    __slots__ = ("_at", "_durations", "_queries", "_resolver", "_snapshot")
+
+    def __init__(self, queries: Queries, resolver: Resolver, reader: Reader, durations: Histogram) -> None:
+        self._queries = queries
+        self._resolver = resolver
+        self._durations = durations
+        self._at = perf_counter()
+        self._snapshot = reader.begin()
+
+    def answer(self, query: bytes) -> bytes | Pending | None:
+        """The reply, or None when the query has not even an id to reply to; `Queries.complete` makes one of a Pending.
+
+        A bug of ours becomes a SERVFAIL: counted, logged once per kind, and the
+        next query is answered as ever.
+        """
+        try:
+            return self._resolver.answer(query, self._snapshot)
+        except Exception as error:  # noqa: BLE001 (contract 5: nothing a client sends raises out of the loop)
+            self._queries.failed(error)
+            return _failure(query)
+        finally:
+            # One look at the clock each: a query begins when the one before it ends.
+            now = perf_counter()
+            durations = self._durations
+            durations.counts[bisect_left(BUCKETS, now - self._at)] += 1
+            durations.total += now - self._at
+            self._at = now
+
+    def end(self) -> None:
+        if self._snapshot is not None:
+            self._snapshot.close()
 
 
 def _failure(query: bytes) -> bytes:

@@ -33,7 +33,7 @@ import lmdb
 from headwater.store.identity import PREFIX, WITHDRAWN, Identity, discard, point, published
 
 #: Another number discards the store: raised whenever a stored byte means something else.
-FORMAT: Final = b"2"
+FORMAT: Final = b"3"
 
 _MAP_SIZE: Final = 4 << 30
 _MAX_READERS: Final = 512
@@ -372,7 +372,7 @@ class Store:
         value = self.read(lambda txn: txn.meta(HEARD))
         return None if value is None else _HEARD.unpack(value)
 
-    def write_heard(self, moment: float, *, connected: bool) -> None:
+    def write_heard(self, moment: float, connected: bool) -> None:
         """Write down what `Snapshot.heard` reads. Raises as `write` does."""
         self.write(lambda txn: txn.set_meta(HEARD, _HEARD.pack(moment, connected)))
 
