@@ -12,11 +12,14 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Services of the measured set; 10,000 is the one that the figures are of.
 SERVICES ?= 10000
+# How many generated clusters `make fuzz-answers` compares, and which is the first.
+SEEDS ?= 200
+START ?= 0
 
-.PHONY: help run test test-fast lint format bench tools cluster corefile proto clean
+.PHONY: help run test test-fast lint format bench fuzz-answers scale-answers tools cluster corefile proto clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(READY) ## Serve the bundled example, CoreDNS in front, and show the first answers
 	@tools/setup packages dig
@@ -46,6 +49,14 @@ bench: $(READY) ## Measure: the resolver alone, and the whole set beside CoreDNS
 	@$(PYTHON) tools/build.py
 	@$(BIN)/python -m bench.resolver
 	@$(BIN)/python -m bench.scale --services $(SERVICES)
+
+fuzz-answers: $(READY) ## Compare SEEDS=200 generated clusters with CoreDNS's answers, from START=0 (40 minutes)
+	@$(PYTHON) tools/build.py
+	@$(BIN)/python -m tests.answers --seeds $(SEEDS) --start $(START)
+
+scale-answers: $(READY) ## Compare 50,000 answers of the whole set with CoreDNS's, and answers too large for a message
+	@$(PYTHON) tools/build.py
+	@$(BIN)/python -m tests.answers.scale --services $(SERVICES)
 
 tools: ## Build CoreDNS and the test control plane into the cache (16 minutes the first time)
 	@$(PYTHON) tools/build.py

@@ -57,15 +57,18 @@ def require_tool(name: str) -> Path:
     return tool.binary()
 
 
-def on_loopback(corefile: str, port: int) -> str:
-    """The Corefile with every server block bound to 127.0.0.1, and port 53 replaced by `port`.
+def on_port(corefile: str, port: int) -> str:
+    """The Corefile with port 53 replaced by `port` where server blocks name it; other ports in it stay."""
+    return _SERVER_BLOCK.sub(lambda block: re.sub(r":53(?!\d)", f":{port}", block[0]), corefile)
 
-    Other ports in it stay; blocks that say `bind` themselves stay as they are.
-    """
+
+def on_loopback(corefile: str, port: int) -> str:
+    """The same with every server block bound to 127.0.0.1; blocks that say `bind` themselves stay as they are."""
+    corefile = on_port(corefile, port)
     parts: list[str] = []
     end = 0
     for block in _SERVER_BLOCK.finditer(corefile):
-        parts += [corefile[end : block.start()], re.sub(r":53(?!\d)", f":{port}", block["addresses"]), " {\n"]
+        parts.append(corefile[end : block.end() + 1])
         end = block.end() + 1
         body = corefile[end : _closing_brace(corefile, end)]
         if not re.search(r"^\s*bind\s", body, re.MULTILINE):
@@ -82,6 +85,7 @@ def _closing_brace(corefile: str, start: int) -> int:
 class CoreDNS:
     """The real CoreDNS on a Corefile of the test's own, listening on 127.0.0.1 only.
 
+    `everywhere` lets it listen on all addresses: it knows no other way which are the host's.
     Server blocks without a port listen on `port`, and so do those that say :53.
     `env` is visible to the Corefile as {$NAME}. The Corefile, as it was used,
     and `coredns.log` are in `folder`.
@@ -95,12 +99,13 @@ class CoreDNS:
         port: int | None = None,
         name: str = "coredns",
         env: Mapping[str, str] | None = None,
+        everywhere: bool = False,
     ) -> None:
         self.port = free_port() if port is None else port
         self.corefile = folder / ("Corefile" if name == "coredns" else f"Corefile.{name}")
         self._name = name
         self._folder = folder
-        self._text = on_loopback(corefile, self.port)
+        self._text = on_port(corefile, self.port) if everywhere else on_loopback(corefile, self.port)
         self._env = dict(env or {})
         self._process: Running | None = None
 
