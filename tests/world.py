@@ -11,11 +11,13 @@ import dns.flags
 import dns.message
 import dns.name
 import dns.rdatatype
+import msgspec
 from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Remove, Upsert
 from headwater.cluster.ledger import Ledger, Outcome
 from headwater.cluster.objects import (
+    ANNOTATIONS,
     Decoded,
     Endpoint,
     EndpointSlice,
@@ -47,6 +49,18 @@ def cluster_ip(
     return Service(namespace, name, "ClusterIP", False, addresses, "", tuple(ports))
 
 
+def external_name(name: str, target: str, namespace: str = "default") -> Service:
+    return Service(namespace, name, "ExternalName", False, (), target, ())
+
+
+def annotated(service: Service, **values: str) -> Service:
+    """With annotations by the end of their names: `ttl`, `publish`, `max_answers`, `pod_names`, `tolerate`."""
+    ends = ("tolerate", "ttl", "publish", "max_answers", "pod_names")
+    assert set(values) <= set(ends)
+    pairs = tuple((name, values[end]) for name, end in zip(ANNOTATIONS, ends, strict=True) if end in values)
+    return msgspec.structs.replace(service, annotations=pairs)
+
+
 def slice_of(
     service: str,
     *endpoints: Endpoint,
@@ -57,8 +71,21 @@ def slice_of(
     return EndpointSlice(namespace, name or f"{service}-1", service, tuple(ports), endpoints)
 
 
-def at(*addresses: str, hostname: str = "", pod: str = "", conditions: int = READY) -> Endpoint:
-    return Endpoint(addresses, conditions, hostname, pod)
+def imported(
+    service: str,
+    cluster: str,
+    *endpoints: Endpoint,
+    name: str | None = None,
+    namespace: str = "default",
+    ports: Sequence[Port] = (HTTP,),
+) -> EndpointSlice:
+    """A slice of a ServiceImport, from a cluster."""
+    name = name or f"{service}-{cluster}"
+    return EndpointSlice(namespace, name, "", tuple(ports), endpoints, service, cluster)
+
+
+def at(*addresses: str, hostname: str = "", pod: str = "", conditions: int = READY, zone: str = "") -> Endpoint:
+    return Endpoint(addresses, conditions, hostname, pod, zone)
 
 
 def resource_of(item: Object) -> Resource:
@@ -106,6 +133,8 @@ class World:
         self.resources: tuple[Resource, ...] = ("namespaces", "services", "endpointslices")
         if self.settings.pods == "verified":
             self.resources = (*self.resources, "pods")
+        if self.settings.multicluster_zones:
+            self.resources = (*self.resources, "serviceimports")
         self.name_servers = name_servers
         self.identity = Identity("here", self.settings.records_fingerprint())
         self.reports: list[tuple[str, str, str, str]] = []
@@ -141,14 +170,17 @@ class World:
             store.close()
 
     def ask_wire(self, *queries: bytes, elsewhere: Sequence[bytes] = ()) -> list[bytes | None]:
-        """Replies to queries, from a fresh reader, all from one snapshot; `elsewhere` is what upstreams would say."""
+        """Replies to queries, as `replies`; `elsewhere` is what upstreams would say."""
+        return [reply.finish(elsewhere) if isinstance(reply, Pending) else reply for reply in self.replies(*queries)]
+
+    def replies(self, *queries: bytes) -> list[bytes | Pending | None]:
+        """What the resolver makes of queries, from a fresh reader, all from one snapshot that is closed then."""
         reader = Reader(self.state_dir, self.identity)
         reader.follow()
         resolver = Resolver(reader, self.settings)
         snapshot = reader.begin()
         try:
-            replies = [resolver.answer(query, snapshot) for query in queries]
-            return [reply.finish(elsewhere) if isinstance(reply, Pending) else reply for reply in replies]
+            return [resolver.answer(query, snapshot) for query in queries]
         finally:
             if snapshot is not None:
                 snapshot.close()

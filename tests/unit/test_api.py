@@ -11,9 +11,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from headwater.cluster.api import ApiServer
-from headwater.cluster.refusals import PATHS
 from headwater.cluster.objects import Resource
 from headwater.cluster.reflector import RequestFailed, Trouble
+from headwater.cluster.refusals import PATHS
 from headwater.cluster.source import selectors_of, source_of
 from headwater.settings import Settings
 

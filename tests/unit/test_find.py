@@ -1,4 +1,4 @@
-"""Names that stand for another one: labels before a pod's name, ports without underscores (plugin/kubernetes/parse.go)."""
+"""Names that stand for another: labels before a pod's name, ports without underscores (plugin/kubernetes/parse.go)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import dns.message
 import pytest
 from headwater.answer.find import labels_of
-from headwater.cluster.objects import Pod, Port
+from headwater.cluster.objects import Pod, Port, ServiceImport
 from headwater.records.names import name
 
 from tests.world import World, at, cluster_ip, glue, headless, imported, settings, slice_of
@@ -46,7 +46,8 @@ def test_a_port_is_found_with_and_without_its_underscores(world: World, base: st
     "labels",
     [
         "__http._tcp", "_http.__tcp", "http", "tcp", "tcp.http", "_tcp._http", "http.udp", "_http._udp", "https.tcp",
-        "h._http._tcp", "h.http.tcp", "_.tcp", "http._", "a.b.c.d", "h.h", "http.http", "x" * 63 + ".tcp", "http." + "x" * 63,
+        "h._http._tcp", "h.http.tcp", "_.tcp", "http._", "a.b.c.d", "h.h", "http.http",
+        "x" * 63 + ".tcp", "http." + "x" * 63,
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("base", [WEB, API])
@@ -92,7 +93,14 @@ def test_three_labels_before_a_pods_name_are_too_many(tmp_path: Path, before: st
 
 @pytest.mark.parametrize(
     "qname",
-    ["a.10-0-0-2.default.pod", "a.10-0-0-1.other.pod", "a.b.default.pod", "a.default.pod", "a.pod", "a.b.x.default.pod"],
+    [
+        "a.10-0-0-2.default.pod",
+        "a.10-0-0-1.other.pod",
+        "a.b.default.pod",
+        "a.default.pod",
+        "a.pod",
+        "a.b.x.default.pod",
+    ],
 )
 def test_labels_before_what_is_no_pod_are_nxdomain(world: World, qname: str) -> None:
     assert world.status(f"{qname}.cluster.local") == "NXDOMAIN"
@@ -104,7 +112,18 @@ def test_the_weight_of_a_pods_srv_counts_the_pods(world: World) -> None:
 
 
 @pytest.mark.parametrize(
-    "qname", ["a", "a.b", "a.b.c", "svc.x", "web.default.svc.x", "default.web.svc", "web.svc", "svc.default.web", "h.web.default.Svc"]
+    "qname",
+    [
+        "a",
+        "a.b",
+        "a.b.c",
+        "svc.x",
+        "web.default.svc.x",
+        "default.web.svc",
+        "web.svc",
+        "svc.default.web",
+        "h.web.default.Svc",
+    ],
 )
 def test_names_of_other_shapes_are_nxdomain_or_what_they_are(world: World, qname: str) -> None:
     expected = "NOERROR" if qname == "h.web.default.Svc" else "NXDOMAIN"
@@ -116,10 +135,10 @@ def test_names_of_other_shapes_are_nxdomain_or_what_they_are(world: World, qname
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> World:
-    from headwater.cluster.objects import ServiceImport
-
     http = Port("http", "TCP", 80)
-    return World(tmp_path_factory.mktemp("shared"), settings(zones=("m.test",), multicluster_zones=("cluster.local",))).fill(
+    return World(
+        tmp_path_factory.mktemp("shared"), settings(zones=("m.test",), multicluster_zones=("cluster.local",))
+    ).fill(
         ServiceImport("default", "web", True, (), (http,)),
         imported("web", "tcp", at("10.0.0.1", hostname="http"), ports=[http]),
         imported("web", "east", at("10.0.0.2", hostname="h"), ports=[http]),

@@ -322,7 +322,7 @@ def test_a_hostname_that_is_a_protocols_label_ends_as_in_a_fresh_list(tmp_path: 
 
 @pytest.mark.parametrize("pod_names", ["true", "false"])
 def test_an_endpoints_node_does_not_depend_on_other_slices(tmp_path: Path, pod_names: str) -> None:
-    """What one slice says of an endpoint is stored alike however many others there are: only what differs is written."""
+    """What one slice says of an endpoint is stored alike whatever others say: only what differs is written."""
     service = annotated(headless("web"), pod_names=pod_names)
     one = slice_of("web", at("10.0.0.1", hostname="x"), name="one")
     two = slice_of("web", at("10.0.0.2", hostname="y", pod="p"), name="two", ports=[Port("m", "TCP", 1)])

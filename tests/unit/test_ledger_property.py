@@ -12,9 +12,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, Literal
 
+import msgspec
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived
 from headwater.cluster.ledger import Ledger
 from headwater.cluster.objects import (
@@ -37,7 +39,7 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.world import World, listed, remove, resource_of, settings, upsert
+from tests.world import World, remove, resource_of, settings, upsert
 
 #: Where the stores of the examples are: memory, if the machine has it as a folder.
 _FOLDER: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -50,85 +52,85 @@ _EVERYTHING: Final = settings(
 #: All that is compared; `meta` has versions and times, `staging` is to be empty.
 _SUB_DATABASES: Final = ("objects", "slices", "pods", "hosts", "addresses", "records")
 
-# A world so small that everything meets everything.
-_NAMESPACES = st.sampled_from(["a", "a", "a-b"])
-_NAMES = st.sampled_from(["s", "s", "t"])
-_ADDRESSES = st.sampled_from(["10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1", "fd00::", "bad"])
-_PORTS = st.sampled_from(
-    [
-        (),
-        (Port("http", "TCP", 80),),
-        (Port("http", "TCP", 80),),
-        (Port("http", "TCP", 81),),
-        (Port("", "TCP", -1),),
-        (Port("HTTP", "TCP", 80), Port("dns", "UDP", 53)),
-    ]
-)
-_OWN = st.sampled_from(
-    [
-        ("ClusterIP", True, ()),
-        ("ClusterIP", True, ()),
-        ("ClusterIP", False, ("172.16.0.1",)),
-        ("LoadBalancer", False, ("172.16.0.2", "fd00::2")),
-        ("ClusterIP", False, ()),
-        ("ExternalName", False, ()),
-        ("ExternalName", True, ()),
-    ]
-)
-_ANNOTATIONS = st.one_of(
-    st.just(()),
-    st.tuples(
-        *(
-            st.sampled_from([None, *values])
-            for values in (["true"], ["7", "x"], ["ready", "serving", "all"], ["1", "2"], ["true", "true", "no"])
-        )
-    ).map(lambda values: tuple(pair for pair in zip(ANNOTATIONS, values, strict=True) if pair[1] is not None)),
-)
-_TARGETS = st.sampled_from(["", "t.a.svc.z", "example.org.", "10.0.0.1", "bad..name"])
-_ENDPOINTS = st.lists(
-    st.builds(
-        Endpoint,
-        st.lists(_ADDRESSES, min_size=1, max_size=2).map(tuple),
-        st.sampled_from([3, 3, 3, 0, 2, 6]),
-        st.sampled_from(["", "", "h", "i"]),
-        st.sampled_from(["", "p", "h", "dotted.name"]),
-        st.sampled_from(["", "za", "Zb.c"]),
-    ),
-    max_size=3,
-).map(tuple)
-
-
-def _service(
-    namespace: str,
-    name: str,
-    own: tuple[str, bool, tuple[str, ...]],
-    target: str,
-    ports: tuple[Port, ...],
-    annotations: tuple[tuple[str, str], ...],
-) -> Service:
-    kind, headless, addresses = own
-    return Service(namespace, name, kind, headless, addresses, target, ports, annotations)
-
-
-_OBJECTS: Final[dict[Resource, st.SearchStrategy[Object]]] = {
-    "namespaces": st.builds(Namespace, _NAMESPACES),
-    "services": st.builds(_service, _NAMESPACES, _NAMES, _OWN, _TARGETS, _PORTS, _ANNOTATIONS),
-    "endpointslices": st.builds(
-        EndpointSlice, _NAMESPACES, st.sampled_from(["p", "q", "r"]), st.sampled_from(["s", "s", "t", ""]), _PORTS,
-        _ENDPOINTS, st.sampled_from(["", "s", "t"]), st.sampled_from(["c", "D", ""]),
-    ),
-    "pods": st.builds(Pod, _NAMESPACES, _NAMES, st.lists(_ADDRESSES, max_size=2, unique=True).map(tuple)),
-    "serviceimports": st.builds(
-        ServiceImport, _NAMESPACES, _NAMES, st.booleans(), st.sampled_from([(), ("172.16.1.1",), ("fd00::3",)]), _PORTS
-    ),
+# A world so small that everything meets everything. Objects come from pools that are made once: to choose one is
+# one draw, where to build one would be twenty.
+_SIZES: Final[dict[Resource, int]] = {
+    "namespaces": 4, "services": 150, "endpointslices": 500, "pods": 60, "serviceimports": 60,
 }  # fmt: skip
-# Most of what happens in a cluster happens to slices.
-_OBJECT: Final = st.one_of(*(_OBJECTS[item] for item in _OBJECTS), _OBJECTS["endpointslices"], _OBJECTS["services"])
-_EVENT: Final = st.tuples(st.sampled_from([False, False, True]), _OBJECT)
-_EVENTS: Final = st.lists(_EVENT, max_size=4)
+_NAMESPACES: Final = ("a", "a", "a", "a-b")
+_NAMES: Final = ("s", "s", "s", "t")
+_ADDRESSES: Final = ("10.0.0.1", "10.0.0.2", "10.0.0.3", "fd00::1", "fd00::", "bad")
+_HTTP: Final = Port("http", "TCP", 80)
+_PORTS: Final = (
+    (), (_HTTP,), (_HTTP,), (Port("http", "TCP", 81),), (Port("", "TCP", -1),),
+    (Port("HTTP", "TCP", 80), Port("dns", "UDP", 53)),
+)  # fmt: skip
+_OWN: Final = (
+    ("ClusterIP", True, ()), ("ClusterIP", True, ()), ("ClusterIP", True, ()), ("ClusterIP", False, ("172.16.0.1",)),
+    ("LoadBalancer", False, ("172.16.0.2", "fd00::2")), ("ClusterIP", False, ()), ("ExternalName", False, ()),
+    ("ExternalName", True, ()),
+)  # fmt: skip
+_TARGETS: Final = ("", "t.a.svc.z", "example.org.", "10.0.0.1", "bad..name")
+_VALUES: Final = ((None, "true"), (None, "7", "x"), (None, "ready", "serving", "all"), (None, "1", "2"), (None, "true"))
 
-Event = tuple[bool, Object]
-"""Whether it is gone, and what."""
+
+def _annotations(draw: Random) -> tuple[tuple[str, str], ...]:
+    values = zip(ANNOTATIONS, map(draw.choice, _VALUES), strict=True) if draw.random() < 0.7 else ()
+    return tuple((name, value) for name, value in values if value is not None)
+
+
+def _endpoint(draw: Random) -> Endpoint:
+    return Endpoint(
+        tuple(draw.sample(_ADDRESSES, draw.choice((1, 1, 2)))),
+        draw.choice((3, 3, 3, 0, 2, 6)),
+        draw.choice(("", "", "h", "i")),
+        draw.choice(("", "p", "h", "dotted.name")),
+        draw.choice(("", "za", "Zb.c")),
+    )
+
+
+def _object(kind: Resource, draw: Random) -> Object:
+    if kind == "namespaces":
+        return Namespace(draw.choice(_NAMESPACES))
+    namespace, name = draw.choice(_NAMESPACES), draw.choice(_NAMES)
+    if kind == "services":
+        type_, headless, addresses = draw.choice(_OWN)
+        target = draw.choice(_TARGETS)
+        return Service(namespace, name, type_, headless, addresses, target, draw.choice(_PORTS), _annotations(draw))
+    if kind == "endpointslices":
+        endpoints = tuple(_endpoint(draw) for _ in range(draw.randrange(4)))
+        owner, shared, cluster = (
+            draw.choice(("s", "s", "t", "")),
+            draw.choice(("", "s", "t")),
+            draw.choice("cD") * (draw.random() < 0.8),
+        )
+        return EndpointSlice(namespace, draw.choice("pqr"), owner, draw.choice(_PORTS), endpoints, shared, cluster)
+    if kind == "pods":
+        return Pod(namespace, name, tuple(draw.sample(_ADDRESSES, draw.randrange(3))))
+    addresses = draw.choice(((), ("172.16.1.1",), ("fd00::3",)))
+    return ServiceImport(namespace, name, draw.random() < 0.5, addresses, draw.choice(_PORTS))
+
+
+_RANDOM: Final = Random(20)
+_OBJECTS: Final[dict[Resource, st.SearchStrategy[Object]]] = {
+    kind: st.sampled_from([_object(kind, _RANDOM) for _ in range(size)]) for kind, size in _SIZES.items()
+}
+# Most of what happens in a cluster happens to slices.
+_OBJECT: Final = st.sampled_from([*_OBJECTS, "services", "endpointslices", "endpointslices", "endpointslices"]).flatmap(
+    lambda kind: _OBJECTS[kind]
+)
+#: A cluster in which something is served.
+_START: Final = st.tuples(
+    st.just(Namespace("a")), *_OBJECTS.values(), *[_OBJECTS["endpointslices"]] * 2, _OBJECT, _OBJECT
+).map(list)
+
+What = Literal["put", "gone", "ports", "endpoints", "annotations"]
+Event = tuple[What, Object]
+"""An object as it is now, or that is gone; or one of its fields changed."""
+_EVENT: Final[st.SearchStrategy[Event]] = st.tuples(
+    st.sampled_from(("put", "put", "gone", "ports", "endpoints", "annotations")), _OBJECT
+)
+_EVENTS: Final = st.lists(_EVENT, max_size=4)
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,8 @@ class Batch:
     """Events in one commit."""
 
     events: list[Event]
+    again: bool = False
+    """Objects come that say the same as before, but for their version."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,8 @@ class Lists:
     descending: bool
     broken: bool
     """The first attempt ends before its last page."""
+    again: bool = False
+    """As in Batch."""
 
 
 @dataclass(frozen=True)
@@ -160,19 +166,21 @@ class Restart:
 _RESOURCES: Final = list(_OBJECTS)
 _LISTS: Final = st.builds(
     Lists, st.lists(st.sampled_from(_RESOURCES), min_size=1, max_size=2, unique=True), _EVENTS, _EVENTS,
-    st.integers(1, 3), st.booleans(), st.booleans(),
+    st.integers(1, 3), st.booleans(), st.booleans(), st.booleans(),
 )  # fmt: skip
-_HISTORY: Final = st.lists(st.one_of(st.builds(Batch, _EVENTS), st.builds(Batch, _EVENTS), _LISTS, st.just(Restart())))
+_BATCH: Final = st.builds(Batch, _EVENTS, st.booleans())
+_HISTORY: Final = st.lists(st.one_of(_BATCH, _BATCH, _LISTS, st.just(Restart())), max_size=6)
 
 Key = tuple[Resource, tuple[str, str]]
 
 
 class Cluster:
-    """The objects as they are, and a writer that hears of them."""
+    """The objects as they are, each with its version, and a writer that hears of them."""
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.objects: dict[Key, Object] = {}
+        self.objects: dict[Key, Decoded] = {}
+        self._version = 1000
         self.store, self.ledger = world.open()
 
     def restart(self, world: World | None = None) -> None:
@@ -183,37 +191,47 @@ class Cluster:
     def happens(self, events: Iterable[Event]) -> list[Change]:
         """The events of watched resources, as the watch says them."""
         changes: list[Change] = []
-        for gone, item in events:
+        for what, item in events:
             resource = resource_of(item)
             if resource not in self.world.resources:
                 continue
-            if gone:
+            held = self.objects.get((resource, item.key))
+            self._version += 1
+            version = str(self._version)
+            if what == "gone":
                 self.objects.pop((resource, item.key), None)
-                changes.append(remove(item))
-            else:
-                self.objects[resource, item.key] = item
-                changes.append(upsert(item))
+                changes.append(remove(item, version))
+                continue
+            if held is not None and what in held.object.__struct_fields__:
+                item = msgspec.structs.replace(held.object, **{what: getattr(item, what)})
+            self.objects[resource, item.key] = Decoded(item, version)
+            changes.append(upsert(item, version))
         return changes
+
+    def again(self) -> list[Event]:
+        """Some objects, as they are."""
+        return [("put", decoded.object) for decoded in [*self.objects.values()][::2]]
 
     def lists(self, step: Lists) -> None:
         for resource in step.resources:
             if resource not in self.world.resources:
                 continue
-            self.happens(event for event in step.missed if resource_of(event[1]) == resource)
+            missed = step.missed + (self.again() if step.again else [])
+            self.happens(event for event in missed if resource_of(event[1]) == resource)
             if step.broken:
                 self.ledger.commit(next(self._pages(resource, step)))
                 if step.descending and self.ledger.ready:  # what was never ready is not taken over
                     self.restart()
             for changes in self._pages(resource, step):
                 self.ledger.commit(changes)
-            self.ledger.commit([ListComplete(resource, "8")])
+            self.ledger.commit([ListComplete(resource, str(self._version))])
 
     def _pages(self, resource: Resource, step: Lists) -> Iterator[list[Change]]:
-        items = [item for (kind, _), item in self.objects.items() if kind == resource]
-        items.sort(key=lambda item: "/".join(item.key), reverse=step.descending)
+        items = [decoded for (kind, _), decoded in self.objects.items() if kind == resource]
+        items.sort(key=lambda item: "/".join(item.object.key), reverse=step.descending)
         known = self.ledger.versions()
         for at in range(0, max(1, len(items)), step.page):
-            page = [Decoded(item, "1") for item in items[at : at + step.page]]
+            page = items[at : at + step.page]
             # No events come of what is being listed, or was never.
             others = [event for event in step.between if resource_of(event[1]) != resource]
             heard = [event for event in others if known.get(resource_of(event[1]))]
@@ -223,7 +241,8 @@ class Cluster:
         for step in history:
             match step:
                 case Batch():
-                    self.ledger.commit(self.happens(step.events))
+                    events = step.events + (self.again() if step.again else [])
+                    self.ledger.commit(self.happens(events))
                 case Lists():
                     self.lists(step)
                 case Restart():
@@ -242,23 +261,23 @@ def contents(store: Store, ledger: Ledger) -> Mapping[str, object]:
     """Everything in a store that follows from the objects, by its place."""
     assert store.read(lambda txn: txn.checksum_holds())
     assert store.read(lambda txn: txn.count("staging")) == 0
-    found: dict[str, object] = {
-        # An object's version (its first 8 bytes) is another in another history.
-        f"{db} {key!r}": value[8:] if db == "objects" else value
-        for db in _SUB_DATABASES for key, value in store.read(lambda txn, db=db: [*txn.scan(db)])
-    }  # type: ignore[misc]
-    kinds = Counter(node[2] for _, node in store.read(lambda txn: [*txn.scan("records")]))
+    entries = store.read(lambda txn: {db: list(txn.scan(db)) for db in _SUB_DATABASES})
+    found: dict[str, object] = {f"{db} {key!r}": value for db, some in entries.items() for key, value in some}
+    kinds = Counter(node[2] for _, node in entries["records"])
     assert dict(zip(Kind, ledger.counts, strict=True)) == {kind: kinds[kind] for kind in Kind}
     found["objects held"] = dict(ledger.objects)
     return found
 
 
-def fresh(settings_: Settings, objects: Iterable[Object], host: tuple[str, ...] = _HOST) -> Mapping[str, object]:
+def fresh(settings_: Settings, objects: Iterable[Decoded], host: tuple[str, ...] = _HOST) -> Mapping[str, object]:
     """The same of a new store, filled by one complete list of each resource."""
+    items = list(objects)
     with TemporaryDirectory(dir=_FOLDER) as folder:
         world = World(Path(folder), settings_, host)
         store, ledger = world.open()
-        ledger.commit(listed(world.resources, objects))
+        for resource in world.resources:
+            page = [item for item in items if resource_of(item.object) == resource]
+            ledger.commit([ListPageArrived(resource, page, first=True), ListComplete(resource, "1")])
         try:
             assert ledger.ready
             return contents(store, ledger)
@@ -286,7 +305,7 @@ def examples(count: int) -> hypothesis_settings:
 
 
 @given(
-    first=_LISTS, start=st.lists(_OBJECT, max_size=8), history=_HISTORY, pod_names=st.booleans(),
+    first=_LISTS, start=_START, history=_HISTORY, pod_names=st.booleans(),
     ignore_empty=st.booleans(), namespaces=st.sampled_from([(), (), ("a",)]),
 )  # fmt: skip
 @examples(250)
@@ -298,12 +317,10 @@ def test_any_history_ends_in_the_store_that_a_fresh_list_makes(
     ignore_empty: bool,
     namespaces: tuple[str, ...],
 ) -> None:
-    shape = replace(
-        _EVERYTHING, endpoint_pod_names=pod_names, ignore_empty_service=ignore_empty, namespaces=namespaces
-    )
+    shape = replace(_EVERYTHING, endpoint_pod_names=pod_names, ignore_empty_service=ignore_empty, namespaces=namespaces)
     with TemporaryDirectory(dir=_FOLDER) as folder:
         cluster = Cluster(World(Path(folder), shape, _HOST))
-        cluster.happens((False, item) for item in start)
+        cluster.happens(("put", item) for item in start)
         order = sorted(_RESOURCES, key=lambda item: (item not in first.resources, item))
         cluster.lists(replace(first, resources=order[::-1] if first.descending else order))
         cluster.play(history)
@@ -326,7 +343,7 @@ _SHAPES: Final = st.builds(
 
 
 @given(
-    shapes=st.lists(_SHAPES, min_size=2, max_size=3), objects=st.lists(_OBJECT, max_size=10),
+    shapes=st.lists(_SHAPES, min_size=2, max_size=3), objects=_START,
     histories=st.lists(_HISTORY, min_size=2, max_size=2),
 )  # fmt: skip
 @examples(150)
@@ -335,7 +352,7 @@ def test_other_settings_on_the_same_state_end_in_the_store_that_a_fresh_list_mak
 ) -> None:
     """What the new settings watch beside is listed; everything else is there already."""
     with TemporaryDirectory(dir=_FOLDER) as folder:
-        everything = [(False, item) for item in objects]
+        everything: list[Event] = [("put", item) for item in objects]
         cluster = Cluster(World(Path(folder), shapes[0], _HOST))
         for shape in shapes:
             cluster.restart(World(Path(folder), shape, _HOST))
@@ -350,7 +367,7 @@ def test_other_settings_on_the_same_state_end_in_the_store_that_a_fresh_list_mak
 
 
 @given(
-    objects=st.lists(_OBJECT, max_size=8), hosts=st.lists(st.sets(_ADDRESSES, max_size=2).map(tuple), min_size=2,
+    objects=_START, hosts=st.lists(st.sets(st.sampled_from(_ADDRESSES), max_size=2).map(tuple), min_size=2,
     max_size=2),
 )  # fmt: skip
 @examples(60)
@@ -360,7 +377,7 @@ def test_a_host_with_other_addresses_ends_in_the_store_that_a_fresh_list_makes(
     """A pod that is started again on its node finds the old state, and has another address."""
     with TemporaryDirectory(dir=_FOLDER) as folder:
         cluster = Cluster(World(Path(folder), _EVERYTHING, hosts[0]))
-        cluster.happens((False, item) for item in objects)
+        cluster.happens(("put", item) for item in objects)
         cluster.lists(Lists(_RESOURCES, [], [], 3, descending=False, broken=False))
         cluster.restart(World(Path(folder), _EVERYTHING, hosts[1]))
         found = cluster.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from headwater.cluster.changes import Change
 from headwater.cluster.objects import Namespace
 
 from tests.world import NOT_READY, World, at, cluster_ip, glue, headless, remove, settings, slice_of, upsert
@@ -128,14 +129,13 @@ def test_when_the_host_is_no_endpoint_any_more_it_is_the_host_again(world: World
     here = slice_of("dns", at("10.0.0.53"), at("10.0.0.54"), namespace=SYSTEM)
     world.fill(cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), here, namespaces=[SYSTEM])
     before = world.records()
-    world.commit(
-        {
-            "slice": remove(here),
-            "endpoint": upsert(slice_of("dns", at("10.0.0.54"), namespace=SYSTEM)),
-            "ready": upsert(slice_of("dns", at("10.0.0.53", conditions=NOT_READY), namespace=SYSTEM)),
-            "label": upsert(slice_of("", at("10.0.0.53"), namespace=SYSTEM, name="dns-1")),
-        }[gone]
-    )
+    changes: dict[str, Change] = {
+        "slice": remove(here),
+        "endpoint": upsert(slice_of("dns", at("10.0.0.54"), namespace=SYSTEM)),
+        "ready": upsert(slice_of("dns", at("10.0.0.53", conditions=NOT_READY), namespace=SYSTEM)),
+        "label": upsert(slice_of("", at("10.0.0.53"), namespace=SYSTEM, name="dns-1")),
+    }
+    world.commit(changes[gone])
     assert servers(world) == {f"ns.dns.{ZONE}."}
     assert addresses(world) == set(HOST)
     world.commit(upsert(here))
@@ -203,8 +203,10 @@ def test_the_namespace_of_the_dns_service_need_not_be_served(tmp_path: Path) -> 
 
 
 def test_every_zone_has_the_name_server_in_itself(tmp_path: Path) -> None:
-    zones = {"zones": (ZONE, "k8s.example.org"), "multicluster_zones": ("m.test",), "reverse_zones": ("10.in-addr.arpa",)}
-    world = World(tmp_path, settings(**zones), name_servers=HOST)
+    zones = settings(
+        zones=(ZONE, "k8s.example.org"), multicluster_zones=("m.test",), reverse_zones=("10.in-addr.arpa",)
+    )
+    world = World(tmp_path, zones, name_servers=HOST)
     world.fill(
         cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), slice_of("dns", at("10.0.0.53"), namespace=SYSTEM),
         namespaces=[SYSTEM],

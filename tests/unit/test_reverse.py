@@ -54,7 +54,7 @@ def full(world: World) -> World:
         slice_of("api", at("10.0.1.1", hostname="api-0")),
         headless("web"),
         slice_of("web", at("10.0.0.1", hostname="web-0"), at("10.0.0.2"), name="four"),
-        slice_of("web", at("fd00::2:1", hostname="web-0"), at("fd00::2:"  "2"), at("fd00:2::"), name="six"),
+        slice_of("web", at("fd00::2:1", hostname="web-0"), at("fd00::2:2"), at("fd00:2::"), name="six"),
         headless("also"),
         slice_of("also", at("10.0.0.1", hostname="x"), at("172.16.0.1", hostname="shadowed")),
         slice_of("web", at("10.0.9.9", conditions=NOT_READY), name="waiting"),
@@ -251,7 +251,8 @@ def test_a_name_too_long_for_dns_is_none(tmp_path: Path) -> None:
     world = World(tmp_path, Settings(zones=(zone, "cluster.local"), reverse_zones=BOTH))
     name = "s" * 50
     world.fill(
-        headless(name), slice_of(name, at("10.0.0.1", hostname="h" * 40)), slice_of("web", at("10.0.0.1", hostname="h")),
+        headless(name), slice_of(name, at("10.0.0.1", hostname="h" * 40)),
+        slice_of("web", at("10.0.0.1", hostname="h")),
         cluster_ip("a" * 63, "172.16.0.1"), slice_of("web", at("172.16.0.1", hostname="h"), name="two"),
     )  # fmt: skip
     assert ptr(world, "10.0.0.1") == {f"h.web.default.svc.{zone}."}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from headwater.cluster.changes import Change
 from headwater.cluster.objects import Namespace, Port
 
 from tests.world import (
@@ -209,7 +210,7 @@ def test_an_endpoint_that_moves_to_another_zone_is_in_that_one(zonal: World) -> 
 
 @pytest.mark.parametrize("end", ["service", "cluster ip", "external name", "namespace"])
 def test_when_the_headless_service_ends_its_zonal_names_do(zonal: World, end: str) -> None:
-    gone = {
+    gone: dict[str, Change] = {
         "service": remove(headless("web")),
         "cluster ip": upsert(cluster_ip("web", "172.16.0.2")),
         "external name": upsert(external_name("web", "example.org")),

@@ -1,0 +1,110 @@
+"""A DNS server of the test's own, on loopback, over UDP and TCP: it says what the test says, or nothing.
+
+def reply(query: dns.message.Message, tcp: bool) -> Reply:
+    return answer(query, "A 192.0.2.7")
+
+with Elsewhere(reply) as server:
+    Upstream([server.address])
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Self
+
+import dns.flags
+import dns.message
+import dns.rcode
+import dns.rrset
+from headwater.settings import Address
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+Reply = dns.message.Message | bytes | Sequence[dns.message.Message | bytes] | None
+"""A message, raw bytes, several of these one after the other, or silence."""
+
+
+def answer(query: dns.message.Message, *records: str, rcode: str = "NOERROR", flags: int = 0) -> dns.message.Message:
+    """A reply with these records, "[OWNER] TYPE DATA"; without an owner (or "@") it is the name asked for."""
+    reply = dns.message.make_response(query)
+    reply.set_rcode(dns.rcode.from_text(rcode))
+    reply.flags |= flags
+    name = query.question[0].name
+    for record in records:
+        first, _, rest = record.partition(" ")
+        owner, rest = (name.to_text(), record) if first.isupper() or first == "@" else (first, rest)
+        qtype, data = rest.removeprefix("@ ").split(" ", 1)
+        reply.answer.append(dns.rrset.from_text(owner, 300, "IN", qtype, data))
+    return reply
+
+
+class Elsewhere:
+    """The server. `reply` is called in a thread of its own for every query, and may wait."""
+
+    def __init__(self, reply: Callable[[dns.message.Message, bool], Reply]) -> None:
+        self._reply = reply
+        self.asked: list[tuple[str, str, bool]] = []
+        """(name, type, whether over TCP) of every query."""
+
+    def __enter__(self) -> Self:
+        self._udp, self._tcp = both_sockets()
+        self.address = Address(host="127.0.0.1", port=self._udp.getsockname()[1])
+        for serve in (self._serve_udp, self._serve_tcp):
+            threading.Thread(target=serve, daemon=True).start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for end in (self._udp, self._tcp):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # wakes who waits in it
+            end.close()
+
+    def _say(self, wire: bytes, tcp: bool, send: Callable[[bytes], object]) -> None:
+        query = dns.message.from_wire(wire)
+        question = query.question[0]
+        self.asked.append((question.name.to_text(), question.to_text().split()[-1], tcp))
+        reply = self._reply(query, tcp)
+        for item in () if reply is None else (reply,) if isinstance(reply, bytes | dns.message.Message) else reply:
+            with contextlib.suppress(OSError):
+                send(item if isinstance(item, bytes) else item.to_wire(max_size=65535))
+
+    def _serve_udp(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                wire, client = self._udp.recvfrom(4096)
+                if wire:
+                    send = lambda data, client=client: self._udp.sendto(data, client)  # noqa: E731
+                    threading.Thread(target=self._say, args=(wire, False, send), daemon=True).start()
+
+    def _serve_tcp(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._tcp.accept()
+                threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
+
+    def _converse(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError), connection.makefile("rb") as stream:
+            while len(size := stream.read(2)) == 2:
+                wire = stream.read(int.from_bytes(size, "big"))
+                self._say(wire, True, lambda data: connection.sendall(len(data).to_bytes(2, "big") + data))
+
+
+def both_sockets() -> tuple[socket.socket, socket.socket]:
+    """UDP and TCP at the same port of 127.0.0.1; one that is free for UDP may be somebody's for TCP."""
+    while True:
+        udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
+        udp.bind(("127.0.0.1", 0))
+        try:
+            tcp.bind(udp.getsockname())
+        except OSError:
+            udp.close()
+            tcp.close()
+            continue
+        tcp.listen()
+        return udp, tcp

@@ -1,0 +1,347 @@
+"""Queries that wait for another server: over UDP, TCP and gRPC they hold up no others, and get their replies."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+import threading
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, cast
+
+import dns.flags
+import dns.message
+import dns.rcode
+import grpc
+import pytest
+from headwater.answer.alias import Pending
+from headwater.answer.resolver import Resolver
+from headwater.serve import grpcio_server
+from headwater.serve.dns_listener import DnsListener
+from headwater.serve.grpcio_server import QUERY, pack, unpack
+from headwater.serve.queries import Queries
+from headwater.serve.upstream import Upstream
+from headwater.settings import Address
+from headwater.store.environment import Reader
+
+from tests.processes import wait_until
+from tests.wire.elsewhere import both_sockets
+
+DEADLINE: Final = 20.0
+PLAIN, SLOW = "plain.test.", "slow.test."
+
+
+def query(name: str, ident: int = 1, *, edns: int | None = None) -> bytes:
+    use: Any = False if edns is None else 0
+    return dns.message.make_query(name, "A", id=ident, use_edns=use, payload=edns or 0).to_wire()
+
+
+def reply_to(message: bytes, records: Sequence[bytes] = ()) -> bytes:
+    return message[:2] + b"\x84\0\0\1" + len(records).to_bytes(2, "big") + bytes(4) + message[12:] + b"".join(records)
+
+
+class FakeReader:
+    """No store: the resolver below needs none."""
+
+    def begin(self) -> None:
+        return None
+
+
+class FakeResolver:
+    """Answers at once, but for names that begin with "slow"; "broken" ones fail when their records are there."""
+
+    counts: dict[int, int]
+
+    def answer(self, message: bytes, snapshot: object) -> bytes | Pending | None:
+        if len(message) < 12:
+            return None
+        if message[13:17] == b"slow":
+            return Pending(message[12:-4], 1, lambda records: reply_to(message, records))
+        if message[13:19] == b"broken":
+            return Pending(message[12:-4], 1, lambda _: bytes(1 // 0))
+        return reply_to(message)
+
+
+class FakeUpstream:
+    """Answers when it is told to, with records of 16 bytes."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.asked = 0
+        self.records: list[bytes] = []
+        self.counts: dict[str, int] = {}
+
+    async def lookup(self, target: bytes, qtype: int) -> list[bytes]:
+        self.asked += 1
+        await self.go.wait()
+        return self.records
+
+
+def queries_of(upstream: FakeUpstream) -> Queries:
+    return Queries(cast("Reader", FakeReader()), cast("Resolver", FakeResolver()), cast("Upstream", upstream))
+
+
+A_RECORD: Final = b"\xc0\x0c\0\1\0\1\0\0\0\5\0\4\x0a\0\0\1"
+
+
+# UDP and TCP
+
+
+class Listening:
+    """A listener with an upstream that waits, and clients."""
+
+    def __init__(self) -> None:
+        self.upstream = FakeUpstream()
+        self.listener = DnsListener(queries_of(self.upstream))
+        self.address = ("", 0)
+
+    async def start(self) -> None:
+        udp, tcp = both_sockets()
+        self.address = udp.getsockname()
+        await self.listener.start(udp, tcp)
+
+    @contextlib.asynccontextmanager
+    async def udp(self) -> AsyncIterator[socket.socket]:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.setblocking(False)
+            client.connect(self.address)
+            yield client
+
+    async def asked(self, count: int) -> None:
+        end = time.monotonic() + DEADLINE
+        while self.upstream.asked < count:
+            assert time.monotonic() < end, f"{self.upstream.asked} of {count} lookups"
+            await asyncio.sleep(0.001)
+
+
+async def send(client: socket.socket, message: bytes) -> None:
+    await asyncio.get_running_loop().sock_sendall(client, message)
+
+
+async def receive(client: socket.socket) -> bytes:
+    return await asyncio.get_running_loop().sock_recv(client, 65535)
+
+
+async def read(stream: asyncio.StreamReader) -> bytes:
+    return await stream.readexactly(int.from_bytes(await stream.readexactly(2), "big"))
+
+
+def framed(message: bytes) -> bytes:
+    return struct.pack(">H", len(message)) + message
+
+
+def play(scene: Callable[[Listening], Awaitable[None]]) -> None:
+    async def run() -> None:
+        async with asyncio.timeout(DEADLINE):
+            listening = Listening()
+            await listening.start()
+            try:
+                await scene(listening)
+            finally:
+                await listening.listener.stop()
+
+    asyncio.run(run())
+
+
+def test_over_udp_others_are_answered_meanwhile() -> None:
+    async def scene(listening: Listening) -> None:
+        listening.upstream.records = [A_RECORD]
+        async with listening.udp() as client:
+            for number in range(100):
+                await send(client, query(SLOW, 1000 + number))
+            await listening.asked(100)
+            for number in range(100):
+                await send(client, query(PLAIN, number))
+                assert (await receive(client))[:2] == number.to_bytes(2, "big")
+            listening.upstream.go.set()
+            replies = [await receive(client) for _ in range(100)]
+            assert {int.from_bytes(reply[:2], "big") for reply in replies} == set(range(1000, 1100))
+            assert {len(dns.message.from_wire(reply).answer) for reply in replies} == {1}
+
+    play(scene)
+
+
+@pytest.mark.parametrize(("edns", "cut"), [(None, True), (1232, True), (4096, False)])
+def test_a_late_reply_is_cut_to_what_the_client_takes_as_any_other(edns: int | None, cut: bool) -> None:
+    async def scene(listening: Listening) -> None:
+        listening.upstream.records = [A_RECORD] * 100
+        listening.upstream.go.set()
+        async with listening.udp() as client:
+            await send(client, query(SLOW, edns=edns))
+            reply = await receive(client)
+            assert bool(reply[2] & 2) is cut
+            assert (len(reply) < 100) is cut
+
+    play(scene)
+
+
+def test_each_client_gets_its_own_reply() -> None:
+    async def scene(listening: Listening) -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(listening.udp()) for _ in range(20)]
+            for number, client in enumerate(clients):
+                await send(client, query(SLOW, number))
+            await listening.asked(20)
+            listening.upstream.go.set()
+            for number, client in enumerate(clients):
+                assert (await receive(client))[:2] == number.to_bytes(2, "big")
+
+    play(scene)
+
+
+def test_over_tcp_a_connection_waits_and_keeps_its_order_and_others_do_not() -> None:
+    async def scene(listening: Listening) -> None:
+        reader, writer = await asyncio.open_connection(*listening.address)
+        others, other = await asyncio.open_connection(*listening.address)
+        writer.write(framed(query(SLOW, 1)) + framed(query(PLAIN, 2)) + framed(query(SLOW, 3)))
+        await listening.asked(1)
+        for number in range(20):
+            other.write(framed(query(PLAIN, number)))
+            assert (await read(others))[:2] == number.to_bytes(2, "big")
+        listening.upstream.go.set()
+        assert [(await read(reader))[1] for _ in range(3)] == [1, 2, 3]
+        writer.close()
+        other.close()
+
+    play(scene)
+
+
+def test_a_tcp_client_that_goes_away_while_it_waits_harms_nobody() -> None:
+    async def scene(listening: Listening) -> None:
+        _, writer = await asyncio.open_connection(*listening.address)
+        writer.write(framed(query(SLOW)))
+        await listening.asked(1)
+        writer.transport.abort()
+        listening.upstream.go.set()
+        async with listening.udp() as client:
+            await send(client, query(PLAIN, 7))
+            assert (await receive(client))[:2] == b"\0\7"
+
+    play(scene)
+
+
+def test_a_reply_that_cannot_be_finished_is_servfail() -> None:
+    async def scene(listening: Listening) -> None:
+        listening.upstream.go.set()
+        async with listening.udp() as client:
+            await send(client, query("broken.test.", 9))
+            reply = await receive(client)
+            assert (reply[:2], reply[3] & 15) == (b"\0\x09", dns.rcode.SERVFAIL)
+
+    play(scene)
+
+
+def test_stop_does_not_wait_for_the_other_server() -> None:
+    async def run() -> None:
+        listening = Listening()
+        await listening.start()
+        reader, writer = await asyncio.open_connection(*listening.address)
+        async with listening.udp() as client:
+            await send(client, query(SLOW))
+            writer.write(framed(query(SLOW)))
+            await listening.asked(2)
+            async with asyncio.timeout(DEADLINE):
+                await listening.listener.stop()
+                assert await reader.read() == b""
+            listening.upstream.go.set()
+            await asyncio.sleep(0)
+        writer.close()
+
+    asyncio.run(run())
+
+
+# gRPC
+
+
+class Grpc:
+    """A server on a unix socket; its upstream's loop runs in a thread of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+        self.upstream = FakeUpstream()
+        self.queries = queries_of(self.upstream)
+        address = Address(path=str(path))
+        others = threads()
+        self._stop = grpcio_server.start(address, self.queries, self.loop)
+        self._channel = grpc.insecure_channel(str(address))
+        self.call: Any = self._channel.unary_unary(QUERY)
+        self._idle = threads()
+        assert self._idle == others + 2
+
+    def settles(self) -> None:
+        """Waits until it has as many threads as at first."""
+        wait_until(lambda: threads() == self._idle, DEADLINE, "as many threads as before")
+
+    def release(self) -> None:
+        self.loop.call_soon_threadsafe(self.upstream.go.set)
+
+    def stop(self, grace: float) -> None:
+        self._stop(grace)
+
+    def close(self) -> None:
+        self._channel.close()
+        self._stop(0.0)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(DEADLINE)
+        self.loop.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Grpc]:
+    server = Grpc(tmp_path / "s")
+    yield server
+    server.release()
+    server.settles()
+    server.close()
+
+
+def threads() -> int:
+    """Those of servers; grpcio leaves a stopped one's to the end of the process."""
+    return sum(thread.name == "grpc" for thread in threading.enumerate())
+
+
+def test_over_grpc_others_are_answered_meanwhile(server: Grpc) -> None:
+    slow = [server.call.future(pack(query(SLOW, number)), timeout=DEADLINE) for number in range(60)]
+    wait_until(lambda: server.upstream.asked == 60, DEADLINE, "all are asked for")
+    for number in range(200):
+        assert unpack(server.call(pack(query(PLAIN, number)), timeout=DEADLINE))[:2] == number.to_bytes(2, "big")
+    assert not any(call.done() for call in slow)
+    server.upstream.records = [A_RECORD]
+    server.release()
+    for number, call in enumerate(slow):
+        message = dns.message.from_wire(unpack(call.result(DEADLINE)))
+        assert (message.id, len(message.answer)) == (number, 1)
+    server.settles()
+
+
+def test_over_grpc_a_client_that_gave_up_leaves_nothing_behind(server: Grpc) -> None:
+    slow = [server.call.future(pack(query(SLOW)), timeout=0.2) for _ in range(20)]
+    for call in slow:
+        with pytest.raises(grpc.RpcError) as error:
+            call.result(DEADLINE)
+        assert error.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert unpack(server.call(pack(query(PLAIN)), timeout=DEADLINE))
+    server.release()
+    server.settles()
+
+
+def test_over_grpc_a_reply_that_cannot_be_finished_is_servfail(server: Grpc) -> None:
+    server.release()
+    reply = unpack(server.call(pack(query("broken.test.", 9)), timeout=DEADLINE))
+    assert (reply[:2], reply[3] & 15) == (b"\0\x09", dns.rcode.SERVFAIL)
+
+
+def test_over_grpc_stop_lets_who_waits_have_its_reply(server: Grpc) -> None:
+    slow = server.call.future(pack(query(SLOW, 5)), timeout=DEADLINE)
+    wait_until(lambda: server.upstream.asked == 1, DEADLINE, "it is asked for")
+    stopping = threading.Thread(target=server.stop, args=(DEADLINE,))
+    stopping.start()
+    server.release()
+    assert unpack(slow.result(DEADLINE))[:2] == b"\0\5"
+    stopping.join(DEADLINE)
+    assert not stopping.is_alive()
