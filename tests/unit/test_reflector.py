@@ -294,7 +294,7 @@ def test_a_watch_that_is_taken_and_fails_at_once_does_not_end_the_back_off() -> 
 
 
 @pytest.mark.parametrize("status", [429, 503])
-@pytest.mark.parametrize(("high", "expected"), [(False, 5.0), (True, 6.0)])
+@pytest.mark.parametrize(("high", "expected"), [(False, 5.0), (True, 5.25)])
 def test_a_throttling_server_says_when(status: int, high: bool, expected: float) -> None:
     machine = World(high=high).reflector("7")
     machine.failed(failure(status, "too many requests", "services", "list", retry_after=5.0))

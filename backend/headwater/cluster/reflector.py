@@ -42,7 +42,7 @@ WATCH_SECONDS: Final = (300, 600)
 _BACKOFF_FIRST: Final = 0.8
 _BACKOFF_LAST: Final = 30.0
 #: After a refused connection or a silent one: a connect costs the server nothing.
-_RECONNECT: Final = (0.1, 2.0)
+_RECONNECT: Final = (0.1, 1.0)
 #: A version that the server has not reached yet: asked so often, then listed anew (it was restored from a backup).
 _AHEAD: Final = 3
 #: A list whose token expires before its end is taken in larger pages, up to that many times.
@@ -310,7 +310,7 @@ class Reflector:
             case Trouble.NOT_INSTALLED:
                 return self._not_installed()
             case Trouble.THROTTLED if error.retry_after > 0:
-                self._wait = error.retry_after + self._uniform(0.0, 1.0)
+                self._wait = error.retry_after + self._uniform(0.0, 0.25)
             case _:
                 self._back_off()
         return False

@@ -58,6 +58,8 @@ _READER_CHECK: Final = 5.0
 _FILES_WAKE: Final = 200
 #: How long to wait before a commit that the disk refused is tried again, in seconds.
 _RETRY: Final = 1.0
+#: After so many pages of lists the store's pages that they have touched are let go.
+_UNMAP: Final = 50
 #: How often it is written down how old the truth is, in seconds.
 _HEARD: Final = 0.5
 
@@ -112,6 +114,7 @@ class Watcher:
         self._detail = ""
         self._reload = threading.Event()
         self._announced = False
+        self._pages_taken = 0
         self._heard = store.heard() or (self._began, False)
         if settings.max_staleness:
             store.write_heard(*self._heard)
@@ -268,14 +271,18 @@ class Watcher:
             for text in outcome.trigger_times:
                 self._observe(text, now)
         for change in batch:
+            if isinstance(change, ListPageArrived):
+                self._pages_taken += 1
+                if self._pages_taken % _UNMAP == 0:
+                    self._store.unmap()
             if isinstance(change, ListComplete):
+                release_memory(self._store)
                 count = self.ledger.objects[change.resource]
                 _log.info("%s: %s objects as of version %s", change.resource, f"{count:,}", change.resource_version)
         self._announce()
 
     def _announce(self) -> None:
         if self.ledger.ready and not self._announced:
-            release_memory(self._store)
             self._announced = True
             names = f"{sum(self.ledger.counts):,}"
             _log.info("ready: %s names, %.1f s after the start", names, time.monotonic() - self._began)
@@ -325,7 +332,7 @@ class Watcher:
 
 
 def release_memory(store: Store) -> None:
-    """Give back what the first list needed: the store's pages, and what malloc keeps for later."""
+    """Give back what a list needed: the store's pages, and what malloc keeps for later."""
     store.unmap()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -255,6 +255,8 @@ class Store:
         self.folder = folder
         self._env = env
         self._identity = identity
+        # Held by whoever reads, for another thread may want to unmap the file.
+        self._mapped = threading.RLock()
         self._dbs = {name: env.open_db(name.encode()) for name in _SUB_DATABASES}
 
     @classmethod
@@ -363,8 +365,8 @@ class Store:
                 os.truncate(self.folder / "data.mdb", needed)
 
     def read(self, work: Callable[[Transaction], _T]) -> _T:
-        """Run `work` in a read transaction (whose writing methods must not be used)."""
-        with self._env.begin() as raw:
+        """Run `work` in a read transaction (whose writing methods must not be used). From any thread."""
+        with self._mapped, self._env.begin() as raw:
             return work(Transaction(raw, self._dbs))
 
     def heard(self) -> tuple[float, bool] | None:
@@ -388,9 +390,10 @@ class Store:
 
     def unmap(self) -> None:
         """Let go of the pages that this process has touched: they are the file's, and stay in the page cache."""
-        self._env.close()
-        self._env = _open(self.folder, readonly=False)
-        self._dbs = {name: self._env.open_db(name.encode()) for name in _SUB_DATABASES}
+        with self._mapped:
+            self._env.close()
+            self._env = _open(self.folder, readonly=False)
+            self._dbs = {name: self._env.open_db(name.encode()) for name in _SUB_DATABASES}
 
     @property
     def is_published(self) -> bool:
