@@ -337,3 +337,320 @@ def table(steps: Iterable[Step]) -> str:
         short = step.name.partition(".default.")[0]
         rows.append(f"{step.change:<42} {short:<28} {step.from_api:>9.0f} ms {step.from_slice:>10.0f} ms")
     return "\n".join(rows)
+
+
+# Faults: the truth from etcd, a prober that keeps its rate, and a judgement by time.
+
+#: How old an answer may be while nothing is broken, and how long after its end a fault may be felt, in seconds.
+PROMISED: Final = 2.0
+#: An answer older than this, in seconds, shows that a change was missed; less is how changes travel.
+_NOTICEABLE: Final = 0.25
+_SLICES: Final = "/registry/endpointslices/{}/"
+#: Questions under way at most: a socket that nobody reads for a while holds some 270, and drops the others.
+_UNDER_WAY: Final = 150
+
+
+class Chronicle:
+    """The values that the names of a namespace's headless Services have had, from etcd's own history.
+
+    etcd is asked, not the API server: it has every revision, also those that the API server's clients miss
+    while it is away. Its own restart is outlived too: the watch goes on from the next revision. The API
+    server must store JSON (`--storage-media-type=application/json`).
+    """
+
+    def __init__(self, etcd_port: int, namespace: str) -> None:
+        self._namespace = namespace
+        self._slices: dict[str, dict[str, Any]] = {}
+        self._names: dict[str, list[str]] = {}
+        self._history: dict[str, list[tuple[float, Value]]] = {}
+        self._lock = threading.Lock()
+        self._next = 1
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="chronicle", daemon=True)
+        self._connection = http.client.HTTPConnection("127.0.0.1", etcd_port)
+        self.connected = threading.Event()
+        """Set while a watch is open."""
+        self.failure: Exception | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        with contextlib.suppress(OSError, AttributeError):
+            self._connection.sock.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+
+    def add(self, service: str, hostnames: Iterable[str] = ()) -> None:
+        """Follow a Service's name and those of its endpoints."""
+        base = f"{service}.{self._namespace}.svc.cluster.local"
+        with self._lock:
+            self._names[service] = [base, *(f"{hostname}.{base}" for hostname in hostnames)]
+            for name in self._names[service]:
+                self._history[name] = []
+            self._note(service, time.monotonic())
+
+    def names(self) -> list[str]:
+        with self._lock:
+            return list(self._history)
+
+    def history(self, name: str) -> list[tuple[float, Value]]:
+        """(since when, value), oldest first; monotonic time of the revision's arrival here."""
+        with self._lock:
+            return list(self._history[name])
+
+    def now(self, name: str) -> Value:
+        return self.history(name)[-1][1]
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                with contextlib.suppress(OSError, http.client.HTTPException):
+                    self._watch()
+                self.connected.clear()
+                self._connection.close()
+                self._stop.wait(0.02)
+        except Exception as error:  # noqa: BLE001 (shown by the test)
+            self.failure = error
+
+    def _watch(self) -> None:
+        prefix = _SLICES.format(self._namespace).encode()
+        wanted = {"key": _base64(prefix), "range_end": _base64(prefix[:-1] + b"0"), "start_revision": str(self._next)}
+        self._connection.request("POST", "/v3/watch", json.dumps({"create_request": wanted}))
+        for line in self._connection.getresponse():
+            self._take(line, time.monotonic())
+
+    def _take(self, line: bytes, now: float) -> None:
+        message = json.loads(line)
+        if "error" in message:
+            raise ConnectionError(message["error"])
+        result = message["result"]
+        if result.get("canceled"):  # compacted: revisions are missing, and nothing could be proved
+            raise ValueError(f"etcd ends the watch from revision {self._next}: {result}")
+        if result.get("created"):
+            self.connected.set()
+        with self._lock:
+            for event in result.get("events", ()):
+                self._next = int(event["kv"]["mod_revision"]) + 1
+                key = event["kv"]["key"]
+                states = (self._slices.pop(key, None), self._changed(key, event))
+                for service in {_service_of(piece) for piece in states if piece is not None}:
+                    self._note(service, now)
+
+    def _changed(self, key: str, event: dict[str, Any]) -> dict[str, Any] | None:
+        if event.get("type") == "DELETE":
+            return None
+        piece: dict[str, Any] = json.loads(base64.b64decode(event["kv"]["value"]))
+        self._slices[key] = piece
+        return piece
+
+    def _note(self, service: str, now: float) -> None:
+        if service not in self._names:
+            return
+        base, *others = self._names[service]
+        values = values_of(service, self._slices.values())
+        for name in (base, *others):
+            value = values.get("" if name == base else name.partition(".")[0])
+            history = self._history[name]
+            if not history or history[-1][1] != value:
+                history.append((now, value))
+
+
+def values_of(service: str, slices: Iterable[dict[str, Any]]) -> dict[str, frozenset[str]]:
+    """The ready addresses of a headless Service by hostname, and all of them by ""."""
+    found: dict[str, set[str]] = {}
+    for piece in slices:
+        if _service_of(piece) != service:
+            continue
+        for endpoint in piece["endpoints"] or ():
+            if endpoint["conditions"].get("ready") is not False:
+                for label in {"", endpoint.get("hostname", "")}:
+                    found.setdefault(label, set()).update(endpoint["addresses"])
+    return {label: frozenset(addresses) for label, addresses in found.items()}
+
+
+def _service_of(piece: dict[str, Any]) -> str:
+    return str(piece["metadata"]["labels"].get("kubernetes.io/service-name", ""))
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+@dataclass(slots=True)
+class Query:
+    """One question, and the reply as it came; empty when none came."""
+
+    name: str
+    sent: float
+    received: float = 0.0
+    reply: bytes = b""
+
+
+class SteadyProber:
+    """Asks for names in turn at a fixed rate, without waiting for replies, and keeps them as they are."""
+
+    def __init__(self, port: int, names: Callable[[], list[str]], rate: float = 500.0) -> None:
+        self._names = names
+        self._rate = rate
+        self._queries: dict[str, bytes] = {}
+        self._open: dict[int, Query] = {}
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+        self._socket.connect(("127.0.0.1", port))
+        self._socket.settimeout(0.1)
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._guard, args=(work,)) for work in (self._send, self._receive)]
+        self.asked: list[Query] = []
+        """In the order of `sent`; the last LOST seconds may still get their reply."""
+        self.failure: Exception | None = None
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.daemon = True
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+        self._socket.close()
+
+    def _guard(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # noqa: BLE001 (shown by the test)
+            self.failure = error
+
+    def _send(self) -> None:
+        names: list[str] = []
+        due = time.monotonic()
+        ident = 0
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            # What a busy machine has held up is made good, but not more than a moment's worth of it.
+            due = max(due + 1 / self._rate, time.monotonic() - 0.1)
+            if len(self._open) >= _UNDER_WAY and not self._give_up():
+                continue
+            if not names:
+                names = self._names()
+                random.shuffle(names)
+            name = names.pop()
+            if name not in self._queries:
+                self._queries[name] = dns.message.make_query(name, "A", use_edns=0, payload=4096).to_wire()[2:]
+            ident = (ident + 1) & 0xFFFF
+            query = self._open[ident] = Query(name, time.monotonic())
+            self.asked.append(query)
+            with contextlib.suppress(ConnectionRefusedError):
+                self._socket.send(ident.to_bytes(2, "big") + self._queries[name])
+
+    def _give_up(self) -> bool:
+        """Forget the questions that are lost; whether there were any."""
+        old = [ident for ident, query in list(self._open.items()) if query.sent < time.monotonic() - LOST]
+        for ident in old:
+            self._open.pop(ident, None)
+        return bool(old)
+
+    def _receive(self) -> None:
+        while not self._stop.is_set():
+            try:
+                reply = self._socket.recv(65535)
+            except (TimeoutError, ConnectionRefusedError):
+                continue
+            query = self._open.pop(int.from_bytes(reply[:2], "big"), None)
+            if query is not None:
+                query.received = time.monotonic()
+                query.reply = reply
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What the replies of a while were worth."""
+
+    asked: int = 0
+    lost: int = 0
+    refused: list[str] = field(default_factory=list)
+    """SERVFAIL, or another rcode that no name of a cluster has."""
+    wrong_nxdomain: list[str] = field(default_factory=list)
+    never_true: list[str] = field(default_factory=list)
+    too_old: list[str] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    oldest: float = 0.0
+    """For how many seconds the oldest answer had not been true any more."""
+    right_again: float = 0.0
+    """How many seconds after the fault's end the last answer came that was noticeably old."""
+    answered_again: float = 0.0
+    """How many seconds after the fault's end the last question was asked that had no answer."""
+    slowest: float = 0.0
+    """The longest wait for a reply, in seconds."""
+
+    def wrong(self) -> list[str]:
+        """All that may never be."""
+        return [*self.broken, *self.wrong_nxdomain, *self.never_true, *self.too_old]
+
+
+def judge(
+    asked: Iterable[Query],
+    history: Callable[[str], list[tuple[float, Value]]],
+    fault: tuple[float, float] = (0.0, 0.0),
+) -> Verdict:
+    """Compare replies with what was true. `fault`: from when to when something was broken.
+
+    A reply was never true when its set is none that the name had by AHEAD after the reply. It is too old when its set
+    had ceased to be true more than PROMISED before the question; from the fault's beginning until PROMISED after its
+    end only, when it had ceased to be true more than PROMISED before the fault.
+    """
+    began, ended = fault
+    verdict = Verdict()
+    histories: dict[str, list[tuple[float, Value]]] = {}
+    known: dict[bytes, Seen] = {}
+    for query in asked:
+        verdict.asked += 1
+        if not query.reply:
+            verdict.lost += 1
+            verdict.answered_again = max(verdict.answered_again, query.sent - ended)
+            continue
+        verdict.slowest = max(verdict.slowest, query.received - query.sent)
+        seen = known.get(query.reply[2:])
+        if seen is None:
+            seen = known[query.reply[2:]] = read(query.reply, 0.0, 0.0)
+        what = f"{query.name} {show(seen.value)}, {query.sent - began:.2f} s after the fault began"
+        if seen.rcode not in ("NOERROR", "NXDOMAIN", "BROKEN"):
+            verdict.refused.append(f"{what}: {seen.rcode}")
+            verdict.answered_again = max(verdict.answered_again, query.sent - ended)
+            continue
+        if seen.problem:
+            verdict.broken.append(f"{what}: {seen.problem}")
+            continue
+        if query.name not in histories:
+            histories[query.name] = history(query.name)
+        age = age_of(seen.value, query, histories[query.name])
+        if age is None:
+            (verdict.wrong_nxdomain if seen.value is None else verdict.never_true).append(what)
+            continue
+        verdict.oldest = max(verdict.oldest, age)
+        if age > _NOTICEABLE:
+            verdict.right_again = max(verdict.right_again, query.sent - ended)
+        allowed = PROMISED + (query.sent - began if began <= query.sent <= ended + PROMISED else 0.0)
+        if age > allowed:
+            verdict.too_old.append(f"{what}: not true for {age:.2f} s")
+    return verdict
+
+
+def age_of(value: Value, query: Query, history: list[tuple[float, Value]]) -> float | None:
+    """For how many seconds a value had not been true any more at the question; None if it never was."""
+    ended = query.received + AHEAD
+    for since, true in reversed(history):
+        if since < query.received + AHEAD:
+            if true == value:
+                return max(0.0, query.sent - ended)
+            ended = since
+    return None

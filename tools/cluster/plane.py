@@ -266,11 +266,13 @@ class Plane:
     """One control plane, with everything it writes in `folder`.
 
     `folder` may hold an earlier plane's data: its objects are there again, on
-    other ports. Two planes cannot share a folder at the same time.
+    other ports. Two planes cannot share a folder at the same time. `flags`: what
+    else a component is started with, as {"kube-apiserver": ["--v=4"]}.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, flags: Mapping[str, Sequence[str]] | None = None) -> None:
         self.folder = folder.resolve()
+        self._flags = dict(flags or {})
         self.kubeconfig = self.folder / "kubeconfig"
         self.logs = self.folder / "logs"
         self._token = secrets.token_hex(16)
@@ -279,7 +281,7 @@ class Plane:
         self._lock: IO[str] | None = None
         self._binaries = {name: find_tool(name) for name in TOOLS}
         with _free_ports(3) as ports:
-            self._etcd_port, self._etcd_peer_port, self._port = ports
+            self.etcd_port, self._etcd_peer_port, self._port = ports
         self.server = f"https://127.0.0.1:{self._port}"
 
     # -- the whole
@@ -405,6 +407,35 @@ class Plane:
             raise PlaneError(f"{method} {path}: {response.status} {response.reason}: {text[:500]}")
         return json.loads(text) if "json" in response.headers.get_content_type() else text
 
+    def etcd(self, path: str, body: object, *, timeout: float = 10) -> Any:
+        """One request to etcd's JSON gateway, as etcd("/v3/kv/range", {"key": ...}): keys and values are base64.
+
+        PlaneError for any status above 299; OSError when etcd does not answer.
+        """
+        connection = http.client.HTTPConnection("127.0.0.1", self.etcd_port, timeout=timeout)
+        try:
+            connection.request("POST", path, json.dumps(body))
+            response = connection.getresponse()
+            text = response.read().decode(errors="replace")
+        except http.client.HTTPException as error:
+            raise ConnectionError(f"etcd {path}: {type(error).__name__}: {error}") from error
+        finally:
+            connection.close()
+        if response.status > 299:
+            raise PlaneError(f"etcd {path}: {response.status} {response.reason}: {text[:500]}")
+        return json.loads(text)
+
+    def compact(self) -> int:
+        """Let etcd forget every revision before the one that it writes for this; returns that one.
+
+        A watch from an older one is refused from now on, by etcd to the API server. The API server itself keeps
+        some of what it has read: a client gets its 410 once that is gone too, after a restart at the latest.
+        """
+        written = self.etcd("/v3/kv/put", {"key": base64.b64encode(b"/compact").decode(), "value": ""})
+        revision = int(written["header"]["revision"])
+        self.etcd("/v3/kv/compaction", {"revision": str(revision), "physical": True})
+        return revision
+
     @property
     def kubectl_path(self) -> Path:
         return self._binaries["kubectl"]
@@ -437,7 +468,7 @@ class Plane:
         _require_component(name)
         if name in self._running and self._running[name].running:
             raise PlaneError(f"{name} is running already, as process {self._running[name].pid}")
-        command = [str(self._binaries[name]), *self._arguments(name)]
+        command = [str(self._binaries[name]), *self._arguments(name), *self._flags.get(name, ())]
         component = Running(name, command, self.logs / f"{name}.log", cwd=self.folder, env={"HOME": str(self.folder)})
         self._running[name] = component
         if name == "etcd":
@@ -469,7 +500,7 @@ class Plane:
                 component.kill9()
 
     def _arguments(self, name: str) -> list[str]:
-        etcd, peer = f"http://127.0.0.1:{self._etcd_port}", f"http://127.0.0.1:{self._etcd_peer_port}"
+        etcd, peer = f"http://127.0.0.1:{self.etcd_port}", f"http://127.0.0.1:{self._etcd_peer_port}"
         certificates = self.folder / "certificates"
         # The key that the API server makes for its TLS signs service account tokens too:
         # the standard library cannot make one.
@@ -509,7 +540,7 @@ class Plane:
         ]  # fmt: skip
 
     def _etcd_ready(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self._etcd_port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", self.etcd_port, timeout=5)
         try:
             connection.request("GET", "/readyz")
             return connection.getresponse().status == 200

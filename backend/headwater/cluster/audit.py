@@ -104,6 +104,8 @@ class Auditor:
         self._stopping = stopping
         self.differences: dict[str, int] = dict.fromkeys(resources, 0)
         """Found so far."""
+        self._left_out: dict[Resource, dict[bytes, int]] = {}
+        """What the last audit found, {key: version}: where a list did not mend it, it is no object for us."""
         self.runs = 0
         """Audits that went through everything."""
 
@@ -129,12 +131,20 @@ class Auditor:
     def audit(self, resource: Resource) -> int:
         """Compare one resource, mend what differs; how many objects did. Raises RequestFailed."""
         suspects, _ = self._suspects(resource)
-        if not suspects or self._stopping.wait(_GRACE):
+        if not suspects:
+            self._left_out.pop(resource, None)
+            return 0
+        if self._stopping.wait(_GRACE):
             return 0
         again, version = self._suspects(resource)
         if self._stopping.wait(_GRACE):
             return 0
-        lost = [key for key in suspects.keys() & again.keys() if self._still_differs(key, again[key], version)]
+        differing = {
+            key: again[key] for key in suspects.keys() & again.keys() if self._still_differs(key, again[key], version)
+        }
+        known = self._left_out.get(resource, {})
+        self._left_out[resource] = {key: version for key, version in differing.items() if version}
+        lost = [key for key, version in differing.items() if not version or known.get(key) != version]
         if lost:
             self.differences[resource] += len(lost)
             names = ", ".join(key.decode().partition("/")[2] for key in sorted(lost)[:3])

@@ -88,6 +88,8 @@ class Follower:
                         )
                         self.reflector.watching()
                         last_error = ""
+                        if self.reflector.must_list:
+                            self.server.hang_up()  # asked for before there was anything to hang up
                         self._take_lines(lines, initial=action.initial)
                         self.reflector.watch_ended()
             except RequestFailed as error:
@@ -161,6 +163,9 @@ class Follower:
                 self._put_page(waiting, first=first)
                 if self.reflector.initial_end(meta.resourceVersion):
                     self._pipe.changes.put(ListComplete(self.resource, meta.resourceVersion))
+            else:  # a server that streams lists sends none before that one
+                text = f"watch {self.resource}: the server does not stream lists (listing in pages)"
+                raise RequestFailed(Trouble.REFUSED, text)
 
     def _take_event(self, event: _Event) -> None:
         resource, reflector, changes = self.resource, self.reflector, self._pipe.changes

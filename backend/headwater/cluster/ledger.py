@@ -37,6 +37,8 @@ from headwater.store.node import Kind
 
 #: Services compiled per transaction when everything is: bounds memory, not correctness.
 _CHUNK: Final = 256
+#: Objects of a complete list compared at a time: bounds memory too.
+_RANGE: Final = 10_000
 _COUNTS: Final = b"counts"
 _HOST: Final = b"host"
 _KINDS: Final = struct.Struct(f">{len(Kind)}q")
@@ -79,6 +81,7 @@ class Ledger:
         self._clock = clock
         self.ready = False
         self._early: _Early | None = None
+        self._staged: set[Resource] = set()
         self._published = store.is_published
         self.counts = [0] * len(Kind)
         """Names held, by Kind."""
@@ -117,6 +120,7 @@ class Ledger:
     def _begin(self, txn: Transaction) -> None:
         counts = txn.meta(_COUNTS)
         self.counts = list(_KINDS.unpack(counts)) if counts else [0] * len(Kind)
+        txn.clear("staging")  # of a list that begins anew
         # A resource that is not watched any more cannot stay true.
         for resource in _ALL:
             if resource not in self._resources and txn.meta(version_key(resource)):
@@ -259,6 +263,7 @@ class Ledger:
             return batch
         if page.first:
             self._clear_staging(txn, resource)
+            self._staged.add(resource)
         for decoded in page.decoded:
             if not decoded.absent:
                 txn.index(
@@ -266,41 +271,58 @@ class Ledger:
                 )
         return batch
 
-    @staticmethod
-    def _clear_staging(txn: Transaction, resource: Resource) -> None:
+    def _clear_staging(self, txn: Transaction, resource: Resource) -> None:
+        if self._staged <= {resource}:
+            txn.clear("staging")  # which does not touch the pages that it gives back
+            return
         for key in [key for key, _ in txn.scan("staging", resource.encode() + _SEPARATOR)]:
             txn.unindex("staging", key)
 
     def _complete(self, change: ListComplete, outcome: Outcome) -> None:
         resource, version = change.resource, change.resource_version.encode()
         if self.ready:
-            differing = self._store.read(lambda txn: self._differing(txn, resource))
-            for group in _chunks(differing):
-                outcome.records_changed += self._write(
-                    lambda txn, group=group: self._apply_staged(txn, resource, group)  # type: ignore[misc]
+            start = resource.encode() + _SEPARATOR
+            while start:
+                differing, start = self._store.read(
+                    lambda txn, start=start: self._differing(txn, resource, start)  # type: ignore[misc]
                 )
+                for group in _chunks(differing):
+                    outcome.records_changed += self._write(
+                        lambda txn, group=group: self._apply_staged(txn, resource, group)  # type: ignore[misc]
+                    )
+                self._store.unmap()
 
         def settle(txn: Transaction) -> None:
             self._clear_staging(txn, resource)
             txn.set_meta(version_key(resource), version)
 
         self._store.write(settle)
+        self._staged.discard(resource)
         if not self.ready and self._is_synced():
             outcome.records_changed += self._compile_all()
 
-    def _differing(self, txn: Transaction, resource: Resource) -> list[tuple[tuple[str, str], bytes]]:
-        """((namespace, owner), key) of the objects that staging and store do not agree on, by owner.
+    @staticmethod
+    def _differing(
+        txn: Transaction, resource: Resource, start: bytes
+    ) -> tuple[list[tuple[tuple[str, str], bytes]], bytes]:
+        """((namespace, owner), key) of the objects that staging and store do not agree on; and where to go on.
 
+        From the key `start` on to the end of a namespace, or to the end (then `b""` is where to go on).
         The owner is the Service, so that what belongs together is applied together.
         """
         prefix = resource.encode() + _SEPARATOR
         found: list[tuple[tuple[str, str], bytes]] = []
-        for key, now, before in _merged(txn.scan("staging", prefix), txn.scan("objects", prefix)):
+        last = b""
+        both = _merged(txn.scan("staging", prefix, start), txn.scan("objects", prefix, start))
+        for seen, (key, now, before) in enumerate(both):
+            namespace = key.rpartition(_SEPARATOR)[0]
+            if seen >= _RANGE and namespace != last:
+                return sorted(found), key
+            last = namespace
             if now != before:
                 owners = {owner_of(unpack(resource, data)) for data in (now, before) if data is not None}
                 found.append((min(owners), key))
-        found.sort()
-        return found
+        return sorted(found), b""
 
     def _apply_staged(self, txn: Transaction, resource: Resource, keys: Sequence[bytes]) -> Batch:
         batch = self._batch(txn, compiling=True)

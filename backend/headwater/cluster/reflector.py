@@ -158,7 +158,8 @@ class Reflector:
         self._expired = False
         self._ahead = 0
         self._absent = False
-        self._must_list = False
+        self.must_list = False
+        """A new list was asked for, and is not begun yet."""
         self._told: deque[str] = deque(maxlen=_TOLD)
         self.out_of_order = False
         """The watch that is under way is not to be followed further."""
@@ -169,8 +170,8 @@ class Reflector:
         if self._wait:
             seconds, self._wait = self._wait, 0.0
             return Wait(seconds)
-        if self._must_list:
-            self._must_list = self.out_of_order = False
+        if self.must_list:
+            self.must_list = self.out_of_order = False
             self.state.resource_version = self._continue = ""
         self._initial = self._stream and not self.state.resource_version
         if not self.state.resource_version and not self._initial:
@@ -204,7 +205,7 @@ class Reflector:
 
     def relist(self) -> None:
         """Take a new list next; the watch that is under way should be ended. From any thread."""
-        self._must_list = True
+        self.must_list = True
 
     def watching(self) -> None:
         """The server took the watch."""
@@ -235,7 +236,7 @@ class Reflector:
             self.state.outdated += 1
             if resource_version not in self._told:
                 self.out_of_order = True
-                self._must_list = True
+                self.must_list = True
                 self._back_off()
             return False
         if resource_version:

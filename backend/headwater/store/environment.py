@@ -37,6 +37,8 @@ FORMAT: Final = b"3"
 
 _MAP_SIZE: Final = 4 << 30
 _MAX_READERS: Final = 512
+#: The file is kept this much longer than its header says, by a hole: no blocks are taken for it.
+_HOLE: Final = 16 << 20
 
 #: Keys of the `meta` sub-database.
 SERIAL: Final = b"serial"
@@ -200,10 +202,10 @@ class Transaction:
     def unindex(self, db: str, key: bytes) -> None:
         self._txn.delete(key, db=self._dbs[db])
 
-    def scan(self, db: str, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) of every key with that prefix, in order. Do not write to `db` meanwhile."""
+    def scan(self, db: str, prefix: bytes = b"", start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of every key with that prefix, from `start` on, in order. Do not write to `db` meanwhile."""
         with self._txn.cursor(db=self._dbs[db]) as cursor:
-            if not cursor.set_range(prefix):
+            if not cursor.set_range(start or prefix):
                 return
             for key, value in cast("Iterator[tuple[bytes, bytes]]", iter(cursor)):
                 if not key.startswith(prefix):
@@ -353,16 +355,17 @@ class Store:
                 return result
 
     def _fill_up(self) -> None:
-        """Let the file be as long as its header says.
+        """Keep the file longer than its header says, and than it will say after the next commit.
 
         Pages that a transaction took and gave back are counted in the header
-        but never written; at the end of the file they are simply missing. Holes
-        in their place make a file that was cut short recognizable (`_complete`).
+        but never written; at the end of the file they are simply missing. A hole
+        in their place makes a file that was cut short recognizable (`_complete`),
+        and as it is there before the commit, one that was not cut too.
         """
         with contextlib.suppress(OSError):
             needed, size = _sizes(self._env, self.folder)
-            if size < needed:
-                os.truncate(self.folder / "data.mdb", needed)
+            if size < needed + _HOLE // 2:
+                os.truncate(self.folder / "data.mdb", needed + _HOLE)
 
     def read(self, work: Callable[[Transaction], _T]) -> _T:
         """Run `work` in a read transaction (whose writing methods must not be used). From any thread."""
@@ -389,8 +392,13 @@ class Store:
                 shutil.rmtree(other, ignore_errors=True)
 
     def unmap(self) -> None:
-        """Let go of the pages that this process has touched: they are the file's, and stay in the page cache."""
+        """Let go of the pages that this process has touched: they are the file's, and stay in the page cache.
+
+        Raises StoreDamaged when the file is gone.
+        """
         with self._mapped:
+            if not self.exists:  # lmdb would make an empty one
+                raise StoreDamaged("its file was removed")
             self._env.close()
             self._env = _open(self.folder, readonly=False)
             self._dbs = {name: self._env.open_db(name.encode()) for name in _SUB_DATABASES}
@@ -406,9 +414,9 @@ class Store:
 
     @property
     def size(self) -> int:
-        """Bytes that the file occupies."""
+        """Bytes that the file occupies on the disk."""
         try:
-            return (self.folder / "data.mdb").stat().st_size
+            return (self.folder / "data.mdb").stat().st_blocks * 512
         except OSError:
             return 0
 

@@ -1,0 +1,208 @@
+"""What can go wrong with a request, each as a function of its exchange; `FakeApiServer.on` says when."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from tests.fakeapi.server import Cut, Exchange, Fault, Gone, Silence, status_body
+
+_REASONS: Final = {
+    400: "BadRequest", 401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 406: "NotAcceptable", 410: "Expired",
+    422: "Invalid", 429: "TooManyRequests", 500: "InternalError", 503: "ServiceUnavailable", 504: "Timeout",
+}  # fmt: skip
+
+
+# Instead of an answer
+
+
+def status(
+    code: int, message: str = "injected", retry_after: float | None = None, reason: str = "", **details: Any
+) -> Fault:
+    """Refused, with a Status."""
+    headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}
+    return lambda exchange: exchange.status(code, reason or _REASONS[code], message, headers, **details)
+
+
+def text(code: int, body: bytes, kind: str = "text/html") -> Fault:
+    """An answer that is no API server's: a proxy's error page, or its login page."""
+
+    def fault(exchange: Exchange) -> None:
+        exchange.head(code, {"Content-Type": kind, "Content-Length": str(len(body))})
+        exchange.send(body)
+
+    return fault
+
+
+def raw(data: bytes) -> Fault:
+    """These bytes instead of an HTTP response; then the connection is closed."""
+
+    def fault(exchange: Exchange) -> None:
+        exchange.raw(data)
+        raise Gone
+
+    return fault
+
+
+def hang(exchange: Exchange) -> None:
+    """Taken, and never answered."""
+    raise Silence
+
+
+def reset(exchange: Exchange) -> None:
+    """Taken, and reset before the head."""
+    raise Cut
+
+
+def too_large(exchange: Exchange) -> None:
+    """The version that was asked for is yet to come (NewTooLargeResourceVersionError in apiserver/pkg/storage)."""
+    causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
+    message = "Timeout: Too large resource version: 99999, current: 1"
+    exchange.status(504, "Timeout", message, {"Retry-After": "1"}, causes=causes, retryAfterSeconds=1)
+
+
+# In the course of an answer
+
+
+def cut(after: int) -> Fault:
+    """Reset after that many bytes of the body."""
+    return lambda exchange: exchange.serve(body=lambda pieces: _first(pieces, after, Cut))
+
+
+def silent(after: int) -> Fault:
+    """Nothing more after that many bytes of the body."""
+    return lambda exchange: exchange.serve(body=lambda pieces: _first(pieces, after, Silence))
+
+
+def short(after: int) -> Fault:
+    """A body that ends in good order after that many bytes, and is only a part."""
+    return lambda exchange: exchange.serve(body=lambda pieces: _first(pieces, after, None))
+
+
+def closed(after: int) -> Fault:
+    """A body without a length, as long as the connection stands: it is closed after that many bytes."""
+
+    def fault(exchange: Exchange) -> None:
+        exchange.serve(body=lambda pieces: _first(pieces, after, Cut), headers={"Connection": "close"})
+
+    return fault
+
+
+def _first(pieces: Iterator[bytes], count: int, then: type[Exception] | None) -> Iterator[bytes]:
+    for piece in pieces:
+        if len(piece) >= count:
+            yield piece[:count]
+            break
+        count -= len(piece)
+        yield piece
+    if then is not None:
+        raise then
+
+
+def split(size: int) -> Fault:
+    """Every chunk of that many bytes."""
+
+    def pieces(whole: Iterator[bytes]) -> Iterator[bytes]:
+        for piece in whole:
+            for at in range(0, len(piece), size):
+                yield piece[at : at + size]
+
+    return lambda exchange: exchange.serve(body=pieces)
+
+
+def gzipped(exchange: Exchange) -> None:
+    """Compressed, which nobody has asked for; each piece can be read when it has come."""
+
+    def pieces(whole: Iterator[bytes]) -> Iterator[bytes]:
+        press = zlib.compressobj(wbits=31)
+        for piece in whole:
+            yield press.compress(piece) + press.flush(zlib.Z_SYNC_FLUSH)
+        yield press.flush()
+
+    exchange.serve(body=pieces, headers={"Content-Encoding": "gzip"})
+
+
+def not_gzip(exchange: Exchange) -> None:
+    """Said to be compressed, and is not."""
+    exchange.serve(headers={"Content-Encoding": "gzip"})
+
+
+def gzip_cut(exchange: Exchange) -> None:
+    """Compressed as a whole, and ended in good order before its end."""
+
+    def pieces(whole: Iterator[bytes]) -> Iterator[bytes]:
+        data = gzip.compress(b"".join(whole))
+        yield data[: len(data) // 2]
+
+    exchange.serve(body=pieces, headers={"Content-Encoding": "gzip"})
+
+
+# In a list
+
+
+def metadata(**changes: Any) -> Fault:
+    """The page's own metadata changed; None takes a field away."""
+
+    def change(given: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in {**given, **changes}.items() if value is not None}
+
+    return lambda exchange: exchange.serve(metadata=change)
+
+
+def items(change: Callable[[Iterator[bytes]], Iterable[bytes]]) -> Fault:
+    """A page's items, each as JSON, seen through a function."""
+    return lambda exchange: exchange.serve(items=change)
+
+
+def more_items(*objects: bytes) -> Fault:
+    """A page with other items before its own."""
+
+    def change(given: Iterator[bytes]) -> Iterator[bytes]:
+        yield from objects
+        yield from given
+
+    return items(change)
+
+
+# In a watch
+
+
+def events(change: Callable[[Iterator[bytes]], Iterable[bytes]]) -> Fault:
+    """A watch's lines seen through a function."""
+    return lambda exchange: exchange.serve(events=change)
+
+
+def lines_first(*lines: bytes) -> Fault:
+    """Other lines before the watch's own."""
+
+    def change(given: Iterator[bytes]) -> Iterator[bytes]:
+        yield from lines
+        yield from given
+
+    return events(change)
+
+
+def lose(lost: Callable[[Mapping[str, Any]], bool]) -> Fault:
+    """Events that never arrive, as nobody's bookkeeping would show; bookmarks and the others do."""
+
+    def change(given: Iterator[bytes]) -> Iterator[bytes]:
+        for line in given:
+            if not lost(msgspec.json.decode(line)):
+                yield line
+
+    return events(change)
+
+
+def error_event(code: int, message: str = "injected") -> bytes:
+    """A line that says that the watch has failed."""
+    return b'{"type":"ERROR","object":%b}\n' % status_body(code, _REASONS.get(code, "Unknown"), message)
+
+
+def line(kind: str, manifest: Mapping[str, Any], version: int) -> bytes:
+    """An event as a line."""
+    metadata = {**manifest["metadata"], "resourceVersion": str(version)}
+    return msgspec.json.encode({"type": kind, "object": {**manifest, "metadata": metadata}}) + b"\n"

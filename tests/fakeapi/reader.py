@@ -1,0 +1,182 @@
+"""What an answer process sees of the store, a prober that asks all the time, and the whole store beside the truth."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Final
+
+import dns.message
+from headwater.answer.resolver import Resolver
+from headwater.cluster.changes import Change, ListComplete, ListPageArrived
+from headwater.cluster.ledger import Ledger, version_key
+from headwater.cluster.objects import OddObject, Resource, decode
+from headwater.cluster.source import selectors_of, source_of
+from headwater.cluster.watcher import required_resources
+from headwater.records.compiler import Compiler
+from headwater.settings import Settings
+from headwater.store.environment import Reader, Store
+from headwater.store.identity import Identity
+
+from tests import world
+from tests.fakeapi.truth import Truth
+
+#: What is compared, byte by byte; `meta` has versions and times, `staging` holds a list that never ended.
+_COMPARED: Final = ("objects", "slices", "pods", "hosts", "addresses", "records")
+#: Between two rounds of the prober, in seconds.
+_ROUND: Final = 0.01
+
+Answer = tuple[str, frozenset[str]]
+"""An rcode, or NODATA, and the rdata of the answer section."""
+
+
+def identity_of(settings: Settings) -> Identity:
+    return Identity(source_of(settings), settings.records_fingerprint())
+
+
+class View:
+    """A state directory as an answer process has it. Thread-safe. Only one at a time may be open in this process."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._reader = Reader(Path(settings.state_dir), identity_of(settings))
+        self._resolver = Resolver(self._reader, settings)
+        self._lock = threading.Lock()
+
+    def ask(self, name: str, qtype: str = "A") -> Answer:
+        query = dns.message.make_query(name, qtype)
+        with self._lock:
+            self._reader.follow()
+            snapshot = self._reader.begin()
+            try:
+                reply = self._resolver.answer(query.to_wire(), snapshot)
+            finally:
+                if snapshot is not None:
+                    snapshot.close()
+        assert isinstance(reply, bytes), f"{name} is answered elsewhere"
+        message = dns.message.from_wire(reply)
+        return world.status(message), frozenset(world.answers(message, qtype))
+
+    def version(self, resource: Resource) -> str:
+        """How far the store goes, "" for nothing."""
+        with self._lock:
+            self._reader.follow()
+            snapshot = self._reader.begin()
+            if snapshot is None:
+                return ""
+            try:
+                return (snapshot.meta(version_key(resource)) or b"").decode()
+            finally:
+                snapshot.close()
+
+    def serial(self) -> int:
+        """The SOA's."""
+        query = dns.message.make_query("cluster.local", "SOA")
+        with self._lock:
+            self._reader.follow()
+            snapshot = self._reader.begin()
+            try:
+                reply = self._resolver.answer(query.to_wire(), snapshot)
+            finally:
+                if snapshot is not None:
+                    snapshot.close()
+        assert isinstance(reply, bytes)
+        return int(dns.message.from_wire(reply).answer[0][0].serial)
+
+    def close(self) -> None:
+        with self._lock:
+            self._reader.close()
+
+
+class Prober:
+    """Asks for names all the time and keeps every answer that it should not have got.
+
+    Before the first answer there is to be SERVFAIL; from then on always what a name is `allowed` to say.
+    """
+
+    def __init__(self, view: View, allowed: Mapping[str, frozenset[str]]) -> None:
+        self.allowed = dict(allowed)
+        """The data that a name's answers may have, each of it or some; at least one. May be changed meanwhile."""
+        self.wrong: list[str] = []
+        self.asked = 0
+        self._answered: set[str] = set()
+        self._view = view
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def expect_answers(self) -> None:
+        """There were answers before: SERVFAIL is wrong from the beginning."""
+        self._answered |= self.allowed.keys()
+
+    def _run(self) -> None:
+        began = time.monotonic()
+        while not self._stop.wait(_ROUND):
+            for name in list(self.allowed):
+                rcode, found = self._view.ask(name)
+                self.asked += 1
+                if rcode == "NOERROR" and found <= self.allowed.get(name, found):
+                    self._answered.add(name)
+                elif rcode != "SERVFAIL" or name in self._answered:
+                    self.wrong.append(f"{time.monotonic() - began:.3f} s: {name}: {rcode} {sorted(found)}")
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def contents(state_dir: Path, identity: Identity) -> dict[str, bytes]:
+    """Everything in a store that follows from the objects, by its place. Nobody else may have it open here."""
+    store, why = Store.open(state_dir, identity)
+    try:
+        assert not why, f"the store cannot be used: {why}"
+        found: dict[str, bytes] = {}
+        for db in _COMPARED:
+            pairs = store.read(lambda txn, db=db: [*txn.scan(db)])  # type: ignore[misc]
+            found |= {f"{db} {key!r}": value for key, value in pairs}
+        return found
+    finally:
+        store.close()
+
+
+def fresh(
+    settings: Settings, identity: Identity, truth: Truth, host: Sequence[str], absent: frozenset[Resource] = frozenset()
+) -> dict[str, bytes]:
+    """The same of a new store that was filled by one complete list of the truth.
+
+    `host`: this host's addresses; `absent`: resources of which there is no object, for they are not installed.
+    """
+    selectors = selectors_of(settings)
+    with TemporaryDirectory(dir=Path(settings.state_dir).parent) as folder:
+        store, _ = Store.open(Path(folder), identity)
+        compiler = Compiler(settings, host, lambda *_: None)
+        resources = required_resources(settings)
+        ledger = Ledger(store, compiler, resources)
+        changes: list[Change] = []
+        for resource in resources:
+            snapshot = truth.snapshot(resource)
+            page = []
+            for item in () if resource in absent else snapshot.items:
+                with suppress(OddObject):
+                    if selectors[resource].matches(item.labels):
+                        page.append(decode(resource, item.data))
+            changes += ListPageArrived(resource, page, first=True), ListComplete(resource, str(snapshot.version))
+        ledger.commit(changes)
+        assert ledger.ready
+        store.close()
+        return contents(Path(folder), identity)
+
+
+def differences(found: Mapping[str, bytes], expected: Mapping[str, bytes]) -> list[str]:
+    """Every place where they are not the same: what is missing, what is too much, what is other."""
+    lines = [f"missing: {key}" for key in sorted(expected.keys() - found.keys())]
+    lines += [f"too much: {key}" for key in sorted(found.keys() - expected.keys())]
+    lines += [
+        f"other: {key}: {found[key]!r} instead of {expected[key]!r}"
+        for key in sorted(found.keys() & expected.keys())
+        if found[key] != expected[key]
+    ]
+    return lines

@@ -1,0 +1,201 @@
+"""The watch role in a process of its own, as the supervisor starts it, for tests that kill it or look at its memory.
+
+A forkserver has its modules loaded already: a start takes some 20 ms. What a
+test shortens, and where it is to be killed, is done in the child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Final
+
+from headwater.settings import Settings
+
+#: Long waits, by module and constant, and what tests make of them.
+SHORT: Final[dict[str, Any]] = {
+    "headwater.cluster.api._CONNECT_TIMEOUT": 5.0,
+    "headwater.cluster.api._LIST_TIMEOUT": 5.0,
+    "headwater.cluster.api._SILENCE_TIMEOUT": 5.0,
+    "headwater.cluster.reflector._BACKOFF_FIRST": 0.1,
+    "headwater.cluster.reflector._BACKOFF_LAST": 0.2,
+    "headwater.cluster.reflector._RECONNECT": (0.05, 0.1),
+    "headwater.cluster.reflector._MISSING": (0.1, 0.2),
+    "headwater.cluster.reflector._TOO_SHORT": 0.2,
+    "headwater.cluster.audit._PAUSE": 0.005,
+    "headwater.cluster.audit._GRACE": 0.1,
+    "headwater.cluster.audit._RETRY": 0.1,
+}
+#: For servers that hang or fall silent.
+IMPATIENT: Final[dict[str, Any]] = {
+    "headwater.cluster.api._CONNECT_TIMEOUT": 0.5,
+    "headwater.cluster.api._LIST_TIMEOUT": 0.5,
+    "headwater.cluster.api._SILENCE_TIMEOUT": 0.5,
+}
+_CONTEXT: Final = multiprocessing.get_context("forkserver")
+_PRELOADED: Final = ["headwater.cluster.watcher", "headwater.cluster.api", "tests.fakeapi.role"]
+
+
+def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    """A process that runs a function of a module, from the forkserver."""
+    _CONTEXT.set_forkserver_preload(_PRELOADED)
+    process = _CONTEXT.Process(target=target, args=arguments, daemon=True)
+    with _unseen_main():
+        process.start()
+    return process
+
+
+@contextlib.contextmanager
+def _unseen_main() -> Iterator[None]:
+    """The child need not import pytest."""
+    main = sys.modules["__main__"]
+    kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
+    try:
+        main.__spec__ = None
+        main.__dict__.pop("__file__", None)
+        yield
+    finally:
+        for name, value in kept.items():
+            setattr(main, name, value)
+
+
+def watch(
+    settings: Settings, connection: Connection, log: Path, patches: Mapping[str, Any], kill_at: int, clock: float
+) -> None:
+    """The child's main function. `kill_at`: see `KillPoints`; `clock`: seconds that the wall clock is wrong by."""
+    with log.open("ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+    for path, value in patches.items():
+        module, _, name = path.rpartition(".")
+        found = importlib.import_module(module)
+        if not hasattr(found, name):
+            raise AttributeError(f"{path}: tests shorten a wait that is not there any more")
+        setattr(found, name, value)
+    if clock:
+        true_time = time.time
+        time.time = lambda: true_time() + clock
+    if kill_at:
+        KillPoints(kill_at, log.with_name("points")).install()
+    from headwater.cluster.source import source_of
+    from headwater.cluster.watcher import run
+    from headwater.store.identity import Identity
+
+    run(settings, Identity(source_of(settings), settings.records_fingerprint()), connection)
+
+
+def write_at_random(state_dir: Path, seed: int, transactions: int, kill_at: str) -> None:
+    """A child's main function: values of every size come and go until that audit event, and SIGKILL before it."""
+    from headwater.store.environment import Store, Transaction
+    from headwater.store.identity import Identity
+
+    def die(event: str, _: object) -> None:
+        if event == kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    chance = random.Random(seed)
+    held: list[bytes] = []
+
+    def work(txn: Transaction) -> None:
+        for _ in range(chance.randrange(1, 60)):
+            if held and chance.random() < 0.5:
+                txn.delete("records", held.pop(chance.randrange(len(held))))
+            else:
+                held.append(b"name-%d" % chance.randrange(10**9))
+                txn.put("records", held[-1], b"v" * chance.choice([10, 100, 3000, 9000]))
+
+    store, _ = Store.open(state_dir, Identity("source", "shape"))
+    store.publish()
+    sys.addaudithook(die)
+    for _ in range(transactions):
+        store.write(work)
+
+
+class KillPoints:
+    """SIGKILL between two system calls that matter: the n-th of them is not reached.
+
+    Counted are, each before it is done: the creation of an environment, the commit of
+    every write transaction, and whatever changes names or lengths of files. A commit
+    is two points: before it, and in its middle (SIGALRM without a handler ends the
+    process from whatever it is doing, as SIGKILL does). Each is written to a file.
+    """
+
+    _CALLS: Final = frozenset(("os.rename", "os.symlink", "os.truncate", "os.mkdir", "os.remove", "os.rmdir"))
+    #: How long after its begin a commit is broken off, in seconds.
+    _IN_COMMIT: Final = 20e-6
+
+    def __init__(self, kill_at: int, file: Path) -> None:
+        self._left = kill_at
+        self._file = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+    def install(self) -> None:
+        import lmdb
+
+        true_open = lmdb.open
+
+        def opened(path: str, **options: Any) -> _Environment:
+            if not options.get("readonly"):
+                self.reached("lmdb.open")
+            return _Environment(true_open(path, **options), self)
+
+        lmdb.open = opened  # type: ignore[assignment]
+        sys.addaudithook(self._audit)
+
+    def _audit(self, event: str, _: object) -> None:
+        if event in self._CALLS:
+            self.reached(event)
+
+    def reached(self, what: str) -> None:
+        """A point."""
+        if self._is_last(what):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _is_last(self, what: str) -> bool:
+        os.write(self._file, f"{what}\n".encode())
+        self._left -= 1
+        return self._left == 0
+
+    def committing(self) -> None:
+        """The two points of a commit."""
+        self.reached("before a commit")
+        if self._is_last("in a commit"):
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.setitimer(signal.ITIMER_REAL, self._IN_COMMIT)
+
+
+class _Environment:
+    """An lmdb.Environment whose commits are counted."""
+
+    def __init__(self, env: Any, points: KillPoints) -> None:
+        self._env = env
+        self._points = points
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._env, name)
+
+    def begin(self, *arguments: Any, **options: Any) -> Any:
+        transaction = self._env.begin(*arguments, **options)
+        return _Write(transaction, self._points) if options.get("write") else transaction
+
+
+class _Write:
+    def __init__(self, transaction: Any, points: KillPoints) -> None:
+        self._transaction = transaction
+        self._points = points
+
+    def __enter__(self) -> Any:
+        return self._transaction.__enter__()
+
+    def __exit__(self, *error: object) -> Any:
+        self._points.committing()
+        return self._transaction.__exit__(*error)

@@ -1,0 +1,223 @@
+"""The watch role against the fake, as one object: started, killed, started again, compared."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Final
+
+from headwater import control, metrics
+from headwater.cluster import addresses
+from headwater.cluster.objects import Resource
+from headwater.cluster.watcher import required_resources
+from headwater.metrics import WatchSnapshot
+
+from tests.fakeapi import role
+from tests.fakeapi.reader import Prober, View, contents, differences, fresh, identity_of
+from tests.fakeapi.server import FakeApiServer, Request, Verb
+from tests.headwater import settings_of
+from tests.processes import wait_until
+
+#: How long anything may take on a busy machine, in seconds.
+DEADLINE: Final = 20.0
+_INTERVAL: Final = 0.005
+#: No wait of the product's is as short as this, in seconds.
+_AT_ONCE: Final = 0.04
+
+
+class Watching:
+    """One state directory, and the process that writes it.
+
+    `flags` are those of `headwater serve`. `patches` are the constants that the
+    child is given, `role.SHORT` unless said otherwise. A `prober` asks for names
+    that must always be answered, from the first answer on.
+    """
+
+    def __init__(
+        self,
+        api: FakeApiServer,
+        folder: Path,
+        *flags: str,
+        stable: Mapping[str, frozenset[str]] | None = None,
+        patches: Mapping[str, Any] | None = None,
+        kubeconfig: str = "",
+        absent: frozenset[Resource] = frozenset(),
+    ) -> None:
+        self.api = api
+        self.absent = absent
+        """Resources that have no objects, for their CRD is not installed."""
+        self.log = folder / "watch.log"
+        file = folder / "kubeconfig"
+        file.write_text(kubeconfig or api.kubeconfig())
+        self._fixed = ["--kubeconfig", str(file), "--state-dir", str(folder / "state")]
+        self.flags = flags
+        self.settings = settings_of([*self._fixed, *flags])
+        self.resources = required_resources(self.settings)
+        self.patches = {**role.SHORT, **(patches or {})}
+        self.process: BaseProcess | None = None
+        self._connection: Connection | None = None
+        self.view = View(self.settings)
+        self.prober = Prober(self.view, stable or {})
+
+    @contextlib.contextmanager
+    def closing(self) -> Iterator[None]:
+        """Whatever is running then ends with the block; an error quotes its log."""
+        try:
+            yield
+        except BaseException as error:
+            if self.log.exists():
+                error.add_note(f"the log of the watch process ends with:\n{self.log.read_text()[-4000:]}")
+            raise
+        finally:
+            self.close()
+
+    # The process
+
+    def use(self, *flags: str) -> None:
+        """Other flags beside those that there are, from the next start on."""
+        self.flags = (*self.flags, *flags)
+        self.settings = settings_of([*self._fixed, *self.flags])
+        self.prober.stop()
+        self.view.close()
+        self.view = View(self.settings)
+        self.prober = Prober(self.view, self.prober.allowed)
+
+    def start(self, *, kill_at: int = 0, clock: float = 0.0) -> None:
+        """Start it on what is there, and wait until it has begun."""
+        ours, theirs = Pipe()
+        self.process = role.start(role.watch, self.settings, theirs, self.log, self.patches, kill_at, clock)
+        theirs.close()
+        self._connection = ours
+        if not kill_at:
+            assert ours.poll(DEADLINE), "the watch process does not start"
+            assert ours.recv_bytes() == control.STARTED
+
+    def run_into(self, kill_at: int) -> bool:
+        """Start it, to be killed at that point (`role.KillPoints`); False when it has caught up without reaching it."""
+        self.start(kill_at=kill_at)
+        process, connection = self.process, self._connection
+        assert process is not None
+        assert connection is not None
+
+        def over() -> bool:
+            # Readable when it says that it has begun, and when it is no more.
+            return not process.is_alive() or (connection.poll() and self.goes_as_far())
+
+        wait_until(over, DEADLINE, "it is killed, or it has caught up", interval=_INTERVAL)
+        died = not process.is_alive()
+        if died:
+            assert process.exitcode in (-signal.SIGKILL, -signal.SIGALRM), process.exitcode
+        self.kill()
+        return died
+
+    def points(self) -> list[str]:
+        """Those that the last start with a `kill_at` has come to."""
+        return self.log.with_name("points").read_text().splitlines()
+
+    def kill(self) -> None:
+        """kill -9, if it runs."""
+        if self.process is None or self._connection is None:
+            return
+        self.process.kill()
+        self.process.join(DEADLINE)
+        assert self.process.exitcode is not None, "the watch process does not end"
+        self._connection.close()
+        self.process, self._connection = None, None
+
+    def close(self) -> None:
+        self.kill()
+        self.prober.stop()
+        self.view.close()
+
+    def snapshot(self) -> WatchSnapshot:
+        """What the process has counted."""
+        connection = self._connection
+        assert connection is not None
+        connection.send_bytes(control.SNAPSHOT)
+        assert connection.poll(DEADLINE), "the watch process does not answer"
+        return metrics.decode_watch(connection.recv_bytes())
+
+    def logged(self, text: str) -> int:
+        """How many lines of its log hold a text."""
+        return sum(text in line for line in self.log.read_text().splitlines())
+
+    # What it has written
+
+    def ready(self) -> None:
+        """Start it and wait until its first lists are taken over."""
+        self.start()
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until the store goes as far as the truth does."""
+        wait_until(self.goes_as_far, DEADLINE, "the store follows the API server", interval=_INTERVAL)
+
+    def goes_as_far(self) -> bool:
+        """Whether the store goes as far as the truth does; an AssertionError says what does not."""
+        behind = {
+            resource: version
+            for resource in self.resources
+            if resource not in self.absent and (version := self.view.version(resource)) != str(self.api.truth.version)
+        }
+        if behind:
+            self.api.bookmark()
+        assert not behind, f"version {self.api.truth.version} is awaited, stored are {behind}"
+        return True
+
+    def until(self, name: str, *expected: str, rcode: str = "NOERROR") -> None:
+        """Wait until a name is answered with these addresses."""
+
+        def condition() -> bool:
+            found = self.view.ask(name)
+            assert found == (rcode, frozenset(expected)), f"{name} says {found}"
+            return True
+
+        wait_until(condition, DEADLINE, f"{name} is answered with {expected or rcode}", interval=_INTERVAL)
+
+    def until_asked(
+        self, count: int, verb: Verb | None = None, resource: Resource | None = None, *, since: float = 0.0
+    ) -> None:
+        """Wait for that many requests, as `FakeApiServer.count` counts them."""
+        what = f"{count} requests ({verb or 'of any kind'}, {resource or 'of any resource'})"
+        wait_until(lambda: self.api.count(verb, resource, since) >= count, DEADLINE, what, interval=_INTERVAL)
+
+    def check(self, *, settle: bool = True) -> None:
+        """The whole store is what a fresh list of the truth makes, and no name was wrong. Ends the process."""
+        if settle:
+            self.settle()
+        wait_until(
+            lambda: all(self.api.watching(resource) <= 1 for resource in self.resources),
+            DEADLINE,
+            "no watch is left open",
+        )
+        self.kill()
+        self.prober.stop()
+        self.view.close()
+        self.compare()
+        assert not self.prober.wrong, "wrong answers:\n" + "\n".join(self.prober.wrong[:20])
+        assert self.prober.asked or not self.prober.allowed
+
+    def compare(self) -> None:
+        """The whole store is what a fresh list of the truth makes. Nobody may have it open."""
+        identity, host = identity_of(self.settings), addresses.of_this_host()
+        expected = fresh(self.settings, identity, self.api.truth, host, self.absent)
+        wrong = differences(contents(Path(self.settings.state_dir), identity), expected)
+        assert not wrong, "the store is not what the API server has:\n" + "\n".join(wrong[:20])
+
+
+def longest_rush(requests: Sequence[Request]) -> int:
+    """How many requests in a row came right after the one before.
+
+    A 410 is followed by a list and a watch at once, and a first failure may be, too; then there is to be a pause.
+    """
+    longest = run = 0
+    for before, request in itertools.pairwise(requests):
+        run = run + 1 if request.time - before.time < _AT_ONCE else 0
+        longest = max(longest, run)
+    return longest
