@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import ctypes
 import fcntl
 import http.client
 import json
@@ -80,9 +79,6 @@ CONTROLLERS = (
 START_TIMEOUT = 60.0  # seconds; some 6 on an idle machine, but tests share theirs
 STOP_TIMEOUT = 10.0  # seconds from SIGTERM to SIGKILL
 LOG_LINES_IN_ERRORS = 15
-
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_LIBC = ctypes.CDLL(None)
 
 
 class PlaneError(Exception):
@@ -175,23 +171,16 @@ class Running:
         self.log = log
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError(f"{name} must be started from the main thread: it would die with this one")
-        parent = os.getpid()
-
-        def die_with_parent() -> None:
-            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if os.getppid() != parent:  # it died between fork and prctl
-                os._exit(1)
-
         with log.open("ab") as output:
             self._child = subprocess.Popen(
-                self.command,
+                # Not preexec_fn: other libraries act at a fork, and gRPC would start its threads in the child.
+                ["setpriv", "--pdeathsig", "KILL", *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=None if env is None else {**os.environ, **env},
                 cwd=cwd,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
             )
 
     def __enter__(self) -> Self:
