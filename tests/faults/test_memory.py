@@ -80,6 +80,8 @@ class Pods(Sequence[Stored]):
     def __getitem__(self, at: int | slice) -> Stored | Sequence[Stored]:
         if isinstance(at, slice):
             return [self[index] for index in range(*at.indices(_PODS))]
+        if not 0 <= at < _PODS:
+            raise IndexError(at)
         namespace, name = f"ns-{at // 1000:03}", f"web-7d4b9c6f5-{at:06}"
         host = at + 1 + (self._edition << 18 if at % 100 == 0 else 0)
         address = f"10.{host >> 16}.{host >> 8 & 255}.{host & 255}"

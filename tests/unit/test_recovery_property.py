@@ -288,7 +288,8 @@ class Recovery(RuleBasedStateMachine):
         self._start()
 
     @rule(
-        heard=st.sampled_from([0, 0, 2, 12]), transactions=st.integers(0, 9), after=st.booleans(), again=st.integers(0, 3)
+        heard=st.sampled_from([0, 0, 2, 12]), transactions=st.integers(0, 9), after=st.booleans(),
+        again=st.integers(0, 3),
     )  # fmt: skip
     def die(self, heard: int, transactions: int, after: bool, again: int) -> None:
         """Between two transactions of what is waiting to be written; and perhaps again while starting."""
