@@ -16,7 +16,7 @@ SERVICES ?= 10000
 SEEDS ?= 200
 START ?= 0
 
-.PHONY: help run test test-fast lint format bench fuzz-answers scale-answers tools cluster corefile proto clean
+.PHONY: help run test test-fast lint format bench chaos fuzz-answers scale-answers tools cluster corefile proto clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,11 +44,17 @@ format: $(READY) ## Let ruff format and mend what it can
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: $(READY) ## Measure: the resolver alone, and the whole set beside CoreDNS
+bench: $(READY) ## Measure: the resolver alone; the whole set, a change's way and requests beside CoreDNS
 	@tools/setup packages dnsperf
 	@$(PYTHON) tools/build.py
 	@$(BIN)/python -m bench.resolver
 	@$(BIN)/python -m bench.scale --services $(SERVICES)
+	@$(BIN)/python -m bench.propagation --services $(SERVICES)
+	@$(BIN)/python -m bench.requests --services $(SERVICES)
+
+chaos: $(READY) ## Break everything once for as long as it takes (some 6 minutes); docs/reliability.md gets the table
+	@$(PYTHON) tools/build.py
+	@HEADWATER_CHAOS=long $(BIN)/python -m pytest tests/cluster/test_chaos.py
 
 fuzz-answers: $(READY) ## Compare SEEDS=200 generated clusters with CoreDNS's answers, from START=0 (40 minutes)
 	@$(PYTHON) tools/build.py
