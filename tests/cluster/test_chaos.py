@@ -261,13 +261,20 @@ def restored(plane: Plane) -> Iterator[None]:
                 plane.start(name)
 
 
-def wait_for_watches(plane: Plane) -> float:
-    """The moment from which on the API server takes watches: while its caches are filled, it is ready and says 429."""
+def wait_for_watches(plane: Plane, revision: int = 0) -> float:
+    """The moment from which on the API server takes watches, of slices that are no older than a revision of etcd.
+
+    While its caches are filled, it is ready and says 429; before it notices that etcd has forgotten where it was, it
+    serves what it knew.
+    """
+    slices = "/apis/discovery.k8s.io/v1/endpointslices?resourceVersion=0"
 
     def taken() -> float:
         asked = time.monotonic()
+        known = int(plane.api("GET", f"{slices}&limit=1")["metadata"]["resourceVersion"])
+        assert known >= revision, f"the API server knows revision {known} of {revision}"
         with contextlib.suppress(ValueError):  # a stream of events is not one document
-            plane.api("GET", "/apis/discovery.k8s.io/v1/endpointslices?watch=true&resourceVersion=0&timeoutSeconds=1")
+            plane.api("GET", f"{slices}&watch=true&timeoutSeconds=1")
         return asked
 
     return wait_until(taken, SETTLE, "the API server takes watches", interval=0.02, ignoring=(OSError, PlaneError))
@@ -314,9 +321,10 @@ def kill_etcd(arena: Arena, seen: Seen) -> None:
     plane.pause("kube-apiserver")
     plane.start("etcd")
     wait_until(arena.chronicle.connected.is_set, SETTLE, "the chronicle goes on")
-    plane.compact()
+    wait_until(lambda: plane.etcd_behind() == 0, SETTLE, "the chronicle knows what etcd will forget")
+    revision = plane.compact()
     plane.resume("kube-apiserver")
-    seen.ended = wait_for_watches(plane)
+    seen.ended = wait_for_watches(plane, revision)
     wait_until(lambda: arena.metric(GONE) > gone, SETTLE, "a watch gets its 410")
 
 

@@ -35,6 +35,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self, TypeVar
@@ -413,6 +414,14 @@ class Plane:
         if response.status > 299:
             raise PlaneError(f"etcd {path}: {response.status} {response.reason}: {text[:500]}")
         return json.loads(text)
+
+    def etcd_behind(self) -> int:
+        """How many of etcd's watches have not come to the present yet; OSError when etcd does not answer."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.etcd_port}/metrics", timeout=10) as response:
+            for line in response.read().decode().splitlines():
+                if line.startswith("etcd_debugging_mvcc_slow_watcher_total "):
+                    return int(float(line.split()[1]))
+        raise PlaneError("etcd has no metric of its watches")
 
     def compact(self) -> int:
         """Let etcd forget every revision before the one that it writes for this; returns that one.
