@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Progress
@@ -21,7 +24,7 @@ from headwater.cluster.objects import (
     Service,
     ServiceImport,
 )
-from headwater.store.environment import SERIAL, Transaction
+from headwater.store.environment import SERIAL, StoreFull, Transaction
 from headwater.store.node import Kind
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -385,3 +388,45 @@ def test_slices_in_pages_are_compiled_as_they_come(tmp_path: Path, order: str, l
     assert counts == fresh_ledger.counts
     fresh_store.close()
     assert world.records() == fresh.records()
+
+
+def test_disk_that_is_full_during_a_first_list_costs_no_name(tmp_path: Path) -> None:
+    """At every write of it in turn; what was refused is tried again, as the watcher does."""
+    names = [f"ns-{number}" for number in range(6)]
+    changes: list[Change] = [
+        ListPageArrived("namespaces", [Decoded(Namespace(name), "1") for name in names], first=True),
+        ListComplete("namespaces", "1"),
+        ListPageArrived("services", [Decoded(headless("db", namespace=name), "1") for name in names], first=True),
+        ListComplete("services", "1"),
+        ListComplete("pods", "1"),
+    ]
+    for number, name in enumerate(names):
+        piece = slice_of("db", at(f"10.0.0.{number}", hostname="db-0"), namespace=name)
+        changes.append(ListPageArrived("endpointslices", [Decoded(piece, "1")], first=not number))
+    changes.append(ListComplete("endpointslices", "1"))
+
+    def records(refused: int) -> tuple[dict[bytes, bytes], int]:
+        folder = tmp_path / str(refused)
+        world = World(folder, settings(pods="verified"))
+        store, ledger = world.open()
+        write, writes = store.write, itertools.count()
+
+        def full_once(work: Callable[[Transaction], Any]) -> Any:
+            if next(writes) == refused:
+                raise StoreFull("no space left")
+            return write(work)
+
+        store.write = full_once  # type: ignore[method-assign]
+        for change in changes:
+            try:
+                ledger.commit([change])
+            except StoreFull:
+                ledger.commit([change])
+        assert ledger.ready
+        store.close()
+        return world.records(), next(writes)
+
+    whole, count = records(-1)
+    assert count > 15
+    for refused in range(count):
+        assert records(refused)[0] == whole, f"write {refused} was refused"

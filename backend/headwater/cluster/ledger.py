@@ -32,7 +32,7 @@ from headwater.cluster.objects import (
 )
 from headwater.records.compiler import Compiler
 from headwater.store.addresses import Holder, holder_of
-from headwater.store.environment import READY, SERIAL, Store, Transaction
+from headwater.store.environment import READY, SERIAL, Store, StoreFull, Transaction
 from headwater.store.node import Kind
 
 #: Services compiled per transaction when everything is: bounds memory, not correctness.
@@ -155,7 +155,14 @@ class Ledger:
         return all(self.versions().values())
 
     def commit(self, changes: Sequence[Change]) -> Outcome:
-        """Take a batch over. Raises StoreFull (nothing was written: try the same again) or StoreDamaged."""
+        """Take a batch over. Raises StoreFull (what was written is whole: try the same again) or StoreDamaged."""
+        try:
+            return self._commit(changes)
+        except StoreFull:
+            self._early = None  # what it was about to compile would be passed over the next time
+            raise
+
+    def _commit(self, changes: Sequence[Change]) -> Outcome:
         outcome = Outcome()
         events: list[Upsert | Remove | Progress] = []
         for change in changes:
