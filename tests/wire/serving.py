@@ -63,7 +63,9 @@ class FakeReader:
 
 
 class FakeResolver:
-    """By the name's beginning: "slow" needs another server, "broken" raises, "sized-N" is N bytes long."""
+    """By the name's beginning: "slow" needs another server, "broken" raises, "slow-and-broken" does when that
+    server has answered, "sized-N" is N bytes long.
+    """
 
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
@@ -79,6 +81,8 @@ class FakeResolver:
             return Pending(message[12:-4], 1, lambda records: reply_to(message) + b"".join(records))
         if label == b"broken":
             raise ZeroDivisionError
+        if label == b"slow-and-broken":
+            return Pending(message[12:-4], 1, lambda _: bytes(1 // 0))
         if label.startswith(b"sized-"):
             return reply_to(message, int(label[6:]))
         return reply_to(message)

@@ -436,6 +436,22 @@ def test_a_drain_says_goodbye_twice_and_closes(server: Serving) -> None:
         assert not stopping.is_alive()
 
 
+def test_deadlines_hold_in_a_drain(hasty: None, server: Serving, caplog: pytest.LogCaptureFixture) -> None:
+    """A reply that its peer does not let through holds up no stop."""
+    with raw(server, HELLO + settings((4, 0))) as client:
+        client.send(client.client.call(1, MESSAGE))
+        client.until(HEADERS)
+        stopping = threading.Thread(target=server.stop, args=(DEADLINE,))
+        stopping.start()
+        ping = client.until(PING)
+        client.send(frame(PING, ACK, 0, ping.payload))
+        assert code_of(client.until(RST_STREAM)) == Code.CANCEL
+        assert client.at_end() == []
+        stopping.join(DEADLINE)
+        assert not stopping.is_alive()
+    assert caplog.records == []
+
+
 def test_the_listening_socket_outlives_the_server(server: Serving) -> None:
     """Who connects while one process ends and the next begins waits, if somebody holds the socket."""
     assert server.server is not None

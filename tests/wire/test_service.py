@@ -121,13 +121,15 @@ def test_health_is_asked_of_the_whole_and_of_the_service(server: Serving) -> Non
     assert refusal(check, b"\x0a\x01x") == (Status.NOT_FOUND, "unknown service")
 
 
-def test_a_bug_is_a_servfail_and_logged_once(server: Serving, caplog: pytest.LogCaptureFixture) -> None:
-    """Contract 5; over gRPC as anywhere."""
+@pytest.mark.parametrize("name", ["broken.test.", "slow-and-broken.test."])
+def test_a_bug_is_internal_and_logged_once(server: Serving, caplog: pytest.LogCaptureFixture, name: str) -> None:
+    """Contract 5. CoreDNS asks its next address then."""
+    call = server.method()
+    server.release()
     with caplog.at_level(logging.ERROR):
         for number in range(20):
-            reply = server.call(query("broken.test.", number))
-            assert (reply[:2], reply[3] & 15) == (number.to_bytes(2, "big"), 2)
-    assert server.call(query()) == reply_to(query())
+            assert refusal(call, pack(query(name, number))) == (Status.INTERNAL, "a bug of the server")
+            assert unpack(call(pack(query()), timeout=DEADLINE)) == reply_to(query()), "the connection lives"
     assert len(caplog.records) == 1
     assert server.queries.snapshot().failures == 20
 

@@ -21,13 +21,14 @@ from typing import Final
 from headwater.answer.alias import Pending
 from headwater.serve.fields import Headers
 from headwater.serve.http2 import Block, Connection, block
-from headwater.serve.queries import Queries
+from headwater.serve.queries import Failed, Queries
 from headwater.serve.service import (
     HEALTH_CHECK,
     MAX_PACKET,
     QUERY,
     Refused,
     Status,
+    bug,
     health,
     message_of,
     no_id,
@@ -192,9 +193,11 @@ class Calls:
                         self._others(connection, stream, to, timeout, body)
                 except Refused as refused:
                     self.refuse(connection, stream, refused)
+                except Failed:
+                    self.refuse(connection, stream, bug())
                 except Exception as error:  # noqa: BLE001 (contract 5: nothing that a client sends raises out of the loop)
                     self._queries.failed(error)
-                    self.refuse(connection, stream, Refused(Status.INTERNAL, "a bug of the server"))
+                    self.refuse(connection, stream, bug())
         finally:
             if batch is not None:
                 batch.end()

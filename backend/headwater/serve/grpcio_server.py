@@ -21,8 +21,19 @@ os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 import grpc
 
 from headwater.answer.alias import Pending
-from headwater.serve.queries import Queries
-from headwater.serve.service import HEALTH_CHECK, MAX_PACKET, QUERY, Refused, health, message_of, no_id, pack, unpack
+from headwater.serve.queries import Failed, Queries
+from headwater.serve.service import (
+    HEALTH_CHECK,
+    MAX_PACKET,
+    QUERY,
+    Refused,
+    bug,
+    health,
+    message_of,
+    no_id,
+    pack,
+    unpack,
+)
 from headwater.serve.threads import Threads
 from headwater.serve.tls import Files
 from headwater.settings import Address, SettingsError
@@ -60,12 +71,14 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
             reply = self._queries.answer(message)
             if reply is None:
                 raise no_id()
+            if isinstance(reply, Pending):
+                with self._threads.waiting():
+                    reply = asyncio.run_coroutine_threadsafe(self._queries.complete(reply), self._loop).result()
+            return pack(reply)
         except Refused as refused:
             _refuse(context, refused)
-        if isinstance(reply, Pending):
-            with self._threads.waiting():
-                reply = asyncio.run_coroutine_threadsafe(self._queries.complete(message, reply), self._loop).result()
-        return pack(reply)
+        except Failed:
+            _refuse(context, bug())
 
     def _check(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         try:

@@ -16,8 +16,8 @@ from typing import Final, cast
 
 from headwater.serve.grpc import Calls, Route, Waiting, route
 from headwater.serve.http2 import Connection
-from headwater.serve.queries import Queries
-from headwater.serve.service import Refused, Status
+from headwater.serve.queries import Failed, Queries
+from headwater.serve.service import Refused, Status, bug
 from headwater.serve.tls import Files
 from headwater.settings import SettingsError
 
@@ -124,12 +124,11 @@ class _Peer(asyncio.BufferedProtocol):
         connection = self.connection
         try:
             async with asyncio.timeout(min(call.seconds, _LONGEST)):
-                reply = await self._server.queries.complete(call.message, call.pending)
+                reply = await self._server.queries.complete(call.pending)
         except TimeoutError:
             self._calls.refuse(connection, call.stream, Refused(Status.DEADLINE_EXCEEDED, "the other server is slow"))
-        except Exception as error:  # noqa: BLE001 (as above)
-            self._server.queries.failed(error)
-            self._calls.refuse(connection, call.stream, Refused(Status.INTERNAL, "a bug of the server"))
+        except Failed:
+            self._calls.refuse(connection, call.stream, bug())
         else:
             if connection.is_full:
                 self._calls.refuse(connection, call.stream, Refused(Status.RESOURCE_EXHAUSTED, "too many replies wait"))
@@ -178,6 +177,7 @@ class Server:
         self._arriving: set[asyncio.Task[None]] = set()
         self._peers: set[_Peer] = set()
         self._ticks = 0
+        self._stopping = False
 
     def start(self, listening: socket.socket) -> None:
         """Serve on a socket that is bound and listens."""
@@ -193,6 +193,7 @@ class Server:
 
         Who waits to be accepted goes on waiting, as long as somebody else holds the socket too.
         """
+        self._stopping = True
         self._loop.remove_reader(self._listening)
         self._listening.close()
         for task in self._arriving:
@@ -257,6 +258,8 @@ class Server:
         self._timer = self._loop.call_later(_TICK, self._tick)
         for peer in list(self._peers):
             peer.tick()
+        if self._stopping:
+            return
         self._loop.add_reader(self._listening, self._accept)
         self._ticks += 1
         if self._files is not None and self._ticks % _LOOK == 0:
