@@ -151,6 +151,7 @@ def test_a_flood_ends_the_connection_and_holds_nothing(flood: str, piece: int) -
     sent = said = largest = 0
     gc.collect()
     tracemalloc.start()
+    began = time.process_time()
     while not connection.closed and sent < 10_000:
         connection.receive(b"".join(next(attack) for _ in range(piece)))
         sent += piece
@@ -159,6 +160,7 @@ def test_a_flood_ends_the_connection_and_holds_nothing(flood: str, piece: int) -
         largest = max(largest, tracemalloc.get_traced_memory()[0])
         connection.cancelled.clear()
     tracemalloc.stop()
+    assert time.process_time() - began < 5.0, "mostly tracemalloc's"
     assert connection.closed, f"{sent} frames were borne"
     assert sent <= 6000
     *_, last = frames(taken)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+from collections import deque
 from itertools import pairwise
 from typing import Final
 
@@ -39,7 +41,7 @@ from tests.wire.frames import (
 )
 from tests.wire.frames import settings as settings_frame
 
-EXAMPLES: Final = settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+EXAMPLES: Final = settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 CLIENT: Final = Client()
 BLOCK: Final = CLIENT.block(*REQUEST)
@@ -130,6 +132,7 @@ class Peer:
         self.frame_size = 16_384
         self.streams: dict[int, int] = {}  # what may be sent beyond the initial window
         self.replied: dict[int, str] = {}
+        self.settings: deque[bytes] = deque()  # sent, and not yet acknowledged: what was said before is by the old ones
         self.ended = False
 
     def sends(self, piece: bytes) -> None:
@@ -142,14 +145,8 @@ class Peer:
                     self.streams[stream] = self.streams.get(stream, 0) + increment
                 else:
                     self.window += increment
-            elif item.kind == SETTINGS and not item.flags & ACK and len(item.payload) % 6 == 0:
-                for at in range(0, len(item.payload), 6):
-                    number = int.from_bytes(item.payload[at : at + 2], "big")
-                    value = int.from_bytes(item.payload[at + 2 : at + 6], "big")
-                    if number == 4:
-                        self.initial = value
-                    elif number == 5:
-                        self.frame_size = value
+            elif item.kind == SETTINGS and not item.flags & ACK:
+                self.settings.append(item.payload)
         self.connection.receive(piece)
 
     def reads(self) -> None:
@@ -157,8 +154,18 @@ class Peer:
             assert not self.ended, "nothing follows the GOAWAY of an error"
             self.read(item)
 
+    def acknowledged(self) -> None:
+        payload = self.settings.popleft()
+        for number, value in struct.iter_unpack(">HI", payload):
+            if number == 4:
+                self.initial = value
+            elif number == 5:
+                self.frame_size = value
+
     def read(self, item: Frame) -> None:
         stream = item.stream
+        if item.kind == SETTINGS and item.flags & ACK:
+            self.acknowledged()
         if item.kind == GOAWAY:
             self.ended = self.connection.closed and item.payload[8:] != b"draining"
             assert stream == 0
@@ -189,7 +196,7 @@ ACTIONS: Final = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ACTIONS)
 def test_any_frames_answers_and_time(actions: list[tuple[str, int | bytes]]) -> None:
     peer = Peer()
