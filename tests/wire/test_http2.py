@@ -182,6 +182,17 @@ def test_what_was_asked_before_an_error_can_be_answered() -> None:
     assert taken[-1].payload[:8] == (1).to_bytes(4, "big") + Code.FRAME_SIZE_ERROR.to_bytes(4, "big")
 
 
+def test_nothing_follows_what_was_said_last() -> None:
+    connection, client = connected(), Client()
+    connection.receive(client.call(1) + client.call(3) + client.headers(5) + frame(PING, 0, 0, b"bad"))
+    stream, *_ = next(connection.requests())
+    *_, last = said(connection)
+    assert last.kind == GOAWAY
+    assert list(connection.requests()) == []
+    connection.send(stream, HEAD, b"late", TAIL)
+    assert said(connection) == []
+
+
 def test_a_reply_to_a_stream_that_is_gone_is_dropped() -> None:
     connection, client = connected(), Client()
     connection.receive(client.call(1))

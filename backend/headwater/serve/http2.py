@@ -355,6 +355,7 @@ class Connection(Generic[H]):
         if self.closed:
             out.append(self._goodbye)
             self._goodbye = b""
+            self._forget()
         elif self._received > _WINDOW // 2 and not self._requests:
             # Opened by halves, and not while requests wait: more of them would wait too.
             out.append(frame(_WINDOW_UPDATE, 0, 0, self._received.to_bytes(4, "big")))
@@ -399,6 +400,12 @@ class Connection(Generic[H]):
         late += [stream for stream, reply in self._sending.items() if reply.born <= before]
         for stream in late:
             self._reset(stream, Code.CANCEL)
+
+    def _forget(self) -> None:
+        """Nothing follows what was said last: no request is there any more, and no stream."""
+        for kept in (self._open, self._due, self._sending, self._thirsty, self._requests):
+            kept.clear()
+        self._unfinished = self._blocked = 0
 
     # The connection
 
