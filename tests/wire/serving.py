@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -16,6 +17,7 @@ from typing import Any, Final, Literal, TypeVar, cast
 
 import dns.message
 import grpc
+import pytest
 from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
 from headwater.serve import grpcio_server
@@ -32,6 +34,14 @@ Transport = Literal["native", "grpcio"]
 TRANSPORTS: Final[tuple[Transport, ...]] = ("native", "grpcio")
 DEADLINE: Final = 30.0
 PLAIN, SLOW = "plain.test.", "slow.test."
+
+
+def tool(name: str) -> str:
+    """A program of Debian's nghttp2-client."""
+    found = shutil.which(name)
+    if found is None:
+        pytest.skip(f"{name} is not installed (nghttp2-client)")
+    return found
 
 
 def query(name: str = PLAIN, ident: int = 1) -> bytes:

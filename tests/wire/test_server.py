@@ -6,7 +6,6 @@ import contextlib
 import errno
 import logging
 import resource
-import shutil
 import socket
 import subprocess
 import threading
@@ -40,7 +39,7 @@ from tests.wire.frames import (
     settings,
     window,
 )
-from tests.wire.serving import DEADLINE, SLOW, Serving, query, reply_to, serving
+from tests.wire.serving import DEADLINE, SLOW, Serving, query, reply_to, serving, tool
 
 MESSAGE: Final = message_frame(pack(query()))
 
@@ -472,33 +471,11 @@ def test_a_stopped_server_refuses(server: Serving) -> None:
 # Other clients
 
 
-def tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"{name} is not installed (nghttp2-client)")
-    return found
-
-
 @pytest.fixture
 def port(server: Serving) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server.also(listening)
         yield listening.getsockname()[1]
-
-
-@pytest.mark.parametrize("streams", [1, 7, 100])
-@pytest.mark.parametrize("name", ["plain.test.", "sized-40000.test."])
-def test_h2load(port: int, tmp_path: Path, streams: int, name: str) -> None:
-    (tmp_path / "body").write_bytes(message_frame(pack(query(name))))
-    done = subprocess.run(
-        [
-            tool("h2load"), "-n", "500", "-c", "3", "-m", str(streams), "-d", tmp_path / "body",
-            "-H", "content-type: application/grpc", "-H", "te: trailers", f"http://127.0.0.1:{port}{QUERY}",
-        ],
-        capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
-    assert "500 succeeded, 0 failed, 0 errored" in done.stdout
-    assert "status codes: 500 2xx" in done.stdout
 
 
 def test_nghttp(port: int, tmp_path: Path) -> None:

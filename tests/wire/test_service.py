@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -13,11 +14,12 @@ from typing import Any
 
 import grpc
 import pytest
+from headwater.serve.grpc import frame
 from headwater.serve.pb.dns_pb2 import DnsPacket
 from headwater.serve.service import HEALTH_CHECK, MAX_PACKET, QUERY, SERVICE, Status, pack, unpack
 
 from tests.processes import wait_until
-from tests.wire.serving import DEADLINE, PLAIN, SLOW, TRANSPORTS, Serving, Transport, query, reply_to, serving
+from tests.wire.serving import DEADLINE, PLAIN, SLOW, TRANSPORTS, Serving, Transport, query, reply_to, serving, tool
 
 
 @pytest.fixture(params=TRANSPORTS)
@@ -74,6 +76,22 @@ def test_many_connections(server: Serving) -> None:
     for _ in range(5):
         for number, call in enumerate(calls):
             assert unpack(call(pack(query(ident=number)), timeout=DEADLINE))[:2] == number.to_bytes(2, "big")
+
+
+@pytest.mark.parametrize("streams", [1, 100])
+@pytest.mark.parametrize("name", [PLAIN, "sized-40000.test."])
+def test_h2load(server: Serving, tmp_path: Path, streams: int, name: str) -> None:
+    (tmp_path / "body").write_bytes(frame(pack(query(name))))
+    done = subprocess.run(
+        [
+            tool("h2load"), "-n", "500", "-c", "3", "-m", str(streams), "-d", tmp_path / "body",
+            "-H", "content-type: application/grpc", "-H", "te: trailers",
+            "-B", str(server.address), f"http://localhost{QUERY}",
+        ],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert "500 succeeded, 0 failed, 0 errored" in done.stdout
+    assert server.resolver.asked > 450  # counted in two threads under grpcio
 
 
 @pytest.mark.parametrize(
