@@ -4,7 +4,15 @@ What is read at once is answered at once: one snapshot of the store, one write.
 A peer that does not take what was written is not read from, and left after a
 while. Calls that wait for another server end on their streams later.
 
-What a query costs here is in docs/performance.md; `bench/transport.py` measures it.
+What a query costs the process, in microseconds of CPU (2 cores, Linux 6.18, Python 3.11; `bench/transport.py`
+measures it, and with `--profile` each layer alone):
+
+    frames in      1.4    `http2`: no block decoded, nothing copied but the body
+    an answer      2.2    `queries` and the resolver, with the look-up and two looks at the clock
+    frames out     0.8    one join for headers, message and trailers
+    its share of a read   a read, its write, and asyncio's turn between them cost 30 to 40 together
+
+With one query in flight a read brings one of them, with a hundred behind CoreDNS some twenty: 32 and 10 to 12 in sum.
 """
 
 from __future__ import annotations
