@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import stat
 import subprocess
 import threading
@@ -400,14 +401,43 @@ def peak_of(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda attack: attack.__name__)
+def good_channel(address: Address, pki: Pki | None) -> grpc.Channel:
+    if pki is None:
+        return grpc.insecure_channel(str(address))
+    credentials = grpc.ssl_channel_credentials((pki.folder / "ca.crt").read_bytes())
+    return grpc.secure_channel(str(address), credentials, (("grpc.ssl_target_name_override", "headwater.test"),))
+
+
+def connect(address: Address, pki: Pki | None) -> socket.socket | None:
+    """A connection; None for one that is not let in."""
+    client = socket.socket(socket.AF_UNIX)
+    client.settimeout(SETTLE)
+    client.connect(str(address.path))
+    if pki is None:
+        return client
+    context = ssl.create_default_context(cafile=f"{pki.folder}/ca.crt")
+    context.set_alpn_protocols(["h2"])
+    try:
+        return context.wrap_socket(client, server_hostname="headwater.test")
+    except OSError:
+        client.close()
+        return None
+
+
+@pytest.mark.parametrize(
+    ("attack", "tls"),
+    [*((attack, False) for attack in ATTACKS), (no_window, True), (no_reading, True)],
+    ids=lambda value: ("plain", "tls")[value] if isinstance(value, bool) else value.__name__,
+)
 def test_an_attack_on_all_connections_stays_within_100_mib(
-    attack: Callable[[], bytes], source: Path, tmp_path: Path
+    attack: Callable[[], bytes], tls: bool, source: Path, tmp_path: Path
 ) -> None:
     """As many connections as are let in, and one good client that was there before. A fifth of a second for each."""
+    pki = Pki(tmp_path) if tls else None
+    flags = [] if pki is None else pki.flags(mutual=False)
     with (
-        Headwater(tmp_path, "--manifests", source, workers=1) as headwater,
-        grpc.insecure_channel(str(headwater.addresses[0])) as channel,
+        Headwater(tmp_path, "--manifests", source, *flags, workers=1) as headwater,
+        good_channel(headwater.addresses[0], pki) as channel,
     ):
         call: Any = channel.unary_unary(QUERY)
         good = pack(question(SERVICE, "A"))
@@ -418,8 +448,10 @@ def test_an_attack_on_all_connections_stays_within_100_mib(
         with contextlib.ExitStack() as stack:
             worst = 0.0
             for _ in range(99):
-                connection = stack.enter_context(socket.socket(socket.AF_UNIX))
-                connection.connect(str(headwater.addresses[0].path))
+                connection = connect(headwater.addresses[0], pki)
+                if connection is None:
+                    break  # that was the last one
+                stack.enter_context(connection)
                 connection.settimeout(SETTLE if attack is not no_reading else 0.02)  # nobody takes all of that
                 with contextlib.suppress(ConnectionError, TimeoutError):
                     connection.sendall(sent)

@@ -839,7 +839,7 @@ def test_replies_wait_to_be_taken() -> None:
             connection.send(stream, HEAD, bytes(60_000), TAIL)
         assert len(connection.take()) <= MAX_QUEUED + 61_000
         rounds += 1
-    assert rounds == 20
+    assert rounds == 34, "three replies at a time"
 
 
 def test_our_window_stays_shut_while_requests_wait() -> None:

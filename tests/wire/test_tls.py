@@ -245,7 +245,7 @@ def test_who_does_not_shake_hands_counts_as_a_connection(
     server: Serving, pki: Pki, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each of them costs asyncio 256 KiB."""
-    monkeypatch.setattr(native, "MAX_CONNECTIONS", 5)
+    monkeypatch.setattr(native, "MAX_TLS_CONNECTIONS", 5)
     with contextlib.ExitStack() as stack:
         silent = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(8)]
         for client in silent:

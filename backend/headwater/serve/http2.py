@@ -64,7 +64,7 @@ MAX_BODY: Final = 5 + 16 + 65_535
 #: Bytes of all bodies that are not complete.
 MAX_UNFINISHED: Final = 2 * MAX_BODY
 #: Bytes of replies that wait to be taken, or for the peer's windows. The last one may exceed it.
-MAX_QUEUED: Final = 256 * 1024
+MAX_QUEUED: Final = 128 * 1024
 #: What we let the peer send ahead: on the connection, the initial value; on a stream, more than any body.
 _WINDOW: Final = 65_535
 _STREAM_WINDOW: Final = 2 * _WINDOW + 1

@@ -31,8 +31,9 @@ from headwater.settings import SettingsError
 
 _log = logging.getLogger(__name__)
 
-#: Connections at a time. CoreDNS opens one to each address.
+#: Connections at a time. CoreDNS opens one to each address. Over TLS each costs asyncio half a MiB more at worst.
 MAX_CONNECTIONS: Final = 100
+MAX_TLS_CONNECTIONS: Final = 64
 #: Bytes that are read at once: others' turn comes after that.
 _READ_SIZE: Final = 64 * 1024
 #: Bytes that may wait in a socket's buffer here before a peer is no longer read from.
@@ -238,7 +239,8 @@ class Server:
 
     def _has_room(self) -> bool:
         """Whether one more can be let in; the one that has asked for nothing for longest may have to go."""
-        if len(self._peers) + len(self._arriving) < MAX_CONNECTIONS:
+        limit = MAX_CONNECTIONS if self._context is None else MAX_TLS_CONNECTIONS
+        if len(self._peers) + len(self._arriving) < limit:
             return True
         idlest = max(self._peers, key=lambda peer: peer.connection.idle, default=None)
         if idlest is None or not idlest.connection.idle:
