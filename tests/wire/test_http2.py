@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
-from headwater.serve import fields, http2
+from headwater.serve import fields, http2, server
 from headwater.serve.http2 import MAX_BODY, MAX_QUEUED, MAX_STREAMS, MAX_UNFINISHED, PREFACE, Code, Connection, block
 from hpack import Encoder
 
@@ -1035,6 +1037,16 @@ def test_a_stream_that_is_due_is_the_owners_to_end() -> None:
 
 
 def test_limits_are_what_the_documentation_says() -> None:
-    assert http2.__doc__ is not None
-    assert MAX_BODY == 5 + 16 + 65_535
-    assert fields.MAX_LIST == 16_384
+    text = (Path(__file__).parents[2] / "docs/architecture.md").read_text()
+    for row in (
+        f"| streams | {MAX_STREAMS} |",
+        f"| {MAX_BODY:,} bytes; twice that |",
+        f"| a header block, a header list | {fields.MAX_LIST >> 10} KiB |",
+        f"| {MAX_QUEUED >> 10} KiB and one more |",
+        f"| {http2._ALLOWANCE:,} a second and {http2._EARNED} for each reply |",
+        f"| {http2._HANDSHAKE} s; {http2._PATIENCE} s |",
+        f"| {http2._PING_AFTER} s, then a PING, then {http2._PING_TIMEOUT} s |",
+        f"| {server.MAX_CONNECTIONS} in a process, {server.MAX_TLS_CONNECTIONS} over TLS |",
+    ):
+        assert row in text
+    assert MAX_UNFINISHED == 2 * MAX_BODY
