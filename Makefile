@@ -14,9 +14,11 @@ READY := $(VENV)/.ready
 SERVICES ?= 10000
 # How many generated clusters `make fuzz-answers` compares, and which is the first.
 SEEDS ?= 200
+# Seconds of `make fuzz` for each target.
+FUZZ ?= 120
 START ?= 0
 
-.PHONY: help run test test-fast lint format bench chaos fuzz-answers scale-answers tools cluster corefile proto clean
+.PHONY: help run test test-fast lint format bench chaos fuzz fuzz-answers scale-answers tools cluster corefile proto clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,7 +29,7 @@ run: $(READY) ## Serve the bundled example, CoreDNS in front, and show the first
 	@$(BIN)/headwater demo
 
 test: $(READY) lint ## Everything: lint, unit, wire, end to end, and a real control plane
-	@tools/setup packages dig dnsperf
+	@tools/setup packages dig dnsperf h2load
 	@$(PYTHON) tools/build.py || test -z "$${CI:-}"
 	@$(BIN)/python -m pytest
 
@@ -55,6 +57,10 @@ bench: $(READY) ## Measure: the resolver alone; the whole set, a change's way an
 chaos: $(READY) ## Break everything once for as long as it takes (some 6 minutes); docs/reliability.md gets the table
 	@$(PYTHON) tools/build.py
 	@HEADWATER_CHAOS=long $(BIN)/python -m pytest tests/cluster/test_chaos.py
+
+fuzz: $(READY) ## HTTP/2, questions and the resolver under atheris, FUZZ=120 seconds each; new inputs go into the corpus
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
+	@for target in http2 question resolver; do $(BIN)/python -m tests.fuzz $$target $(FUZZ) || exit 1; done
 
 fuzz-answers: $(READY) ## Compare SEEDS=200 generated clusters with CoreDNS's answers, from START=0 (40 minutes)
 	@$(PYTHON) tools/build.py

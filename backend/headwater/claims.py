@@ -9,11 +9,13 @@ import contextlib
 import fcntl
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from headwater.settings import Address, SettingsError
+
+_BACKLOG: Final = 128
 
 
 class StartFailed(RuntimeError):  # noqa: N818 (what happened)
@@ -42,6 +44,38 @@ def take_state_dir(folder: Path) -> IO[str]:
     return lock
 
 
+def listen(addresses: Sequence[Address]) -> list[socket.socket]:
+    """Sockets that listen at these addresses: all of them, or none."""
+    taken: list[socket.socket] = []
+    try:
+        for address in addresses:
+            if address.path is None:
+                taken.append(bind(address, socket.SOCK_STREAM, "--listen"))
+            else:
+                taken.append(_bind_path(Path(address.path)))
+    except (StartFailed, SettingsError):
+        for bound in taken:
+            if bound.family == socket.AF_UNIX:
+                Path(bound.getsockname()).unlink(missing_ok=True)
+            bound.close()
+        raise
+    return taken
+
+
+def _bind_path(path: Path) -> socket.socket:
+    _claim_path(path)
+    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        bound.bind(str(path))
+        # CoreDNS may run as another user; the directory says who may come near.
+        path.chmod(0o666)
+        bound.listen(_BACKLOG)
+    except OSError as error:
+        bound.close()
+        raise StartFailed(f"--listen: {path}: {error.strerror}") from None
+    return bound
+
+
 def claim(addresses: Iterable[Address]) -> None:
     """See that nobody serves at these addresses. Under grpcio an answer process binds its own."""
     for address in addresses:
@@ -55,7 +89,10 @@ def _claim_path(path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.settimeout(1.0)
             probe.connect(str(path))
+    except (BlockingIOError, TimeoutError):
+        raise StartFailed(f"--listen: another process serves at unix:{path}, or should") from None
     except FileNotFoundError:
         return
     except ConnectionRefusedError:
@@ -77,7 +114,7 @@ def bind(address: Address, kind: socket.SocketKind, flag: str) -> socket.socket:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((address.host, address.port))
         if kind == socket.SOCK_STREAM:
-            bound.listen(128)
+            bound.listen(_BACKLOG)
     except OSError as error:
         bound.close()
         raise StartFailed(f"{flag}: {address}: {error.strerror}") from None

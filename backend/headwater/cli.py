@@ -63,8 +63,11 @@ def _listen_options(function: _F) -> _F:
 def _serve_options(function: _F) -> _F:
     for decorate in reversed(
         (
-            _option("--transport", type=click.Choice(["grpcio"]), default="grpcio", show_default=True,
-                    help="The gRPC implementation."),
+            _option("--transport", type=click.Choice(["native", "grpcio"]), default="native", show_default=True,
+                    help="The gRPC implementation: the own one, or grpcio's server."),
+            _option("--tls-cert", metavar="FILE", help="Serve gRPC over TLS: the certificate, with its chain, in PEM."),
+            _option("--tls-key", metavar="FILE", help="Its key."),
+            _option("--tls-client-ca", metavar="FILE", help="Let in only clients with a certificate of this CA."),
             _option("--state-dir", metavar="DIR", default="/var/lib/headwater", show_default=True,
                     help="Where the records are kept between restarts."),
             _option("--admin", metavar="ADDRESS", default="127.0.0.1:9353", show_default=True,
@@ -183,11 +186,26 @@ def query(name: str, qtype: str, server: str, timeout: float, short: bool) -> in
 @click.option("--mode", type=click.Choice(["zone", "split"]), default="zone", show_default=True,
               help="All of the zone from here, or ClusterIP Services from CoreDNS's kubernetes plugin.")  # fmt: skip
 @click.option("--port", type=click.IntRange(1, 65535), default=53, show_default=True, help="CoreDNS's own port.")
-def corefile(mode: Any, port: int, **flags: Any) -> int:
+@click.option("--coredns-ca", metavar="FILE",
+              help="With --tls-cert: the CA that CoreDNS checks it with (default: its system's).")  # fmt: skip
+@click.option("--coredns-cert", metavar="FILE", help="With --tls-client-ca: CoreDNS's own certificate.")
+@click.option("--coredns-key", metavar="FILE", help="Its key.")
+@click.option("--server-name", metavar="NAME",
+              help="The name in --tls-cert (default: the address, localhost for a unix socket).")  # fmt: skip
+def corefile(
+    mode: Any,
+    port: int,
+    coredns_ca: str | None,
+    coredns_cert: str | None,
+    coredns_key: str | None,
+    server_name: str | None,
+    **flags: Any,
+) -> int:
     """Print the Corefile stanza that goes with these flags."""
-    from headwater.corefile import stanza
+    from headwater.corefile import ClientTls, stanza
 
-    click.echo(stanza(settings_of(**flags), mode=mode, port=port), nl=False)
+    tls = ClientTls(coredns_ca, coredns_cert, coredns_key, server_name)
+    click.echo(stanza(settings_of(**flags), mode=mode, port=port, tls=tls), nl=False)
     return 0
 
 

@@ -11,6 +11,7 @@ stays there.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final, Literal
 
@@ -31,7 +32,19 @@ _KUBERNETES_TTL: Final = 5
 _KUBERNETES_MAX_TTL: Final = 3600
 
 
-def stanza(settings: Settings, *, mode: Mode = "zone", port: int = 53) -> str:
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """CoreDNS's side of TLS: files as CoreDNS finds them, and the name that it expects in our certificate."""
+
+    ca: str | None = None
+    """The CA of our certificate; None: one that CoreDNS's system trusts."""
+    cert: str | None = None
+    key: str | None = None
+    server_name: str | None = None
+    """None: the address that it dials, "localhost" for a unix socket."""
+
+
+def stanza(settings: Settings, *, mode: Mode = "zone", port: int = 53, tls: ClientTls | None = None) -> str:
     """The Corefile text for these flags, with a newline at its end.
 
     `mode` "zone" takes the whole of each zone from Headwater. "split" lets
@@ -51,6 +64,7 @@ def stanza(settings: Settings, *, mode: Mode = "zone", port: int = 53) -> str:
             *(_kubernetes(settings) if mode == "split" else ()),
             f"{_INDENT}grpc . {upstreams} {{",
             f"{_INDENT * 2}policy round_robin",
+            *(f"{_INDENT * 2}{line}" for line in _tls(settings, tls or ClientTls())),
             f"{_INDENT}}}",
             "}",
             "",
@@ -74,6 +88,24 @@ def upstream(address: Address) -> str:
     if host.is_unspecified:
         return str(Address(host="127.0.0.1" if host.version == 4 else "::1", port=address.port))
     return str(address)
+
+
+def _tls(settings: Settings, tls: ClientTls) -> list[str]:
+    """`tls [CERT KEY] [CA]`, as CoreDNS's `grpc` reads it (plugin/pkg/tls/tls.go)."""
+    if settings.tls_cert is None:
+        if tls != ClientTls():
+            raise SettingsError("--tls-cert", "without it and --tls-key there is no TLS for CoreDNS to take part in")
+        return []
+    if (tls.cert is None) != (tls.key is None):
+        missing, there = ("key", "cert") if tls.key is None else ("cert", "key")
+        raise SettingsError(f"--coredns-{missing}", f"--coredns-{there} is nothing without it")
+    if settings.tls_client_ca is not None and tls.cert is None:
+        raise SettingsError("--coredns-cert", "--tls-client-ca lets in only who has one: name CoreDNS's, and its key")
+    files = (("--coredns-cert", tls.cert), ("--coredns-key", tls.key), ("--coredns-ca", tls.ca))
+    lines = [" ".join(["tls", *(_word(file, flag) for flag, file in files if file is not None)])]
+    if tls.server_name is not None:
+        lines.append(f"tls_servername {_word(tls.server_name, '--server-name')}")
+    return lines
 
 
 def _kubernetes(settings: Settings) -> list[str]:

@@ -8,6 +8,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,8 @@ _log = logging.getLogger(__name__)
 
 #: Back-off between restarts of a process that does not stay up, in seconds.
 _BACKOFF: Final = (0.02, 10.0)
+#: Whoever connects meanwhile does not wait for a process that is started again later than this, in seconds.
+_TOO_LONG: Final = 0.5
 #: A process that lived this long, in seconds, is restarted at once.
 _STABLE: Final = 5.0
 #: How long a process may take to answer the supervisor, in seconds.
@@ -46,13 +49,21 @@ def _unseen_main() -> Iterator[None]:
 class Role:
     """One child: started, watched, restarted; what it has counted over all its lives."""
 
-    def __init__(self, name: str, start: Callable[[Connection], Any], on_crash: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        name: str,
+        start: Callable[[Connection], Any],
+        on_crash: Callable[[], None],
+        listening: socket.socket | None = None,
+    ) -> None:
+        """`listening` is the socket that it serves, held open while it restarts."""
         self.name = name
         self.restarts = 0
         self.up = False
         self.exitcode: int | None = None
         self._start = start
         self._on_crash = on_crash
+        self._listening = listening
         self._process: Any = None
         self._connection: Connection | None = None
         self._asked: asyncio.Future[bytes] | None = None
@@ -82,8 +93,23 @@ class Role:
             lived = time.monotonic() - began
             delay = _BACKOFF[0] if lived > _STABLE or not delay else min(delay * 2, _BACKOFF[1])
             _log.warning("%s ended (%s); starting it again in %.2f s", self.name, _how(code), delay)
-            await asyncio.sleep(delay)
+            with self._turning_away() if delay > _TOO_LONG else contextlib.nullcontext():
+                await asyncio.sleep(delay)
             self.restarts += 1
+
+    @contextlib.contextmanager
+    def _turning_away(self) -> Iterator[None]:
+        """Let go whoever connects: CoreDNS asks the next address then, where it would wait here until its deadline."""
+        loop, listening = asyncio.get_running_loop(), self._listening
+        if listening is None:
+            yield
+            return
+        listening.setblocking(False)
+        loop.add_reader(listening, _turn_away, listening)
+        try:
+            yield
+        finally:
+            loop.remove_reader(listening)
 
     async def _live(self) -> int:
         loop = asyncio.get_running_loop()
@@ -167,6 +193,11 @@ class Role:
         if self._process is not None and self._process.exitcode is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._process.pid, number)
+
+
+def _turn_away(listening: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        listening.accept()[0].close()
 
 
 def _settle(ended: asyncio.Future[None]) -> None:

@@ -25,9 +25,10 @@ def answer(
     settings: Settings,
     identity: Identity,
     connection: Connection,
+    listening: socket.socket | None,
     dns_sockets: tuple[socket.socket, socket.socket] | None,
 ) -> None:
     """An answer role."""
     from headwater.serve.worker import run
 
-    run(index, settings, identity, connection, dns_sockets)
+    run(index, settings, identity, connection, listening, dns_sockets)

@@ -18,6 +18,7 @@ import click
 from headwater import __version__, log
 from headwater.claims import StartFailed
 from headwater.cluster.source import selectors_of, source_of
+from headwater.serve.tls import Files
 from headwater.settings import Settings, SettingsError
 from headwater.supervisor import Supervisor
 
@@ -70,6 +71,8 @@ def check(settings: Settings) -> int:
     checks.append(("state directory", lambda: _writable(settings.state_dir)))
     for address in settings.listen_addresses():
         checks.append((f"bind {address}", lambda address=address: _bindable(address.path, address.host, address.port)))  # type: ignore[misc]
+    if (files := Files.of(settings)) is not None:
+        checks.append(("TLS", lambda: _loadable(files)))
     tcp, udp = socket.SOCK_STREAM, socket.SOCK_DGRAM
     for what, other, kind in (
         ("admin", settings.admin, tcp),
@@ -138,6 +141,11 @@ def _writable(state_dir: str) -> str:
     except OSError as error:
         raise OSError(f"--state-dir: {folder}: {error.strerror}") from None
     return f"{folder}, {free.f_bavail * free.f_frsize >> 20:,} MiB free"
+
+
+def _loadable(files: Files) -> str:
+    files.load()
+    return f"clients of {files.client_ca}" if files.client_ca else "any client"
 
 
 def _bindable(path: str | None, host: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> str:

@@ -20,7 +20,7 @@ from headwater import selectors
 PodMode = Literal["disabled", "insecure", "verified"]
 #: How a list is taken: in pages, or as the beginning of a watch (WatchList).
 ListMode = Literal["pages", "stream"]
-Transport = Literal["grpcio"]
+Transport = Literal["native", "grpcio"]
 
 #: RFC 1035 section 2.3.4.
 _MAX_LABEL = 63
@@ -185,7 +185,10 @@ class Settings:
     multicluster_zones: tuple[str, ...] = ()
     listen: Address = field(default_factory=lambda: Address(path="/run/headwater/dns.sock"))
     workers: int = 2
-    transport: Transport = "grpcio"
+    transport: Transport = "native"
+    tls_cert: str | None = None
+    tls_key: str | None = None
+    tls_client_ca: str | None = None
     state_dir: str = "/var/lib/headwater"
     admin: Address | None = field(default_factory=lambda: Address(host="127.0.0.1", port=9353))
     dns: Address | None = None
@@ -239,6 +242,19 @@ class Settings:
             raise SettingsError("--workers", f"{self.workers} is not between 1 and {MAX_WORKERS}")
         if self.listen.path is None and not 0 < self.listen.port <= 65535 - self.workers + 1:
             raise SettingsError("--listen", f"{self.listen}: {self.workers} consecutive ports are needed from there")
+        for flag, name in (
+            ("--tls-cert", self.tls_cert),
+            ("--tls-key", self.tls_key),
+            ("--tls-client-ca", self.tls_client_ca),
+        ):
+            if name is not None and not Path(name).is_file():
+                raise SettingsError(flag, f"{name!r} is not a file")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise SettingsError(
+                "--tls-key" if self.tls_key is None else "--tls-cert", "a certificate and its key go together"
+            )
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise SettingsError("--tls-client-ca", "--tls-cert and --tls-key are needed too")
         for flag, ttl in (("--ttl", self.ttl), ("--negative-ttl", self.negative_ttl)):
             if not 0 <= ttl <= _MAX_TTL:
                 raise SettingsError(flag, f"{ttl} is not a TTL (0 to {_MAX_TTL} seconds)")

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
@@ -21,6 +22,7 @@ from headwater import claims, forks, roles
 from headwater.cluster.source import source_of
 from headwater.metrics import ProcessView
 from headwater.role import Role
+from headwater.serve.tls import Files
 from headwater.settings import Settings
 from headwater.store.identity import Identity, discard
 
@@ -40,22 +42,27 @@ class Supervisor:
         self._context = forks.begin()
         self.identity = Identity(source_of(settings), settings.records_fingerprint())
         self._lock = claims.take_state_dir(Path(settings.state_dir))
-        claims.claim(settings.listen_addresses())
+        if files := Files.of(settings):
+            files.load()  # what is wrong with them is said before anything starts
+        if settings.transport == "native":
+            self._listening: Sequence[socket.socket | None] = claims.listen(settings.listen_addresses())
+        else:
+            claims.claim(settings.listen_addresses())
+            self._listening = [None] * settings.workers
         self._dns = claims.bind_dns(settings.dns) if settings.dns else None
         self._admin = claims.bind(settings.admin, socket.SOCK_STREAM, "--admin") if settings.admin else None
         self.roles = [Role("watch", self._start_watch, self._crashed)]
-        for index in range(settings.workers):
-            self.roles.append(
-                Role(f"answer {index}", lambda pipe, index=index: self._start_answer(index, pipe), self._crashed)  # type: ignore[misc]
-            )
+        for index, listening in enumerate(self._listening):
+            start = partial(self._start_answer, index, listening)
+            self.roles.append(Role(f"answer {index}", start, self._crashed, listening))
 
     # Children
 
     def _start_watch(self, pipe: Connection) -> Any:
         return self._spawn("headwater: watch", roles.watch, (self.settings, self.identity, pipe))
 
-    def _start_answer(self, index: int, pipe: Connection) -> Any:
-        arguments = (index, self.settings, self.identity, pipe, self._dns)
+    def _start_answer(self, index: int, listening: socket.socket | None, pipe: Connection) -> Any:
+        arguments = (index, self.settings, self.identity, pipe, listening, self._dns)
         return self._spawn(f"headwater: answer {index}", roles.answer, arguments)
 
     def _spawn(self, name: str, target: Callable[..., None], arguments: tuple[Any, ...]) -> Any:
@@ -98,6 +105,10 @@ class Supervisor:
         return code
 
     async def _stop(self, lives: list[asyncio.Task[None]]) -> None:
+        # First, so that whoever comes now is refused, and asks elsewhere, instead of waiting.
+        for listening in self._listening:
+            if listening is not None:
+                listening.close()
         for role in self.roles:
             role.stop()
         _, left = await asyncio.wait(lives, timeout=_DRAIN)

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCE_FLAGS = {"--kubeconfig", "--context", "--manifests"}
 LISTEN_FLAGS = {"--zone", "--reverse-zone", "--multicluster-zone", "--listen", "--workers"}
 SERVE_FLAGS = {
+    "--tls-cert", "--tls-key", "--tls-client-ca",
     "--transport", "--state-dir", "--admin", "--dns", "--ttl", "--negative-ttl", "--pods", "--endpoint-pod-names",
     "--ignore-empty-service", "--namespace", "--log-level", "--log-format", "--zonal", "--namespace-labels",
     "--labels", "--upstream", "--list", "--max-staleness", "--audit-interval",
@@ -68,7 +69,10 @@ def options(command: str) -> dict[str, click.Option]:
     [
         ("serve", ALL_FLAGS),
         ("check", ALL_FLAGS),
-        ("corefile", ALL_FLAGS | {"--mode", "--port"}),
+        (
+            "corefile",
+            ALL_FLAGS | {"--mode", "--port", "--coredns-ca", "--coredns-cert", "--coredns-key", "--server-name"},
+        ),
         ("query", {"--server", "--timeout", "--short"}),
         ("demo", {"--coredns", "--no-coredns", "--port", "--once"}),
     ],
@@ -125,6 +129,9 @@ VALUES: dict[str, tuple[str, Any]] = {
     "--listen": ("127.0.0.1:5300", Address(host="127.0.0.1", port=5300)),
     "--workers": ("3", 3),
     "--transport": ("grpcio", "grpcio"),
+    "--tls-cert": ("FILE", "FILE"),
+    "--tls-key": ("FILE", "FILE"),
+    "--tls-client-ca": ("FILE", "FILE"),
     "--state-dir": ("/tmp/somewhere", "/tmp/somewhere"),
     "--admin": ("[::1]:9000", Address(host="::1", port=9000)),
     "--dns": ("127.0.0.1:5353", Address(host="127.0.0.1", port=5353)),
@@ -148,6 +155,14 @@ VALUES: dict[str, tuple[str, Any]] = {
 }
 
 
+#: What a flag is nothing without.
+NEEDED = {
+    "--tls-cert": ("--tls-key",),
+    "--tls-key": ("--tls-cert",),
+    "--tls-client-ca": ("--tls-cert", "--tls-key"),
+}
+
+
 def variable(flag: str) -> str:
     return "HEADWATER_" + flag.removeprefix("--").upper().replace("-", "_")
 
@@ -168,6 +183,8 @@ def test_every_flag_and_its_variable(
     text, expected = placed(VALUES[flag][0]), placed(VALUES[flag][1])
     option = options("serve")[flag]
     arguments = ["serve"]
+    for needed in NEEDED.get(flag, ()):
+        arguments += [needed, placed("FILE")]
     if how == "variable":
         monkeypatch.setenv(variable(flag), text)
     else:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from headwater.corefile import Mode, stanza, upstream
+from headwater.corefile import ClientTls, Mode, stanza, upstream
 from headwater.settings import MAX_WORKERS, Address, Settings, SettingsError
 
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -176,3 +176,53 @@ def test_deployed_corefile_is_the_shipped_one() -> None:
 def test_split_mode_refuses_a_selector_that_coredns_has_not() -> None:
     with pytest.raises(SettingsError, match="--labels"):
         stanza(settings(labels="generation>3"), mode="split")
+
+
+# TLS
+
+FILES = {"tls_cert": "FILE", "tls_key": "FILE"}
+MUTUAL = {**FILES, "tls_client_ca": "FILE"}
+
+
+def with_files(changes: dict[str, str], folder: Path) -> Settings:
+    (folder / "FILE").touch()
+    return settings(**{name: str(folder / value) for name, value in changes.items()})
+
+
+@pytest.mark.parametrize(
+    ("changes", "tls", "expected"),
+    [
+        ({}, None, []),
+        (FILES, None, ["tls"]),
+        (FILES, ClientTls(ca="/ca.crt"), ["tls /ca.crt"]),
+        (FILES, ClientTls(ca="/ca.crt", server_name="headwater"), ["tls /ca.crt", "tls_servername headwater"]),
+        (MUTUAL, ClientTls("/ca.crt", "/tls.crt", "/tls.key"), ["tls /tls.crt /tls.key /ca.crt"]),
+        (MUTUAL, ClientTls(cert="/a b.crt", key="/tls.key"), ['tls "/a b.crt" /tls.key']),
+    ],
+)
+def test_tls_is_spoken_to_who_speaks_it(
+    changes: dict[str, str], tls: ClientTls | None, expected: list[str], tmp_path: Path
+) -> None:
+    lines = directives(stanza(with_files(changes, tmp_path), tls=tls))
+    start = lines.index("policy round_robin") + 1
+    assert lines[start:] == [*expected, "}", "}"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "tls", "flag"),
+    [
+        ({}, ClientTls(ca="/ca.crt"), "--tls-cert"),
+        ({}, ClientTls(server_name="x"), "--tls-cert"),
+        (FILES, ClientTls(cert="/tls.crt"), "--coredns-key"),
+        (FILES, ClientTls(key="/tls.key"), "--coredns-cert"),
+        (MUTUAL, None, "--coredns-cert"),
+        (FILES, ClientTls(ca="/{$HOME}"), "--coredns-ca"),
+        (FILES, ClientTls(server_name='a"b'), "--server-name"),
+    ],
+)
+def test_tls_that_cannot_be_is_refused_by_flag(
+    changes: dict[str, str], tls: ClientTls | None, flag: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SettingsError, match=f"^{flag}: ") as refused:
+        stanza(with_files(changes, tmp_path), tls=tls)
+    assert refused.value.flag == flag

@@ -118,7 +118,9 @@ def test_ci_runs_what_a_developer_runs() -> None:
     assert re.search(r"^\s*(exec )?make test$", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("target", ["help", "run", "test", "test-fast", "lint", "bench", "tools", "cluster", "clean"])
+@pytest.mark.parametrize(
+    "target", ["help", "run", "test", "test-fast", "lint", "bench", "fuzz", "tools", "cluster", "clean"]
+)
 def test_make_has_the_target_and_help_shows_it(target: str) -> None:
     done = subprocess.run(
         ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True

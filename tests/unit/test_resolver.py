@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import dns.edns
@@ -41,6 +42,20 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         slice_of("six", at("fd00::1"), at("fd00::2")),
         cluster_ip("api", "172.16.0.9"),
     )
+
+
+@pytest.fixture
+def served(world: World) -> Iterator[tuple[Reader, Resolver]]:
+    """One that knows that the store is ready: from then on the short way is taken."""
+    reader = Reader(world.state_dir, world.identity)
+    reader.follow()
+    resolver = Resolver(reader, world.settings)
+    snapshot = reader.begin()
+    assert snapshot is not None
+    resolver.answer(PLAIN, snapshot)
+    snapshot.close()
+    yield reader, resolver
+    reader.close()
 
 
 def reply_to(world: World, query: bytes) -> bytes:
@@ -185,6 +200,33 @@ def test_nothing_that_is_sent_raises(world: World, message: bytes) -> None:
         assert reply[:2] == message[:2]
         assert reply[2] & 0x80
         dns.message.from_wire(reply, continue_on_error=True)
+
+
+@pytest.mark.parametrize("qtype", ["A", "AAAA", "SRV"])
+@pytest.mark.parametrize("qname", [WEB, "six.default.svc.cluster.local", "api.default.svc.cluster.local"])
+@given(
+    data=st.data(), edns=st.sampled_from([False, 0, 1]), do=st.booleans(), size=st.sampled_from([0, 512, 1232, 65535])
+)
+@hypothesis_settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_the_short_way_leads_where_the_long_way_does(
+    served: tuple[Reader, Resolver], qname: str, qtype: str, data: st.DataObject, edns: int | bool, do: bool, size: int
+) -> None:
+    """With an OPT or without, and with a byte of it that is wrong, missing or too many."""
+    message = bytearray(query(qname, qtype, use_edns=edns, want_dnssec=do and edns == 0, payload=size).to_wire())
+    for position in data.draw(st.lists(st.integers(2, len(message) - 1), max_size=1)):
+        message[position] = data.draw(st.sampled_from([0, 1, 2, 0x29, 0x80, 0xFF]))
+    asked = bytes(message)[: data.draw(st.sampled_from([len(message), len(message) - 1]))]
+    asked += data.draw(st.sampled_from([b"", b"\0", OPT]))
+    reader, resolver = served
+    snapshot = reader.begin()
+    assert snapshot is not None
+    found = []
+    for answer in (resolver.answer, resolver._long_way):
+        resolver._turn = 0
+        resolver.counts.clear()
+        found.append((answer(asked, snapshot), dict(resolver.counts)))
+    snapshot.close()
+    assert found[0] == found[1]
 
 
 @given(st.integers(0, len(PLAIN) - 1), st.integers(0, 255))

@@ -132,6 +132,12 @@ def test_a_zone_that_no_name_can_hold_is_refused(text: str) -> None:
         ("--workers", {"workers": MAX_WORKERS + 1}),
         ("--listen", {"listen": Address(host="127.0.0.1", port=65535), "workers": 2}),
         ("--listen", {"listen": Address(host="127.0.0.1", port=0), "workers": 1}),
+        ("--tls-cert", {"tls_cert": "FOLDER/missing", "tls_key": "FILE"}),
+        ("--tls-key", {"tls_cert": "FILE", "tls_key": "FOLDER"}),
+        ("--tls-client-ca", {"tls_cert": "FILE", "tls_key": "FILE", "tls_client_ca": "FOLDER/missing"}),
+        ("--tls-key", {"tls_cert": "FILE"}),
+        ("--tls-cert", {"tls_key": "FILE"}),
+        ("--tls-client-ca", {"tls_client_ca": "FILE"}),
         ("--ttl", {"ttl": -1}),
         ("--ttl", {"ttl": 2**31}),
         ("--negative-ttl", {"negative_ttl": -1}),
@@ -189,9 +195,11 @@ SHAPING = {
 
 
 def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path) -> None:
-    (tmp_path / "config").touch()
+    for name in ("config", "tls"):
+        (tmp_path / name).touch()
+    config, tls = str(tmp_path / "config"), str(tmp_path / "tls")
     other: dict[str, Any] = {
-        "kubeconfig": str(tmp_path / "config"),
+        "kubeconfig": config,
         "context": "elsewhere",
         "manifests": (str(tmp_path),),
         "zones": ("cluster.local", "example.org"),
@@ -199,7 +207,10 @@ def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path
         "multicluster_zones": ("clusterset.local",),
         "listen": Address(host="127.0.0.1", port=5300),
         "workers": 3,
-        "transport": "native",
+        "transport": "grpcio",
+        "tls_cert": config,
+        "tls_key": config,
+        "tls_client_ca": config,
         "state_dir": str(tmp_path),
         "admin": None,
         "dns": Address(host="127.0.0.1", port=53),
@@ -220,7 +231,7 @@ def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path
         "log_format": "json",
     }
     assert set(other) == {item.name for item in fields(Settings)}, "a new setting: does it shape records?"
-    standard = Settings()
+    standard = Settings(tls_cert=tls, tls_key=tls)  # one goes not without the other
     assert standard.records_fingerprint() == Settings().records_fingerprint()
     changed = {
         name

@@ -97,7 +97,7 @@ class HeadwaterCollector(Collector):
             "From a query's bytes to its reply's, transport aside.",
             *_buckets(BUCKETS, total.durations),
         )
-        yield CounterMetricFamily("headwater_query_failures", "Queries answered SERVFAIL by a bug.", total.failures)
+        yield CounterMetricFamily("headwater_query_failures", "Queries that met a bug.", total.failures)
         lookups = CounterMetricFamily(
             "headwater_upstream_lookups",
             "Names outside the zones that other servers were asked for, by what became of it.",

@@ -79,6 +79,8 @@ def _underscored(label: bytes) -> bytes:
 
 def pod_from_name(name: bytes, zone: bytes, snapshot: Snapshot) -> tuple[bytes, bytes] | None:
     """The address in a name like 10-44-0-7.NS.pod.Z, and that name, if the namespace's node allows it."""
+    if not name.endswith(_POD + zone):
+        return None
     labels = labels_of(name, zone)
     if not 3 <= len(labels) <= 5 or labels[-1] != _POD:
         return None

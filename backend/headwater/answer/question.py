@@ -1,15 +1,14 @@
 """What a query asks, and what there is to say when it is not a good one.
 
-Only for the queries that the resolver's short way does not take: with EDNS, for
-names that are not stored, or malformed. Nothing here raises, and nothing is
-allocated by a count that a client wrote.
+Only for the queries that the resolver's short way does not take: for names that
+are not stored, for other types, with options, or malformed. Nothing here raises,
+and nothing is allocated by a count that a client wrote.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 HEADER_SIZE: Final = 12
 MAX_LABEL: Final = 63
@@ -31,8 +30,7 @@ class Rcode(IntEnum):
     BADVERS = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Edns:
+class Edns(NamedTuple):
     """A query's OPT record."""
 
     udp_size: int
@@ -40,8 +38,7 @@ class Edns:
     do: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A query that could be read. `end` is the offset behind its question."""
 
     name: bytes

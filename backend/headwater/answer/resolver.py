@@ -1,11 +1,12 @@
 """The hot path: a query's bytes to a reply's bytes, by one look-up.
 
-The short way is taken by a plain query for a name that is stored. Its ten
+The short way is taken by a plain query for a name that is stored. Its nine
 header bytes after the id are one of a few (a dictionary says which, and what
-the reply's are); the name ends at the first zero byte; lower-cased, it is the
-key. A stored name is well-formed, so a key that is found needs no parsing:
-whoever asks with it asks for exactly that name. What is stored is final, so
-the reply is a join of id, flags, counts, question and stored bytes.
+the reply's flags are); the name ends at the first zero byte; lower-cased, it is
+the key. A stored name is well-formed, so a key that is found needs no parsing:
+whoever asks with it asks for exactly that name. What follows, the type, the class
+and at most an OPT without options, is one of a few again (`_Tails`). What is stored
+is final, so the reply is a join of id, flags, counts, question and stored bytes.
 
 Everything else takes the long way through `question.parse`.
 
@@ -16,12 +17,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import Any, Final
 
 from headwater.answer.alias import MAX_HOPS, Chain, Pending, other_records
 from headwater.answer.counts import COUNTED_TYPES, RCODES, Reason, count_key
 from headwater.answer.find import find, pod_from_name
-from headwater.answer.question import HEADER_SIZE, Edns, Malformed, Question, Rcode, parse
+from headwater.answer.question import HEADER_SIZE, Malformed, Question, Rcode, parse
 from headwater.answer.reverse import ptr_targets
 from headwater.answer.srv import srv_of_itself, srv_set
 from headwater.records.names import name
@@ -44,6 +46,15 @@ _AAAA: Final = 28
 _SRV: Final = 33
 _IN: Final = 1
 _ADDRESSES: Final = frozenset((_A, _AAAA))
+#: The offset of the additional count's low byte.
+_ARCOUNT: Final = 11
+#: Plain integers: an attribute of an enumeration is a call.
+_ANSWER: Final = int(Reason.ANSWER)
+_NODATA: Final = int(Reason.NODATA)
+_ALIAS: Final = int(Flag.ALIAS)
+_LIMITED: Final = int(Flag.LIMITED)
+#: Ends of plain queries that are remembered: types, and sizes that clients say they take over UDP.
+_MAX_TAILS: Final = 1024
 _TRANSFERS: Final = frozenset((251, 252))
 
 # Header bits, as the two bytes after the id.
@@ -51,23 +62,22 @@ _QR_AA: Final = 0x8400
 _QR: Final = 0x8000
 _RD_CD: Final = 0x0110
 
-#: The ten header bytes after the id of a plain query (opcode 0, one question and
-#: nothing else), and the flags of its reply: RD and CD are copied (RFC 1035 4.1.1, RFC 4035 3.2.2).
+#: The header of a plain query (opcode 0, one question, no answer or authority) from its id to
+#: the low byte of the additional count, and the flags and question count of its reply:
+#: RD and CD are copied (RFC 1035 4.1.1, RFC 4035 3.2.2).
 _PLAIN: Final[dict[bytes, bytes]] = {
-    flags.to_bytes(2, "big") + b"\0\1\0\0\0\0\0\0": (_QR_AA | flags & _RD_CD).to_bytes(2, "big") + b"\0\1"
+    flags.to_bytes(2, "big") + b"\0\1\0\0\0\0\0": (_QR_AA | flags & _RD_CD).to_bytes(2, "big") + b"\0\1"
     for rd in (0, 0x0100)
     for ad in (0, 0x0020)
     for cd in (0, 0x0010)
     for flags in (rd | ad | cd,)
 }
 
-_TYPE_CLASS: Final = {qtype: qtype.to_bytes(2, "big") + b"\0\1" for qtype in (_A, _AAAA)}
-_IS_A: Final = _TYPE_CLASS[_A]
-_IS_AAAA: Final = _TYPE_CLASS[_AAAA]
-
 _COUNTS: Final = struct.Struct(">HHH")
-_ONE_ANSWER: Final = b"\0\1\0\0\0\0"
-_ONE_AUTHORITY: Final = b"\0\0\0\1\0\0"
+#: Counts of the last three sections, by how many additional records (none, or the OPT) there are.
+_ONE_ANSWER: Final = (b"\0\1\0\0\0\0", b"\0\1\0\0\0\1")
+_NEGATIVE: Final = (b"\0\0\0\1\0\0", b"\0\0\0\1\0\1")
+_ONE_AUTHORITY: Final = _NEGATIVE[0]
 _ADDRESS_HEAD: Final = struct.Struct(">HHIH")
 
 # Rotation: the fractional parts of multiples of the golden ratio fall evenly into
@@ -75,6 +85,30 @@ _ADDRESS_HEAD: Final = struct.Struct(">HHIH")
 # asked in turn, or A and AAAA in turn, each see all their members equally often.
 _GOLDEN: Final = 0x9E3779B1
 _32_BITS: Final = 0xFFFFFFFF
+
+
+class _Tails(dict[bytes, tuple[int, bytes]]):
+    """What stands behind a plain query's name: (A or AAAA, our OPT or b""); (0, b"") for what the long way is for."""
+
+    def __missing__(self, tail: bytes) -> tuple[int, bytes]:
+        if len(tail) not in (4, 4 + _OPT_SIZE):
+            return 0, b""
+        if len(self) >= _MAX_TAILS:
+            self.clear()
+        found = self[tail] = _read_tail(tail)
+        return found
+
+
+def _read_tail(tail: bytes) -> tuple[int, bytes]:
+    qtype = int.from_bytes(tail[:2], "big")
+    if qtype not in _ADDRESSES or tail[2:4] != b"\0\1":
+        return 0, b""
+    if len(tail) == 4:
+        return qtype, b""
+    # An OPT of the root, version 0, without options (RFC 6891 section 6.1.2).
+    if tail[4:7] != b"\0\0\x29" or tail[10] or tail[13:] != b"\0\0":
+        return 0, b""
+    return qtype, _opt(Rcode.NOERROR, do=bool(tail[11] & 0x80))
 
 
 class _ZoneTail:
@@ -140,21 +174,20 @@ class Resolver:
         into the reply; None when not even an id can be read.
         """
         if snapshot is not None and snapshot.generation == self._ready_generation:
-            flags = _PLAIN.get(query[2:HEADER_SIZE])
+            flags = _PLAIN.get(query[2:_ARCOUNT])
             if flags is not None:
                 end = query.find(0, HEADER_SIZE) + 1
                 node = snapshot.get(query[HEADER_SIZE:end].lower()) if end else None
-                if node is not None and len(query) == end + 4:
-                    asked = query[end:]
-                    qtype = _A if asked == _IS_A else _AAAA if asked == _IS_AAAA else 0
-                    if qtype:
-                        reply = self._addresses(query, flags, end, node, snapshot, qtype)
+                if node is not None:
+                    qtype, opt = _TAILS[query[end:]]
+                    if qtype and query[_ARCOUNT] == (1 if opt else 0):
+                        reply = self._addresses(query, flags, end, node, snapshot, qtype, opt)
                         if reply is not None:
                             return reply
         return self._long_way(query, snapshot)
 
     def _addresses(
-        self, query: bytes, flags: bytes, end: int, node: Any, snapshot: Snapshot, qtype: int
+        self, query: bytes, flags: bytes, end: int, node: Any, snapshot: Snapshot, qtype: int, opt: bytes
     ) -> bytes | None:
         """The reply to a plain query for A or AAAA of a stored name; None for one that has another name."""
         if qtype == _A:
@@ -162,19 +195,27 @@ class Resolver:
         else:
             count, size = (node[5] << 8) | node[6], AAAA_SIZE
             offset = HEAD_SIZE + A_SIZE * ((node[3] << 8) | node[4])
-        reason = Reason.ANSWER
+        reason = _ANSWER
+        more = 1 if opt else 0
+        question = query[HEADER_SIZE : end + 4]
         if count == 1:
-            reply = b"".join((query[:2], flags, _ONE_ANSWER, query[HEADER_SIZE:], node[offset : offset + size]))
+            reply = b"".join((query[:2], flags, _ONE_ANSWER[more], question, node[offset : offset + size], opt))
+        elif count and count * size <= MAX_MESSAGE - len(query) and not node[0] & _LIMITED:
+            # As `_rotated`: most sets are small and whole.
+            turn = self._turn = (self._turn + _GOLDEN) & _32_BITS
+            at, after = offset + (turn * count >> 32) * size, offset + count * size
+            counts = _COUNTS.pack(count, 0, more)
+            reply = b"".join((query[:2], flags, counts, question, node[at:after], node[offset:at], opt))
         elif count:
             count, body, cut = self._rotated(node, offset, count, size, MAX_MESSAGE - len(query))
-            reason = Reason.CUT if cut else Reason.ANSWER
-            reply = b"".join((query[:2], flags, _COUNTS.pack(count, 0, 0), query[HEADER_SIZE:], *body))
-        elif node[0] & Flag.ALIAS:
+            reason = Reason.CUT if cut else _ANSWER
+            reply = b"".join((query[:2], flags, _COUNTS.pack(count, 0, more), question, *body, opt))
+        elif node[0] & _ALIAS:
             return None
         else:
-            reason = Reason.NODATA
+            reason = _NODATA
             soa = self._by_index[node[1]].soa(end - HEADER_SIZE, self._serial(snapshot))
-            reply = b"".join((query[:2], flags, _ONE_AUTHORITY, query[HEADER_SIZE:], soa))
+            reply = b"".join((query[:2], flags, _NEGATIVE[more], question, soa, opt))
         key = (node[1] + 1) << 24 | qtype << 8 | reason
         try:
             self.counts[key] += 1
@@ -420,7 +461,7 @@ class Resolver:
                 arcount.to_bytes(2, "big"),
                 query[HEADER_SIZE : asked.end],
                 *body,
-                _opt(rcode, asked.edns, self.stale if reason is Reason.STALE else 0),
+                _opt(rcode, do=asked.edns.do, ede=self.stale if reason is Reason.STALE else 0),
             )
         )
 
@@ -429,11 +470,15 @@ class Resolver:
         self.counts[key] = self.counts.get(key, 0) + 1
 
 
-def _opt(rcode: Rcode, edns: Edns, ede: int) -> bytes:
+@cache
+def _opt(rcode: Rcode, *, do: bool, ede: int = 0) -> bytes:
     """Our OPT: version 0, DO copied (RFC 3225 section 3), an extended error (RFC 8914) if there is one."""
     options = struct.pack(">HHH", _EDE, 2, ede) if ede else b""
-    flags = 0x8000 if edns.do else 0
+    flags = 0x8000 if do else 0
     return b"\0\0\x29" + struct.pack(">HBBHH", _UDP_SIZE, rcode >> 4, 0, flags, len(options)) + options
+
+
+_TAILS: Final = _Tails()
 
 
 def _cut_up(parts: Sequence[bytes], size: int) -> Iterator[bytes]:

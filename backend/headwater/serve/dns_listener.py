@@ -13,7 +13,7 @@ from typing import Final, cast
 
 from headwater.answer.alias import Pending
 from headwater.answer.question import HEADER_SIZE, MIN_UDP_SIZE, Malformed, parse
-from headwater.serve.queries import Queries
+from headwater.serve.queries import Failed, Queries
 
 #: No larger UDP reply, whatever the client says: fragments get lost.
 _MAX_UDP: Final = 4096
@@ -39,6 +39,25 @@ def for_udp(query: bytes, reply: bytes) -> bytes:
     return reply[:2] + bytes((reply[2] | 2, reply[3])) + counts + reply[HEADER_SIZE : asked.end] + opt
 
 
+def _answer(queries: Queries, query: bytes) -> bytes | Pending | None:
+    try:
+        return queries.answer(query)
+    except Failed:
+        return _failure(query)
+
+
+async def _complete(queries: Queries, query: bytes, pending: Pending) -> bytes:
+    try:
+        return await queries.complete(pending)
+    except Failed:
+        return _failure(query)
+
+
+def _failure(query: bytes) -> bytes:
+    """SERVFAIL, for a bug of ours."""
+    return query[:2] + b"\x80\x02" + bytes(8)
+
+
 class _Udp(asyncio.DatagramProtocol):
     def __init__(self, queries: Queries) -> None:
         self._queries = queries
@@ -50,7 +69,7 @@ class _Udp(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
         if len(data) > 2 and data[2] & 0x80:
             return  # a reply: answering it could go back and forth for ever
-        reply = self._queries.answer(data)
+        reply = _answer(self._queries, data)
         if isinstance(reply, Pending):
             task = asyncio.create_task(self._complete(data, reply, addr))
             self._pending.add(task)
@@ -59,7 +78,7 @@ class _Udp(asyncio.DatagramProtocol):
             self._transport.sendto(for_udp(data, reply), addr)
 
     async def _complete(self, query: bytes, pending: Pending, addr: tuple[str | object, int]) -> None:
-        reply = await self._queries.complete(query, pending)
+        reply = await _complete(self._queries, query, pending)
         if not self._transport.is_closing():
             self._transport.sendto(for_udp(query, reply), addr)
 
@@ -108,12 +127,12 @@ class DnsListener:
             async with asyncio.timeout(_IDLE):
                 size = int.from_bytes(await reader.readexactly(2), "big")
                 query = await reader.readexactly(size)
-            reply = self._queries.answer(query)
+            reply = _answer(self._queries, query)
             if reply is None:
                 return
             if isinstance(reply, Pending):
                 # What the client asks on this connection meanwhile waits; it is for development.
-                reply = await self._queries.complete(query, reply)
+                reply = await _complete(self._queries, query, reply)
             writer.write(len(reply).to_bytes(2, "big") + reply)
             async with asyncio.timeout(_IDLE):
                 await writer.drain()

@@ -9,8 +9,10 @@ binds its own address.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
 
 # The event engine's listener costs more per connection; set before the import reads it.
@@ -19,13 +21,27 @@ os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 import grpc
 
 from headwater.answer.alias import Pending
-from headwater.serve.queries import Queries
-from headwater.serve.service import HEALTH_CHECK, MAX_PACKET, QUERY, Refused, health, message_of, no_id, pack, unpack
+from headwater.serve.queries import Failed, Queries
+from headwater.serve.service import (
+    HEALTH_CHECK,
+    MAX_PACKET,
+    QUERY,
+    Refused,
+    bug,
+    health,
+    message_of,
+    no_id,
+    pack,
+    unpack,
+)
 from headwater.serve.threads import Threads
-from headwater.settings import Address
+from headwater.serve.tls import Files
+from headwater.settings import Address, SettingsError
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
+
+_log = logging.getLogger(__name__)
 
 __all__ = ["QUERY", "pack", "start", "unpack"]
 
@@ -55,12 +71,14 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
             reply = self._queries.answer(message)
             if reply is None:
                 raise no_id()
+            if isinstance(reply, Pending):
+                with self._threads.waiting():
+                    reply = asyncio.run_coroutine_threadsafe(self._queries.complete(reply), self._loop).result()
+            return pack(reply)
         except Refused as refused:
             _refuse(context, refused)
-        if isinstance(reply, Pending):
-            with self._threads.waiting():
-                reply = asyncio.run_coroutine_threadsafe(self._queries.complete(message, reply), self._loop).result()
-        return pack(reply)
+        except Failed:
+            _refuse(context, bug())
 
     def _check(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         try:
@@ -69,12 +87,45 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
             _refuse(context, refused)
 
 
+class _Certificates:
+    """Those of the files; read again when the files have changed and can be used."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._version = files.version()
+
+    def credentials(self) -> grpc.ServerCredentials:
+        required = self._files.client_ca is not None
+        return grpc.dynamic_ssl_server_credentials(self._read(), self._changed, required)  # type: ignore[arg-type]
+
+    def _read(self) -> grpc.ServerCertificateConfiguration:
+        files = self._files
+        pair = (Path(files.key).read_bytes(), Path(files.cert).read_bytes())
+        clients = None if files.client_ca is None else Path(files.client_ca).read_bytes()
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=clients)
+
+    def _changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Asked by grpcio for every handshake; None leaves things as they are."""
+        try:
+            version = self._files.version()
+            if version == self._version:
+                return None
+            self._version = version
+            self._files.load()  # whether they can be used at all
+            return self._read()
+        except (OSError, SettingsError) as error:
+            _log.error("%s; the certificate before is used", error)
+            return None
+
+
 def _refuse(context: grpc.ServicerContext, refused: Refused) -> NoReturn:
     context.abort(_STATUS[refused.status], refused.why)
     raise AssertionError("abort raises")
 
 
-def start(address: Address, queries: Queries, loop: asyncio.AbstractEventLoop) -> Callable[[float], None]:
+def start(
+    address: Address, queries: Queries, loop: asyncio.AbstractEventLoop, files: Files | None = None
+) -> Callable[[float], None]:
     """Serve at an address; returns what stops it, given the seconds that calls may still take.
 
     `loop` is where other servers are asked. Raises OSError when the address cannot be bound.
@@ -91,7 +142,10 @@ def start(address: Address, queries: Queries, loop: asyncio.AbstractEventLoop) -
         ),
     )
     try:
-        bound = server.add_insecure_port(str(address))
+        if files is None:
+            bound = server.add_insecure_port(str(address))
+        else:
+            bound = server.add_secure_port(str(address), _Certificates(files).credentials())
     except RuntimeError as error:
         raise OSError(f"{address} cannot be bound: {error}") from None
     if not bound:

@@ -1,4 +1,4 @@
-"""From a transport's bytes to the resolver and back: counted, timed, never raising."""
+"""From a transport's bytes to the resolver and back: counted, timed, and a bug of ours one query's only."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ _EDE_UNREACHABLE = 22
 _log = logging.getLogger(__name__)
 
 
+class Failed(Exception):  # noqa: N818 (what became of the query)
+    """A bug of ours met a query. It is counted and logged; the transport says so in its own way."""
+
+
 class Queries:
     """What every listener of an answer process hands its messages to."""
 
@@ -33,7 +37,7 @@ class Queries:
         self._seen: set[str] = set()
 
     def answer(self, query: bytes) -> bytes | Pending | None:
-        """One query: see `Batch.answer`."""
+        """One query: see `Batch.answer`. Raises Failed."""
         batch = self.begin()
         try:
             return batch.answer(query)
@@ -44,14 +48,17 @@ class Queries:
         """For queries that came together: they are answered from one moment of the store."""
         return Batch(self, self._resolver, self._reader, self._durations)
 
-    async def complete(self, query: bytes, pending: Pending) -> bytes:
-        """The reply to a query that another server has to be asked for. In the upstream's event loop."""
+    async def complete(self, pending: Pending) -> bytes:
+        """The reply to a query that another server has to be asked for. In the upstream's event loop.
+
+        Raises Failed.
+        """
         records = await self._upstream.lookup(pending.target, pending.qtype)
         try:
             return pending.finish(records)
-        except Exception as error:  # noqa: BLE001 (as above)
+        except Exception as error:
             self.failed(error)
-            return _failure(query)
+            raise Failed from error
 
     def failed(self, error: Exception) -> None:
         """A bug of ours met a query: counted, logged once per kind."""
@@ -115,14 +122,13 @@ class Batch:
     def answer(self, query: bytes) -> bytes | Pending | None:
         """The reply, or None when the query has not even an id to reply to; `Queries.complete` makes one of a Pending.
 
-        A bug of ours becomes a SERVFAIL: counted, logged once per kind, and the
-        next query is answered as ever.
+        Raises Failed when a bug of ours is met; the next query is answered as ever.
         """
         try:
             return self._resolver.answer(query, self._snapshot)
-        except Exception as error:  # noqa: BLE001 (contract 5: nothing a client sends raises out of the loop)
+        except Exception as error:
             self._queries.failed(error)
-            return _failure(query)
+            raise Failed from error
         finally:
             # One look at the clock each: a query begins when the one before it ends.
             now = perf_counter()
@@ -134,7 +140,3 @@ class Batch:
     def end(self) -> None:
         if self._snapshot is not None:
             self._snapshot.close()
-
-
-def _failure(query: bytes) -> bytes:
-    return query[:2] + b"\x80\x02" + bytes(8)

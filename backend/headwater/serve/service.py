@@ -101,6 +101,11 @@ def message_of(packet: bytes) -> bytes:
     return message
 
 
+def bug() -> Refused:
+    """For a call that met a bug of ours. CoreDNS asks its next address then."""
+    return Refused(Status.INTERNAL, "a bug of the server")
+
+
 def no_id() -> Refused:
     """For a DNS message that not even a FORMERR can answer."""
     return Refused(Status.INVALID_ARGUMENT, "the DNS message is too short to have an id")

@@ -7,6 +7,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
@@ -15,11 +16,12 @@ import setproctitle
 
 from headwater import control, log, metrics
 from headwater.answer.resolver import Resolver
-from headwater.serve import grpcio_server
 from headwater.serve.dns_listener import DnsListener
 from headwater.serve.queries import Queries
+from headwater.serve.server import Server
+from headwater.serve.tls import Files
 from headwater.serve.upstream import Upstream
-from headwater.settings import Address, Settings
+from headwater.settings import Address, Settings, SettingsError
 from headwater.store.environment import Reader
 from headwater.store.identity import Identity
 
@@ -36,9 +38,14 @@ def run(
     settings: Settings,
     identity: Identity,
     connection: Connection,
+    listening: socket.socket | None,
     dns_sockets: tuple[socket.socket, socket.socket] | None,
 ) -> None:
-    """The process's main function. `dns_sockets` are the development listener's, UDP and TCP."""
+    """The process's main function, on sockets that the supervisor has bound.
+
+    `listening` is None for grpcio, which binds its own; `dns_sockets` are the
+    development listener's, UDP and TCP.
+    """
     setproctitle.setproctitle(f"headwater: answer {index}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -49,23 +56,31 @@ def run(
     queries = Queries(reader, resolver, Upstream(settings.upstreams), settings.max_staleness)
     control.attend(connection, lambda: metrics.encode(queries.snapshot()), lambda: None)
     try:
-        asyncio.run(_serve(settings.listen_addresses()[index], reader, queries, connection, dns_sockets))
-    except OSError as error:
+        asyncio.run(_serve(index, settings, reader, queries, connection, listening, dns_sockets))
+    except (OSError, SettingsError) as error:
         _log.error("%s", error)
         sys.exit(1)
 
 
 async def _serve(
-    address: Address,
+    index: int,
+    settings: Settings,
     reader: Reader,
     queries: Queries,
     connection: Connection,
+    listening: socket.socket | None,
     dns_sockets: tuple[socket.socket, socket.socket] | None,
 ) -> None:
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    stop = grpcio_server.start(address, queries, loop)
+    files = Files.of(settings)
+    if listening is None:
+        stop = _start_grpcio(settings.listen_addresses()[index], queries, files)
+    else:
+        server = Server(queries, files)
+        server.start(listening)
+        stop = server.stop
     listener = DnsListener(queries)
     if dns_sockets is not None:
         await listener.start(*dns_sockets)
@@ -79,4 +94,13 @@ async def _serve(
         except TimeoutError:
             pass
     await listener.stop()
-    await loop.run_in_executor(None, stop, _DRAIN)
+    await stop(_DRAIN)
+
+
+def _start_grpcio(address: Address, queries: Queries, files: Files | None) -> Callable[[float], Awaitable[None]]:
+    # 10 MiB that the native transport has no use for.
+    from headwater.serve import grpcio_server
+
+    loop = asyncio.get_running_loop()
+    stop = grpcio_server.start(address, queries, loop, files)
+    return lambda grace: loop.run_in_executor(None, stop, grace)
