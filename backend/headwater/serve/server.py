@@ -183,7 +183,7 @@ class Server:
         self._files = files
         self._version = None if files is None else files.version()
         self._context = None if files is None else files.load()
-        self._arriving: set[asyncio.Task[None]] = set()
+        self._arriving: dict[_Peer, asyncio.Task[None]] = {}
         self._peers: set[_Peer] = set()
         self._ticks = 0
         self._stopping = False
@@ -205,7 +205,7 @@ class Server:
         self._stopping = True
         self._loop.remove_reader(self._listening)
         self._listening.close()
-        for task in self._arriving:
+        for task in list(self._arriving.values()):
             task.cancel()
         self._empty.clear()
         for peer in list(self._peers):
@@ -233,9 +233,8 @@ class Server:
                 connected.close()
                 continue
             connected.setblocking(False)
-            task = self._loop.create_task(self._arrive(connected))
-            self._arriving.add(task)
-            task.add_done_callback(self._arriving.discard)
+            peer = _Peer(self)
+            self._arriving[peer] = self._loop.create_task(self._arrive(peer, connected))
 
     def _has_room(self) -> bool:
         """Whether one more can be let in; the one that has asked for nothing for longest may have to go."""
@@ -249,14 +248,17 @@ class Server:
         idlest.abort()
         return True
 
-    async def _arrive(self, connected: socket.socket) -> None:
+    async def _arrive(self, peer: _Peer, connected: socket.socket) -> None:
         limits = {} if self._context is None else _TLS_LIMITS
         try:
-            await self._loop.connect_accepted_socket(lambda: _Peer(self), connected, ssl=self._context, **limits)
+            await self._loop.connect_accepted_socket(lambda: peer, connected, ssl=self._context, **limits)
         except OSError:  # it went away, or does not speak TLS as we do
             connected.close()
+        finally:
+            self._arriving.pop(peer, None)
 
     def joined(self, peer: _Peer) -> None:
+        self._arriving.pop(peer, None)
         self._peers.add(peer)
 
     def left(self, peer: _Peer) -> None:
