@@ -74,7 +74,8 @@ def watch(headwater: Headwater) -> dict[str, Any]:
 
 
 def imports(headwater: Headwater) -> int:
-    return int(watch(headwater)["objects"]["serviceimports"])
+    """How many there are; -1 before the watch process says so."""
+    return int(watch(headwater)["objects"].get("serviceimports", -1))
 
 
 def test_labels_choose_services_and_slices(plane: Plane, namespace: str, tmp_path: Path) -> None:

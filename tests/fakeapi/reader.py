@@ -118,7 +118,9 @@ class Prober:
             for name in list(self.allowed):
                 rcode, found = self._view.ask(name)
                 self.asked += 1
-                if rcode == "NOERROR" and found <= self.allowed.get(name, found):
+                if (allowed := self.allowed.get(name)) is None:
+                    continue  # it is of no interest any more
+                if rcode == "NOERROR" and found <= allowed:
                     self._answered.add(name)
                 elif rcode != "SERVFAIL" or name in self._answered:
                     self.wrong.append(f"{time.monotonic() - began:.3f} s: {name}: {rcode} {sorted(found)}")
