@@ -54,7 +54,7 @@ bench: $(READY) ## Measure: the resolver alone; the whole set, a change's way an
 	@$(BIN)/python -m bench.propagation --services $(SERVICES)
 	@$(BIN)/python -m bench.requests --services $(SERVICES)
 
-chaos: $(READY) ## Break everything once for as long as it takes (some 6 minutes); docs/reliability.md gets the table
+chaos: $(READY) ## Break everything once for as long as it takes (5 minutes); docs/reliability.md gets the table
 	@$(PYTHON) tools/build.py
 	@HEADWATER_CHAOS=long $(BIN)/python -m pytest tests/cluster/test_chaos.py
 
