@@ -1,0 +1,142 @@
+"""The load: dnsperf for CoreDNS, h2load for a backend alone, and what the processes used meanwhile."""
+
+from __future__ import annotations
+
+import re
+import statistics
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from signal import SIGINT
+from typing import Final, TypeVar
+
+from headwater.serve.service import QUERY
+
+from bench.processes import run_time
+
+#: Queries on their way at a time, where nothing else is said.
+IN_FLIGHT: Final = 100
+#: Of dnsperf's socket, in KiB: answers of 1,000 addresses come in bursts.
+_SOCKET_BUFFER: Final = 4000
+#: One reply in dnsperf's verbose output.
+_REPLY: Final = re.compile(rb"^> \S+ \S+ \S+ ([0-9.]+)$", re.MULTILINE)
+
+T = TypeVar("T")
+
+
+class LoadError(Exception):
+    """A load that was not served as it should have been; the text says what happened."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What a load saw."""
+
+    queries: int
+    """Answered."""
+    rate: float
+    """Per second."""
+    p50: float = 0.0
+    """Milliseconds, as dnsperf measures them; 0 where it was not told to."""
+    p99: float = 0.0
+
+
+def dnsperf(
+    port: int,
+    file: Path,
+    seconds: float,
+    *,
+    rate: int = 0,
+    latencies: bool = False,
+    meanwhile: Callable[[], object] | None = None,
+) -> Load:
+    """Ask CoreDNS on a loopback port over UDP, with EDNS: as fast as it answers, or `rate` queries a second.
+
+    `latencies` makes dnsperf print each of them, which costs it 2 us a query.
+    With `meanwhile` the load ends when that returns, at the latest after `seconds`.
+    Raises LoadError when queries are lost or anything but NOERROR and NXDOMAIN comes.
+    """
+    command = [
+        "dnsperf", "-s", "127.0.0.1", "-p", str(port), "-d", str(file), "-l", f"{seconds:g}", "-q", str(IN_FLIGHT),
+        "-b", str(_SOCKET_BUFFER), "-t", "2", "-e",
+        *(["-v"] if latencies else []), *(["-Q", str(rate)] if rate else []),
+    ]  # fmt: skip
+    with (file.parent / "dnsperf.out").open("w+b") as output:
+        with subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as running:
+            try:
+                if meanwhile is not None:
+                    meanwhile()
+                    running.send_signal(SIGINT)
+                running.wait(seconds + 30)
+            finally:
+                running.kill()
+        output.seek(0)
+        return _dnsperf(output.read(), latencies=latencies)
+
+
+def _dnsperf(said: bytes, *, latencies: bool) -> Load:
+    tail = said[-2000:].decode(errors="replace")
+
+    def figure(name: str) -> float:
+        found = re.search(rf"{name}: +([\d.]+)", tail)
+        if found is None:
+            raise LoadError(f"dnsperf said:\n{tail}")
+        return float(found[1])
+
+    completed, lost = int(figure("Queries completed")), int(figure("Queries lost"))
+    codes = set(re.findall(r"([A-Z]+) \d+ \(", tail)) - {"NOERROR", "NXDOMAIN"}
+    if lost or codes or not completed:
+        raise LoadError(f"{lost:,} of {completed:,} queries were lost, replies besides: {codes or 'none'}\n{tail}")
+    rate = figure("Queries per second")
+    if not latencies:
+        return Load(completed, rate)
+    at = statistics.quantiles([float(found) * 1000 for found in _REPLY.findall(said)], n=100, method="inclusive")
+    return Load(completed, rate, at[49], at[98])
+
+
+def h2load(target: str, body: Path, streams: int, queries: int) -> Load:
+    """POST a packet so often over one connection. `target`: `unix:/path` or `HOST:PORT`. Raises LoadError."""
+    base = ["-B", target] if target.startswith("unix:") else []
+    host = "localhost" if base else target
+    done = subprocess.run(
+        [
+            "h2load", "-n", str(queries), "-c", "1", "-m", str(streams), "-d", str(body),
+            "-H", "content-type: application/grpc", "-H", "te: trailers", *base, f"http://{host}{QUERY}",
+        ],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    rate = re.search(r"([\d.]+) req/s", done.stdout)
+    succeeded = re.search(r"status codes: (\d+) 2xx", done.stdout)
+    if rate is None or succeeded is None or int(succeeded[1]) != queries:
+        raise LoadError(f"h2load against {target}:\n{done.stdout}{done.stderr}")
+    return Load(queries, float(rate[1]))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One load, and the CPU that it cost."""
+
+    load: Load
+    cpu: Mapping[str, float]
+    """us per query, by role."""
+
+
+def metered(roles: Mapping[str, Sequence[int]], work: Callable[[], Load]) -> Seen:
+    """The load with what these processes used while it ran."""
+    before = {role: sum(map(run_time, pids)) for role, pids in roles.items()}
+    load = work()
+    return Seen(
+        load,
+        {role: (sum(map(run_time, pids)) - before[role]) / load.queries * 1e6 for role, pids in roles.items()},
+    )
+
+
+def alternating(names: Sequence[T], rounds: int) -> list[list[T]]:
+    """Who comes when: in every round each once, and another one first each time, the way back every other time."""
+    found = []
+    for number in range(rounds):
+        at = number % len(names)
+        turn = [*names[at:], *names[:at]]
+        found.append(turn if number % 2 == 0 else turn[::-1])
+    return found
