@@ -22,6 +22,9 @@ _SOCKET_BUFFER: Final = 4000
 #: One reply in dnsperf's verbose output.
 _REPLY: Final = re.compile(rb"^> \S+ \S+ \S+ ([0-9.]+)$", re.MULTILINE)
 
+#: A percentile is not taken of fewer queries.
+_LEAST: Final = 100
+
 T = TypeVar("T")
 
 
@@ -37,9 +40,24 @@ class Load:
     """Answered."""
     rate: float
     """Per second."""
-    p50: float = 0.0
-    """Milliseconds, as dnsperf measures them; 0 where it was not told to."""
-    p99: float = 0.0
+    latencies: Sequence[float] = ()
+    """Milliseconds, as dnsperf measures them where it was told to, in the order of the replies."""
+
+    @property
+    def p50(self) -> float:
+        return self._percentile(50)
+
+    @property
+    def p99(self) -> float:
+        return self._percentile(99)
+
+    def first(self, seconds: float) -> Load:
+        """What was seen in the beginning of a load with a fixed rate."""
+        queries = max(_LEAST, int(self.rate * seconds))
+        return Load(queries, self.rate, self.latencies[:queries])
+
+    def _percentile(self, number: int) -> float:
+        return statistics.quantiles(self.latencies, n=100, method="inclusive")[number - 1]
 
 
 def dnsperf(
@@ -91,8 +109,7 @@ def _dnsperf(said: bytes, *, latencies: bool) -> Load:
     rate = figure("Queries per second")
     if not latencies:
         return Load(completed, rate)
-    at = statistics.quantiles([float(found) * 1000 for found in _REPLY.findall(said)], n=100, method="inclusive")
-    return Load(completed, rate, at[49], at[98])
+    return Load(completed, rate, [float(found) * 1000 for found in _REPLY.findall(said)])
 
 
 def h2load(target: str, body: Path, streams: int, queries: int) -> Load:

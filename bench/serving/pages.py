@@ -5,7 +5,7 @@
 What a relist costs the one who asks is seen at its fullest where the server
 takes next to nothing of the machine. A watch says nothing until SIGUSR1 comes:
 then every watch ends with 410 Gone, and a list has to follow. Plain HTTP on
-loopback; prints a line when it listens.
+loopback; prints a line when it listens, and one when a list's last page is sent.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from headwater.cluster.refusals import PATHS
 
 from tools.cluster.load import SERVICES, ScaleService, scale_set
 
+LISTED: Final = "listed"
+LISTENING: Final = "listening"
 _VERSION: Final = "1"
 _EXPIRED: Final = json.dumps(
     {"type": "ERROR", "object": {"kind": "Status", "status": "Failure", "reason": "Expired", "code": 410}}
@@ -84,8 +86,11 @@ class Server:
                     await self._watch(writer)
                 else:
                     pages = self._pages.get(url.path, [_response(b"{}")])
-                    writer.write(pages[int(asked.get("continue", ["0"])[0])])
-                await writer.drain()
+                    number = int(asked.get("continue", ["0"])[0])
+                    writer.write(pages[number])
+                    await writer.drain()
+                    if pages[number] is pages[-1]:
+                        print(LISTED, url.path, flush=True)
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
@@ -96,6 +101,7 @@ class Server:
         await writer.drain()
         await self._over.wait()
         writer.write(_chunk(_EXPIRED + b"\n") + b"0\r\n\r\n")
+        await writer.drain()
 
 
 async def _run(port: int, services: int) -> None:
@@ -105,7 +111,7 @@ async def _run(port: int, services: int) -> None:
     loop.add_signal_handler(signal.SIGUSR1, server.expire)
     loop.add_signal_handler(signal.SIGTERM, stopped.set)
     listening = await asyncio.start_server(server.serve, "127.0.0.1", port)
-    print(f"listening on 127.0.0.1:{port}", flush=True)
+    print(LISTENING, f"on 127.0.0.1:{port}", flush=True)
     await stopped.wait()
     listening.close()
 

@@ -14,6 +14,7 @@ from typing import Final
 
 from bench.processes import run_time
 from bench.report import spread, table
+from bench.serving import pages
 from bench.serving.goals import Goal, ratio
 from bench.serving.load import Load, dnsperf
 from bench.serving.questions import Case
@@ -30,8 +31,8 @@ _NAMES: Final = 1000
 #: The watch process is done when it has not run for so long, in seconds, but for a little.
 _STILL: Final = 0.3
 _A_LITTLE: Final = 0.02
-#: A reflector may wait before it lists: that is not the end of a relist.
-_LEAST_WORK: Final = 0.1
+#: Namespaces, Services, EndpointSlices.
+_RESOURCES: Final = 3
 
 
 @dataclass
@@ -62,15 +63,16 @@ def measure(folder: Path, services: int, rounds: int) -> Figures:
         _wait_until_still(watch, time.monotonic())
         for _ in range(rounds):
             found.quiet.append(dnsperf(front.port, file, _QUIET, rate=RATE, latencies=True))
-            before = run_time(watch)
+            before, lists = run_time(watch), _lists(server)
             began = time.monotonic()
 
             def relist() -> None:
                 server.signal(SIGUSR1)
-                wait_until(lambda: run_time(watch) - before > _LEAST_WORK, _LONGEST, "a relist")  # noqa: B023
+                wait_until(lambda: _lists(server) == lists + _RESOURCES, _LONGEST, "a relist")  # noqa: B023
                 found.lasted.append(_wait_until_still(watch, began))  # noqa: B023
 
-            found.busy.append(dnsperf(front.port, file, _LONGEST, rate=RATE, latencies=True, meanwhile=relist))
+            load = dnsperf(front.port, file, _LONGEST, rate=RATE, latencies=True, meanwhile=relist)
+            found.busy.append(load.first(found.lasted[-1]))
             found.cpu.append(run_time(watch) - before)
     return found
 
@@ -98,6 +100,11 @@ def endpoints(services: int) -> int:
 
 def _base(service: ScaleService) -> str:
     return f"{service.name}.{service.namespace}.svc.cluster.local"
+
+
+def _lists(server: Running) -> int:
+    """How many lists have been taken to their end."""
+    return server.log.read_text().count(pages.LISTED)
 
 
 def _wait_until_still(watch: int, began: float) -> float:
@@ -132,7 +139,7 @@ def _pages(folder: Path, services: int) -> Iterator[tuple[Running, Path]]:
 
         def listens() -> bool:
             running.require_running()
-            return "listening" in running.log_tail()
+            return pages.LISTENING in running.log_tail()
 
         wait_until(listens, _LONGEST, "the server of lists listens")
         yield running, kubeconfig
