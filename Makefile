@@ -46,10 +46,12 @@ format: $(READY) ## Let ruff format and mend what it can
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: $(READY) ## Measure: the resolver alone, and the whole set beside CoreDNS
-	@tools/setup packages dnsperf
+bench: $(READY) ## Measure: the resolver alone, serving beside Go, and the whole set beside CoreDNS (35 minutes)
+	@tools/setup packages dnsperf h2load nghttpd
 	@$(PYTHON) tools/build.py
 	@$(BIN)/python -m bench.resolver
+	@$(BIN)/python -m bench.profile
+	@$(BIN)/python -m bench.serving
 	@$(BIN)/python -m bench.scale --services $(SERVICES)
 
 fuzz: $(READY) ## HTTP/2, questions and the resolver under atheris, FUZZ=120 seconds each; new inputs go into the corpus

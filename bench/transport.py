@@ -54,7 +54,7 @@ def measure(folder: Path, rounds: int, seconds: float) -> str:
             backend = headwater(folder / name, *source, transport=name, known=_KNOWN)
             servers[name] = stack.enter_context(backend)
             fronts[name] = stack.enter_context(behind(folder / f"{name}-coredns", servers[name], _KNOWN))
-        work = {f"h2load, {streams} streams": _by_h2load(folder, servers, streams, seconds) for streams in STREAMS}
+        work = {f"h2load, streams {streams}": _by_h2load(folder, servers, streams, seconds) for streams in STREAMS}
         work |= {f"CoreDNS, {case.title}": _by_dnsperf(folder, fronts, case, seconds) for case in CASES}
         return table(
             ("", *(f"CPU {name}, us" for name in TRANSPORTS), "ratio", *(f"{name}, q/s" for name in TRANSPORTS)),

@@ -26,10 +26,11 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -76,7 +77,7 @@ class Run:
     folder: Path
     extent: Extent
     workers: int
-    goals: list[Goal] = field(default_factory=list)
+    goals: list[Goal]
 
     def section(self, title: str, text: str, seen: Sequence[Goal] = ()) -> None:
         """Print what a part has found."""
@@ -148,10 +149,10 @@ def _agree(uncached: through.Fronts, cached: through.Fronts) -> None:
     print(f"\n{len(uncached)} servers agree on the answers to {len(asked):,} questions", flush=True)
 
 
-def run(parts: frozenset[str], extent: Extent, workers: int) -> list[Goal]:
-    """The parts in their order; what they say to the goals."""
+def run(parts: frozenset[str], extent: Extent, workers: int, met: list[Goal]) -> None:
+    """The parts in their order; what they say to the goals is added to `met`."""
     with servers.workplace() as folder:
-        this = Run(folder, extent, workers)
+        this = Run(folder, extent, workers, met)
         alone: dict[str, Callable[[], None]] = {
             "b": this.transport, "e": this.sizes, "relist": this.relist, "memory": this.memory, "growth": this.growth,
         }  # fmt: skip
@@ -160,7 +161,6 @@ def run(parts: frozenset[str], extent: Extent, workers: int) -> list[Goal]:
         for part, measure in alone.items():
             if part in parts:
                 measure()
-    return this.goals
 
 
 def _parts(text: str) -> frozenset[str]:
@@ -180,17 +180,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if missing := [command for command in _COMMANDS if shutil.which(command) is None]:
         parser.error(f"{missing[0]} is not installed: tools/setup packages {' '.join(_COMMANDS)}")
-    began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped
+    began, met, code = time.monotonic(), list[Goal](), 0
     print(environment("coredns", "goecho", "kube-apiserver", "etcd"), flush=True)
     try:
-        found = run(options.only, QUICK if options.quick else Extent(), options.workers)
+        run(options.only, QUICK if options.quick else Extent(), options.workers, met)
     except (agree.Disagree, LoadError, LookupFailed, PlaneError, TimeoutError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
-    if found:
-        print(f"\n## Goals\n\n{goals.report(found)}")
+        code = 1
+    if met:
+        print(f"\n## Goals\n\n{goals.report(met)}")
     print(f"\n({(time.monotonic() - began) / 60:.1f} minutes)")
-    return 0
+    return code
 
 
 if __name__ == "__main__":

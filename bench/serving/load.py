@@ -22,6 +22,9 @@ _SOCKET_BUFFER: Final = 4000
 #: One reply in dnsperf's verbose output.
 _REPLY: Final = re.compile(rb"^> \S+ \S+ \S+ ([0-9.]+)$", re.MULTILINE)
 
+_GOOD: Final = frozenset(("NOERROR", "NXDOMAIN"))
+#: Queries lost or failed that a busy machine explains: they are told of, not fatal.
+_MOST_BAD: Final = 0.001
 #: A percentile is not taken of fewer queries.
 _LEAST: Final = 100
 
@@ -73,7 +76,7 @@ def dnsperf(
 
     `latencies` makes dnsperf print each of them, which costs it 2 us a query.
     With `meanwhile` the load ends when that returns, at the latest after `seconds`.
-    Raises LoadError when queries are lost or anything but NOERROR and NXDOMAIN comes.
+    Raises LoadError when more than a few are lost, or answered by anything but NOERROR and NXDOMAIN.
     """
     command = [
         "dnsperf", "-s", "127.0.0.1", "-p", str(port), "-d", str(file), "-l", f"{seconds:g}", "-q", str(IN_FLIGHT),
@@ -103,9 +106,12 @@ def _dnsperf(said: bytes, *, latencies: bool) -> Load:
         return float(found[1])
 
     completed, lost = int(figure("Queries completed")), int(figure("Queries lost"))
-    codes = set(re.findall(r"([A-Z]+) \d+ \(", tail)) - {"NOERROR", "NXDOMAIN"}
-    if lost or codes or not completed:
-        raise LoadError(f"{lost:,} of {completed:,} queries were lost, replies besides: {codes or 'none'}\n{tail}")
+    failed = {code: int(number) for code, number in re.findall(r"([A-Z]+) (\d+) \(", tail) if code not in _GOOD}
+    if bad := lost + sum(failed.values()):
+        said_so = f"{lost:,} of {completed + lost:,} queries were lost, replies besides: {failed or 'none'}"
+        if bad > completed * _MOST_BAD:
+            raise LoadError(f"{said_so}\n{tail}")
+        print(f"  ({said_so})", flush=True)
     rate = figure("Queries per second")
     if not latencies:
         return Load(completed, rate)

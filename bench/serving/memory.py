@@ -17,7 +17,7 @@ from headwater.settings import Settings
 from headwater.store.environment import Reader
 
 from bench import resolver
-from bench.processes import MIB, memory, tree
+from bench.processes import MIB, alone, memory, tree
 from bench.report import spread, table
 from bench.serving.goals import Goal
 from bench.serving.servers import headwater, replies_of
@@ -43,31 +43,39 @@ class Example:
 
     shares: dict[int, list[float]] = field(default_factory=dict)
     """PSS of all processes, store file aside, in MiB, by the number of answer processes."""
+    alone: dict[int, list[float]] = field(default_factory=dict)
+    """The same if nothing else on the machine used the same libraries (`processes.alone`)."""
 
 
 def example(folder: Path, rounds: int) -> Example:
     """`headwater serve` on the bundled example, at rest after some queries."""
-    found = Example({workers: [] for workers in WORKERS})
+    found = Example({workers: [] for workers in WORKERS}, {workers: [] for workers in WORKERS})
     for number in range(rounds):
         for workers in WORKERS if number % 2 == 0 else WORKERS[::-1]:
             place = folder / f"example-{workers}-{number}"
             with headwater(place, "--manifests", EXAMPLE, workers=workers, known=_KNOWN) as backend:
                 for address in backend.addresses:
                     replies_of(address, [_KNOWN] * _ASKED)
-                seen = memory(tree(backend.process.pid))
+                processes = tree(backend.process.pid)
+                seen = memory(processes)
+                found.alone[workers].append(alone(processes) / MIB)
             found.shares[workers].append((seen.pss - seen.pss_of_store) / MIB)
     return found
 
 
 def report_of_example(found: Example) -> str:
-    rows = [(f"{workers} answer processes", spread(shares)) for workers, shares in found.shares.items()]
-    return table(("", "PSS of all processes, MiB"), rows)
+    rows = [
+        (f"{workers} answer processes", spread(found.shares[workers]), spread(found.alone[workers]))
+        for workers in WORKERS
+    ]
+    return table(("MiB, all processes", "PSS", "PSS with no other Python about"), rows)
 
 
 def goals_of_example(found: Example) -> list[Goal]:
     two, four = (found.shares[workers] for workers in WORKERS)
     return [
         Goal("PSS on the bundled example", two, _MOST, " MiB", 1),
+        Goal("- with no other Python about", found.alone[WORKERS[0]], _MOST, " MiB", 1),
         Goal("- a second pair of answer processes", [b - a for a, b in zip(two, four, strict=True)],
              _MOST_FOR_A_PAIR, " MiB", 1),
     ]  # fmt: skip

@@ -103,7 +103,8 @@ def headwater(
         sys.executable, "-m", "headwater.cli", "serve", *source, "--listen", str(address), "--workers", str(workers),
         "--transport", transport, "--state-dir", folder / "state", "--admin", "off", "--audit-interval", "0",
     ]  # fmt: skip
-    process = Running("headwater", command, folder / "log", cwd=folder)
+    # As installed: with its modules compiled, whatever the environment says.
+    process = Running("headwater", command, folder / "log", env={"PYTHONDONTWRITEBYTECODE": ""}, cwd=folder)
     with _stopped_at_the_end(process):
         backend = Backend([address.of_worker(number, workers) for number in range(workers)], process)
         _wait_for(backend, known)

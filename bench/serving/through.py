@@ -157,5 +157,5 @@ def workers(kubeconfig: Path, cases: Sequence[Case], folder: Path, rounds: int, 
             backend = stack.enter_context(
                 headwater(place / "headwater", "--kubeconfig", kubeconfig, workers=number, known=known)
             )
-            fronts[f"{number} workers"] = stack.enter_context(behind(place / "coredns", backend, known))
+            fronts[f"workers {number}"] = stack.enter_context(behind(place / "coredns", backend, known))
         return measure(fronts, cases, folder, rounds, seconds)

@@ -61,7 +61,7 @@ def _load(peer: Peer, body: Path, streams: int, queries: int) -> Seen:
 
 def report(found: Mapping[int, Mapping[str, Figures]]) -> str:
     rows = [
-        (f"{streams} streams: {name}", spread(one.cpu[BACKEND]), spread(one.rates, 0))
+        (f"streams {streams}: {name}", spread(one.cpu[BACKEND]), spread(one.rates, 0))
         for streams, figures in found.items()
         for name, one in figures.items()
     ]
