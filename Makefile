@@ -46,10 +46,12 @@ format: $(READY) ## Let ruff format and mend what it can
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: $(READY) ## Measure: the resolver alone; the whole set, a change's way and requests beside CoreDNS
-	@tools/setup packages dnsperf
+bench: $(READY) ## Measure: the resolver alone; serving beside Go; the whole set, a change's way and requests beside CoreDNS (45 minutes)
+	@tools/setup packages dnsperf h2load nghttpd
 	@$(PYTHON) tools/build.py
 	@$(BIN)/python -m bench.resolver
+	@$(BIN)/python -m bench.profile
+	@$(BIN)/python -m bench.serving
 	@$(BIN)/python -m bench.scale --services $(SERVICES)
 	@$(BIN)/python -m bench.propagation --services $(SERVICES)
 	@$(BIN)/python -m bench.requests --services $(SERVICES)

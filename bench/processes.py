@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 import time
 from collections.abc import Sequence
@@ -20,6 +21,8 @@ SAMPLE_EVERY = 0.05
 _WALK_EVERY = 5
 
 _STORE_FILE = b"/data.mdb"
+#: Before a mapping's offset in its file, in smaps.
+_MAPPING = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ \S{4} ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +35,17 @@ class Memory:
     """Those of `private` that are pages of a store's file: page cache, which the kernel can take back."""
     pss: int = 0
     """As `private`, and of every shared page its share."""
+    pss_of_store: int = 0
+    """Those of `pss` that are pages of a store's file."""
     rss: int = 0
 
     def __add__(self, other: Memory) -> Memory:
         return Memory(
-            self.private + other.private, self.store + other.store, self.pss + other.pss, self.rss + other.rss
+            self.private + other.private,
+            self.store + other.store,
+            self.pss + other.pss,
+            self.pss_of_store + other.pss_of_store,
+            self.rss + other.rss,
         )
 
 
@@ -66,6 +75,19 @@ def cpu(processes: Sequence[psutil.Process]) -> float:
     return total
 
 
+def run_time(pid: int) -> float:
+    """CPU seconds of a process's living threads, to the nanosecond (/proc/PID/task/TID/schedstat); 0 when it is gone.
+
+    For differences over a short while: what a thread had used is lost when it ends.
+    """
+    total = 0
+    with contextlib.suppress(OSError):
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(OSError):
+                total += int((thread / "schedstat").read_bytes().split()[0])
+    return total / 1e9
+
+
 def memory(processes: Sequence[psutil.Process]) -> Memory:
     """What they hold now, all of them together."""
     total = Memory()
@@ -75,30 +97,56 @@ def memory(processes: Sequence[psutil.Process]) -> Memory:
     return total
 
 
+def alone(processes: Sequence[psutil.Process]) -> int:
+    """What their PSS would be, in bytes, if nobody else mapped the files that they map; a store's file left out.
+
+    A library's pages are shared with every other program that uses it, and a
+    machine that measures runs more of them. Here a file's pages count once: as
+    many as the process has that has most of them.
+    """
+    anonymous = 0
+    files: dict[bytes, int] = {}
+    for process in processes:
+        with contextlib.suppress(OSError):
+            proc = Path(f"/proc/{process.pid}")
+            anonymous += _kilobytes((proc / "smaps_rollup").read_bytes(), b"Pss_Anon:", b"Pss_Shmem:")
+            for mapping in _MAPPING.split((proc / "smaps").read_bytes())[1:]:
+                head, _, rest = mapping.partition(b"\n")
+                name = head.split(None, 3)[-1]
+                if name.startswith(b"/") and not name.endswith(_STORE_FILE):
+                    key = head.split(None, 1)[0] + name  # offset and file
+                    held = _kilobytes(b"\n" + rest, b"Rss:") - _kilobytes(b"\n" + rest, b"Anonymous:")
+                    files[key] = max(files.get(key, 0), held)
+    return (anonymous + sum(files.values())) * 1024
+
+
 def _memory_of(pid: int) -> Memory:
     proc = Path(f"/proc/{pid}")
     rollup = (proc / "smaps_rollup").read_bytes()
+    store_private, store_pss = _of_store(proc)
     return Memory(
         private=_kilobytes(rollup, b"Private_Clean:", b"Private_Dirty:") * 1024,
-        store=_private_of_store(proc) * 1024,
+        store=store_private * 1024,
         pss=_kilobytes(rollup, b"Pss:") * 1024,
+        pss_of_store=store_pss * 1024,
         rss=_kilobytes(rollup, b"Rss:") * 1024,
     )
 
 
-def _private_of_store(proc: Path) -> int:
-    """KiB of private pages in the mappings of a store's file."""
+def _of_store(proc: Path) -> tuple[int, int]:
+    """KiB in the mappings of a store's file: private pages, and its share of all of them."""
     if _STORE_FILE not in (proc / "maps").read_bytes():
-        return 0
+        return 0, 0
     smaps = (proc / "smaps").read_bytes()
-    total = 0
+    private = pss = 0
     at = smaps.find(_STORE_FILE)
     while at >= 0:
         # One mapping's lines go to its last one, VmFlags.
         end = smaps.find(b"VmFlags:", at)
-        total += _kilobytes(smaps[at:end], b"Private_Clean:", b"Private_Dirty:")
+        private += _kilobytes(smaps[at:end], b"Private_Clean:", b"Private_Dirty:")
+        pss += _kilobytes(smaps[at:end], b"Pss:")
         at = smaps.find(_STORE_FILE, end)
-    return total
+    return private, pss
 
 
 def _kilobytes(text: bytes, *names: bytes) -> int:

@@ -34,9 +34,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join((line(head), rule, *map(line, rows)))
 
 
-def goal(value: float, limit: float, unit: str = "", digits: int = 2) -> str:
-    """A figure beside what it should be."""
-    word = "within" if value <= limit else "OVER"
+def goal(value: float, limit: float, unit: str = "", digits: int = 2, *, at_least: bool = False) -> str:
+    """A figure beside what it should be: at most `limit`, or at least."""
+    good, bad = ("above", "UNDER") if at_least else ("within", "OVER")
+    word = good if (value >= limit if at_least else value <= limit) else bad
     return f"{value:,.{digits}f}{unit} ({word} {limit:g}{unit})"
 
 

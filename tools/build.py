@@ -36,7 +36,7 @@ class Tool:
     """One binary: the module folder that pins it, and what `go build` is told."""
 
     name: str
-    module: str  # folder under tools/
+    module: str  # folder, from tools/
     package: str  # Go package path, or "." for the module's own main
     requires: str  # the requirement in go.mod that names the version
     ldflags: str = "-s -w"
@@ -73,6 +73,7 @@ TOOLS = {
             for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl")
         ),
         Tool("kwok", "cluster/kwok", "sigs.k8s.io/kwok/cmd/kwok", "sigs.k8s.io/kwok"),
+        Tool("goecho", "../bench/goecho", ".", "google.golang.org/grpc"),
         Tool("h2spec", "h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "github.com/summerwind/h2spec"),
     )
 }

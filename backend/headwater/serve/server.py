@@ -4,8 +4,8 @@ What is read at once is answered at once: one snapshot of the store, one write.
 A peer that does not take what was written is not read from, and left after a
 while. Calls that wait for another server end on their streams later.
 
-What a query costs the process, in microseconds of CPU (2 cores, Linux 6.18, Python 3.11; `bench/transport.py`
-measures it, and with `--profile` each layer alone):
+What a query costs the process, in microseconds of CPU (2 cores, Linux 6.18, Python 3.11; `bench/transport`
+measures it, and `bench/profile` each layer alone):
 
     frames in      1.4    `http2`: no block decoded, nothing copied but the body
     an answer      2.2    `queries` and the resolver, with the look-up and two looks at the clock

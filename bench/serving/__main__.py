@@ -1,0 +1,198 @@
+"""What serving costs, Headwater and Go side by side, in one run.
+
+    python -m bench.serving [--quick] [--only b,c,d] [--workers 1]
+
+    b       the transport alone, under h2load with 1, 10 and 100 streams: native, grpcio, the Go echo, and nghttpd
+    c       through CoreDNS, each kind of answer at full speed, uncached and with `cache`: Headwater behind CoreDNS,
+            the `kubernetes` plugin in it, the Go echo behind it, and a second CoreDNS behind it (the Go backend)
+    d       the same at 1,000 and 5,000 queries a second: latency
+    e       the resolver alone, with up to 1,000,000 names
+    f       one, two and four answer processes
+    relist  latency while the watch process relists 150,000 endpoints
+    memory  PSS of all processes on the bundled example
+    growth  memory of a resolver over 10 million queries
+
+Servers take turns; a figure is the median of the rounds with [least-most]. CPU is
+that of the process and all its threads while it is under load, by the
+scheduler's own account, which includes what the kernel does on its behalf.
+Headwater's is that of all its processes. The Go echo (bench/goecho) is grpc-go
+and a table of Headwater's own replies: what a Go backend costs at the very least.
+
+Before c and d measure anything, all must give the same answer to every question.
+Takes some 20 minutes on 2 cores; `--quick` 4, and its figures are only good to see that everything runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from headwater.lookup import LookupFailed
+
+from bench.report import environment
+from bench.serving import agree, goals, memory, questions, relist, servers, size, through, transport
+from bench.serving.goals import Goal
+from bench.serving.load import LoadError
+from tools.cluster.load import SERVICES
+from tools.cluster.plane import PlaneError
+
+PARTS: Final = ("b", "c", "d", "e", "f", "relist", "memory", "growth")
+#: Those that ask CoreDNS in front of the small cluster.
+_ON_THE_CLUSTER: Final = frozenset("cdf")
+_COMMANDS: Final = ("dnsperf", "h2load", "nghttpd")
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is measured. Times in seconds."""
+
+    rounds: int = 5
+    seconds: float = 1.5
+    cached_rounds: int = 3
+    mix_cached_seconds: float = 3.0
+    rate_seconds: float = 5.0
+    sizes: tuple[int, ...] = size.SIZES
+    services: int = SERVICES
+    relists: int = 5
+    queries: int = 10_000_000
+
+
+QUICK: Final = Extent(
+    rounds=2, seconds=0.5, cached_rounds=1, mix_cached_seconds=0.5, rate_seconds=1.0, sizes=(1_000, 10_000),
+    services=1_000, relists=2, queries=500_000,
+)  # fmt: skip
+
+
+@dataclass
+class Run:
+    """One run: what it is told, and the goals that it has something to say to."""
+
+    folder: Path
+    extent: Extent
+    workers: int
+    goals: list[Goal]
+
+    def section(self, title: str, text: str, seen: Sequence[Goal] = ()) -> None:
+        """Print what a part has found."""
+        print(f"\n## {title}\n\n{text}", flush=True)
+        self.goals += seen
+
+    def transport(self) -> None:
+        found = transport.measure(self.folder, self.extent.rounds, self.extent.seconds)
+        self.section("The transport alone", transport.report(found))
+
+    def on_the_cluster(self, parts: frozenset[str]) -> None:
+        """c, d and f."""
+        known = questions.ENDPOINT.questions[0]
+        with servers.plane(self.folder) as plane:
+            if parts & {"c", "d"}:
+                with servers.variants(self.folder, plane.kubeconfig, known, self.workers) as (uncached, cached):
+                    _agree(uncached, cached)
+                    if "c" in parts:
+                        self._through(uncached, cached)
+                    if "d" in parts:
+                        self._at_fixed_rates(uncached)
+            if "f" in parts:
+                self._workers(plane.kubeconfig)
+
+    def _through(self, uncached: through.Fronts, cached: through.Fronts) -> None:
+        extent = self.extent
+        print("\nuncached:", flush=True)
+        found = through.measure(uncached, questions.CASES, self.folder, extent.rounds, extent.seconds)
+        self.section("Through CoreDNS", through.report(found), through.goals(found))
+        print("\nwith `cache`:", flush=True)
+        others = [case for case in questions.CASES if case is not questions.MIX]
+        found = through.measure(cached, others, self.folder, extent.cached_rounds, extent.seconds)
+        found |= through.measure(cached, [questions.MIX], self.folder, extent.rounds, extent.mix_cached_seconds)
+        self.section("Through CoreDNS with `cache`", through.report(found), through.goals_with_cache(found))
+
+    def _at_fixed_rates(self, uncached: through.Fronts) -> None:
+        extent = self.extent
+        found = through.fixed_rates(uncached, questions.ENDPOINT, self.folder, extent.rounds, extent.rate_seconds)
+        self.section("At fixed rates, endpoint name", through.report_of_rates(found), through.goals_of_rates(found))
+
+    def _workers(self, kubeconfig: Path) -> None:
+        cases = (questions.ENDPOINT, questions.HEADLESS[100], questions.MIX)
+        found = through.workers(kubeconfig, cases, self.folder, self.extent.cached_rounds, self.extent.seconds)
+        self.section("Answer processes", through.report(found))
+
+    def sizes(self) -> None:
+        found = size.measure(self.extent.sizes, self.extent.rounds)
+        self.section("The number of names, resolver alone", size.report(found), size.goals(found))
+
+    def relist(self) -> None:
+        found = relist.measure(self.folder, self.extent.services, self.extent.relists)
+        title = f"During a relist of {relist.endpoints(self.extent.services):,} endpoints"
+        self.section(title, relist.report(found), relist.goals(found))
+
+    def memory(self) -> None:
+        found = memory.example(self.folder, self.extent.cached_rounds)
+        self.section("Memory on the bundled example", memory.report_of_example(found), memory.goals_of_example(found))
+
+    def growth(self) -> None:
+        found = memory.growth(self.extent.queries)
+        self.section("Memory over many queries", memory.report_of_growth(found), memory.goals_of_growth(found))
+
+
+def _agree(uncached: through.Fronts, cached: through.Fronts) -> None:
+    """Everybody's answer to every question."""
+    asked = questions.everything()
+    agree.require_agreement(uncached, asked, ttls=True)
+    agree.require_agreement(cached, asked, ttls=False)
+    print(f"\n{len(uncached)} servers agree on the answers to {len(asked):,} questions", flush=True)
+
+
+def run(parts: frozenset[str], extent: Extent, workers: int, met: list[Goal]) -> None:
+    """The parts in their order; what they say to the goals is added to `met`."""
+    with servers.workplace() as folder:
+        this = Run(folder, extent, workers, met)
+        alone: dict[str, Callable[[], None]] = {
+            "b": this.transport, "e": this.sizes, "relist": this.relist, "memory": this.memory, "growth": this.growth,
+        }  # fmt: skip
+        if parts & _ON_THE_CLUSTER:
+            this.on_the_cluster(parts & _ON_THE_CLUSTER)
+        for part, measure in alone.items():
+            if part in parts:
+                measure()
+
+
+def _parts(text: str) -> frozenset[str]:
+    chosen = frozenset(text.split(","))
+    if unknown := chosen.difference(PARTS):
+        raise argparse.ArgumentTypeError(f"no part {sorted(unknown)[0]!r}: choose from {', '.join(PARTS)}")
+    return chosen
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.serving", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="little of everything")
+    parser.add_argument("--only", type=_parts, default=frozenset(PARTS), metavar="PARTS", help="some of the parts")
+    parser.add_argument("--workers", type=int, default=1, help="answer processes in c and d (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    if missing := [command for command in _COMMANDS if shutil.which(command) is None]:
+        parser.error(f"{missing[0]} is not installed: tools/setup packages {' '.join(_COMMANDS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped
+    began, met, code = time.monotonic(), list[Goal](), 0
+    print(environment("coredns", "goecho", "kube-apiserver", "etcd"), flush=True)
+    try:
+        run(options.only, QUICK if options.quick else Extent(), options.workers, met)
+    except (agree.Disagree, LoadError, LookupFailed, PlaneError, TimeoutError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 1
+    if met:
+        print(f"\n## Goals\n\n{goals.report(met)}")
+    print(f"\n({(time.monotonic() - began) / 60:.1f} minutes)")
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

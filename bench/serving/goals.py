@@ -1,0 +1,36 @@
+"""What serving should cost, as ratios within one run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench.report import goal, table
+
+
+@dataclass(frozen=True)
+class Goal:
+    """Something seen, once per round, and its limit: the most that it may be, or the least."""
+
+    title: str
+    seen: Sequence[float]
+    limit: float
+    unit: str = ""
+    digits: int = 2
+    at_least: bool = False
+
+    def row(self) -> tuple[str, str, str]:
+        """Title, the median beside the limit, and all that was seen."""
+        said = goal(statistics.median(self.seen), self.limit, self.unit, self.digits, at_least=self.at_least)
+        spread = f"{min(self.seen):,.{self.digits}f}-{max(self.seen):,.{self.digits}f}" if len(self.seen) > 1 else ""
+        return self.title, said, spread
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
+    """Round by round: what slows both down for a while is in neither's favour."""
+    return [mine / other for mine, other in zip(ours, theirs, strict=True)]
+
+
+def report(goals: Sequence[Goal]) -> str:
+    return table(("goal", "median", "rounds"), [goal.row() for goal in goals])
