@@ -6,6 +6,7 @@ import random
 import struct
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dns.edns
@@ -16,6 +17,7 @@ import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
 import pytest
+from headwater.answer.alias import Pending
 from headwater.answer.counts import Reason, count_parts
 from headwater.answer.find import address_of_label
 from headwater.answer.resolver import MAX_MESSAGE, Resolver
@@ -47,6 +49,12 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture
 def served(world: World) -> Iterator[tuple[Reader, Resolver]]:
     """One that knows that the store is ready: from then on the short way is taken."""
+    with serving(world) as both:
+        yield both
+
+
+@contextmanager
+def serving(world: World) -> Iterator[tuple[Reader, Resolver]]:
     reader = Reader(world.state_dir, world.identity)
     reader.follow()
     resolver = Resolver(reader, world.settings)
@@ -56,6 +64,21 @@ def served(world: World) -> Iterator[tuple[Reader, Resolver]]:
     snapshot.close()
     yield reader, resolver
     reader.close()
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Reader, Resolver]]:
+    """Zones of every kind, one inside another, with all that is found under other names than its own."""
+    shape = settings(
+        zones=("cluster.local", "in.cluster.local"), multicluster_zones=("clusterset.local",),
+        reverse_zones=("44.10.in-addr.arpa",), pods="insecure", zonal=True,
+    )  # fmt: skip
+    world = World(tmp_path_factory.mktemp("state"), shape).fill(
+        headless("web"),
+        slice_of("web", *(at(f"10.44.0.{i}", hostname=f"web-{i}", zone="z1") for i in range(1, 3))),
+    )
+    with serving(world) as both:
+        yield both
 
 
 def reply_to(world: World, query: bytes) -> bytes:
@@ -217,7 +240,11 @@ def test_the_short_way_leads_where_the_long_way_does(
         message[position] = data.draw(st.sampled_from([0, 1, 2, 0x29, 0x80, 0xFF]))
     asked = bytes(message)[: data.draw(st.sampled_from([len(message), len(message) - 1]))]
     asked += data.draw(st.sampled_from([b"", b"\0", OPT]))
-    reader, resolver = served
+    both_ways(*served, asked)
+
+
+def both_ways(reader: Reader, resolver: Resolver, asked: bytes) -> bytes | Pending | None:
+    """The reply, after comparing what the short and the long way come to."""
     snapshot = reader.begin()
     assert snapshot is not None
     found = []
@@ -227,6 +254,42 @@ def test_the_short_way_leads_where_the_long_way_does(
         found.append((answer(asked, snapshot), dict(resolver.counts)))
     snapshot.close()
     assert found[0] == found[1]
+    return found[0][0]
+
+
+# Names that are found under another name than their own, and what nearly is one of them.
+_NEARLY = [
+    text.encode().split(b".")
+    for text in (
+        "http.tcp.web.default.svc.cluster.local", "_http.tcp.web.default.svc.clusterset.local",
+        "x.10-44-0-1.default.pod.cluster.local", "x.y.fd00--1.default.pod.cluster.local",
+        "z2.prefer._zone.web.default.svc.cluster.local", "web-1.z2.prefer._zone.web.default.svc.cluster.local",
+        "z2.pin._zone.web.default.svc.cluster.local", "pin._zone.web.default.svc.in.cluster.local",
+        "1.0.44.10.in-addr.arpa", "0.44.10.in-addr.arpa", "web.default.svc.cluster.local.default.svc.cluster.local",
+        "none.default.svc.cluster.local", "default.svc.cluster.local", "none.svc.cluster.local", "none.cluster.local",
+    )
+]  # fmt: skip
+_LABELS = st.sampled_from(sorted({label for parts in _NEARLY for label in parts} | {b"y" * 63, b"y" * 64, b"a\0b"}))
+
+
+@given(parts=st.sampled_from(_NEARLY), changes=st.lists(st.tuples(st.integers(0, 9), _LABELS), max_size=2),
+       front=st.lists(_LABELS | st.just(b"y" * 63), max_size=5), upper=st.booleans())  # fmt: skip
+@example([b"a\7cluster\5local"], [], [], False)  # a label that ends like the zone
+@example([b"x", b"a\0cluster", b"local"], [], [], False)
+@hypothesis_settings(max_examples=1500, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_names_that_are_not_stored_get_what_a_closer_look_says(
+    everything: tuple[Reader, Resolver],
+    parts: list[bytes],
+    changes: list[tuple[int, bytes]],
+    front: list[bytes],
+    upper: bool,
+) -> None:
+    """Whatever their labels are, and how many: also long ones, and zero bytes inside of labels."""
+    labels = [*front, *parts]
+    for position, label in changes:
+        labels[position % len(labels)] = label
+    wire = b"".join(bytes((len(label),)) + label for label in labels) + b"\0"
+    both_ways(*everything, PLAIN[:12] + (wire.upper() if upper else wire) + b"\0\1\0\1")
 
 
 @given(st.integers(0, len(PLAIN) - 1), st.integers(0, 255))

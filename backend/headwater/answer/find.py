@@ -56,6 +56,19 @@ def find(name: bytes, zone: bytes, snapshot: Snapshot, *, clusters: bool) -> tup
     return None if node is None else (node, key)
 
 
+def may_be_known(name: bytes, labels: list[int], end: int) -> bool:
+    """Whether `find` or `pod_from_name` may know a name that is not stored.
+
+    `labels` are the offsets of those before the zone, which begins at `end`.
+    """
+    if len(labels) < 3:
+        return False
+    last = name[labels[-1] : end]
+    if last == _POD:
+        return True
+    return last == _SVC and len(labels) > 3 and (len(labels) == 5 or name[labels[-4] : labels[-3]] == MARKER)
+
+
 def _zonal(labels: list[bytes], zone: bytes, snapshot: Snapshot) -> tuple[Any, bytes] | None:
     """TOPOZONE.pin|prefer._zone.SVC.NS.svc.Z where no endpoint is in that zone, and what lies between."""
     base = b"".join((*labels[-3:], zone))

@@ -1,6 +1,6 @@
 """The hot path: a query's bytes to a reply's bytes, by one look-up.
 
-The short way is taken by a plain query for a name that is stored. Its nine
+The short way is taken by a plain query for a name that is stored, or surely is not. Its nine
 header bytes after the id are one of a few (a dictionary says which, and what
 the reply's flags are); the name ends at the first zero byte; lower-cased, it is
 the key. A stored name is well-formed, so a key that is found needs no parsing:
@@ -22,8 +22,8 @@ from typing import Any, Final
 
 from headwater.answer.alias import MAX_HOPS, Chain, Pending, other_records
 from headwater.answer.counts import COUNTED_TYPES, RCODES, Reason, count_key
-from headwater.answer.find import find, pod_from_name
-from headwater.answer.question import HEADER_SIZE, Malformed, Question, Rcode, parse
+from headwater.answer.find import find, may_be_known, pod_from_name
+from headwater.answer.question import HEADER_SIZE, MAX_LABEL, MAX_NAME, Malformed, Question, Rcode, parse
 from headwater.answer.reverse import ptr_targets
 from headwater.answer.srv import srv_of_itself, srv_set
 from headwater.records.names import name
@@ -51,6 +51,7 @@ _ARCOUNT: Final = 11
 #: Plain integers: an attribute of an enumeration is a call.
 _ANSWER: Final = int(Reason.ANSWER)
 _NODATA: Final = int(Reason.NODATA)
+_NXDOMAIN: Final = int(Reason.NXDOMAIN)
 _ALIAS: Final = int(Flag.ALIAS)
 _LIMITED: Final = int(Flag.LIMITED)
 #: Ends of plain queries that are remembered: types, and sizes that clients say they take over UDP.
@@ -72,6 +73,9 @@ _PLAIN: Final[dict[bytes, bytes]] = {
     for cd in (0, 0x0010)
     for flags in (rd | ad | cd,)
 }
+
+#: The same with NXDOMAIN for an rcode.
+_NAMELESS: Final = {flags: bytes((flags[0], flags[1] | Rcode.NXDOMAIN)) + flags[2:] for flags in _PLAIN.values()}
 
 _COUNTS: Final = struct.Struct(">HHH")
 #: Counts of the last three sections, by how many additional records (none, or the OPT) there are.
@@ -177,13 +181,16 @@ class Resolver:
             flags = _PLAIN.get(query[2:_ARCOUNT])
             if flags is not None:
                 end = query.find(0, HEADER_SIZE) + 1
-                node = snapshot.get(query[HEADER_SIZE:end].lower()) if end else None
-                if node is not None:
-                    qtype, opt = _TAILS[query[end:]]
-                    if qtype and query[_ARCOUNT] == (1 if opt else 0):
+                qtype, opt = _TAILS[query[end:]] if end else _LONG_WAY
+                if qtype and query[_ARCOUNT] == (1 if opt else 0):
+                    name = query[HEADER_SIZE:end].lower()
+                    node = snapshot.get(name)
+                    if node is not None:
                         reply = self._addresses(query, flags, end, node, snapshot, qtype, opt)
-                        if reply is not None:
-                            return reply
+                    else:
+                        reply = self._absent(query, flags, name, snapshot, qtype, opt)
+                    if reply is not None:
+                        return reply
         return self._long_way(query, snapshot)
 
     def _addresses(
@@ -221,6 +228,37 @@ class Resolver:
             self.counts[key] += 1
         except KeyError:
             self.counts[key] = 1
+        return reply
+
+    def _absent(
+        self, query: bytes, flags: bytes, name: bytes, snapshot: Snapshot, qtype: int, opt: bytes
+    ) -> bytes | None:
+        """NXDOMAIN to a plain query for A or AAAA of a name that is not stored; None when that takes a closer look."""
+        size = len(name)
+        if size > MAX_NAME:
+            return None
+        for zone in self._zones:
+            if not name.endswith(zone.wire):
+                continue
+            labels = []
+            at, goal = 0, size - len(zone.wire)
+            while at < goal:
+                length = name[at]
+                if length > MAX_LABEL:
+                    return None
+                labels.append(at)
+                at += 1 + length
+            if at == goal:
+                break
+        else:
+            return None
+        if zone.reverse or may_be_known(name, labels, goal):
+            return None
+        end = HEADER_SIZE + size + 4
+        soa = zone.soa(size, self._serial(snapshot))
+        reply = b"".join((query[:2], _NAMELESS[flags], _NEGATIVE[1 if opt else 0], query[HEADER_SIZE:end], soa, opt))
+        key = (zone.index + 1) << 24 | qtype << 8 | _NXDOMAIN
+        self.counts[key] = self.counts.get(key, 0) + 1
         return reply
 
     def _long_way(self, query: bytes, snapshot: Snapshot | None) -> bytes | Pending | None:
@@ -479,6 +517,7 @@ def _opt(rcode: Rcode, *, do: bool, ede: int = 0) -> bytes:
 
 
 _TAILS: Final = _Tails()
+_LONG_WAY: Final = (0, b"")
 
 
 def _cut_up(parts: Sequence[bytes], size: int) -> Iterator[bytes]:
