@@ -14,7 +14,7 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from typing import Final
 
-_PRELOAD: Final = ["headwater.serve.worker", "headwater.cluster.watcher"]
+_PRELOAD: Final = ["headwater.preload"]
 
 
 def begin() -> ForkServerContext:
