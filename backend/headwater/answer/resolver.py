@@ -25,7 +25,7 @@ from headwater.answer.counts import COUNTED_TYPES, RCODES, Reason, count_key
 from headwater.answer.find import find, may_be_known, pod_from_name
 from headwater.answer.question import HEADER_SIZE, MAX_LABEL, MAX_NAME, Malformed, Question, Rcode, parse
 from headwater.answer.reverse import ptr_targets
-from headwater.answer.srv import srv_of_itself, srv_set
+from headwater.answer.srv import SrvSets, srv_of_itself
 from headwater.records.names import name
 from headwater.settings import Settings
 from headwater.store.environment import SERIAL, Reader, Snapshot
@@ -161,6 +161,7 @@ class Resolver:
         """The extended error that every name is refused with; 0: none is."""
         self._turn = 0  # advanced once per reply of several
         self._ttl = settings.ttl
+        self._srv = SrvSets()
         self.counts: dict[int, int] = {}
 
     def set_stale(self, ede: int) -> None:
@@ -349,7 +350,7 @@ class Resolver:
             elif qtype == _AAAA:
                 ancount, body, cut = self._rotated(node, HEAD_SIZE + n_a * A_SIZE, n_aaaa, AAAA_SIZE, room)
             elif qtype == _SRV and node_flags & Flag.SRV:
-                ancount, arcount, body, cut = srv_set(node, key, name, room, self._next_turn())
+                ancount, arcount, body, cut = self._srv.get(node, key, name, room, self._next_turn())
             elif qtype == _SOA and node_flags & Flag.APEX:
                 ancount, body = 1, (zone.soa(len(name), self._serial(snapshot)),)
             elif node_flags & Flag.OTHER:

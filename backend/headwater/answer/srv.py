@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import struct
+import threading
+from collections.abc import Sequence
 from typing import Any, Final
 
 from headwater.answer.question import HEADER_SIZE
@@ -14,6 +16,9 @@ _SRV: Final = 33
 _IN: Final = 1
 _SRV_HEAD: Final = struct.Struct(">HHIHHHH")
 _ADDRESS_HEAD: Final = struct.Struct(">HHIH")
+#: Bytes of nodes and sets that are remembered, and what an entry takes besides.
+MAX_KNOWN: Final = 2 << 20
+_OVERHEAD: Final = 400
 
 
 def srv_of_itself(name: bytes, own: bytes, address: bytes, ttl: int) -> tuple[int, int, tuple[bytes, ...]]:
@@ -26,6 +31,41 @@ def srv_of_itself(name: bytes, own: bytes, address: bytes, ttl: int) -> tuple[in
     pointer = (0xC000 | HEADER_SIZE + len(name) - len(own)).to_bytes(2, "big")
     glue = pointer + _ADDRESS_HEAD.pack(rtype, _IN, ttl, len(address))
     return 1, 1, (answer, own, glue, address)
+
+
+class SrvSets:
+    """The sets that were written lately, each for as long as its node is the same: SRV queries come again and again."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, tuple[bytes, bytes, int, int, bytes]] = {}
+        self._room = MAX_KNOWN
+        self._lock = threading.Lock()
+
+    def get(self, node: Any, key: bytes, name: bytes, room: int, turn: int) -> tuple[int, int, Sequence[bytes], bool]:
+        """As `srv_set`."""
+        data = bytes(node)
+        known = self._known.get(name)
+        if known is not None and known[0] == data and known[1] == key and len(known[4]) <= room:
+            return known[2], known[3], known[4:], False
+        ancount, arcount, body, cut = srv_set(node, key, name, room, turn)
+        if not cut and not data[0] & Flag.LIMITED:
+            with self._lock:
+                self._remember(name, (data, key, ancount, arcount, b"".join(body)))
+        return ancount, arcount, body, cut
+
+    def _remember(self, name: bytes, found: tuple[bytes, bytes, int, int, bytes]) -> None:
+        before = self._known.pop(name, None)
+        if before is not None:
+            self._room += _weight(name, before)
+        self._room -= _weight(name, found)
+        if self._room < 0:
+            self._known.clear()
+            self._room = MAX_KNOWN - _weight(name, found)
+        self._known[name] = found
+
+
+def _weight(name: bytes, found: tuple[bytes, bytes, int, int, bytes]) -> int:
+    return _OVERHEAD + len(name) + len(found[0]) + len(found[1]) + len(found[4])
 
 
 def srv_set(node: Any, key: bytes, name: bytes, room: int, turn: int) -> tuple[int, int, list[bytes], bool]:
