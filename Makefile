@@ -33,8 +33,8 @@ test: $(READY) lint ## Everything: lint, unit, wire, end to end, and a real cont
 	@$(PYTHON) tools/build.py || test -z "$${CI:-}"
 	@$(BIN)/python -m pytest
 
-test-fast: $(READY) lint ## What every edit runs: all tests without the control plane, under 2 minutes
-	@$(BIN)/python -m pytest -m "not cluster" tests/unit tests/wire tests/e2e
+test-fast: $(READY) lint ## What every edit runs: all quick tests without the control plane, under 2 minutes
+	@$(BIN)/python -m pytest -m "not cluster and not slow" tests/unit tests/wire tests/e2e
 
 lint: $(READY) ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check

@@ -424,6 +424,7 @@ def connect(address: Address, pki: Pki | None) -> socket.socket | None:
         return None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("attack", "tls"),
     [*((attack, False) for attack in ATTACKS), (no_window, True), (no_reading, True)],

@@ -95,6 +95,7 @@ def test_a_file_that_is_no_store_is_discarded(state: Path, content: bytes) -> No
     assert content == b"" or why
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 def test_a_changed_value_is_found_out(state: Path, seed: int) -> None:
     folder = published(state)

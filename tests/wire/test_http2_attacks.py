@@ -141,6 +141,7 @@ FLOODS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flood", FLOODS)
 @pytest.mark.parametrize("piece", [1, 100], ids=["one at a time", "in bulk"])
 def test_a_flood_ends_the_connection_and_holds_nothing(flood: str, piece: int) -> None:
