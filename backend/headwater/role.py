@@ -33,7 +33,7 @@ _CRASHES: Final = frozenset({-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT})
 
 
 @contextlib.contextmanager
-def _unseen_main() -> Iterator[None]:
+def unseen_main() -> Iterator[None]:
     """Keep children from importing the program's main module: they need none of it."""
     main = sys.modules["__main__"]
     kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
@@ -114,7 +114,7 @@ class Role:
     async def _live(self) -> int:
         loop = asyncio.get_running_loop()
         ours, theirs = multiprocessing.Pipe()
-        with _unseen_main():
+        with unseen_main():
             self._process = await loop.run_in_executor(None, self._start, theirs)
         theirs.close()
         self._connection = ours

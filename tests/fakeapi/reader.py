@@ -46,7 +46,7 @@ class View:
         self._resolver = Resolver(self._reader, settings)
         self._lock = threading.Lock()
 
-    def ask(self, name: str, qtype: str = "A") -> Answer:
+    def _message(self, name: str, qtype: str) -> dns.message.Message:
         query = dns.message.make_query(name, qtype)
         with self._lock:
             self._reader.follow()
@@ -57,7 +57,10 @@ class View:
                 if snapshot is not None:
                     snapshot.close()
         assert isinstance(reply, bytes), f"{name} is answered elsewhere"
-        message = dns.message.from_wire(reply)
+        return dns.message.from_wire(reply)
+
+    def ask(self, name: str, qtype: str = "A") -> Answer:
+        message = self._message(name, qtype)
         return world.status(message), frozenset(world.answers(message, qtype))
 
     def version(self, resource: Resource) -> str:
@@ -74,17 +77,7 @@ class View:
 
     def serial(self) -> int:
         """The SOA's."""
-        query = dns.message.make_query("cluster.local", "SOA")
-        with self._lock:
-            self._reader.follow()
-            snapshot = self._reader.begin()
-            try:
-                reply = self._resolver.answer(query.to_wire(), snapshot)
-            finally:
-                if snapshot is not None:
-                    snapshot.close()
-        assert isinstance(reply, bytes)
-        return int(dns.message.from_wire(reply).answer[0][0].serial)
+        return int(self._message("cluster.local", "SOA").answer[0][0].serial)
 
     def close(self) -> None:
         with self._lock:

@@ -6,7 +6,6 @@ test shortens, and where it is to be killed, is done in the child.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import multiprocessing
 import os
@@ -14,12 +13,13 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
+from headwater.role import unseen_main
 from headwater.settings import Settings
 
 #: Long waits, by module and constant, and what tests make of them.
@@ -50,23 +50,9 @@ def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
     """A process that runs a function of a module, from the forkserver."""
     _CONTEXT.set_forkserver_preload(_PRELOADED)
     process = _CONTEXT.Process(target=target, args=arguments, daemon=True)
-    with _unseen_main():
+    with unseen_main():
         process.start()
     return process
-
-
-@contextlib.contextmanager
-def _unseen_main() -> Iterator[None]:
-    """The child need not import pytest."""
-    main = sys.modules["__main__"]
-    kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
-    try:
-        main.__spec__ = None
-        main.__dict__.pop("__file__", None)
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(main, name, value)
 
 
 def watch(
