@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -160,12 +161,7 @@ def items(change: Callable[[Iterator[bytes]], Iterable[bytes]]) -> Fault:
 
 def more_items(*objects: bytes) -> Fault:
     """A page with other items before its own."""
-
-    def change(given: Iterator[bytes]) -> Iterator[bytes]:
-        yield from objects
-        yield from given
-
-    return items(change)
+    return items(lambda given: chain(objects, given))
 
 
 # In a watch
@@ -178,12 +174,7 @@ def events(change: Callable[[Iterator[bytes]], Iterable[bytes]]) -> Fault:
 
 def lines_first(*lines: bytes) -> Fault:
     """Other lines before the watch's own."""
-
-    def change(given: Iterator[bytes]) -> Iterator[bytes]:
-        yield from lines
-        yield from given
-
-    return events(change)
+    return events(lambda given: chain(lines, given))
 
 
 def lose(lost: Callable[[Mapping[str, Any]], bool]) -> Fault:

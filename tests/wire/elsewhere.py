@@ -100,6 +100,7 @@ def both_sockets() -> tuple[socket.socket, socket.socket]:
     while True:
         udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
         udp.bind(("127.0.0.1", 0))
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             tcp.bind(udp.getsockname())
         except OSError:

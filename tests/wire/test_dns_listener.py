@@ -17,6 +17,8 @@ from headwater.serve import dns_listener
 from headwater.serve.dns_listener import DnsListener, for_udp
 from headwater.serve.queries import Queries
 
+from tests.wire.elsewhere import both_sockets
+
 DEADLINE = 10.0
 NAME = "web.default.svc.cluster.local."
 
@@ -102,22 +104,6 @@ class FakeQueries:
 def echo(message: bytes) -> bytes | None:
     """The query as its own reply; none without an id."""
     return message[:2] + bytes((message[2] | 0x80,)) + message[3:] if len(message) >= 12 else None
-
-
-def both_sockets() -> tuple[socket.socket, socket.socket]:
-    """UDP and TCP at the same port; a port that is free for one may be somebody's for the other."""
-    while True:
-        udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
-        udp.bind(("127.0.0.1", 0))
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tcp.bind(udp.getsockname())
-        except OSError:
-            udp.close()
-            tcp.close()
-            continue
-        tcp.listen()
-        return udp, tcp
 
 
 class Running:

@@ -381,20 +381,11 @@ class Plane:
         PlaneError for any status above 299; OSError when the server does not answer.
         """
         connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=timeout, context=self._tls_context())
-        try:
-            data = None if body is None else json.dumps(body).encode()
-            headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
-            if data is not None:
-                headers["Content-Type"] = content_type
-            connection.request(method, path, data, headers)
-            response = connection.getresponse()
-            text = response.read().decode(errors="replace")
-        except http.client.HTTPException as error:
-            raise ConnectionError(f"{method} {path}: {type(error).__name__}: {error}") from error
-        finally:
-            connection.close()
-        if response.status > 299:
-            raise PlaneError(f"{method} {path}: {response.status} {response.reason}: {text[:500]}")
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
+        if data is not None:
+            headers["Content-Type"] = content_type
+        response, text = _exchange(connection, method, path, data, headers)
         return json.loads(text) if "json" in response.headers.get_content_type() else text
 
     def etcd(self, path: str, body: object, *, timeout: float = 10) -> Any:
@@ -403,16 +394,7 @@ class Plane:
         PlaneError for any status above 299; OSError when etcd does not answer.
         """
         connection = http.client.HTTPConnection("127.0.0.1", self.etcd_port, timeout=timeout)
-        try:
-            connection.request("POST", path, json.dumps(body))
-            response = connection.getresponse()
-            text = response.read().decode(errors="replace")
-        except http.client.HTTPException as error:
-            raise ConnectionError(f"etcd {path}: {type(error).__name__}: {error}") from error
-        finally:
-            connection.close()
-        if response.status > 299:
-            raise PlaneError(f"etcd {path}: {response.status} {response.reason}: {text[:500]}")
+        _, text = _exchange(connection, "POST", path, json.dumps(body).encode(), {}, "etcd ")
         return json.loads(text)
 
     def etcd_behind(self) -> int:
@@ -613,6 +595,28 @@ contexts:
 current-context: plane
 """
         )
+
+
+def _exchange(
+    connection: http.client.HTTPConnection,
+    method: str,
+    path: str,
+    data: bytes | None,
+    headers: Mapping[str, str],
+    whose: str = "",
+) -> tuple[http.client.HTTPResponse, str]:
+    """One request and its reply's text, on a connection that is closed after it. PlaneError above 299, or OSError."""
+    try:
+        connection.request(method, path, data, headers)
+        response = connection.getresponse()
+        text = response.read().decode(errors="replace")
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"{whose}{method} {path}: {type(error).__name__}: {error}") from error
+    finally:
+        connection.close()
+    if response.status > 299:
+        raise PlaneError(f"{whose}{method} {path}: {response.status} {response.reason}: {text[:500]}")
+    return response, text
 
 
 def find_tool(name: str) -> Path:
