@@ -76,7 +76,7 @@ tools: ## Build CoreDNS and the test control plane into the cache (16 minutes th
 	@$(PYTHON) tools/build.py
 
 cluster: $(READY) tools ## A real control plane on loopback, until Ctrl-C
-	@$(BIN)/python tools/cluster/plane.py
+	@$(BIN)/python -m tests.harness.plane
 
 proto: $(READY) ## Generate the protobuf code again
 	@$(BIN)/python tools/protoc.py

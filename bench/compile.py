@@ -19,13 +19,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Upsert
-from headwater.cluster.ledger import Ledger
 from headwater.cluster.objects import Decoded, Endpoint, EndpointSlice, Namespace, Port, Resource, Service
 from headwater.records.compiler import Compiler
 from headwater.records.options import silent
-from headwater.settings import Settings
+from headwater.settings.settings import Settings
 from headwater.store.environment import Store
 from headwater.store.identity import Identity
+from headwater.writer.ledger import Ledger
 
 _RESOURCES: tuple[Resource, ...] = ("namespaces", "services", "endpointslices")
 _PORTS = (Port("cql", "TCP", 9042), Port("intra", "TCP", 7000))

@@ -35,7 +35,7 @@ from headwater.serve.http2 import frame as h2_frame
 from headwater.serve.queries import Queries
 from headwater.serve.service import QUERY, pack
 from headwater.serve.upstream import Upstream
-from headwater.settings import Settings
+from headwater.settings.settings import Settings
 from headwater.store.environment import Reader
 from hpack import Encoder
 

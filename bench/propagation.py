@@ -2,7 +2,7 @@
 
     python -m bench.propagation [--services 10000] [--changes 200] [--storm 500]
 
-With the whole set loaded (tools/cluster/load.py), an EndpointSlice of a headless
+With the whole set loaded (tests/harness/load.py), an EndpointSlice of a headless
 Service is PATCHed so that one endpoint gets a new address, 200 times. From the
 PATCH's return to the first reply with the new address is what counts; both
 servers are asked all along over UDP, one question under way each, and see the
@@ -42,10 +42,10 @@ from types import TracebackType
 from typing import Final, Self
 
 from bench.report import environment, goal, table
-from tests.headwater import Headwater
-from tests.processes import CoreDNS
-from tools.cluster.load import ENDPOINTS_PER_SLICE, SERVICES, Access, ScaleService, load, scale_set
-from tools.cluster.plane import Plane, PlaneError, wait_until
+from tests.harness.instance import Headwater
+from tests.harness.load import ENDPOINTS_PER_SLICE, SERVICES, Access, ScaleService, load, scale_set
+from tests.harness.plane import Plane, PlaneError, wait_until
+from tests.harness.processes import CoreDNS
 
 CHANGES: Final = 200
 STORM: Final = 500.0  # slice updates per second

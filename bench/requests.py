@@ -37,10 +37,10 @@ from urllib.parse import parse_qs, urlsplit
 import psutil
 
 from bench.report import environment, table
-from tests.headwater import Headwater
-from tests.processes import CoreDNS
-from tools.cluster.load import SERVICES, Access, ScaleService, load, scale_set
-from tools.cluster.plane import Plane, PlaneError, free_port, wait_until
+from tests.harness.instance import Headwater
+from tests.harness.load import SERVICES, Access, ScaleService, load, scale_set
+from tests.harness.plane import Plane, PlaneError, free_port, wait_until
+from tests.harness.processes import CoreDNS
 
 #: How much faster the clock runs behind the proxy.
 SPEED: Final = 60

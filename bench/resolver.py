@@ -3,7 +3,7 @@
     python -m bench.resolver [--names 450000] [--rounds 7]
 
 A child process fills a store with the project's own code until it holds that
-many names (the Services of tools/cluster/load.py, repeated in further
+many names (the Services of tests/harness/load.py, repeated in further
 namespaces). Then, in this process and in alternation, each round answers the
 same queries, for names chosen at random:
 
@@ -36,15 +36,15 @@ from typing import Any, Final
 from dnslib import QTYPE, RCODE, DNSHeader, DNSRecord
 from headwater.answer.resolver import Resolver
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived
-from headwater.cluster.ledger import Ledger
 from headwater.cluster.objects import Decoded, Resource, convert
 from headwater.records.compiler import Compiler
-from headwater.settings import Settings
+from headwater.settings.settings import Settings
 from headwater.store.environment import Reader, Store
 from headwater.store.identity import Identity
+from headwater.writer.ledger import Ledger
 
 from bench.report import environment, goal, spread, table
-from tools.cluster.load import SERVICES, ScaleService, scale_set
+from tests.harness.load import SERVICES, ScaleService, scale_set
 
 GOAL: Final = 0.12
 #: Queries answered on one snapshot under `batch`.

@@ -39,8 +39,8 @@ import dns.rdatatype
 
 from bench.processes import MIB, Memory, Sampler, cpu, memory, title, tree
 from bench.report import environment, goal, spread, table
-from tools.cluster.load import SERVICES, ScaleService, load, scale_set
-from tools.cluster.plane import Plane, PlaneError, Running, find_tool, free_port
+from tests.harness.load import SERVICES, ScaleService, load, scale_set
+from tests.harness.plane import Plane, PlaneError, Running, find_tool, free_port
 
 Server = Literal["CoreDNS", "Headwater"]
 
@@ -64,7 +64,7 @@ _COREFILE = """\
 }}
 """
 _IMPORT = """\
-import time, headwater.serve.worker, headwater.cluster.watcher
+import time, headwater.serve.process, headwater.writer.process
 began = time.process_time()
 import headwater.cluster.api
 print(time.process_time() - began)
@@ -140,7 +140,7 @@ def start(which: Server, folder: Path, kubeconfig: Path, port: int) -> Running:
         headwater, "serve", "--kubeconfig", kubeconfig, "--state-dir", folder / "state",
         "--listen", f"unix:{folder / 'dns.sock'}", "--dns", f"127.0.0.1:{port}", "--admin", "off",
     ]  # fmt: skip
-    return Running(which, command, folder / "headwater.log", cwd=folder)
+    return Running(which, command, folder / "headwater.process.log", cwd=folder)
 
 
 def run_once(which: Server, kubeconfig: Path, question: Question, figures: Figures, *, sampled: bool) -> None:

@@ -34,14 +34,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from headwater.lookup import LookupFailed
+from headwater.commands.query import LookupFailed
 
 from bench.report import environment
 from bench.serving import agree, goals, memory, questions, relist, servers, size, through, transport
 from bench.serving.goals import Goal
 from bench.serving.load import LoadError
-from tools.cluster.load import SERVICES
-from tools.cluster.plane import PlaneError
+from tests.harness.load import SERVICES
+from tests.harness.plane import PlaneError
 
 PARTS: Final = ("b", "c", "d", "e", "f", "relist", "memory", "growth")
 #: Those that ask CoreDNS in front of the small cluster.

@@ -1,6 +1,6 @@
 """The small cluster that everybody serves: Services by their number of endpoints, in two namespaces.
 
-The slices are made by hand, as in tools/cluster/load.py: no controller has a
+The slices are made by hand, as in tests/harness/load.py: no controller has a
 part in them, and no pod is needed.
 """
 
@@ -14,7 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from tools.cluster.plane import Plane
+from tests.harness.plane import Plane
 
 HOME: Final = "bench"
 """The namespace of the pods that ask."""

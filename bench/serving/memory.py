@@ -13,7 +13,7 @@ from typing import Final
 
 import psutil
 from headwater.answer.resolver import Resolver
-from headwater.settings import Settings
+from headwater.settings.settings import Settings
 from headwater.store.environment import Reader
 
 from bench import resolver

@@ -1,4 +1,4 @@
-"""An API server that only lists and watches: the whole set of tools/cluster/load.py, its pages made beforehand.
+"""An API server that only lists and watches: the whole set of tests/harness/load.py, its pages made beforehand.
 
     python -m bench.serving.pages --port P [--services 10000]
 
@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 from headwater.cluster.reflector import PAGE
 from headwater.cluster.refusals import PATHS
 
-from tools.cluster.load import SERVICES, ScaleService, scale_set
+from tests.harness.load import SERVICES, ScaleService, scale_set
 
 LISTED: Final = "listed"
 LISTENING: Final = "listening"

@@ -19,8 +19,8 @@ from bench.serving.goals import Goal, ratio
 from bench.serving.load import Load, dnsperf
 from bench.serving.questions import Case
 from bench.serving.servers import behind, headwater
-from tools.cluster.load import ScaleService, scale_set
-from tools.cluster.plane import Running, free_port, wait_until
+from tests.harness.load import ScaleService, scale_set
+from tests.harness.plane import Running, free_port, wait_until
 
 RATE: Final = 1000
 _MOST: Final = 3.0

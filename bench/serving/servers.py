@@ -19,13 +19,13 @@ import dns.exception
 import dns.message
 import dns.query
 import dns.rcode
-from headwater import lookup
-from headwater.settings import Address
+from headwater.commands import query
+from headwater.settings.address import Address
 
 from bench.processes import title, tree
 from bench.serving.cluster import ZONE, create
 from bench.serving.questions import Question, everything, message
-from tools.cluster.plane import Plane, Running, find_tool, free_port, wait_until
+from tests.harness.plane import Plane, Running, find_tool, free_port, wait_until
 
 HEADWATER: Final = "Headwater"
 IN_PROCESS: Final = "CoreDNS alone"
@@ -100,7 +100,7 @@ def headwater(
     folder.mkdir(parents=True)
     address = listen or Address(path=str(folder / "dns.sock"))
     command: list[str | Path] = [
-        sys.executable, "-m", "headwater.cli", "serve", *source, "--listen", str(address), "--workers", str(workers),
+        sys.executable, "-m", "headwater", "serve", *source, "--listen", str(address), "--workers", str(workers),
         "--transport", transport, "--state-dir", folder / "state", "--admin", "off", "--audit-interval", "0",
     ]  # fmt: skip
     # As installed: with its modules compiled, whatever the environment says.
@@ -142,7 +142,7 @@ def packets(replies: Sequence[bytes], file: Path) -> Path:
 
 def replies_of(address: Address, questions: Sequence[Question]) -> list[bytes]:
     """What a backend replies to each, asked as dnsperf asks. Raises LookupFailed."""
-    return [lookup.exchange(message(question), address, _LONGEST) for question in questions]
+    return [query.exchange(message(question), address, _LONGEST) for question in questions]
 
 
 @dataclass(frozen=True)
@@ -246,10 +246,10 @@ def _wait_for(backend: Backend, known: Question) -> None:
     def answers(address: Address) -> Callable[[], bool]:
         def asked() -> bool:
             backend.process.require_running()
-            return lookup.exchange(message(known), address, _LONGEST)[3] & 15 == dns.rcode.NOERROR
+            return query.exchange(message(known), address, _LONGEST)[3] & 15 == dns.rcode.NOERROR
 
         return asked
 
     for address in backend.addresses:
         what = f"{backend.process.name} answers at {address}"
-        wait_until(answers(address), _PATIENCE, what, ignoring=(lookup.LookupFailed,))
+        wait_until(answers(address), _PATIENCE, what, ignoring=(query.LookupFailed,))

@@ -14,7 +14,7 @@ from typing import Final
 
 from headwater.serve.grpc import frame
 from headwater.serve.service import QUERY, pack
-from headwater.settings import Address
+from headwater.settings.address import Address
 
 from bench.report import spread, table
 from bench.serving import cluster
@@ -22,7 +22,7 @@ from bench.serving.load import LoadError, Seen, alternating, h2load, metered
 from bench.serving.questions import ENDPOINT, message
 from bench.serving.servers import BACKEND, Backend, echo, headwater, packets, replies_of
 from bench.serving.through import Figures
-from tools.cluster.plane import Running, free_port, wait_until
+from tests.harness.plane import Running, free_port, wait_until
 
 STREAMS: Final = (1, 10, 100)
 _ASKED: Final = ENDPOINT.questions[0]

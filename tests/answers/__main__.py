@@ -22,7 +22,7 @@ from tests.answers.compare import DEVIATIONS
 from tests.answers.corners import CORNERS
 from tests.answers.generate import MAX_SEED
 from tests.answers.servers import CONFIGURATIONS, AnswersPlane, Configuration, pairs
-from tools.cluster.plane import PlaneError
+from tests.harness.plane import PlaneError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

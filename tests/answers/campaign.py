@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
-from headwater.cluster.addresses import of_this_host
+from headwater.writer.host import of_this_host
 
 from tests.answers.compare import Difference, Tally, compare, never_asked
 from tests.answers.generate import (
@@ -26,11 +26,11 @@ from tests.answers.generate import (
     mutate,
 )
 from tests.answers.names import AFTERWARDS, MATRIX, Names, names_of, questions, relative_to, within
+from tests.answers.objects import Object, SeedObjects
 from tests.answers.servers import CLUSTERSET, Pair
 from tests.answers.wire import NOERROR, TYPES, WAYS, Query, exchange, parse_reply
-from tests.answers.world import Object, World
-from tests.processes import wait_until
-from tools.cluster.plane import Plane, PlaneError
+from tests.harness.plane import Plane, PlaneError
+from tests.harness.processes import wait_until
 
 #: How long all servers may take to see what was written last, and controllers to do their part, in seconds.
 SETTLED: Final = 20.0
@@ -84,7 +84,7 @@ def name_servers(plane: Plane, pairs: Sequence[Pair], pool: Executor) -> Outcome
     began = time.monotonic()
     pairs = [pair for pair in pairs if pair.configuration.everywhere]
     outcome = Outcome(MAX_SEED, ())
-    before = World(MAX_SEED)
+    before = SeedObjects(MAX_SEED)
     _compare_name_servers(pairs, pool, outcome)
     for step, world in enumerate(hosts(of_this_host())):
         _write(plane, [*changes(before, world)])
@@ -141,7 +141,7 @@ def _write_status(plane: Plane, path: str, item: Object) -> None:
 # -- settling
 
 
-def _settle(plane: Plane, pairs: Sequence[Pair], world: World, name: str) -> None:
+def _settle(plane: Plane, pairs: Sequence[Pair], world: SeedObjects, name: str) -> None:
     """Wait until the controllers have done their part, then until every server has seen what is written after it."""
     with contextlib.suppress(TimeoutError):  # a slow controller shows in the comparison
         wait_until(lambda: _controllers_are_done(plane, world), PATIENCE, "the controllers' slices")
@@ -154,7 +154,7 @@ def _settle(plane: Plane, pairs: Sequence[Pair], world: World, name: str) -> Non
             wait_until(partial(_all_answered, server.port, queries), SETTLED, what, interval=0.02)
 
 
-def _marker_queries(pair: Pair, world: World, name: str) -> list[Query]:
+def _marker_queries(pair: Pair, world: SeedObjects, name: str) -> list[Query]:
     namespace, zone = world.namespace(name), pair.configuration.zones[0]
     wanted = [f"{MARKER}.{namespace}.svc.{zone}"]
     if pair.configuration.imports:
@@ -172,7 +172,7 @@ def _all_answered(port: int, queries: Sequence[Query]) -> bool:
     return True
 
 
-def _controllers_are_done(plane: Plane, world: World) -> bool:
+def _controllers_are_done(plane: Plane, world: SeedObjects) -> bool:
     """Every Service with a selector has the addresses of its pods in slices."""
     for (_, namespace, name), service in world.of_kind("Service"):
         selector = service["spec"].get("selector")
@@ -201,9 +201,9 @@ def _slices_of(plane: Plane, namespace: str, service: str) -> list[Object]:
     return found
 
 
-def _as_served(plane: Plane, world: World) -> World:
+def _as_served(plane: Plane, world: SeedObjects) -> SeedObjects:
     """The world with what controllers and the kubelet's stand-in made of it."""
-    served = World(world.seed, dict(world.objects), world.corners)
+    served = SeedObjects(world.seed, dict(world.objects), world.corners)
     for (_, namespace, name), service in world.of_kind("Service"):
         if "selector" in service["spec"]:
             for item in _slices_of(plane, namespace, name):

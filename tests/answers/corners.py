@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from tests.answers.world import (
+from tests.answers.objects import (
     DOTTED,
     FINALIZER,
     IMPORT_NAME,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from tests.answers import corners
-from tests.answers.world import (
+from tests.answers.objects import (
     DOTTED,
     IMPORT_NAME,
     IMPORTED_ADDRESSES,
@@ -20,7 +20,7 @@ from tests.answers.world import (
     Key,
     Maker,
     Object,
-    World,
+    SeedObjects,
 )
 
 #: What --namespace-labels and --labels of the configurations select.
@@ -58,11 +58,11 @@ class Change:
     item: Object
 
 
-def generate(seed: int) -> World:
+def generate(seed: int) -> SeedObjects:
     """A third of the corners in the open namespace, a few things in the others."""
     if not 0 <= seed < MAX_SEED:
         raise ValueError(f"seed {seed} is not between 0 and {MAX_SEED - 1}")
-    world = World(seed)
+    world = SeedObjects(seed)
     chance = random.Random(seed)
     make = Maker(world, chance)
     for name, labels in _NAMESPACES.items():
@@ -82,10 +82,10 @@ def generate(seed: int) -> World:
     return world
 
 
-def mutate(world: World) -> tuple[World, list[Change]]:
+def mutate(world: SeedObjects) -> tuple[SeedObjects, list[Change]]:
     """The world a moment later, and the requests that make it so."""
     chance = random.Random(world.seed + (1 << 32))
-    after = World(world.seed, dict(world.objects), list(world.corners))
+    after = SeedObjects(world.seed, dict(world.objects), list(world.corners))
     make = Maker(after, chance)
     make.next_cluster_ip += 40  # what is freed may not be free yet
     recreated: set[Key] = set()
@@ -177,7 +177,7 @@ def _recreate(make: Maker, key: Key) -> None:
         make.external(namespace, name, "www.outside.test")
 
 
-def changes(before: World, after: World, recreated: Collection[Key] = ()) -> Iterator[Change]:
+def changes(before: SeedObjects, after: SeedObjects, recreated: Collection[Key] = ()) -> Iterator[Change]:
     """In the order in which they are sent; what a deleted namespace held goes with it."""
     gone = before.namespace(GONE)
     for key, item in before.objects.items():
@@ -190,13 +190,13 @@ def changes(before: World, after: World, recreated: Collection[Key] = ()) -> Ite
             yield Change("replace", key, item)
 
 
-def hosts(addresses: Sequence[str]) -> Iterator[World]:
+def hosts(addresses: Sequence[str]) -> Iterator[SeedObjects]:
     """The DNS Service: this host as an endpoint of one Service, of two, of one that is not there, and of none."""
     four = [address for address in addresses if ":" not in address][:1]
     six = [address for address in addresses if ":" in address and not address.startswith("fe80")][:1]
 
-    def world(*, cluster: bool, headless: bool, slices: bool, ready: bool = True) -> World:
-        make = Maker(World(MAX_SEED), random.Random(0))
+    def world(*, cluster: bool, headless: bool, slices: bool, ready: bool = True) -> SeedObjects:
+        make = Maker(SeedObjects(MAX_SEED), random.Random(0))
         if cluster:
             make.cluster_ip(SHARED, "dns-cluster", "46")
         if headless:
@@ -216,9 +216,9 @@ def hosts(addresses: Sequence[str]) -> Iterator[World]:
     yield world(cluster=False, headless=False, slices=False)
 
 
-def marker(world: World, name: str) -> list[Change]:
+def marker(world: SeedObjects, name: str) -> list[Change]:
     """What is written last of every kind, in a namespace of its own: who serves it has seen all before it."""
-    made = World(world.seed)
+    made = SeedObjects(world.seed)
     make = Maker(made, random.Random(0))
     namespace, labels = world.namespace(name), {"app": "a"}
     make.put("Namespace", "", namespace, _YES)
@@ -233,7 +233,7 @@ def marker(world: World, name: str) -> list[Change]:
     return creation(made)
 
 
-def creation(world: World) -> list[Change]:
+def creation(world: SeedObjects) -> list[Change]:
     """The requests that make a world from nothing; a terminating object is made and deleted."""
     found = [Change("create", key, item) for key, item in world.objects.items()]
     found.sort(key=lambda change: change.key[0] != "Namespace")

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final
 
+from tests.answers.objects import IMPORT_NAME, SERVICE_NAME, SHARED, SOURCE_CLUSTER, ZONES, Object, SeedObjects
 from tests.answers.wire import MAX_LABEL, TYPES, WAYS, Query, encode_name
-from tests.answers.world import IMPORT_NAME, SERVICE_NAME, SHARED, SOURCE_CLUSTER, ZONES, Object, World
 
 #: The types that every name is asked for.
 MATRIX: Final = ("A", "AAAA", "SRV", "TXT", "CNAME", "PTR", "SOA", "NS", "MX", "ANY", "HTTPS")
@@ -61,7 +61,7 @@ class Names:
         return Names(*(mine | theirs for mine, theirs in both))
 
 
-def names_of(world: World) -> Names:
+def names_of(world: SeedObjects) -> Names:
     """Every name that follows from a world, and some of its neighbours; the same for the same world."""
     chance = random.Random(f"names {world.seed}")
     found = Names()

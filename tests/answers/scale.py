@@ -2,7 +2,7 @@
 
     python -m tests.answers.scale [--services 10000] [--queries 50000] [--seed 0]
 
-The set is the one that Headwater is measured with (tools/cluster/load.py). A
+The set is the one that Headwater is measured with (tests/harness/load.py). A
 seeded sample of all names that follow from it, with neighbours, is asked of
 both. Then come Services of a thousand endpoints and more: whole over TCP as far
 as 65,535 bytes hold them, truncated over UDP by CoreDNS alike for both, and for
@@ -25,15 +25,13 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
-from headwater import lookup
-
 from tests.answers.compare import Difference, Tally, compare
 from tests.answers.names import MATRIX, Names, dashes, other_case
 from tests.answers.servers import CLUSTER, AnswersPlane, Configuration, Pair, pairs
 from tests.answers.wire import TYPES, WAYS, Query, Reply, Way, exchange, parse, parse_reply, type_name
-from tests.processes import wait_until
-from tools.cluster.load import SERVICES, ScaleService, load, scale_set
-from tools.cluster.plane import Plane, PlaneError
+from tests.harness.load import SERVICES, ScaleService, load, scale_set
+from tests.harness.plane import Plane, PlaneError
+from tests.harness.processes import wait_until
 
 QUERIES: Final = 50_000
 #: Queries compared at a time.
@@ -202,7 +200,7 @@ def _compare_truncated(pair: Pair, queries: Sequence[Query], tally: Tally) -> li
 def _compare_cut(pair: Pair, query: Query, size: int, tally: Tally) -> list[str]:
     """What no message holds: as much as does, and counted. CoreDNS's own answer is printed beside it."""
     counted = _cut(pair)
-    raw = lookup.exchange(query.wire(1), pair.headwater.addresses[0], 10.0)
+    raw = lookup(query.wire(1), pair.headwater.addresses[0], 10.0)
     reply, after = parse(raw), _cut(pair)
     tally.messages += 1
     theirs = parse_reply(query, exchange(pair.oracle.port, [query])[0])

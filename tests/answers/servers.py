@@ -16,10 +16,10 @@ from typing import Final
 import yaml
 
 from tests.answers.generate import NAMESPACE_SELECTOR, SELECTOR, served_namespaces
-from tests.answers.world import SHARED
-from tests.headwater import START_TIMEOUT, Headwater
-from tests.processes import CoreDNS, wait_until
-from tools.cluster.plane import SERVICE_CIDR, Plane
+from tests.answers.objects import SHARED
+from tests.harness.instance import START_TIMEOUT, Headwater
+from tests.harness.plane import SERVICE_CIDR, Plane
+from tests.harness.processes import CoreDNS, wait_until
 
 CLUSTER: Final = "cluster.local"
 CLUSTERSET: Final = "clusterset.local"

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.processes import require_tool
-from tools.cluster.plane import TOOLS, Plane, PlaneError
+from tests.harness.plane import TOOLS, Plane, PlaneError
+from tests.harness.processes import require_tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,8 +21,8 @@ from tests.answers.compare import DEVIATIONS
 from tests.answers.corners import CORNERS
 from tests.answers.generate import generate, mutate
 from tests.answers.servers import CONFIGURATIONS, AnswersPlane, Pair, pairs
-from tests.processes import require_tool
-from tools.cluster.plane import TOOLS, Plane
+from tests.harness.plane import TOOLS, Plane
+from tests.harness.processes import require_tool
 
 SEEDS = range(8)
 #: Messages of a seed over all configurations; each is asked of both.

@@ -28,10 +28,10 @@ import pytest
 
 from bench.propagation import Slice, Storm
 from bench.report import table
-from tests.headwater import Headwater
-from tests.prober import PROMISED, Chronicle, Query, SteadyProber, Value, Verdict, judge
-from tests.processes import CoreDNS, wait_until
-from tools.cluster.plane import COMPONENTS, Plane, PlaneError
+from tests.harness.instance import Headwater
+from tests.harness.plane import COMPONENTS, Plane, PlaneError
+from tests.harness.prober import PROMISED, Chronicle, Query, SteadyProber, Value, Verdict, judge
+from tests.harness.processes import CoreDNS, wait_until
 
 pytestmark = [pytest.mark.coredns, pytest.mark.timeout(300)]
 

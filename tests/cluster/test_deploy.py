@@ -20,19 +20,19 @@ import pytest
 import yaml
 from dns.rcode import Rcode
 from headwater import __version__
-from headwater.cluster.watcher import required_resources
-from headwater.corefile import stanza, upstream
-from headwater.settings import Settings
+from headwater.commands.corefile import stanza, upstream
+from headwater.settings.settings import Settings
+from headwater.writer.process import required_resources
 
-from tests.headwater import Headwater
-from tests.processes import CoreDNS
+from tests.harness.instance import Headwater
+from tests.harness.plane import PlaneError
+from tests.harness.processes import CoreDNS
 from tools import build
-from tools.cluster.plane import PlaneError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tools.cluster.plane import Plane
+    from tests.harness.plane import Plane
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 DEPLOY = CHECKOUT / "deploy"
@@ -134,7 +134,7 @@ def sidecar(objects: list[dict[str, Any]]) -> dict[str, Any]:
 
 def settings_of(container: dict[str, Any]) -> Settings:
     """The Settings that the container's flags make, by the command line itself."""
-    from headwater import cli
+    from headwater.commands import cli
 
     command, *arguments = container["args"]
     assert command == "serve"

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.headwater import Headwater, alive
-from tests.processes import CoreDNS, Running, wait_until
-from tools.cluster.plane import PlaneError
+from tests.harness.instance import Headwater, alive
+from tests.harness.plane import PlaneError
+from tests.harness.processes import CoreDNS, Running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tools.cluster.plane import Plane
+    from tests.harness.plane import Plane
 
 pytestmark = pytest.mark.coredns
 
@@ -131,7 +131,7 @@ def test_killed_processes_lose_no_query(
             print(f"\n\n{counts['sent']:,} queries, {counts['lost']} lost, {codes}; {back}\n")
         assert counts["sent"] > 0.95 * LOAD_RATE * LOAD_SECONDS
         assert (counts["lost"], counts["completed"]) == (0, counts["sent"])
-        assert codes == f"NOERROR {counts['sent']} (100.00%)", headwater.log.read_text()[-4000:]
+        assert codes == f"NOERROR {counts['sent']} (100.00%)", headwater.process.log.read_text()[-4000:]
         assert all(seconds < PROMISED for seconds in took.values()), took
         assert "[ERROR]" not in coredns.log.read_text()
 

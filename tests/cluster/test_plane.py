@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.processes import CoreDNS, Running, free_port, on_loopback, require_tool, wait_until
+from tests.harness import load
+from tests.harness.plane import COMPONENTS, ZONE_OF_NODE, Plane, PlaneError
+from tests.harness.processes import CoreDNS, Running, free_port, on_loopback, require_tool, wait_until
 from tools import build
-from tools.cluster import load
-from tools.cluster.plane import COMPONENTS, ZONE_OF_NODE, Plane, PlaneError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -208,7 +208,7 @@ def test_start_fails_with_the_log_of_the_component_that_died(tmp_path: Path) -> 
 
 def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from tools.cluster.plane import Running;"
+        "import sys, time; from pathlib import Path; from tests.harness.plane import Running;"
         "child = Running('sleep', ['sleep', '600'], Path(sys.argv[1]) / 'child.log');"
         "print(child.pid, flush=True); time.sleep(600)"
     )
@@ -229,7 +229,7 @@ def process_runs(pid: int) -> bool:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_script_prints_a_kubeconfig_and_stops_cleanly(tmp_path: Path, number: signal.Signals, plane: Plane) -> None:
-    script = CHECKOUT / "tools" / "cluster" / "plane.py"
+    script = CHECKOUT / "tests" / "harness" / "plane.py"
     log = tmp_path / "script.log"
     with Running("plane.py", [sys.executable, script, "--dir", tmp_path / "data"], log) as running:
 

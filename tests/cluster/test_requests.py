@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from bench.requests import RESOURCES, Audit, Requests
-from tests.headwater import Headwater
-from tests.processes import wait_until
-from tools.cluster.plane import Plane
+from tests.harness.instance import Headwater
+from tests.harness.plane import Plane
+from tests.harness.processes import wait_until
 
 SETTLE: Final = 60.0  # seconds
 CONNECTED: Final = "headwater_watch_connected"

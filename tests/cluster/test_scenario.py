@@ -14,16 +14,16 @@ import dns.rcode
 import dns.rdatatype
 import pytest
 
-from tests.headwater import Headwater
-from tests.prober import Prober, Step, Truth, Value, disagreements, of_endpoint, of_pod, of_service, show, table
-from tests.processes import CoreDNS, wait_until
+from tests.harness.instance import Headwater
+from tests.harness.prober import Prober, Step, Truth, Value, disagreements, of_endpoint, of_pod, of_service, show, table
+from tests.harness.processes import CoreDNS, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     import dns.message
 
-    from tools.cluster.plane import Plane
+    from tests.harness.plane import Plane
 
 pytestmark = pytest.mark.coredns
 

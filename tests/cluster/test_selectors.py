@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 from dnslib import RCODE
 
-from tests.headwater import Headwater
-from tests.processes import wait_until
+from tests.harness.instance import Headwater
+from tests.harness.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from tools.cluster.plane import Plane
+    from tests.harness.plane import Plane
 
 CRD: Final = Path(__file__).with_name("serviceimport-crd.yaml")
 SETTLE: Final = 30.0  # seconds for a change to be served; milliseconds are usual
@@ -99,7 +99,7 @@ def test_labels_choose_services_and_slices(plane: Plane, namespace: str, tmp_pat
     with Headwater(tmp_path, "--kubeconfig", plane.kubeconfig, "--labels", "tier!=db") as headwater:
         wait_until(lambda: headwater.records(f"web.{zone}") == [web], SETTLE, "the others are served")
         assert rcode(headwater, f"db.{zone}") == "NXDOMAIN"
-        assert "the stored state is discarded" in headwater.log.read_text()
+        assert "the stored state is discarded" in headwater.process.log.read_text()
 
 
 def test_namespace_labels_choose_namespaces(plane: Plane, namespace: str, tmp_path: Path) -> None:
@@ -139,19 +139,19 @@ def test_a_crd_may_come_later_and_go(without_crd: Plane, namespace: str, tmp_pat
         assert (said["ready"], said["detail"], said["objects"]["serviceimports"]) == (True, "", 0)
         assert said["resources"]["serviceimports"]["errors"].keys() == {"404"}
         text = "the CRD serviceimports.multicluster.x-k8s.io is not installed"
-        assert headwater.log.read_text().count(text) == 1
+        assert headwater.process.log.read_text().count(text) == 1
 
         plane.kubectl("apply", "-f", CRD)
         plane.kubectl("wait", "--for=condition=Established", "-f", CRD)
         plane.kubectl("apply", "-n", namespace, "-f", "-", stdin=IMPORT)
         wait_until(lambda: imports(headwater) == 1, SELDOM, "the ServiceImport is listed")
-        assert headwater.log.read_text().count(text) == 1
+        assert headwater.process.log.read_text().count(text) == 1
 
         plane.kubectl("delete", "-f", CRD, "--wait")
         wait_until(lambda: imports(headwater) == 0, SETTLE, "the ServiceImport is gone with its CRD")
         empty = "serviceimports: 0 objects as of version none"
-        wait_until(lambda: headwater.log.read_text().count(empty) == 2, SELDOM, "a list says so too")
-        assert headwater.log.read_text().count(text) == 2
+        wait_until(lambda: headwater.process.log.read_text().count(empty) == 2, SELDOM, "a list says so too")
+        assert headwater.process.log.read_text().count(text) == 2
         assert headwater.is_ready()
         assert headwater.records(name) == [web]
 
@@ -167,7 +167,7 @@ def test_a_crd_may_come_later_and_go(without_crd: Plane, namespace: str, tmp_pat
 
 def test_check_tells_of_a_missing_crd(without_crd: Plane, tmp_path: Path) -> None:
     command = [
-        sys.executable, "-m", "headwater.cli", "check", "--kubeconfig", str(without_crd.kubeconfig),
+        sys.executable, "-m", "headwater", "check", "--kubeconfig", str(without_crd.kubeconfig),
         "--multicluster-zone", "clusterset.local", "--state-dir", str(tmp_path / "state"), "--admin", "off",
         "--listen", f"unix:{tmp_path / 'dns.sock'}",
     ]  # fmt: skip

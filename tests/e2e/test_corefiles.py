@@ -18,12 +18,14 @@ import dns.rcode
 import dns.rrset
 import grpc
 import pytest
-from headwater.corefile import Mode, stanza
+from headwater.commands.corefile import Mode, stanza
 from headwater.serve.pb.dns_pb2 import DnsPacket
-from headwater.settings import Address, Settings, parse_reverse_zone
+from headwater.settings.address import Address
+from headwater.settings.parse import parse_reverse_zone
+from headwater.settings.settings import Settings
 
-from tests.processes import CoreDNS, free_port
-from tools.cluster.plane import PlaneError
+from tests.harness.plane import PlaneError
+from tests.harness.processes import CoreDNS, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -70,11 +70,11 @@ import dns.rdata
 import dns.rdatatype
 import dns.rdtypes.IN.SRV
 import pytest
-from headwater import lookup
-from headwater.corefile import stanza
+from headwater.commands import query
+from headwater.commands.corefile import stanza
 
-from tests.headwater import Headwater
-from tests.processes import CoreDNS
+from tests.harness.instance import Headwater
+from tests.harness.processes import CoreDNS
 
 pytestmark = pytest.mark.coredns
 
@@ -397,7 +397,7 @@ class Instance:
         return dns.message.from_wire(reply.wire, one_rr_per_rrset=True)
 
     def over_grpc(self, name: str, rdtype: str, *, worker: int = 0) -> dns.message.Message:
-        reply = lookup.exchange(lookup.question(name, rdtype), self.headwater.addresses[worker], 5.0)
+        reply = query.exchange(query.question(name, rdtype), self.headwater.addresses[worker], 5.0)
         return dns.message.from_wire(reply, one_rr_per_rrset=True)
 
 

@@ -14,8 +14,8 @@ import grpc
 import psutil
 import pytest
 
-from tests.headwater import Headwater, alive
-from tests.processes import wait_until
+from tests.harness.instance import Headwater, alive
+from tests.harness.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -113,7 +113,7 @@ def test_signal_stops_it_in_good_order(number: signal.Signals, headwater: Headwa
         assert headwater.process.wait(DRAINED) == 0
     within(PROMISED, lambda: not alive(family), "all its processes are gone")
     assert [address.path for address in headwater.addresses if os.path.exists(str(address.path))] == []  # noqa: PTH110
-    assert "Traceback" not in headwater.log.read_text()
+    assert "Traceback" not in headwater.process.log.read_text()
 
 
 def test_sighup_reads_the_files_again(headwater: Headwater, manifest: Path) -> None:

@@ -20,16 +20,17 @@ import grpc
 import psutil
 import pytest
 import trustme
-from headwater import claims
-from headwater.claims import StartFailed
-from headwater.corefile import ClientTls, stanza
-from headwater.lookup import question
-from headwater.role import Role
+from headwater.commands.corefile import ClientTls, stanza
+from headwater.commands.query import question
 from headwater.serve.service import QUERY, pack, unpack
-from headwater.settings import Address, SettingsError
+from headwater.settings.address import Address
+from headwater.settings.error import SettingsError
+from headwater.supervise import claims
+from headwater.supervise.child import Child
+from headwater.supervise.claims import StartFailed
 
-from tests.headwater import Headwater
-from tests.processes import CoreDNS, wait_until
+from tests.harness.instance import Headwater
+from tests.harness.processes import CoreDNS, wait_until
 from tests.wire.frames import HELLO, Client, data, frame, rst, settings, window
 from tests.wire.serving import TRANSPORTS
 
@@ -227,12 +228,12 @@ def test_who_comes_while_a_process_cannot_be_started_is_turned_away(tmp_path: Pa
     """CoreDNS asks its next address then. Before, it waits: a restart takes a moment."""
     import asyncio
 
-    import headwater.role as role_module
+    import headwater.supervise.child as role_module
 
     listening = Listening(tmp_path / "s")
 
     async def play() -> None:
-        role = Role("answer 0", lambda _: None, lambda: None, listening.socket)
+        role = Child("answer 0", lambda _: None, lambda: None, listening.socket)
         assert not await asyncio.to_thread(listening.is_turned_away)
         with role._turning_away():
             assert await asyncio.to_thread(listening.is_turned_away)

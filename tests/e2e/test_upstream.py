@@ -23,8 +23,8 @@ import pytest
 from headwater.serve.grpcio_server import QUERY, pack, unpack
 from headwater.serve.upstream import DEADLINE
 
-from tests.headwater import Headwater
-from tests.processes import free_port, wait_until
+from tests.harness.instance import Headwater
+from tests.harness.processes import free_port, wait_until
 from tests.wire.elsewhere import Elsewhere, Reply, answer
 
 WEB: Final = "web.default.svc.cluster.local"

@@ -13,17 +13,17 @@ from typing import Final
 import dns.message
 from headwater.answer.resolver import Resolver
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived
-from headwater.cluster.ledger import Ledger, version_key
 from headwater.cluster.objects import OddObject, Resource, decode
 from headwater.cluster.source import selectors_of, source_of
-from headwater.cluster.watcher import required_resources
 from headwater.records.compiler import Compiler
-from headwater.settings import Settings
+from headwater.settings.settings import Settings
 from headwater.store.environment import Reader, Store
 from headwater.store.identity import Identity
+from headwater.writer.ledger import Ledger, version_key
+from headwater.writer.process import required_resources
 
-from tests import world
 from tests.fakeapi.truth import Truth
+from tests.harness import small
 
 #: What is compared, byte by byte; `meta` has versions and times, `staging` holds a list that never ended.
 _COMPARED: Final = ("objects", "slices", "pods", "hosts", "addresses", "records")
@@ -61,7 +61,7 @@ class View:
 
     def ask(self, name: str, qtype: str = "A") -> Answer:
         message = self._message(name, qtype)
-        return world.status(message), frozenset(world.answers(message, qtype))
+        return small.status(message), frozenset(small.answers(message, qtype))
 
     def version(self, resource: Resource) -> str:
         """How far the store goes, "" for nothing."""

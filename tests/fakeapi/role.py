@@ -19,8 +19,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
-from headwater.role import unseen_main
-from headwater.settings import Settings
+from headwater.settings.settings import Settings
+from headwater.supervise.child import unseen_main
 
 #: Long waits, by module and constant, and what tests make of them.
 SHORT: Final[dict[str, Any]] = {
@@ -32,9 +32,9 @@ SHORT: Final[dict[str, Any]] = {
     "headwater.cluster.reflector._RECONNECT": (0.05, 0.1),
     "headwater.cluster.reflector._MISSING": (0.1, 0.2),
     "headwater.cluster.reflector._TOO_SHORT": 0.2,
-    "headwater.cluster.audit._PAUSE": 0.005,
-    "headwater.cluster.audit._GRACE": 0.1,
-    "headwater.cluster.audit._RETRY": 0.1,
+    "headwater.writer.audit._PAUSE": 0.005,
+    "headwater.writer.audit._GRACE": 0.1,
+    "headwater.writer.audit._RETRY": 0.1,
 }
 #: For servers that hang or fall silent.
 IMPATIENT: Final[dict[str, Any]] = {
@@ -43,7 +43,7 @@ IMPATIENT: Final[dict[str, Any]] = {
     "headwater.cluster.api._SILENCE_TIMEOUT": 0.5,
 }
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
-_PRELOADED: Final = ["headwater.cluster.watcher", "headwater.cluster.api", "tests.fakeapi.role"]
+_PRELOADED: Final = ["headwater.writer.process", "headwater.cluster.api", "tests.fakeapi.role"]
 
 
 def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
@@ -74,8 +74,8 @@ def watch(
     if kill_at:
         KillPoints(kill_at, log.with_name("points")).install()
     from headwater.cluster.source import source_of
-    from headwater.cluster.watcher import run
     from headwater.store.identity import Identity
+    from headwater.writer.process import run
 
     run(settings, Identity(source_of(settings), settings.records_fingerprint()), connection)
 

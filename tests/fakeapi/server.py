@@ -31,9 +31,9 @@ from typing import Any, Final, Literal, Self
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
-from headwater import selectors
 from headwater.cluster.objects import Resource
 from headwater.cluster.refusals import PATHS
+from headwater.settings import selectors
 
 from tests.fakeapi.truth import Selection, Snapshot, Stored, Truth, kind_of
 

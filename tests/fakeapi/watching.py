@@ -12,17 +12,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
-from headwater import control, metrics
-from headwater.cluster import addresses
 from headwater.cluster.objects import Resource
-from headwater.cluster.watcher import required_resources
-from headwater.metrics import WatchSnapshot
+from headwater.process import control, counters
+from headwater.process.counters import WatchSnapshot
+from headwater.writer import host
+from headwater.writer.process import required_resources
 
 from tests.fakeapi import role
 from tests.fakeapi.reader import Prober, View, contents, differences, fresh, identity_of
 from tests.fakeapi.server import FakeApiServer, Request, Verb
-from tests.headwater import settings_of
-from tests.processes import wait_until
+from tests.harness.instance import settings_of
+from tests.harness.processes import wait_until
 
 #: How long anything may take on a busy machine, in seconds.
 DEADLINE: Final = 20.0
@@ -141,7 +141,7 @@ class Watching:
         assert connection is not None
         connection.send_bytes(control.SNAPSHOT)
         assert connection.poll(DEADLINE), "the watch process does not answer"
-        return metrics.decode_watch(connection.recv_bytes())
+        return counters.decode_watch(connection.recv_bytes())
 
     def logged(self, text: str) -> int:
         """How many lines of its log hold a text."""
@@ -171,7 +171,7 @@ class Watching:
         return True
 
     def until(self, name: str, *expected: str, rcode: str = "NOERROR") -> None:
-        """Wait until a name is answered with these addresses."""
+        """Wait until a name is answered with these host."""
 
         def condition() -> bool:
             found = self.view.ask(name)
@@ -205,8 +205,8 @@ class Watching:
 
     def compare(self) -> None:
         """The whole store is what a fresh list of the truth makes. Nobody may have it open."""
-        identity, host = identity_of(self.settings), addresses.of_this_host()
-        expected = fresh(self.settings, identity, self.api.truth, host, self.absent)
+        identity, here = identity_of(self.settings), host.of_this_host()
+        expected = fresh(self.settings, identity, self.api.truth, here, self.absent)
         wrong = differences(contents(Path(self.settings.state_dir), identity), expected)
         assert not wrong, "the store is not what the API server has:\n" + "\n".join(wrong[:20])
 

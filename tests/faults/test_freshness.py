@@ -13,14 +13,14 @@ from typing import Any
 import dns.edns
 import dns.message
 import pytest
-from headwater import lookup
+from headwater.commands.query import LookupFailed, exchange
 
 from tests.fakeapi import faults
 from tests.fakeapi.cluster import APP, app, objects
 from tests.fakeapi.server import FakeApiServer
 from tests.fakeapi.truth import Truth
-from tests.headwater import Headwater
-from tests.processes import wait_until
+from tests.harness.instance import Headwater
+from tests.harness.processes import wait_until
 
 _WEB = "web.default.svc.cluster.local"
 _STALE, _UNREACHABLE = 3, 22
@@ -39,7 +39,7 @@ def serving(folder: Path, *flags: str) -> Iterator[tuple[FakeApiServer, Headwate
 def ask(headwater: Headwater, name: str = _WEB) -> tuple[str, list[int]]:
     """The rcode, and the extended errors (RFC 8914)."""
     query = dns.message.make_query(name, "A", use_edns=0)
-    reply = dns.message.from_wire(lookup.exchange(query.to_wire(), headwater.addresses[0], 5.0))
+    reply = dns.message.from_wire(exchange(query.to_wire(), headwater.addresses[0], 5.0))
     errors = [int(option.code) for option in reply.options if isinstance(option, dns.edns.EDEOption)]
     return dns.rcode.to_text(reply.rcode()), errors
 
@@ -89,7 +89,7 @@ def test_restart_does_not_make_old_truth_young(tmp_path: Path) -> None:
         headwater.terminate()
         headwater.start(wait=False)
         wait_until(lambda: headwater.admin("/readyz")[0] > 0, 20.0, "the admin page", ignoring=(OSError,))
-        wait_until(lambda: ask(headwater)[0] == "SERVFAIL", 10.0, "a reply", ignoring=(lookup.LookupFailed,))
+        wait_until(lambda: ask(headwater)[0] == "SERVFAIL", 10.0, "a reply", ignoring=(LookupFailed,))
         assert {ask(headwater)[0] for _ in range(20)} == {"SERVFAIL"}
         api.up()
         wait_until(lambda: ask(headwater) == ("NOERROR", []), 10.0, "answers", interval=0.02)
@@ -136,7 +136,7 @@ def test_readyz_says_what_is_missing(tmp_path: Path) -> None:
                 return True
 
             wait_until(explained, 20.0, "/readyz explains itself", ignoring=(OSError,))
-            wait_until(lambda: ask(headwater)[0] == "SERVFAIL", 10.0, "a reply", ignoring=(lookup.LookupFailed,))
+            wait_until(lambda: ask(headwater)[0] == "SERVFAIL", 10.0, "a reply", ignoring=(LookupFailed,))
         finally:
             headwater.close()
 

@@ -6,15 +6,15 @@ import time
 from pathlib import Path
 
 import pytest
-from headwater import control
 from headwater.cluster.objects import Resource
+from headwater.process import control
 
 from tests.fakeapi import faults, manifests
 from tests.fakeapi.cluster import APP, EVERYTHING, NEVER, STABLE, app, cluster
 from tests.fakeapi.role import IMPATIENT
 from tests.fakeapi.server import Behaviour, Exchange
 from tests.fakeapi.watching import DEADLINE, Watching, longest_rush
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
 
 SOME = tuple(f"s-{number}" for number in range(40))
 """Services that make a list of many pages."""

@@ -13,7 +13,7 @@ from headwater.cluster.objects import Resource
 from tests.fakeapi import manifests
 from tests.fakeapi.cluster import cluster
 from tests.fakeapi.truth import Snapshot, Stored, Truth
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
 
 _PODS: Final = 150_000
 #: What a list may take beyond the resting size, in bytes.

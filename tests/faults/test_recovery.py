@@ -20,13 +20,13 @@ from typing import Final, TypeVar, cast
 
 import pytest
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Progress, Remove, Upsert
-from headwater.cluster.ledger import Ledger
 from headwater.cluster.objects import Resource, decode
 from headwater.cluster.reflector import ListPage, Reflector, Wait, Watch
 from headwater.cluster.refusals import failure
 from headwater.records.compiler import Compiler
 from headwater.store.environment import Store, Transaction
 from headwater.store.identity import Identity
+from headwater.writer.ledger import Ledger
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -45,7 +45,7 @@ from tests.fakeapi.reader import contents, differences, fresh
 from tests.fakeapi.server import Behaviour, FakeApiServer
 from tests.fakeapi.truth import Snapshot, Truth
 from tests.fakeapi.watching import Watching
-from tests.world import World, settings
+from tests.harness.small import Small, settings
 
 _T = TypeVar("_T")
 
@@ -186,7 +186,7 @@ class Recovery(RuleBasedStateMachine):
         super().__init__()
         self.folder = TemporaryDirectory(dir=_FOLDER)
         shape = settings(pods="verified", reverse_zones=("in-addr.arpa",), state_dir=f"{self.folder.name}/state")
-        self.world = World(Path(shape.state_dir), shape)
+        self.world = Small(Path(shape.state_dir), shape)
         self.truth = Truth()
         self.queue: list[Change] = []
         self.followers: dict[Resource, Follower] = {}

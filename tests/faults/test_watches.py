@@ -14,7 +14,7 @@ from tests.fakeapi import faults, manifests
 from tests.fakeapi.cluster import APP, EVERYTHING, app, cluster
 from tests.fakeapi.role import IMPATIENT
 from tests.fakeapi.server import Behaviour
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
 
 _APPS: Final = tuple(f"10.44.9.{number}" for number in range(1, 8))
 

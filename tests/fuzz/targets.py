@@ -13,18 +13,19 @@ from typing import Final
 import dns.exception
 import dns.message
 from headwater.answer.alias import Pending
-from headwater.answer.question import HEADER_SIZE, Malformed, Question, name_end, parse
 from headwater.answer.resolver import Resolver
 from headwater.serve.grpc import Calls, Route, route
 from headwater.serve.http2 import MAX_QUEUED, Connection
 from headwater.serve.queries import Queries
 from headwater.serve.upstream import Upstream
-from headwater.settings import Settings
+from headwater.settings.settings import Settings
 from headwater.store.environment import Reader
+from headwater.wire.question import Malformed, Question, name_end, parse
+from headwater.wire.types import HEADER_SIZE
 
+from tests.harness.small import Small, at, cluster_ip, external_name, headless, slice_of
 from tests.wire.bounds import assert_bounded
 from tests.wire.frames import GOAWAY, HELLO, frames
-from tests.world import World, at, cluster_ip, external_name, headless, slice_of
 
 
 def http2(sent: bytes) -> None:
@@ -125,7 +126,7 @@ def _served() -> tuple[Reader, Resolver]:
     )  # fmt: skip
     folder = Path(tempfile.mkdtemp(prefix="hw-fuzz-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    world = World(folder, settings).fill(
+    world = Small(folder, settings).fill(
         headless("web"),
         slice_of("web", *(at(f"10.44.0.{number}", hostname=f"web-{number}", zone="a") for number in range(1, 6))),
         headless("many"),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from headwater.answer.question import parse
 from headwater.answer.resolver import Resolver
 from headwater.serve.http2 import Connection
+from headwater.wire.question import parse
 
 from tests.fuzz import seeds, targets
 from tests.fuzz.targets import TARGETS

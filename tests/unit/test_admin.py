@@ -9,8 +9,15 @@ import pytest
 from headwater import __version__
 from headwater.admin.server import application
 from headwater.answer.counts import Reason, count_key
-from headwater.metrics import BUCKETS, LATENCY_BUCKETS, AnswerSnapshot, ProcessView, ResourceState, WatchSnapshot
-from headwater.settings import Settings
+from headwater.process.counters import (
+    BUCKETS,
+    LATENCY_BUCKETS,
+    AnswerSnapshot,
+    ProcessView,
+    ResourceState,
+    WatchSnapshot,
+)
+from headwater.settings.settings import Settings
 from prometheus_client import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families

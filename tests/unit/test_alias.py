@@ -15,11 +15,11 @@ from headwater.answer.alias import Pending
 from headwater.answer.counts import Reason, count_parts
 from headwater.answer.resolver import MAX_MESSAGE, Resolver
 from headwater.cluster.objects import Object, Pod, Service
-from headwater.records.names import name
 from headwater.store.environment import Reader
+from headwater.wire.names import name
 
-from tests.world import (
-    World,
+from tests.harness.small import (
+    Small,
     annotated,
     at,
     cluster_ip,
@@ -53,9 +53,9 @@ def records_of(message: dns.message.Message) -> list[str]:
 
 
 def ask(
-    world: World, qname: str, qtype: str = "A", *, elsewhere: Sequence[bytes] = (), edns: int | None = None
+    world: Small, qname: str, qtype: str = "A", *, elsewhere: Sequence[bytes] = (), edns: int | None = None
 ) -> dns.message.Message:
-    """As World.ask, one record per RRset, so that their order is seen."""
+    """As Small.ask, one record per RRset, so that their order is seen."""
     query = dns.message.make_query(qname, qtype, use_edns=edns)
     (reply,) = world.ask_wire(query.to_wire(), elsewhere=elsewhere)
     assert reply is not None
@@ -75,12 +75,12 @@ def record(owner: str, qtype: str, data: str, ttl: int = 300) -> bytes:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path, name_servers=("192.0.2.53",))
+def world(tmp_path: Path) -> Small:
+    return Small(tmp_path, name_servers=("192.0.2.53",))
 
 
 @pytest.fixture
-def inside(world: World) -> World:
+def inside(world: Small) -> Small:
     """Services that others are an alias of."""
     return world.fill(
         headless("web"),
@@ -95,7 +95,7 @@ def inside(world: World) -> World:
 
 @pytest.mark.parametrize("target", ["example.org", "example.org.", "EXAMPLE.Org", here("web"), "x", "_odd.example.org"])
 @pytest.mark.parametrize("edns", [None, 0])
-def test_cname_is_the_external_name_wherever_it_leads(world: World, target: str, edns: int | None) -> None:
+def test_cname_is_the_external_name_wherever_it_leads(world: Small, target: str, edns: int | None) -> None:
     world.fill(external_name("ext", target))
     reply = ask(world, EXT, "CNAME", edns=edns)
     assert records_of(reply) == [LEADS + target.removesuffix(".").lower() + "."]
@@ -103,12 +103,12 @@ def test_cname_is_the_external_name_wherever_it_leads(world: World, target: str,
 
 
 @pytest.mark.parametrize("qtype", ["SRV", "TXT", "MX", "NS", "SOA", "HTTPS", "ANY"])
-def test_other_types_are_nodata(world: World, qtype: str) -> None:
+def test_other_types_are_nodata(world: Small, qtype: str) -> None:
     assert world.fill(external_name("ext", "example.org")).status(EXT, qtype) == "NODATA"
 
 
 @pytest.mark.parametrize("label", ["_http._tcp", "http.tcp", "_tcp", "10-0-0-1", "host"])
-def test_below_an_external_name_there_is_nothing(world: World, label: str) -> None:
+def test_below_an_external_name_there_is_nothing(world: Small, label: str) -> None:
     """Not even for slices that are labelled with it."""
     world.fill(
         Service("default", "ext", "ExternalName", True, (), "example.org", cluster_ip("x").ports),
@@ -118,7 +118,7 @@ def test_below_an_external_name_there_is_nothing(world: World, label: str) -> No
 
 
 @pytest.mark.parametrize("target", ["10.0.0.1", "fd00::1", "::ffff:10.0.0.1", "0.0.0.0"])
-def test_a_target_that_is_an_address_is_none(world: World, target: str) -> None:
+def test_a_target_that_is_an_address_is_none(world: Small, target: str) -> None:
     """A CNAME cannot say it; CoreDNS has no such names either."""
     world.fill(external_name("ext", target))
     assert world.status(EXT, "CNAME") == world.status(EXT) == "NXDOMAIN"
@@ -126,14 +126,14 @@ def test_a_target_that_is_an_address_is_none(world: World, target: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["", ".", "a..b", "x" * 64 + ".org", ".".join(["x" * 60] * 5), "ümlaut.org", "..."])
-def test_a_target_that_is_no_name_is_reported_and_harms_nothing(world: World, target: str) -> None:
+def test_a_target_that_is_no_name_is_reported_and_harms_nothing(world: Small, target: str) -> None:
     world.fill(external_name("ext", target), cluster_ip("api", "172.16.0.1"))
     assert world.status(EXT, "CNAME") == world.status(EXT) == "NXDOMAIN"
     assert world.answers(here("api")) == {"172.16.0.1"}
     assert [report[:3] for report in world.reports] == [("name", "default", "ext")]
 
 
-def test_a_service_becomes_an_alias_and_back(inside: World) -> None:
+def test_a_service_becomes_an_alias_and_back(inside: Small) -> None:
     inside.commit(upsert(external_name("web", here("api"))))
     assert records_of(ask(inside, here("web"))) == [
         f"{here('web')}. CNAME {here('api')}.",
@@ -165,7 +165,7 @@ def test_a_service_becomes_an_alias_and_back(inside: World) -> None:
 )
 @pytest.mark.parametrize("edns", [None, 0])
 def test_a_target_that_is_there_is_answered_after_its_cname(
-    inside: World, target: str, qtype: str, expected: set[str], edns: int | None
+    inside: Small, target: str, qtype: str, expected: set[str], edns: int | None
 ) -> None:
     inside.commit(upsert(external_name("ext", target)))
     owner = target.removesuffix(".").lower() + "."
@@ -194,14 +194,14 @@ def test_a_target_that_is_there_is_answered_after_its_cname(
 )
 @pytest.mark.parametrize("edns", [None, 0])
 def test_a_target_that_comes_to_nothing_is_nodata_and_its_cname_is_there(
-    inside: World, target: str, qtype: str, edns: int | None
+    inside: Small, target: str, qtype: str, edns: int | None
 ) -> None:
     inside.commit(upsert(external_name("ext", target)))
     assert status(ask(inside, EXT, qtype, edns=edns)) == "NODATA"
     assert records_of(ask(inside, EXT, "CNAME")) == [f"{LEADS}{target}."]
 
 
-def test_a_target_that_vanishes_and_returns_is_seen_at_once(inside: World) -> None:
+def test_a_target_that_vanishes_and_returns_is_seen_at_once(inside: Small) -> None:
     """Nothing of the target is kept with the alias."""
     inside.commit(upsert(external_name("ext", here("api"))))
     before = inside.records()[name(EXT)]
@@ -213,7 +213,7 @@ def test_a_target_that_vanishes_and_returns_is_seen_at_once(inside: World) -> No
     assert inside.records()[name(EXT)] == before
 
 
-def test_the_query_keeps_its_letters_and_the_records_their_owner(inside: World) -> None:
+def test_the_query_keeps_its_letters_and_the_records_their_owner(inside: Small) -> None:
     inside.commit(upsert(external_name("ext", here("api"))))
     for edns in (None, 0):
         reply = ask(inside, "EXT.DeFault.svc.cluster.LOCAL", edns=edns)
@@ -221,7 +221,7 @@ def test_the_query_keeps_its_letters_and_the_records_their_owner(inside: World) 
         assert reply.answer[0].name.to_text() == "EXT.DeFault.svc.cluster.LOCAL."
 
 
-def test_ttls_are_those_of_each_record(inside: World) -> None:
+def test_ttls_are_those_of_each_record(inside: Small) -> None:
     inside.commit(
         upsert(annotated(external_name("ext", here("api")), ttl="60")),
         upsert(annotated(cluster_ip("api", "172.16.0.1"), ttl="30")),
@@ -229,7 +229,7 @@ def test_ttls_are_those_of_each_record(inside: World) -> None:
     assert [rrset.ttl for rrset in ask(inside, EXT).answer] == [60, 30]
 
 
-def test_the_targets_set_is_rotated_and_limited_as_ever(inside: World) -> None:
+def test_the_targets_set_is_rotated_and_limited_as_ever(inside: Small) -> None:
     inside.commit(upsert(external_name("ext", here("web"))))
     replies = inside.ask_wire(*[dns.message.make_query(EXT, "A").to_wire()] * 20)
     firsts = {records_of(dns.message.from_wire(reply or b"", one_rr_per_rrset=True))[1] for reply in replies}
@@ -248,7 +248,7 @@ def chain(length: int, end: str, zone: str = ZONE) -> list[Object]:
 
 @pytest.mark.parametrize("length", [1, 2, 5, 10, 11])
 @pytest.mark.parametrize("edns", [None, 0])
-def test_a_chain_is_said_in_its_order(world: World, length: int, edns: int | None) -> None:
+def test_a_chain_is_said_in_its_order(world: Small, length: int, edns: int | None) -> None:
     world.fill(*chain(length, here("api")), cluster_ip("api", "172.16.0.1"))
     expected = [f"{here(f'c{i}')}. CNAME {here(f'c{i + 1}')}." for i in range(1, length)]
     expected += [f"{here(f'c{length}')}. CNAME {here('api')}.", f"{here('api')}. A 172.16.0.1"]
@@ -257,7 +257,7 @@ def test_a_chain_is_said_in_its_order(world: World, length: int, edns: int | Non
 
 
 @pytest.mark.parametrize("length", [12, 13, 40])
-def test_a_chain_that_is_too_long_comes_to_nothing(world: World, length: int) -> None:
+def test_a_chain_that_is_too_long_comes_to_nothing(world: Small, length: int) -> None:
     """maxCnameChainLength is 10, beside the first."""
     world.fill(*chain(length, here("api")), cluster_ip("api", "172.16.0.1"))
     assert status(ask(world, here("c1"))) == "NODATA"
@@ -266,7 +266,7 @@ def test_a_chain_that_is_too_long_comes_to_nothing(world: World, length: int) ->
 
 @pytest.mark.parametrize("length", [1, 2, 3, 7])
 @pytest.mark.parametrize("before", [0, 1])
-def test_a_loop_comes_to_nothing(world: World, length: int, before: int) -> None:
+def test_a_loop_comes_to_nothing(world: Small, length: int, before: int) -> None:
     world.fill(*chain(length, here("c1")), external_name("c0", here("c1")))
     for qtype in ("A", "AAAA"):
         assert status(ask(world, here(f"c{1 - before}"), qtype)) == "NODATA"
@@ -279,7 +279,7 @@ def test_a_loop_comes_to_nothing(world: World, length: int, before: int) -> None
 @pytest.mark.parametrize("edns", [None, 0])
 @pytest.mark.parametrize("qname", [EXT, EXT.upper()])
 def test_a_target_outside_is_asked_for_and_its_records_follow(
-    world: World, qtype: str, edns: int | None, qname: str
+    world: Small, qtype: str, edns: int | None, qname: str
 ) -> None:
     world.fill(external_name("ext", "WWW.Example.Org"))
     query = dns.message.make_query(qname, qtype, use_edns=edns).to_wire()
@@ -296,7 +296,7 @@ def test_a_target_outside_is_asked_for_and_its_records_follow(
 
 
 @pytest.mark.parametrize("edns", [None, 0])
-def test_without_records_from_outside_the_cname_stands_alone(world: World, edns: int | None) -> None:
+def test_without_records_from_outside_the_cname_stands_alone(world: Small, edns: int | None) -> None:
     world.fill(external_name("ext", "www.example.org"))
     reply = ask(world, EXT, edns=edns)
     assert records_of(reply) == [f"{LEADS}www.example.org."]
@@ -304,27 +304,27 @@ def test_without_records_from_outside_the_cname_stands_alone(world: World, edns:
 
 
 @pytest.mark.parametrize("length", [1, 2, 11])
-def test_a_chain_that_ends_outside_stands(world: World, length: int) -> None:
+def test_a_chain_that_ends_outside_stands(world: Small, length: int) -> None:
     world.fill(*chain(length, "www.example.org"))
     more = [record("www.example.org", "A", "192.0.2.7")]
     assert len(records_of(ask(world, here("c1")))) == length
     assert records_of(ask(world, here("c1"), elsewhere=more))[length:] == ["www.example.org. A 192.0.2.7"]
 
 
-def test_a_chain_that_is_too_long_is_asked_of_nobody(world: World) -> None:
+def test_a_chain_that_is_too_long_is_asked_of_nobody(world: Small) -> None:
     world.fill(*chain(12, "www.example.org"))
     query = dns.message.make_query(here("c1"), "A").to_wire()
     assert isinstance(world.replies(query)[0], bytes)
     assert status(ask(world, here("c1"))) == "NODATA"
 
 
-def test_cname_is_asked_of_nobody(world: World) -> None:
+def test_cname_is_asked_of_nobody(world: Small) -> None:
     world.fill(external_name("ext", "www.example.org"))
     assert isinstance(world.replies(dns.message.make_query(EXT, "CNAME").to_wire())[0], bytes)
 
 
 @pytest.mark.parametrize("edns", [None, 0])
-def test_more_from_outside_than_fits_is_cut_between_records(world: World, edns: int | None) -> None:
+def test_more_from_outside_than_fits_is_cut_between_records(world: Small, edns: int | None) -> None:
     world.fill(external_name("ext", "www.example.org"))
     more = [record("www.example.org", "A", f"10.{i >> 16}.{i >> 8 & 255}.{i & 255}") for i in range(5000)]
     query = dns.message.make_query(EXT, "A", use_edns=edns).to_wire()
@@ -336,7 +336,7 @@ def test_more_from_outside_than_fits_is_cut_between_records(world: World, edns: 
     assert len(message.answer[-1]) > 1500
 
 
-def test_what_waits_is_counted_once_and_when_it_is_answered(world: World) -> None:
+def test_what_waits_is_counted_once_and_when_it_is_answered(world: Small) -> None:
     world.fill(external_name("ext", "www.example.org"))
     reader = Reader(world.state_dir, world.identity)
     reader.follow()
@@ -356,8 +356,8 @@ def test_what_waits_is_counted_once_and_when_it_is_answered(world: World) -> Non
 
 
 @pytest.fixture
-def zones(tmp_path: Path) -> World:
-    return World(
+def zones(tmp_path: Path) -> Small:
+    return Small(
         tmp_path,
         settings(zones=(ZONE, OTHER), multicluster_zones=("clusterset.local",), reverse_zones=("10.in-addr.arpa",)),
     )
@@ -385,7 +385,7 @@ def zones(tmp_path: Path) -> World:
 )
 @pytest.mark.parametrize("edns", [None, 0])
 def test_a_target_in_another_served_zone_is_answered_from_there(
-    zones: World, target: str, qtype: str, expected: list[str], edns: int | None
+    zones: Small, target: str, qtype: str, expected: list[str], edns: int | None
 ) -> None:
     # Every Service is in both zones: what `two` leads to is in the other one's own.
     zones.fill(
@@ -395,7 +395,7 @@ def test_a_target_in_another_served_zone_is_answered_from_there(
     assert records_of(ask(zones, EXT, qtype, edns=edns)) == [f"{LEADS}{target}.", *expected]
 
 
-def test_a_loop_through_two_zones_ends_and_says_nothing_twice(zones: World) -> None:
+def test_a_loop_through_two_zones_ends_and_says_nothing_twice(zones: Small) -> None:
     zones.fill(external_name("a", here("b", OTHER)), external_name("b", here("a", ZONE)))
     for qname in (here("a"), here("b"), here("a", OTHER), here("b", OTHER)):
         for qtype in ("A", "AAAA"):
@@ -403,14 +403,14 @@ def test_a_loop_through_two_zones_ends_and_says_nothing_twice(zones: World) -> N
             assert len(set(found)) == len(found), "an RRset has no record twice (RFC 2181 section 5)"
 
 
-def test_a_long_way_through_two_zones_ends(zones: World) -> None:
+def test_a_long_way_through_two_zones_ends(zones: Small) -> None:
     """Each step leaves the zone, so no zone's chain is long."""
     zones.fill(*[external_name(f"s{i}", here(f"s{i + 1}", OTHER if i % 2 else ZONE)) for i in range(200)])
     found = records_of(ask(zones, here("s0", OTHER)))
     assert len(set(found)) == len(found) <= 64
 
 
-def test_a_chain_goes_on_outside_after_another_zone(zones: World) -> None:
+def test_a_chain_goes_on_outside_after_another_zone(zones: Small) -> None:
     zones.fill(external_name("ext", here("two", OTHER)), external_name("two", "www.example.org"))
     more = [record("www.example.org", "A", "192.0.2.7")]
     assert records_of(ask(zones, EXT, elsewhere=more)) == [
@@ -431,7 +431,7 @@ def test_a_chain_goes_on_outside_after_another_zone(zones: World) -> None:
 def test_a_pods_name_is_a_target_like_any_other(
     tmp_path: Path, mode: str, label: str, qtype: str, address: str
 ) -> None:
-    world = World(tmp_path, settings(pods=mode))
+    world = Small(tmp_path, settings(pods=mode))
     target = f"{label}.default.pod.cluster.local"
     world.fill(external_name("ext", target), Pod("default", "p", ("10.0.0.1", "fd00::7")))
     for edns in (None, 0):
@@ -448,13 +448,13 @@ def test_a_pods_name_is_a_target_like_any_other(
     "target", ["10-0-0-9.default.pod", "10-0-0-1.other.pod", "default.pod", "pod", "x.default.pod"]
 )
 def test_a_pod_that_is_not_there_is_no_target(tmp_path: Path, target: str) -> None:
-    world = World(tmp_path, settings(pods="verified"))
+    world = Small(tmp_path, settings(pods="verified"))
     world.fill(external_name("ext", f"{target}.cluster.local"), Pod("default", "p", ("10.0.0.1",)))
     assert status(ask(world, EXT)) == "NODATA"
 
 
 def test_a_zonal_name_is_a_target_with_its_fallback(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(zonal=True))
+    world = Small(tmp_path, settings(zonal=True))
     world.fill(headless("web"), slice_of("web", at("10.0.0.1", zone="eu"), at("10.0.0.2")))
     for zone, expected in (("eu", {"10.0.0.1"}), ("us", {"10.0.0.1", "10.0.0.2"})):
         target = f"{zone}.prefer._zone.{here('web')}"

@@ -15,7 +15,7 @@ from headwater.cluster.objects import Resource
 from headwater.cluster.reflector import RequestFailed, Trouble
 from headwater.cluster.refusals import PATHS
 from headwater.cluster.source import selectors_of, source_of
-from headwater.settings import Settings
+from headwater.settings.settings import Settings
 
 KUBECONFIG = """\
 apiVersion: v1

@@ -14,10 +14,11 @@ import click
 import pytest
 from dnslib import QTYPE, RR, A, DNSRecord
 from headwater import __version__
-from headwater.claims import StartFailed
-from headwater.cli import cli, main
-from headwater.lookup import LookupFailed
-from headwater.settings import Address, Settings
+from headwater.commands.cli import cli, main
+from headwater.commands.query import LookupFailed
+from headwater.settings.address import Address
+from headwater.settings.settings import Settings
+from headwater.supervise.claims import StartFailed
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -49,7 +50,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
         found.append(settings)
         return 0
 
-    monkeypatch.setattr("headwater.run.serve", take)
+    monkeypatch.setattr("headwater.commands.serve.serve", take)
     return found
 
 
@@ -314,8 +315,8 @@ def test_a_start_that_fails_is_one_line_and_exit_code_1(
     def refuse(_: Settings) -> None:
         raise StartFailed(problem)
 
-    monkeypatch.setattr("headwater.run.Supervisor", refuse)
-    monkeypatch.setattr("headwater.run.log.configure", lambda *_: None)
+    monkeypatch.setattr("headwater.commands.serve.Supervisor", refuse)
+    monkeypatch.setattr("headwater.commands.serve.log.configure", lambda *_: None)
     assert main(["serve"]) == 1
     assert capsys.readouterr().err == f"headwater: {problem}\n"
 
@@ -377,7 +378,7 @@ def answering(reply: bytes | None, monkeypatch: pytest.MonkeyPatch) -> list[DNSR
         answer.add_answer(RR(query.q.qname, QTYPE.A, ttl=5, rdata=A("10.44.0.7")))
         return bytes(answer.pack())
 
-    monkeypatch.setattr("headwater.lookup.exchange", exchange)
+    monkeypatch.setattr("headwater.commands.query.exchange", exchange)
     return asked
 
 
@@ -420,7 +421,7 @@ def test_query_reads_the_server_from_its_variable(monkeypatch: pytest.MonkeyPatc
         servers.append(server)
         raise LookupFailed("enough")
 
-    monkeypatch.setattr("headwater.lookup.exchange", exchange)
+    monkeypatch.setattr("headwater.commands.query.exchange", exchange)
     monkeypatch.setenv("HEADWATER_SERVER", "127.0.0.1:1")
     assert main(["query", "a.org"]) == 1
     assert servers == [Address(host="127.0.0.1", port=1)]

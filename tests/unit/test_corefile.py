@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from headwater.corefile import ClientTls, Mode, stanza, upstream
-from headwater.settings import MAX_WORKERS, Address, Settings, SettingsError
+from headwater.commands.corefile import ClientTls, Mode, stanza, upstream
+from headwater.settings.address import Address
+from headwater.settings.error import SettingsError
+from headwater.settings.settings import MAX_WORKERS, Settings
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from headwater.cluster.files import BadManifest, Manifests, Objects, files_of, read, signature
 from headwater.cluster.objects import EndpointSlice, Resource, Service
-from headwater.selectors import Selector, parse
+from headwater.settings.selectors import Selector, parse
 
 SERVICE = """\
 apiVersion: v1

@@ -8,9 +8,9 @@ import dns.message
 import pytest
 from headwater.answer.find import labels_of
 from headwater.cluster.objects import Pod, Port, ServiceImport
-from headwater.records.names import name
+from headwater.wire.names import name
 
-from tests.world import World, at, cluster_ip, glue, headless, imported, settings, slice_of
+from tests.harness.small import Small, at, cluster_ip, glue, headless, imported, settings, slice_of
 
 WEB = "web.default.svc.cluster.local"
 API = "api.default.svc.cluster.local"
@@ -18,9 +18,9 @@ POD = "10-0-0-1.default.pod.cluster.local"
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Small:
     ports = [Port("http", "TCP", 80), Port("long-" + "x" * 10, "UDP", 53)]
-    return World(tmp_path_factory.mktemp("state"), settings(pods="verified", zonal=True)).fill(
+    return Small(tmp_path_factory.mktemp("state"), settings(pods="verified", zonal=True)).fill(
         headless("web"),
         slice_of("web", at("10.0.0.1", hostname="h"), at("10.0.0.2", hostname="http"), ports=ports),
         cluster_ip("api", "172.16.0.1", ports=ports),
@@ -33,7 +33,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.mark.parametrize("base", [WEB, API])
 @pytest.mark.parametrize("labels", ["_http._tcp", "http._tcp", "_http.tcp", "http.tcp", "HTTP.Tcp"])
 @pytest.mark.parametrize("edns", [False, True])
-def test_a_port_is_found_with_and_without_its_underscores(world: World, base: str, labels: str, edns: bool) -> None:
+def test_a_port_is_found_with_and_without_its_underscores(world: Small, base: str, labels: str, edns: bool) -> None:
     for qtype in ("A", "SRV"):
         expected = world.ask(f"_http._tcp.{base}", qtype)
         found = world.ask(f"{labels}.{base}", qtype, edns=edns)
@@ -52,7 +52,7 @@ def test_a_port_is_found_with_and_without_its_underscores(world: World, base: st
 )  # fmt: skip
 @pytest.mark.parametrize("base", [WEB, API])
 @pytest.mark.parametrize("qtype", ["A", "SRV", "TXT"])
-def test_what_is_neither_is_nxdomain(world: World, labels: str, base: str, qtype: str) -> None:
+def test_what_is_neither_is_nxdomain(world: Small, labels: str, base: str, qtype: str) -> None:
     if (labels, base) == ("http", WEB):
         assert world.answers(f"{labels}.{base}") == {"10.0.0.2"}, "that is an endpoint's hostname"
     else:
@@ -61,7 +61,7 @@ def test_what_is_neither_is_nxdomain(world: World, labels: str, base: str, qtype
 
 def test_a_port_name_of_63_characters_has_no_room_for_an_underscore(tmp_path: Path) -> None:
     long = "p" * 63
-    world = World(tmp_path).fill(cluster_ip("api", "172.16.0.1", ports=[Port(long, "TCP", 80)]))
+    world = Small(tmp_path).fill(cluster_ip("api", "172.16.0.1", ports=[Port(long, "TCP", 80)]))
     assert world.answers(f"{long}._tcp.{API}", "SRV") == {f"0 100 80 {API}."}
     assert world.answers(f"{long}.tcp.{API}", "SRV") == {f"0 100 80 {API}."}
 
@@ -73,7 +73,7 @@ def test_up_to_two_labels_before_a_pods_name_are_passed_over(
     tmp_path: Path, before: str, mode: str, edns: bool
 ) -> None:
     """CoreDNS reads an endpoint, or a port and a protocol, and does not look at them."""
-    world = World(tmp_path, settings(pods=mode)).fill(Pod("default", "p", ("10.0.0.1", "fd00::7")))
+    world = Small(tmp_path, settings(pods=mode)).fill(Pod("default", "p", ("10.0.0.1", "fd00::7")))
     reply = world.ask(f"{before}.{POD}", edns=edns)
     assert [item.to_text() for item in reply.answer[0]] == ["10.0.0.1"]
     assert reply.answer[0].name.to_text() == f"{before}.{POD}."
@@ -87,7 +87,7 @@ def test_up_to_two_labels_before_a_pods_name_are_passed_over(
 @pytest.mark.parametrize("before", ["a.b.c", "a.b.c.d", "_zone.a.b", "eu.pin._zone"])
 @pytest.mark.parametrize("mode", ["insecure", "verified"])
 def test_three_labels_before_a_pods_name_are_too_many(tmp_path: Path, before: str, mode: str) -> None:
-    world = World(tmp_path, settings(pods=mode, zonal=True)).fill(Pod("default", "p", ("10.0.0.1",)))
+    world = Small(tmp_path, settings(pods=mode, zonal=True)).fill(Pod("default", "p", ("10.0.0.1",)))
     assert world.status(f"{before}.{POD}") == world.status(f"{before}.{POD}", "SRV") == "NXDOMAIN"
 
 
@@ -102,11 +102,11 @@ def test_three_labels_before_a_pods_name_are_too_many(tmp_path: Path, before: st
         "a.b.x.default.pod",
     ],
 )
-def test_labels_before_what_is_no_pod_are_nxdomain(world: World, qname: str) -> None:
+def test_labels_before_what_is_no_pod_are_nxdomain(world: Small, qname: str) -> None:
     assert world.status(f"{qname}.cluster.local") == "NXDOMAIN"
 
 
-def test_the_weight_of_a_pods_srv_counts_the_pods(world: World) -> None:
+def test_the_weight_of_a_pods_srv_counts_the_pods(world: Small) -> None:
     """Two pods on the host's network: two entries, one record."""
     assert world.answers(POD, "SRV") == world.answers(f"a.{POD}", "SRV") == {f"0 50 0 {POD}."}
 
@@ -125,7 +125,7 @@ def test_the_weight_of_a_pods_srv_counts_the_pods(world: World) -> None:
         "h.web.default.Svc",
     ],
 )
-def test_names_of_other_shapes_are_nxdomain_or_what_they_are(world: World, qname: str) -> None:
+def test_names_of_other_shapes_are_nxdomain_or_what_they_are(world: Small, qname: str) -> None:
     expected = "NOERROR" if qname == "h.web.default.Svc" else "NXDOMAIN"
     assert world.status(f"{qname}.cluster.local") == expected
 
@@ -134,9 +134,9 @@ def test_names_of_other_shapes_are_nxdomain_or_what_they_are(world: World, qname
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> World:
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Small:
     http = Port("http", "TCP", 80)
-    return World(
+    return Small(
         tmp_path_factory.mktemp("shared"), settings(zones=("m.test",), multicluster_zones=("cluster.local",))
     ).fill(
         ServiceImport("default", "web", True, (), (http,)),
@@ -162,7 +162,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> World:
 )
 @pytest.mark.parametrize("edns", [False, True])
 def test_in_a_multicluster_zone_an_underscore_says_that_a_port_is_meant(
-    shared: World, labels: str, expected: str | set[str], edns: bool
+    shared: Small, labels: str, expected: str | set[str], edns: bool
 ) -> None:
     reply = shared.ask(f"{labels}.{WEB}", edns=edns)
     found = {item.to_text() for rrset in reply.answer for item in rrset}
@@ -186,13 +186,13 @@ def test_labels_before_a_zone(text: str, zone: str, expected: list[bytes]) -> No
 
 
 @pytest.mark.parametrize("dots", [5, 20, 100, 117])
-def test_a_name_of_many_labels_is_nxdomain(world: World, dots: int) -> None:
+def test_a_name_of_many_labels_is_nxdomain(world: Small, dots: int) -> None:
     for tail in ("cluster.local", "default.pod.cluster.local", "svc.cluster.local"):
         qname = "a." * min(dots, (253 - len(tail)) // 2) + tail
         assert world.status(qname) == "NXDOMAIN"
 
 
-def test_labels_with_any_byte_harm_nothing(world: World) -> None:
+def test_labels_with_any_byte_harm_nothing(world: Small) -> None:
     for byte in range(256):
         label = bytes((1, byte))
         for tail in (name(WEB), name(POD), name(f"_tcp.{WEB}"), name("_zone." + WEB), name("pin._zone." + WEB)):

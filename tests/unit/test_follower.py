@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 
 from headwater.cluster.changes import Change, ListComplete
-from headwater.cluster.follower import Follower, Pipe, RawPage
+from headwater.cluster.follower import Follower, Inbox, RawPage
 from headwater.cluster.objects import Resource
 from headwater.cluster.reflector import Reflector
 
@@ -49,7 +49,7 @@ def test_list_that_is_asked_for_while_a_watch_is_being_opened_is_taken_at_once()
     server = Server()
     changes: queue.Queue[Change | RawPage] = queue.Queue()
     stopping = threading.Event()
-    pipe = Pipe(changes, threading.Semaphore(100), lambda *_: None, stopping)
+    pipe = Inbox(changes, threading.Semaphore(100), lambda *_: None, stopping)
     follower = Follower("services", Reflector("", time.monotonic), server, pipe)  # type: ignore[arg-type]
     thread = threading.Thread(target=follower.run, daemon=True)
     thread.start()

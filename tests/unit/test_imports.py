@@ -8,10 +8,10 @@ import msgspec
 import pytest
 from headwater.cluster.objects import NO_PORT, Namespace, Port, ServiceImport
 
-from tests.world import (
+from tests.harness.small import (
     HTTP,
     NOT_READY,
-    World,
+    Small,
     at,
     cluster_ip,
     glue,
@@ -37,12 +37,12 @@ def cluster_set_ip(name: str, *addresses: str, ports: tuple[Port, ...] = (Port("
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path, settings(multicluster_zones=(MZ,)))
+def world(tmp_path: Path) -> Small:
+    return Small(tmp_path, settings(multicluster_zones=(MZ,)))
 
 
 @pytest.fixture
-def two(world: World) -> World:
+def two(world: Small) -> Small:
     """A StatefulSet in each of two clusters: the same hostname twice; and a ClusterSetIP Service."""
     return world.fill(
         headless_import("web"),
@@ -94,7 +94,7 @@ def two(world: World) -> World:
 )
 @pytest.mark.parametrize("edns", [False, True])
 def test_a_name_is_answered_as_the_table_says(
-    two: World, name: str, qtype: str, expected: str | set[str], edns: bool
+    two: Small, name: str, qtype: str, expected: str | set[str], edns: bool
 ) -> None:
     qname = f"{name}.default.svc.{MZ}"
     reply = two.ask(qname, qtype, edns=edns)
@@ -102,7 +102,7 @@ def test_a_name_is_answered_as_the_table_says(
     assert (found or two.status(qname, qtype)) == expected
 
 
-def test_srv_targets_have_the_clusters_label_and_glue(two: World) -> None:
+def test_srv_targets_have_the_clusters_label_and_glue(two: Small) -> None:
     reply = two.ask(f"_http._tcp.{WEB}", "SRV")
     addresses = {
         f"web-0.east.{WEB}": "10.1.0.1", f"10-1-0-2.east.{WEB}": "10.1.0.2",
@@ -115,13 +115,15 @@ def test_srv_targets_have_the_clusters_label_and_glue(two: World) -> None:
     assert two.answers(WEB, "SRV") == {item.to_text() for item in reply.answer[0]}
 
 
-def test_an_endpoint_of_a_cluster_is_its_own_srv_target(two: World) -> None:
+def test_an_endpoint_of_a_cluster_is_its_own_srv_target(two: Small) -> None:
     reply = two.ask(f"web-0.west.{WEB}", "SRV")
     assert {item.to_text() for item in reply.answer[0]} == {f"0 100 8080 web-0.west.{WEB}."}
     assert glue(reply) == {(f"web-0.west.{WEB}", "10.2.0.1")}
 
 
-def test_a_clusters_own_services_are_not_in_the_multicluster_zone_and_imports_not_in_the_others(two: World) -> None:
+def test_a_clusters_own_services_are_not_in_the_multicluster_zone_and_imports_not_in_the_others(
+    two: Small,
+) -> None:
     two.commit(
         upsert(headless("local")), upsert(slice_of("local", at("10.0.0.1"))), upsert(cluster_ip("api", "1.2.3.4"))
     )
@@ -132,7 +134,7 @@ def test_a_clusters_own_services_are_not_in_the_multicluster_zone_and_imports_no
     assert two.answers(API) == {"172.16.1.1"}
 
 
-def test_a_slice_may_be_both_a_services_and_an_imports(world: World) -> None:
+def test_a_slice_may_be_both_a_services_and_an_imports(world: Small) -> None:
     own = slice_of("web", at("10.0.0.1", hostname="h"))
     both = msgspec.structs.replace(own, imported="web", cluster="east")
     world.fill(headless("web"), headless_import("web"), both)
@@ -143,7 +145,7 @@ def test_a_slice_may_be_both_a_services_and_an_imports(world: World) -> None:
     assert world.answers("web.default.svc.cluster.local") == {"10.0.0.1"}
 
 
-def test_the_namespaces_of_the_multicluster_zone_are_the_clusters(two: World) -> None:
+def test_the_namespaces_of_the_multicluster_zone_are_the_clusters(two: Small) -> None:
     assert two.status(f"default.svc.{MZ}") == two.status(f"svc.{MZ}") == "NODATA"
     assert two.status(f"other.svc.{MZ}") == "NXDOMAIN"
     assert two.answers(MZ, "SOA") == {f"ns.dns.{MZ}. hostmaster.{MZ}. 1800000000 7200 1800 86400 5"}
@@ -155,12 +157,12 @@ def test_the_namespaces_of_the_multicluster_zone_are_the_clusters(two: World) ->
 
 
 def test_a_namespace_that_is_not_served_has_no_imports(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(multicluster_zones=(MZ,), namespaces=("other",)))
+    world = Small(tmp_path, settings(multicluster_zones=(MZ,), namespaces=("other",)))
     world.fill(headless_import("web"), imported("web", "east", at("10.1.0.1")))
     assert world.status(WEB) == "NXDOMAIN"
 
 
-def test_slices_may_come_before_their_import_and_outlive_it(world: World) -> None:
+def test_slices_may_come_before_their_import_and_outlive_it(world: Small) -> None:
     world.fill(imported("web", "east", at("10.1.0.1", hostname="h")))
     assert world.status(WEB) == "NXDOMAIN"
     world.commit(upsert(headless_import("web")))
@@ -171,14 +173,14 @@ def test_slices_may_come_before_their_import_and_outlive_it(world: World) -> Non
     assert world.status(WEB) == "NXDOMAIN"
 
 
-def test_a_cluster_that_goes_takes_its_endpoints_along_and_no_other(two: World) -> None:
+def test_a_cluster_that_goes_takes_its_endpoints_along_and_no_other(two: Small) -> None:
     two.commit(remove(imported("web", "east")))
     assert two.answers(WEB) == {"10.2.0.1"}
     assert two.status(f"web-0.east.{WEB}") == "NXDOMAIN"
     assert two.answers(f"web-0.west.{WEB}") == {"10.2.0.1"}
 
 
-def test_a_slice_that_is_relabelled_moves_to_the_other_cluster_and_import(two: World) -> None:
+def test_a_slice_that_is_relabelled_moves_to_the_other_cluster_and_import(two: Small) -> None:
     two.commit(upsert(headless_import("db")))
     two.commit(upsert(imported("web", "north", at("10.1.0.1", hostname="web-0"), name="web-east")))
     assert two.answers(f"web-0.north.{WEB}") == {"10.1.0.1"}
@@ -189,7 +191,7 @@ def test_a_slice_that_is_relabelled_moves_to_the_other_cluster_and_import(two: W
     assert two.answers(WEB) == {"10.2.0.1"}
 
 
-def test_an_import_that_becomes_headless_and_back_has_the_names_of_its_type(two: World) -> None:
+def test_an_import_that_becomes_headless_and_back_has_the_names_of_its_type(two: Small) -> None:
     ports = (Port("http", "TCP", 80),)
     two.commit(upsert(ServiceImport("default", "api", True, (), ports)))
     assert two.answers(API) == {"10.1.1.1"}
@@ -199,7 +201,7 @@ def test_an_import_that_becomes_headless_and_back_has_the_names_of_its_type(two:
     assert two.answers(API) == {"172.16.1.9"}
 
 
-def test_a_cluster_set_ip_without_addresses_is_nodata_and_without_ports_nothing(world: World) -> None:
+def test_a_cluster_set_ip_without_addresses_is_nodata_and_without_ports_nothing(world: Small) -> None:
     """The controller has not allocated any yet: the names are there all the same, as in CoreDNS."""
     world.fill(cluster_set_ip("api"), cluster_set_ip("bare", "172.16.1.2", ports=()))
     for name in ("api", "_http._tcp.api", "_tcp.api"):
@@ -212,14 +214,14 @@ def test_a_cluster_set_ip_without_addresses_is_nodata_and_without_ports_nothing(
     assert world.status(f"_http._tcp.{API}") == "NODATA"
 
 
-def test_a_headless_import_without_ready_endpoints_is_nxdomain(world: World) -> None:
+def test_a_headless_import_without_ready_endpoints_is_nxdomain(world: Small) -> None:
     world.fill(headless_import("web"), imported("web", "east", at("10.1.0.1", conditions=NOT_READY)))
     assert world.status(WEB) == "NXDOMAIN"
     assert world.status(f"10-1-0-1.east.{WEB}") == "NXDOMAIN"
 
 
 def test_ignore_empty_service_hides_an_import_without_endpoints(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(multicluster_zones=(MZ,), ignore_empty_service=True))
+    world = Small(tmp_path, settings(multicluster_zones=(MZ,), ignore_empty_service=True))
     world.fill(cluster_set_ip("api", "172.16.1.1"))
     assert world.status(API) == "NXDOMAIN"
     world.commit(upsert(imported("api", "east", at("10.1.0.1"))))
@@ -228,7 +230,7 @@ def test_ignore_empty_service_hides_an_import_without_endpoints(tmp_path: Path) 
     assert world.status(API) == "NXDOMAIN"
 
 
-def test_endpoints_have_their_ports_and_those_without_one_no_srv(world: World) -> None:
+def test_endpoints_have_their_ports_and_those_without_one_no_srv(world: Small) -> None:
     world.fill(
         headless_import("web"),
         imported("web", "east", at("10.1.0.1", hostname="h"), ports=[Port("http", "TCP", 80), Port("m", "UDP", 1)]),
@@ -242,7 +244,7 @@ def test_endpoints_have_their_ports_and_those_without_one_no_srv(world: World) -
 
 
 def test_with_endpoint_pod_names_a_pod_is_named_in_its_cluster(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(multicluster_zones=(MZ,), endpoint_pod_names=True))
+    world = Small(tmp_path, settings(multicluster_zones=(MZ,), endpoint_pod_names=True))
     world.fill(headless_import("web"), imported("web", "east", at("10.1.0.1", pod="p"), at("10.1.0.2", pod="q" * 64)))
     assert world.answers(f"p.east.{WEB}") == {"10.1.0.1"}
     assert world.answers(f"10-1-0-2.east.{WEB}") == {"10.1.0.2"}
@@ -250,7 +252,7 @@ def test_with_endpoint_pod_names_a_pod_is_named_in_its_cluster(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("cluster", ["two.labels", "c" * 64, "ümlaut", "a\0b"])
-def test_a_cluster_that_is_no_label_is_reported_and_left_out(world: World, cluster: str) -> None:
+def test_a_cluster_that_is_no_label_is_reported_and_left_out(world: Small, cluster: str) -> None:
     world.fill(
         headless_import("web"),
         imported("web", cluster, at("10.1.0.1", hostname="h"), name="odd"),
@@ -260,7 +262,7 @@ def test_a_cluster_that_is_no_label_is_reported_and_left_out(world: World, clust
     assert [report[:3] for report in world.reports] == [("name", "default", "odd")]
 
 
-def test_without_its_label_a_cluster_has_no_name(world: World) -> None:
+def test_without_its_label_a_cluster_has_no_name(world: Small) -> None:
     world.fill(headless_import("web"), imported("web", "", at("10.1.0.1", hostname="h")))
     assert world.answers(WEB) == {"10.1.0.1"}
     assert world.answers(f"h.{WEB}") == {"10.1.0.1"}
@@ -269,7 +271,7 @@ def test_without_its_label_a_cluster_has_no_name(world: World) -> None:
 
 def test_a_host_and_cluster_too_long_for_a_name_are_reported(tmp_path: Path) -> None:
     zone = ".".join(["z" * 60] * 2)
-    world = World(tmp_path, settings(multicluster_zones=(zone,)))
+    world = Small(tmp_path, settings(multicluster_zones=(zone,)))
     world.fill(
         headless_import("w" * 50),
         imported("w" * 50, "c" * 40, at("10.1.0.1", hostname="h" * 40), at("10.1.0.2", hostname="h"), name="s"),
@@ -282,7 +284,7 @@ def test_a_host_and_cluster_too_long_for_a_name_are_reported(tmp_path: Path) -> 
 
 
 def test_several_multicluster_zones_say_the_same(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(multicluster_zones=(MZ, "other.test")))
+    world = Small(tmp_path, settings(multicluster_zones=(MZ, "other.test")))
     world.fill(headless_import("web"), imported("web", "east", at("10.1.0.1", hostname="h")))
     for zone in world.settings.multicluster_zones:
         assert world.answers(f"web.default.svc.{zone}", "SRV") == {f"0 100 8080 h.east.web.default.svc.{zone}."}
@@ -290,5 +292,5 @@ def test_several_multicluster_zones_say_the_same(tmp_path: Path) -> None:
 
 def test_pods_are_named_in_the_multicluster_zone_too(tmp_path: Path) -> None:
     """CoreDNS's findPods does not ask which zone it is."""
-    world = World(tmp_path, settings(multicluster_zones=(MZ,), pods="insecure")).fill()
+    world = Small(tmp_path, settings(multicluster_zones=(MZ,), pods="insecure")).fill()
     assert world.answers(f"10-0-0-1.default.pod.{MZ}") == {"10.0.0.1"}

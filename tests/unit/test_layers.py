@@ -54,12 +54,20 @@ def test_a_crossed_layer_is_noticed(tmp_path: Path) -> None:
 
 #: module: packages that its process must not load.
 COSTS = {
-    "headwater.cli": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec"),
-    "headwater.supervisor": ("kubernetes", "grpc", "lmdb"),
-    "headwater.run": ("kubernetes", "grpc", "lmdb"),
+    "headwater.commands.cli": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec"),
+    "headwater.supervise.supervisor": ("kubernetes", "grpc", "lmdb"),
+    "headwater.commands.serve": ("kubernetes", "grpc", "lmdb"),
     "headwater.admin.server": ("kubernetes",),
-    "headwater.cluster.watcher": ("kubernetes",),
-    "headwater.serve.worker": ("kubernetes", "grpc", "google.protobuf", "starlette", "uvicorn", "watchfiles", "dnslib"),
+    "headwater.writer.process": ("kubernetes",),
+    "headwater.serve.process": (
+        "kubernetes",
+        "grpc",
+        "google.protobuf",
+        "starlette",
+        "uvicorn",
+        "watchfiles",
+        "dnslib",
+    ),
     "headwater.serve.server": ("kubernetes", "grpc", "google.protobuf"),
     "headwater.serve.http2": ("kubernetes", "grpc", "google.protobuf", "asyncio", "ssl", "socket"),
     "headwater.serve.grpcio_server": ("kubernetes", "starlette", "uvicorn"),

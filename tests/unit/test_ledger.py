@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Progress
-from headwater.cluster.ledger import Ledger, version_key
 from headwater.cluster.objects import (
     Decoded,
     Endpoint,
@@ -26,14 +25,15 @@ from headwater.cluster.objects import (
 )
 from headwater.store.environment import SERIAL, StoreFull, Transaction
 from headwater.store.node import Kind
+from headwater.writer.ledger import Ledger, version_key
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.world import (
+from tests.harness.small import (
     NOT_READY,
     READY,
-    World,
+    Small,
     annotated,
     at,
     cluster_ip,
@@ -86,7 +86,7 @@ def test_any_way_of_changes_ends_in_the_records_of_a_fresh_list(
     """Events in any batches, or a list taken as a difference: compared with a new store, byte by byte."""
     with TemporaryDirectory() as one, TemporaryDirectory() as two:
         shape = settings(pods="verified", endpoint_pod_names=pod_names, zones=("z", "y.z"))
-        world = World(Path(one), shape)
+        world = Small(Path(one), shape)
         held = {(type(item), item.key): item for item in start}
         store, ledger = world.open()
         ledger.commit(listed(world.resources, held.values()))
@@ -106,7 +106,7 @@ def test_any_way_of_changes_ends_in_the_records_of_a_fresh_list(
         assert store.read(lambda txn: txn.count("staging")) == 0
         store.close()
         found = world.records()
-        fresh = World(Path(two), shape)
+        fresh = Small(Path(two), shape)
         fresh_store, fresh_ledger = fresh.open()
         fresh_ledger.commit(listed(fresh.resources, held.values()))
         assert (counts, objects) == (fresh_ledger.counts, fresh_ledger.objects)
@@ -115,7 +115,7 @@ def test_any_way_of_changes_ends_in_the_records_of_a_fresh_list(
 
 
 def test_one_pods_change_rewrites_its_names_and_its_services_only(tmp_path: Path) -> None:
-    world = World(tmp_path)
+    world = Small(tmp_path)
     slices = [
         slice_of("web", *(at(f"10.0.{piece}.{i}", hostname=f"w-{piece}-{i}") for i in range(100)), name=f"s{piece}")
         for piece in range(10)
@@ -131,14 +131,14 @@ def test_one_pods_change_rewrites_its_names_and_its_services_only(tmp_path: Path
 
 
 def test_an_object_that_says_the_same_changes_nothing(tmp_path: Path) -> None:
-    world = World(tmp_path).fill(headless("web"), slice_of("web", at("10.0.0.1")))
+    world = Small(tmp_path).fill(headless("web"), slice_of("web", at("10.0.0.1")))
     before = world.records()
     assert world.commit(upsert(slice_of("web", at("10.0.0.1")), version="77")).records_changed == 0
     assert world.records() == before
 
 
 def test_an_incomplete_list_changes_nothing(tmp_path: Path) -> None:
-    world = World(tmp_path).fill(headless("web"), headless("api"), slice_of("web", at("10.0.0.1")))
+    world = Small(tmp_path).fill(headless("web"), headless("api"), slice_of("web", at("10.0.0.1")))
     before = world.records()
     store, ledger = world.open()
     ledger.commit([ListPageArrived("services", [Decoded(headless("new"), "5")], first=True)])
@@ -153,7 +153,7 @@ def test_an_incomplete_list_changes_nothing(tmp_path: Path) -> None:
 
 def test_events_while_a_list_is_under_way_are_not_lost(tmp_path: Path) -> None:
     """A list of one resource does not hold up the events of another."""
-    world = World(tmp_path).fill(headless("web"), slice_of("web", at("10.0.0.1")))
+    world = Small(tmp_path).fill(headless("web"), slice_of("web", at("10.0.0.1")))
     world.commit(
         ListPageArrived("services", [Decoded(headless("web"), "5")], first=True),
         upsert(slice_of("web", at("10.0.0.2"))),
@@ -163,7 +163,7 @@ def test_events_while_a_list_is_under_way_are_not_lost(tmp_path: Path) -> None:
 
 
 def test_a_slice_that_moves_to_another_service_takes_its_endpoints_along(tmp_path: Path) -> None:
-    world = World(tmp_path).fill(
+    world = Small(tmp_path).fill(
         headless("web"),
         headless("api"),
         slice_of("web", at("10.0.0.1"), name="s"),
@@ -175,7 +175,7 @@ def test_a_slice_that_moves_to_another_service_takes_its_endpoints_along(tmp_pat
 
 
 def test_a_namespace_that_comes_late_brings_its_services_and_pods(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(pods="verified"))
+    world = Small(tmp_path, settings(pods="verified"))
     world.fill(cluster_ip("api", "172.16.0.1"), Pod("default", "p", ("10.0.0.1",)), namespaces=["other"])
     assert world.status("api.default.svc.cluster.local") == "NXDOMAIN"
     world.commit(upsert(Namespace("default")))
@@ -187,7 +187,7 @@ def test_a_namespace_that_comes_late_brings_its_services_and_pods(tmp_path: Path
 
 
 def test_how_far_a_resource_was_read_is_kept_with_its_objects(tmp_path: Path) -> None:
-    world = World(tmp_path).fill(headless("web"))
+    world = Small(tmp_path).fill(headless("web"))
     world.commit(upsert(cluster_ip("api", "172.16.0.1"), version="41"), Progress("endpointslices", "42"))
     store, ledger = world.open()
     assert ledger.versions() == {"namespaces": "1", "services": "41", "endpointslices": "42"}
@@ -195,7 +195,7 @@ def test_how_far_a_resource_was_read_is_kept_with_its_objects(tmp_path: Path) ->
 
 
 def test_a_resource_that_is_no_longer_watched_is_forgotten(tmp_path: Path) -> None:
-    verified = World(tmp_path, settings(pods="verified"))
+    verified = Small(tmp_path, settings(pods="verified"))
     verified.fill(Pod("default", "p", ("10.0.0.1",)))
     plain = verified.with_settings(settings())
     store, ledger = plain.open()
@@ -210,7 +210,7 @@ def test_a_resource_that_is_no_longer_watched_is_forgotten(tmp_path: Path) -> No
 
 
 def test_other_settings_compile_the_stored_objects_anew(tmp_path: Path) -> None:
-    world = World(tmp_path).fill(headless("web"), slice_of("web", at("10.0.0.1", pod="pod-1")))
+    world = Small(tmp_path).fill(headless("web"), slice_of("web", at("10.0.0.1", pod="pod-1")))
     assert world.status(f"pod-1.{WEB}") == "NXDOMAIN"
     named = world.with_settings(settings(endpoint_pod_names=True))
     store, ledger = named.open()
@@ -221,7 +221,7 @@ def test_other_settings_compile_the_stored_objects_anew(tmp_path: Path) -> None:
 
 
 def test_the_serial_moves_with_the_records_and_never_back(tmp_path: Path) -> None:
-    world = World(tmp_path).fill(headless("web"))
+    world = Small(tmp_path).fill(headless("web"))
     store, ledger = world.open()
 
     def serial() -> int:
@@ -240,7 +240,7 @@ def test_the_serial_moves_with_the_records_and_never_back(tmp_path: Path) -> Non
 
 
 def test_names_are_counted_by_kind(tmp_path: Path) -> None:
-    world = World(tmp_path).fill(
+    world = Small(tmp_path).fill(
         headless("web"), slice_of("web", at("10.0.0.1"), at("10.0.0.2")), cluster_ip("api", "172.16.0.1")
     )
     store, ledger = world.open()
@@ -253,7 +253,7 @@ def test_names_are_counted_by_kind(tmp_path: Path) -> None:
 
 
 def test_slices_tell_when_their_change_happened(tmp_path: Path) -> None:
-    world = World(tmp_path).fill(headless("web"))
+    world = Small(tmp_path).fill(headless("web"))
     event = upsert(slice_of("web", at("10.0.0.1")))
     moment = "2026-11-23T12:00:00Z"
     timed = type(event)(event.resource, Decoded(event.decoded.object, "9", moment))
@@ -262,7 +262,7 @@ def test_slices_tell_when_their_change_happened(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("resource", ["namespaces", "services", "endpointslices"])
 def test_until_every_list_is_complete_nothing_is_published(tmp_path: Path, resource: Resource) -> None:
-    world = World(tmp_path)
+    world = Small(tmp_path)
     others = [item for item in world.resources if item != resource]
     world.commit(*listed(others, [Namespace("default"), cluster_ip("api", "172.16.0.1")]))
     assert world.status("api.default.svc.cluster.local") == "SERVFAIL"
@@ -272,7 +272,7 @@ def test_until_every_list_is_complete_nothing_is_published(tmp_path: Path, resou
 def test_a_compile_that_breaks_off_is_not_served_under_the_old_settings_either(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world = World(tmp_path).fill(headless("web"), slice_of("web", at("10.0.0.1")))
+    world = Small(tmp_path).fill(headless("web"), slice_of("web", at("10.0.0.1")))
     other = world.with_settings(settings(ttl=60))
     with monkeypatch.context() as patched:
         patched.setattr(Ledger, "_compile_some", lambda *_: 1 / 0)
@@ -286,7 +286,7 @@ def test_a_compile_that_breaks_off_is_not_served_under_the_old_settings_either(
 
 
 def test_counts_are_believed_only_after_the_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    world = World(tmp_path)
+    world = Small(tmp_path)
     store, ledger = world.open()
     pages: list[Change] = [ListPageArrived("services", [Decoded(headless("web"), "1")], first=True)]
     with monkeypatch.context() as patched:
@@ -301,7 +301,7 @@ def test_counts_are_believed_only_after_the_commit(tmp_path: Path, monkeypatch: 
 
 def test_a_name_that_becomes_another_kind_is_counted_as_that(tmp_path: Path) -> None:
     """A ServiceImport's port names are there before it has an address."""
-    world = World(tmp_path, settings(multicluster_zones=("m.test",)))
+    world = Small(tmp_path, settings(multicluster_zones=("m.test",)))
     world.fill(ServiceImport("default", "api", False, (), (Port("http", "TCP", 80),)))
     for addresses in ((), ("172.16.0.1",), ()):
         world.commit(upsert(ServiceImport("default", "api", False, addresses, (Port("http", "TCP", 80),))))
@@ -316,11 +316,11 @@ def test_a_name_that_becomes_another_kind_is_counted_as_that(tmp_path: Path) -> 
 def test_a_hostname_that_is_a_protocols_label_ends_as_in_a_fresh_list(tmp_path: Path) -> None:
     """Odd, and no API server takes it; a manifest may say it."""
     odd = slice_of("web", at("10.0.0.1", hostname="_udp"), name="odd")
-    world = World(tmp_path / "one").fill(headless("web"), odd)
+    world = Small(tmp_path / "one").fill(headless("web"), odd)
     for number, ports in enumerate(([Port("dns", "UDP", 53)], [Port("http", "TCP", 80)])):
         other = slice_of("web", at("10.0.0.2"), name="other", ports=ports)
         world.commit(upsert(other))
-        assert world.records() == World(tmp_path / str(number)).fill(headless("web"), odd, other).records()
+        assert world.records() == Small(tmp_path / str(number)).fill(headless("web"), odd, other).records()
 
 
 @pytest.mark.parametrize("pod_names", ["true", "false"])
@@ -329,8 +329,8 @@ def test_an_endpoints_node_does_not_depend_on_other_slices(tmp_path: Path, pod_n
     service = annotated(headless("web"), pod_names=pod_names)
     one = slice_of("web", at("10.0.0.1", hostname="x"), name="one")
     two = slice_of("web", at("10.0.0.2", hostname="y", pod="p"), name="two", ports=[Port("m", "TCP", 1)])
-    alone = World(tmp_path / "alone").fill(service, one)
-    both = World(tmp_path / "both").fill(service, one, two)
+    alone = Small(tmp_path / "alone").fill(service, one)
+    both = Small(tmp_path / "both").fill(service, one, two)
     before = alone.records(), both.records()
     alone.commit(upsert(two))
     both.commit(remove(two))
@@ -354,7 +354,7 @@ def test_slices_in_pages_are_compiled_as_they_come(tmp_path: Path, order: str, l
         slices.reverse()
     elif order == "shuffled":
         slices = slices[::2] + slices[1::2]
-    world = World(tmp_path / "pages")
+    world = Small(tmp_path / "pages")
     store, ledger = world.open()
     ledger.commit(listed(["namespaces", "services"], [*map(Namespace, namespaces), *services]))
     pages = [slices[at_ : at_ + 4] for at_ in range(0, len(slices), 4)]
@@ -382,7 +382,7 @@ def test_slices_in_pages_are_compiled_as_they_come(tmp_path: Path, order: str, l
     assert store.read(lambda txn: txn.checksum_holds())
     counts = list(ledger.counts)
     store.close()
-    fresh = World(tmp_path / "fresh")
+    fresh = Small(tmp_path / "fresh")
     fresh_store, fresh_ledger = fresh.open()
     fresh_ledger.commit(listed(fresh.resources, held))
     assert counts == fresh_ledger.counts
@@ -407,7 +407,7 @@ def test_disk_that_is_full_during_a_first_list_costs_no_name(tmp_path: Path) -> 
 
     def records(refused: int) -> tuple[dict[bytes, bytes], int]:
         folder = tmp_path / str(refused)
-        world = World(folder, settings(pods="verified"))
+        world = Small(folder, settings(pods="verified"))
         store, ledger = world.open()
         write, writes = store.write, itertools.count()
 

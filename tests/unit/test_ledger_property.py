@@ -18,7 +18,6 @@ from typing import Final, Literal
 
 import msgspec
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived
-from headwater.cluster.ledger import Ledger
 from headwater.cluster.objects import (
     ANNOTATIONS,
     Decoded,
@@ -32,14 +31,15 @@ from headwater.cluster.objects import (
     Service,
     ServiceImport,
 )
-from headwater.settings import Settings
+from headwater.settings.settings import Settings
 from headwater.store.environment import Store
 from headwater.store.node import Kind
+from headwater.writer.ledger import Ledger
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.world import World, remove, resource_of, settings, upsert
+from tests.harness.small import Small, remove, resource_of, settings, upsert
 
 #: Where the stores of the examples are: memory, if the machine has it as a folder.
 _FOLDER: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -181,13 +181,13 @@ Key = tuple[Resource, tuple[str, str]]
 class Cluster:
     """The objects as they are, each with its version, and a writer that hears of them."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: Small) -> None:
         self.world = world
         self.objects: dict[Key, Decoded] = {}
         self._version = 1000
         self.store, self.ledger = world.open()
 
-    def restart(self, world: World | None = None) -> None:
+    def restart(self, world: Small | None = None) -> None:
         self.store.close()
         self.world = world or self.world
         self.store, self.ledger = self.world.open()
@@ -277,7 +277,7 @@ def fresh(settings_: Settings, objects: Iterable[Decoded], host: tuple[str, ...]
     """The same of a new store, filled by one complete list of each resource."""
     items = list(objects)
     with TemporaryDirectory(dir=_FOLDER) as folder:
-        world = World(Path(folder), settings_, host)
+        world = Small(Path(folder), settings_, host)
         store, ledger = world.open()
         for resource in world.resources:
             page = [item for item in items if resource_of(item.object) == resource]
@@ -324,7 +324,7 @@ def test_any_history_ends_in_the_store_that_a_fresh_list_makes(
 ) -> None:
     shape = replace(_EVERYTHING, endpoint_pod_names=pod_names, ignore_empty_service=ignore_empty, namespaces=namespaces)
     with TemporaryDirectory(dir=_FOLDER) as folder:
-        cluster = Cluster(World(Path(folder), shape, _HOST))
+        cluster = Cluster(Small(Path(folder), shape, _HOST))
         cluster.happens(("put", item) for item in start)
         cluster.lists(replace(first, resources=order))
         cluster.play(history)
@@ -357,9 +357,9 @@ def test_other_settings_on_the_same_state_end_in_the_store_that_a_fresh_list_mak
     """What the new settings watch beside is listed; everything else is there already."""
     with TemporaryDirectory(dir=_FOLDER) as folder:
         everything: list[Event] = [("put", item) for item in objects]
-        cluster = Cluster(World(Path(folder), shapes[0], _HOST))
+        cluster = Cluster(Small(Path(folder), shapes[0], _HOST))
         for shape in shapes:
-            cluster.restart(World(Path(folder), shape, _HOST))
+            cluster.restart(Small(Path(folder), shape, _HOST))
             watched = cluster.world.resources
             cluster.objects = {key: item for key, item in cluster.objects.items() if key[0] in watched}
             missing = [item for item, version in cluster.ledger.versions().items() if not version]
@@ -380,9 +380,9 @@ def test_a_host_with_other_addresses_ends_in_the_store_that_a_fresh_list_makes(
 ) -> None:
     """A pod that is started again on its node finds the old state, and has another address."""
     with TemporaryDirectory(dir=_FOLDER) as folder:
-        cluster = Cluster(World(Path(folder), _EVERYTHING, hosts[0]))
+        cluster = Cluster(Small(Path(folder), _EVERYTHING, hosts[0]))
         cluster.happens(("put", item) for item in objects)
         cluster.lists(Lists(_RESOURCES, [], [], 3, descending=False, broken=False))
-        cluster.restart(World(Path(folder), _EVERYTHING, hosts[1]))
+        cluster.restart(Small(Path(folder), _EVERYTHING, hosts[1]))
         found = cluster.close()
     assert differences(found, fresh(_EVERYTHING, cluster.objects.values(), hosts[1])) == {}

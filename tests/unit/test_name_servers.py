@@ -8,7 +8,18 @@ import pytest
 from headwater.cluster.changes import Change
 from headwater.cluster.objects import Namespace
 
-from tests.world import NOT_READY, World, at, cluster_ip, glue, headless, remove, settings, slice_of, upsert
+from tests.harness.small import (
+    NOT_READY,
+    Small,
+    at,
+    cluster_ip,
+    glue,
+    headless,
+    remove,
+    settings,
+    slice_of,
+    upsert,
+)
 
 ZONE = "cluster.local"
 DNS = "dns.kube-system.svc.cluster.local"
@@ -17,11 +28,11 @@ SYSTEM = "kube-system"
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path, name_servers=HOST)
+def world(tmp_path: Path) -> Small:
+    return Small(tmp_path, name_servers=HOST)
 
 
-def servers(world: World, zone: str = ZONE) -> set[str]:
+def servers(world: Small, zone: str = ZONE) -> set[str]:
     """The targets of the zone's NS records, each of which must have glue."""
     reply = world.ask(zone, "NS")
     found = {item.to_text() for rrset in reply.answer for item in rrset}
@@ -30,7 +41,7 @@ def servers(world: World, zone: str = ZONE) -> set[str]:
     return found
 
 
-def addresses(world: World, zone: str = ZONE) -> set[str]:
+def addresses(world: Small, zone: str = ZONE) -> set[str]:
     """Those of ns.dns.Z, which must be those of the glue."""
     name = f"ns.dns.{zone}"
     found = world.answers(name) | world.answers(name, "AAAA")
@@ -40,18 +51,18 @@ def addresses(world: World, zone: str = ZONE) -> set[str]:
 
 @pytest.mark.parametrize("host", [("10.0.0.53",), ("fd00::53",), HOST, ("10.0.0.53", "10.0.0.54")])
 def test_without_a_dns_service_it_is_this_host(tmp_path: Path, host: tuple[str, ...]) -> None:
-    world = World(tmp_path, name_servers=host).fill(cluster_ip("dns", "172.16.0.10", namespace=SYSTEM))
+    world = Small(tmp_path, name_servers=host).fill(cluster_ip("dns", "172.16.0.10", namespace=SYSTEM))
     assert servers(world) == {f"ns.dns.{ZONE}."}
     assert addresses(world) == set(host)
 
 
 def test_a_host_without_an_address_has_no_name_server(tmp_path: Path) -> None:
-    world = World(tmp_path).fill()
+    world = Small(tmp_path).fill()
     assert world.status(ZONE, "NS") == world.status(f"ns.dns.{ZONE}") == "NODATA"
     assert world.answers(ZONE, "SOA"), "the zone is there all the same"
 
 
-def test_a_dns_service_with_cluster_ips_is_the_name_server(world: World) -> None:
+def test_a_dns_service_with_cluster_ips_is_the_name_server(world: Small) -> None:
     world.fill(
         cluster_ip("dns", "172.16.0.10", "fd00::10", namespace=SYSTEM),
         slice_of("dns", at("10.0.0.52"), at("10.0.0.53"), namespace=SYSTEM),
@@ -62,7 +73,7 @@ def test_a_dns_service_with_cluster_ips_is_the_name_server(world: World) -> None
     assert world.answers(DNS) == {"172.16.0.10"}, "the target is a name with that address"
 
 
-def test_a_headless_dns_service_is_all_endpoints_of_the_hosts_slice(world: World) -> None:
+def test_a_headless_dns_service_is_all_endpoints_of_the_hosts_slice(world: Small) -> None:
     """CoreDNS looks at the slice that has its address; another one's endpoints are not said."""
     world.fill(
         headless("dns", SYSTEM),
@@ -76,7 +87,7 @@ def test_a_headless_dns_service_is_all_endpoints_of_the_hosts_slice(world: World
     assert world.answers(f"dns-0.{DNS}") == {"10.0.0.53"}
 
 
-def test_both_families_of_a_headless_dns_service_are_said(world: World) -> None:
+def test_both_families_of_a_headless_dns_service_are_said(world: Small) -> None:
     world.fill(
         headless("dns", SYSTEM),
         slice_of("dns", at("10.0.0.53", hostname="h"), namespace=SYSTEM, name="four"),
@@ -88,7 +99,7 @@ def test_both_families_of_a_headless_dns_service_are_said(world: World) -> None:
     assert glue(reply) == {(f"h.{DNS}", "10.0.0.53"), (f"h.{DNS}", "fd00::53")}
 
 
-def test_several_dns_services_are_all_said(world: World) -> None:
+def test_several_dns_services_are_all_said(world: Small) -> None:
     world.fill(
         cluster_ip("dns", "172.16.0.10", namespace=SYSTEM),
         cluster_ip("other", "172.16.0.11"),
@@ -100,7 +111,7 @@ def test_several_dns_services_are_all_said(world: World) -> None:
     assert addresses(world) == {"172.16.0.10", "172.16.0.11"}
 
 
-def test_two_slices_of_the_host_say_the_service_once(world: World) -> None:
+def test_two_slices_of_the_host_say_the_service_once(world: Small) -> None:
     world.fill(
         cluster_ip("dns", "172.16.0.10", namespace=SYSTEM),
         slice_of("dns", at("10.0.0.53"), namespace=SYSTEM, name="four"),
@@ -112,7 +123,7 @@ def test_two_slices_of_the_host_say_the_service_once(world: World) -> None:
     assert len(world.ask(f"ns.dns.{ZONE}").answer[0]) == 1
 
 
-def test_what_the_hosts_slice_has_not_is_not_said(world: World) -> None:
+def test_what_the_hosts_slice_has_not_is_not_said(world: Small) -> None:
     """A slice of no Service, an endpoint that is not ready, another host's: none of them is the DNS Service."""
     world.fill(
         cluster_ip("dns", "172.16.0.10", namespace=SYSTEM),
@@ -125,7 +136,7 @@ def test_what_the_hosts_slice_has_not_is_not_said(world: World) -> None:
 
 
 @pytest.mark.parametrize("gone", ["slice", "endpoint", "ready", "label"])
-def test_when_the_host_is_no_endpoint_any_more_it_is_the_host_again(world: World, gone: str) -> None:
+def test_when_the_host_is_no_endpoint_any_more_it_is_the_host_again(world: Small, gone: str) -> None:
     here = slice_of("dns", at("10.0.0.53"), at("10.0.0.54"), namespace=SYSTEM)
     world.fill(cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), here, namespaces=[SYSTEM])
     before = world.records()
@@ -142,7 +153,7 @@ def test_when_the_host_is_no_endpoint_any_more_it_is_the_host_again(world: World
     assert world.records() == before
 
 
-def test_a_dns_service_that_vanishes_leaves_no_name_server_and_returns(world: World) -> None:
+def test_a_dns_service_that_vanishes_leaves_no_name_server_and_returns(world: Small) -> None:
     """The host is known to be an endpoint of it; CoreDNS has no other address to say then either."""
     service = cluster_ip("dns", "172.16.0.10", namespace=SYSTEM)
     world.fill(service, slice_of("dns", at("10.0.0.53"), namespace=SYSTEM), namespaces=[SYSTEM])
@@ -153,7 +164,7 @@ def test_a_dns_service_that_vanishes_leaves_no_name_server_and_returns(world: Wo
     assert world.records() == before
 
 
-def test_a_dns_service_that_changes_changes_the_name_servers(world: World) -> None:
+def test_a_dns_service_that_changes_changes_the_name_servers(world: Small) -> None:
     world.fill(
         cluster_ip("dns", "172.16.0.10", namespace=SYSTEM),
         slice_of("dns", at("10.0.0.53", hostname="h"), namespace=SYSTEM),
@@ -171,7 +182,7 @@ def test_a_dns_service_that_changes_changes_the_name_servers(world: World) -> No
     assert addresses(world) == {"172.16.0.12"}
 
 
-def test_a_change_elsewhere_does_not_touch_the_zones_names(world: World) -> None:
+def test_a_change_elsewhere_does_not_touch_the_zones_names(world: Small) -> None:
     world.fill(
         cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), slice_of("dns", at("10.0.0.53"), namespace=SYSTEM),
         headless("web"), namespaces=[SYSTEM, "default"],
@@ -180,12 +191,12 @@ def test_a_change_elsewhere_does_not_touch_the_zones_names(world: World) -> None
     assert outcome.records_changed == 4  # the Service, its port, the protocol, the endpoint
 
 
-def test_it_is_kept_over_a_restart(world: World) -> None:
+def test_it_is_kept_over_a_restart(world: Small) -> None:
     world.fill(
         cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), slice_of("dns", at("10.0.0.53"), namespace=SYSTEM),
         namespaces=[SYSTEM],
     )  # fmt: skip
-    again = World(world.state_dir, name_servers=HOST)
+    again = Small(world.state_dir, name_servers=HOST)
     assert addresses(again) == {"172.16.0.10"}
     again.commit(upsert(slice_of("dns", at("10.0.0.54"), namespace=SYSTEM)))
     assert addresses(again) == set(HOST)
@@ -193,7 +204,7 @@ def test_it_is_kept_over_a_restart(world: World) -> None:
 
 def test_the_namespace_of_the_dns_service_need_not_be_served(tmp_path: Path) -> None:
     """CoreDNS finds its own Service whatever `namespaces` says."""
-    world = World(tmp_path, settings(namespaces=("default",)), name_servers=HOST)
+    world = Small(tmp_path, settings(namespaces=("default",)), name_servers=HOST)
     world.fill(
         cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), slice_of("dns", at("10.0.0.53"), namespace=SYSTEM),
         namespaces=[SYSTEM, "default"],
@@ -206,7 +217,7 @@ def test_every_zone_has_the_name_server_in_itself(tmp_path: Path) -> None:
     zones = settings(
         zones=(ZONE, "k8s.example.org"), multicluster_zones=("m.test",), reverse_zones=("10.in-addr.arpa",)
     )
-    world = World(tmp_path, zones, name_servers=HOST)
+    world = Small(tmp_path, zones, name_servers=HOST)
     world.fill(
         cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), slice_of("dns", at("10.0.0.53"), namespace=SYSTEM),
         namespaces=[SYSTEM],
@@ -217,7 +228,7 @@ def test_every_zone_has_the_name_server_in_itself(tmp_path: Path) -> None:
 
 
 def test_endpoint_pod_names_name_the_name_servers(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(endpoint_pod_names=True), name_servers=HOST)
+    world = Small(tmp_path, settings(endpoint_pod_names=True), name_servers=HOST)
     world.fill(
         headless("dns", SYSTEM), slice_of("dns", at("10.0.0.53", pod="dns-x"), namespace=SYSTEM), namespaces=[SYSTEM]
     )
@@ -226,7 +237,7 @@ def test_endpoint_pod_names_name_the_name_servers(tmp_path: Path) -> None:
 
 def test_a_name_server_too_long_for_dns_is_left_out(tmp_path: Path) -> None:
     zone = ".".join(["z" * 60] * 3)
-    world = World(tmp_path, settings(zones=(zone,)), name_servers=HOST)
+    world = Small(tmp_path, settings(zones=(zone,)), name_servers=HOST)
     world.fill(
         headless("d" * 30, SYSTEM),
         slice_of("d" * 30, at("10.0.0.53", hostname="h" * 40), at("10.0.0.54", hostname="h"), namespace=SYSTEM),
@@ -235,7 +246,7 @@ def test_a_name_server_too_long_for_dns_is_left_out(tmp_path: Path) -> None:
     assert servers(world, zone) == {f"h.{'d' * 30}.{SYSTEM}.svc.{zone}."}
 
 
-def test_a_namespace_that_goes_takes_the_names_and_leaves_the_name_server(world: World) -> None:
+def test_a_namespace_that_goes_takes_the_names_and_leaves_the_name_server(world: Small) -> None:
     """As CoreDNS, which asks for no namespace here."""
     world.fill(
         cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), slice_of("dns", at("10.0.0.53"), namespace=SYSTEM),
@@ -247,7 +258,7 @@ def test_a_namespace_that_goes_takes_the_names_and_leaves_the_name_server(world:
 
 
 @pytest.mark.parametrize("qtype", ["A", "AAAA", "TXT", "MX", "ANY"])
-def test_the_apex_has_no_addresses(world: World, qtype: str) -> None:
+def test_the_apex_has_no_addresses(world: Small, qtype: str) -> None:
     world.fill(
         cluster_ip("dns", "172.16.0.10", "fd00::10", namespace=SYSTEM),
         slice_of("dns", at("10.0.0.53"), namespace=SYSTEM), namespaces=[SYSTEM],
@@ -255,7 +266,7 @@ def test_the_apex_has_no_addresses(world: World, qtype: str) -> None:
     assert world.status(ZONE, qtype) == "NODATA"
 
 
-def test_ns_is_the_apexs_alone(world: World) -> None:
+def test_ns_is_the_apexs_alone(world: Small) -> None:
     world.fill(cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), namespaces=[SYSTEM])
     assert world.status(DNS, "NS") == world.status(f"ns.dns.{ZONE}", "NS") == "NODATA"
     assert world.status(f"ghost.{ZONE}", "NS") == "NXDOMAIN"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dns.name
 import pytest
-from headwater.records import names
-from headwater.records.names import BadName
+from headwater.wire import names
+from headwater.wire.names import BadName
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -13,10 +13,10 @@ from headwater.cluster.objects import Condition, Pod, Port
 from headwater.records.options import DEFAULTS, Options, options_of
 from headwater.store.environment import Reader
 
-from tests.world import (
+from tests.harness.small import (
     NOT_READY,
     READY,
-    World,
+    Small,
     annotated,
     at,
     cluster_ip,
@@ -35,8 +35,8 @@ TERMINATING = int(Condition.SERVING | Condition.TERMINATING)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Small:
+    return Small(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -117,15 +117,15 @@ def test_ttl_is_that_of_every_record_of_the_service_and_of_no_other(tmp_path: Pa
     services = [headless("web"), cluster_ip("api", "172.16.0.1"), external_name("ext", "example.org")]
     slice_ = slice_of("web", at("10.0.0.1", "fd00::1", hostname="w", zone="za"), at("10.0.0.2"))
     for seconds in (0, 3600):
-        world = World(tmp_path / str(seconds), settings(zonal=True))
+        world = Small(tmp_path / str(seconds), settings(zonal=True))
         world.fill(slice_, *(annotated(item, ttl=str(seconds)) for item in services))
         assert ttls(world.ask(qname, qtype)) == {seconds}
         assert {rrset.ttl for rrset in world.ask("nothing.cluster.local").authority} == {5}
-    other = World(tmp_path / "other", settings(zonal=True)).fill(slice_, *services)
+    other = Small(tmp_path / "other", settings(zonal=True)).fill(slice_, *services)
     assert ttls(other.ask(qname, qtype)) == {5}
 
 
-def test_a_changed_ttl_is_in_every_name_and_goes_with_its_annotation(world: World) -> None:
+def test_a_changed_ttl_is_in_every_name_and_goes_with_its_annotation(world: Small) -> None:
     world.fill(headless("web"), slice_of("web", at("10.0.0.1", hostname="w")))
     before = world.records()
     world.commit(upsert(annotated(headless("web"), ttl="60")))
@@ -151,7 +151,7 @@ def test_a_changed_ttl_is_in_every_name_and_goes_with_its_annotation(world: Worl
     ],
 )
 def test_which_endpoints_have_records(tmp_path: Path, annotations: dict[str, str], published: set[str]) -> None:
-    world = World(tmp_path, settings(zonal=True))
+    world = Small(tmp_path, settings(zonal=True))
     address = {"ready": "10.0.0.1", "leaving": "10.0.0.2", "starting": "10.0.0.3"}
     world.fill(
         annotated(headless("web"), **annotations),
@@ -169,7 +169,7 @@ def test_which_endpoints_have_records(tmp_path: Path, annotations: dict[str, str
         assert (world.status(f"{name}.{WEB}"), world.status(f"{zone}.pin._zone.{WEB}")) == expected
 
 
-def test_a_service_that_publishes_all_is_there_before_anything_is_ready(world: World) -> None:
+def test_a_service_that_publishes_all_is_there_before_anything_is_ready(world: Small) -> None:
     """What a StatefulSet needs to find its peers (specification 2.1)."""
     slice_ = slice_of("web", at("10.0.0.1", hostname="web-0", conditions=NOT_READY))
     world.fill(headless("web"), slice_)
@@ -181,7 +181,7 @@ def test_a_service_that_publishes_all_is_there_before_anything_is_ready(world: W
 
 
 def test_ignore_empty_service_counts_the_endpoints_that_are_published(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(ignore_empty_service=True))
+    world = Small(tmp_path, settings(ignore_empty_service=True))
     world.fill(cluster_ip("api", "172.16.0.1"), slice_of("api", at("10.0.0.1", conditions=NOT_READY)))
     assert world.status(API) == "NXDOMAIN"
     world.commit(upsert(annotated(cluster_ip("api", "172.16.0.1"), publish="all")))
@@ -191,7 +191,7 @@ def test_ignore_empty_service_counts_the_endpoints_that_are_published(tmp_path: 
 # headwater.dev/pod-names
 
 
-def test_endpoints_have_their_pods_names_beside_their_own(world: World) -> None:
+def test_endpoints_have_their_pods_names_beside_their_own(world: Small) -> None:
     world.fill(
         annotated(headless("web"), pod_names="true"),
         slice_of("web", at("10.0.0.1", hostname="a", pod="web-7f9c-x"), at("10.0.0.2", "fd00::2", pod="web-7f9c-y")),
@@ -208,7 +208,7 @@ def test_endpoints_have_their_pods_names_beside_their_own(world: World) -> None:
     assert glue(reply) == {(f"web-7f9c-x.{WEB}", "10.0.0.1")}
 
 
-def test_a_pods_name_that_is_another_endpoints_hostname_has_both(world: World) -> None:
+def test_a_pods_name_that_is_another_endpoints_hostname_has_both(world: Small) -> None:
     world.fill(
         annotated(headless("web"), pod_names="true"),
         slice_of("web", at("10.0.0.1", hostname="a", pod="b"), at("10.0.0.2", hostname="b", pod="c")),
@@ -220,7 +220,7 @@ def test_a_pods_name_that_is_another_endpoints_hostname_has_both(world: World) -
     assert world.answers(f"b.{WEB}") == {"10.0.0.1"}
 
 
-def test_a_pods_name_goes_with_its_pod_its_slice_and_the_annotation(world: World) -> None:
+def test_a_pods_name_goes_with_its_pod_its_slice_and_the_annotation(world: Small) -> None:
     service = annotated(headless("web"), pod_names="true")
     world.fill(service, slice_of("web", at("10.0.0.1", hostname="a", pod="old"), at("10.0.0.2", pod="other")))
     world.commit(upsert(slice_of("web", at("10.0.0.1", hostname="a", pod="new"), at("10.0.0.2", pod="other"))))
@@ -234,7 +234,7 @@ def test_a_pods_name_goes_with_its_pod_its_slice_and_the_annotation(world: World
     assert {world.status(f"{label}.{WEB}") for label in ("new", "other", "a")} == {"NXDOMAIN"}
 
 
-def test_a_pods_name_that_is_no_label_is_reported_and_the_endpoint_stays(world: World) -> None:
+def test_a_pods_name_that_is_no_label_is_reported_and_the_endpoint_stays(world: Small) -> None:
     service = annotated(headless("web"), pod_names="true")
     world.fill(service, slice_of("web", at("10.0.0.1", pod="dotted.name"), at("10.0.0.2", pod="p" * 64)))
     assert world.answers(WEB) == {"10.0.0.1", "10.0.0.2"}
@@ -242,7 +242,7 @@ def test_a_pods_name_that_is_no_label_is_reported_and_the_endpoint_stays(world: 
 
 
 def test_the_endpoints_of_a_cluster_ip_service_have_their_pods_names_too(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(pods="verified"))
+    world = Small(tmp_path, settings(pods="verified"))
     world.fill(
         annotated(cluster_ip("api", "172.16.0.1"), pod_names="true"),
         slice_of("api", at("10.0.0.1", pod="api-1")),
@@ -259,9 +259,9 @@ MEMBERS = 7
 
 
 @pytest.fixture
-def limited(tmp_path: Path) -> World:
+def limited(tmp_path: Path) -> Small:
     """Seven endpoints of both families in one zone, and how many of them a reply shows: 3."""
-    world = World(tmp_path, settings(zonal=True))
+    world = Small(tmp_path, settings(zonal=True))
     endpoints = [at(f"10.0.0.{i}", hostname=f"w-{i}", zone="za") for i in range(1, MEMBERS + 1)]
     return world.fill(
         annotated(headless("web"), max_answers="3"),
@@ -272,7 +272,7 @@ def limited(tmp_path: Path) -> World:
 
 
 def replies(
-    world: World, qname: str, qtype: str, *, edns: int | None = None, turns: int = TURNS
+    world: Small, qname: str, qtype: str, *, edns: int | None = None, turns: int = TURNS
 ) -> list[dns.message.Message]:
     query = dns.message.make_query(qname, qtype, use_edns=edns).to_wire()
     found = [dns.message.from_wire(reply) for reply in world.ask_wire(*[query] * turns) if reply is not None]
@@ -285,7 +285,7 @@ def replies(
 @pytest.mark.parametrize("qtype", ["A", "AAAA", "SRV"])
 @pytest.mark.parametrize("edns", [None, 0])
 def test_a_reply_shows_some_and_over_time_all_equally_often(
-    limited: World, qname: str, qtype: str, edns: int | None
+    limited: Small, qname: str, qtype: str, edns: int | None
 ) -> None:
     seen: Counter[str] = Counter()
     for reply in replies(limited, qname, qtype, edns=edns):
@@ -302,7 +302,7 @@ def test_a_reply_shows_some_and_over_time_all_equally_often(
     assert min(seen.values()) > TURNS * 3 // MEMBERS - 6
 
 
-def test_it_is_fair_also_when_other_queries_come_in_between(limited: World) -> None:
+def test_it_is_fair_also_when_other_queries_come_in_between(limited: Small) -> None:
     kinds = [(WEB, "A"), (WEB, "SRV"), ("other.default.svc.cluster.local", "A"), (WEB, "AAAA")]
     queries = [dns.message.make_query(qname, qtype).to_wire() for qname, qtype in kinds]
     found = limited.ask_wire(*queries * TURNS)
@@ -317,7 +317,7 @@ def test_it_is_fair_also_when_other_queries_come_in_between(limited: World) -> N
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 6, 7, 8, 65535])
 @pytest.mark.parametrize("qtype", ["A", "SRV"])
-def test_a_reply_shows_as_many_as_there_are_at_most(world: World, limit: int, qtype: str) -> None:
+def test_a_reply_shows_as_many_as_there_are_at_most(world: Small, limit: int, qtype: str) -> None:
     world.fill(
         annotated(headless("web"), max_answers=str(limit)),
         slice_of("web", *(at(f"10.0.0.{i}", hostname=f"w-{i}") for i in range(1, MEMBERS + 1))),
@@ -326,7 +326,7 @@ def test_a_reply_shows_as_many_as_there_are_at_most(world: World, limit: int, qt
         assert len(reply.answer[0]) == min(limit, MEMBERS)
 
 
-def test_a_reply_shows_some_endpoints_with_all_their_ports(world: World) -> None:
+def test_a_reply_shows_some_endpoints_with_all_their_ports(world: Small) -> None:
     ports = [Port("http", "TCP", 80), Port("dns", "UDP", 53)]
     world.fill(
         annotated(headless("web"), max_answers="2"),
@@ -347,12 +347,12 @@ def test_a_reply_shows_some_endpoints_with_all_their_ports(world: World) -> None
     assert {len(reply.answer[0]) for reply in replies(world, f"_m._tcp.{WEB}", "SRV", turns=9)} == {1}
 
 
-def test_the_weight_is_that_of_all_members(limited: World) -> None:
+def test_the_weight_is_that_of_all_members(limited: Small) -> None:
     """It says a share of the whole Service; 14 entries here."""
     assert {item.split()[1] for item in limited.answers(WEB, "SRV")} == {str(100 // 14)}
 
 
-def test_endpoint_names_and_cluster_ips_are_not_limited(world: World) -> None:
+def test_endpoint_names_and_cluster_ips_are_not_limited(world: Small) -> None:
     world.fill(
         annotated(headless("web"), max_answers="1"),
         slice_of("web", at("10.0.0.1", hostname="x"), at("10.0.0.2", hostname="x"), at("10.0.0.3", hostname="y")),
@@ -368,7 +368,7 @@ def test_endpoint_names_and_cluster_ips_are_not_limited(world: World) -> None:
     assert len(world.answers(f"x.{API}")) == 2
 
 
-def test_what_is_shown_of_a_limited_set_is_not_counted_as_cut(limited: World) -> None:
+def test_what_is_shown_of_a_limited_set_is_not_counted_as_cut(limited: Small) -> None:
     reader = Reader(limited.state_dir, limited.identity)
     reader.follow()
     resolver = Resolver(reader, limited.settings)
@@ -382,7 +382,7 @@ def test_what_is_shown_of_a_limited_set_is_not_counted_as_cut(limited: World) ->
     assert {count_parts(key)[2] for key in resolver.counts} == {Reason.ANSWER}
 
 
-def test_a_limited_set_that_does_not_fit_is_counted_as_cut(world: World) -> None:
+def test_a_limited_set_that_does_not_fit_is_counted_as_cut(world: Small) -> None:
     endpoints = [at(f"10.{i >> 8}.{i & 255}.1") for i in range(6000)]
     world.fill(annotated(headless("web"), max_answers="5000"), slice_of("web", *endpoints))
     query = dns.message.make_query(WEB, "A").to_wire()

@@ -7,7 +7,7 @@ import dns.message
 import dns.rrset
 import pytest
 
-from tests.prober import STALE, Objects, Seen, Value, disagreements, of_endpoint, of_pod, of_service, read
+from tests.harness.prober import STALE, Objects, Seen, Value, disagreements, of_endpoint, of_pod, of_service, read
 
 OLD: Value = frozenset({"10.44.0.1", "10.44.0.2"})
 NEW: Value = frozenset({"10.44.0.1", "10.44.0.3"})

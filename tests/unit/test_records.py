@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 from headwater.cluster.objects import NO_PORT, Pod, Port
-from headwater.settings import Settings
+from headwater.settings.settings import Settings
 
-from tests.world import (
+from tests.harness.small import (
     HTTP,
     NOT_READY,
-    World,
+    Small,
     at,
     cluster_ip,
     glue,
@@ -27,12 +27,12 @@ API = "api.default.svc.cluster.local"
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path, name_servers=("192.0.2.53", "2001:db8::53"))
+def world(tmp_path: Path) -> Small:
+    return Small(tmp_path, name_servers=("192.0.2.53", "2001:db8::53"))
 
 
 @pytest.fixture
-def stateful(world: World) -> World:
+def stateful(world: Small) -> Small:
     """A StatefulSet's Service with two hostnames, and an endpoint without one."""
     return world.fill(
         headless("web"),
@@ -40,7 +40,7 @@ def stateful(world: World) -> World:
     )
 
 
-def test_a_headless_service_answers_every_ready_endpoint(stateful: World) -> None:
+def test_a_headless_service_answers_every_ready_endpoint(stateful: Small) -> None:
     assert stateful.answers(WEB) == {"10.44.0.1", "10.44.0.2", "10.44.0.3"}
     assert stateful.status(WEB, "AAAA") == "NODATA"
 
@@ -49,15 +49,15 @@ def test_a_headless_service_answers_every_ready_endpoint(stateful: World) -> Non
     ("qname", "address"),
     [("web-0." + WEB, "10.44.0.1"), ("WEB-1." + WEB, "10.44.0.2"), ("10-44-0-3." + WEB, "10.44.0.3")],
 )
-def test_an_endpoint_answers_by_hostname_or_dashed_address(stateful: World, qname: str, address: str) -> None:
+def test_an_endpoint_answers_by_hostname_or_dashed_address(stateful: Small, qname: str, address: str) -> None:
     assert stateful.answers(qname) == {address}
 
 
-def test_an_endpoint_with_a_hostname_has_no_dashed_name(stateful: World) -> None:
+def test_an_endpoint_with_a_hostname_has_no_dashed_name(stateful: Small) -> None:
     assert stateful.status("10-44-0-1." + WEB) == "NXDOMAIN"
 
 
-def test_a_headless_service_has_srv_with_glue_for_every_endpoint(stateful: World) -> None:
+def test_a_headless_service_has_srv_with_glue_for_every_endpoint(stateful: Small) -> None:
     reply = stateful.ask("_http._tcp." + WEB, "SRV")
     assert {item.to_text() for item in reply.answer[0]} == {
         f"0 33 8080 {host}.{WEB}." for host in ("web-0", "web-1", "10-44-0-3")
@@ -69,20 +69,20 @@ def test_a_headless_service_has_srv_with_glue_for_every_endpoint(stateful: World
     }
 
 
-def test_an_endpoint_is_its_own_srv_target(stateful: World) -> None:
+def test_an_endpoint_is_its_own_srv_target(stateful: Small) -> None:
     reply = stateful.ask("web-0." + WEB, "SRV")
     assert reply.answer[0].to_rdataset().to_text() == f"5 IN SRV 0 100 8080 web-0.{WEB}."
     assert glue(reply) == {("web-0." + WEB, "10.44.0.1")}
 
 
 @pytest.mark.parametrize("qname", ["_http._tcp." + WEB, "http._tcp." + WEB, "_http.tcp." + WEB, "HTTP.tcp." + WEB])
-def test_a_port_is_found_with_and_without_underscores(stateful: World, qname: str) -> None:
+def test_a_port_is_found_with_and_without_underscores(stateful: Small, qname: str) -> None:
     assert len(stateful.answers(qname, "SRV")) == 3
     assert stateful.answers(qname, "A") == {"10.44.0.1", "10.44.0.2", "10.44.0.3"}
 
 
 @pytest.mark.parametrize("qname", ["_https._tcp." + WEB, "_http._udp." + WEB, "http." + WEB, "x._http._tcp." + WEB])
-def test_another_port_is_nxdomain(stateful: World, qname: str) -> None:
+def test_another_port_is_nxdomain(stateful: Small, qname: str) -> None:
     assert stateful.status(qname, "SRV") == "NXDOMAIN"
 
 
@@ -90,7 +90,7 @@ def test_another_port_is_nxdomain(stateful: World, qname: str) -> None:
     "qname", ["_tcp." + WEB, "default.svc.cluster.local", "svc.cluster.local", "pod.cluster.local", "dns.cluster.local"]
 )
 @pytest.mark.parametrize("qtype", ["A", "SRV", "TXT", "ANY"])
-def test_an_empty_non_terminal_is_nodata(stateful: World, qname: str, qtype: str) -> None:
+def test_an_empty_non_terminal_is_nodata(stateful: Small, qname: str, qtype: str) -> None:
     assert stateful.status(qname, qtype) == "NODATA"
 
 
@@ -105,18 +105,18 @@ def test_an_empty_non_terminal_is_nodata(stateful: World, qname: str, qtype: str
     ],
 )
 @pytest.mark.parametrize("qtype", ["A", "AAAA", "SRV", "MX", "SOA", "TXT"])
-def test_a_name_that_is_not_there_is_nxdomain_with_the_soa(stateful: World, qname: str, qtype: str) -> None:
+def test_a_name_that_is_not_there_is_nxdomain_with_the_soa(stateful: Small, qname: str, qtype: str) -> None:
     assert stateful.status(qname, qtype) == "NXDOMAIN"
 
 
-def test_a_headless_service_without_ready_endpoints_is_nxdomain(world: World) -> None:
+def test_a_headless_service_without_ready_endpoints_is_nxdomain(world: Small) -> None:
     world.fill(headless("web"), slice_of("web", at("10.44.0.1", conditions=NOT_READY)))
     assert world.status(WEB) == "NXDOMAIN"
     assert world.status("10-44-0-1." + WEB) == "NXDOMAIN"
     assert world.status("_tcp." + WEB) == "NXDOMAIN"
 
 
-def test_slices_are_merged_and_addresses_are_said_once(world: World) -> None:
+def test_slices_are_merged_and_addresses_are_said_once(world: Small) -> None:
     world.fill(
         headless("web"),
         slice_of("web", at("10.44.0.1"), at("10.44.0.2"), name="a"),
@@ -127,7 +127,7 @@ def test_slices_are_merged_and_addresses_are_said_once(world: World) -> None:
     assert world.answers(WEB, "AAAA") == {"fd00::1"}
 
 
-def test_a_dual_stack_hostname_has_both_families_and_one_srv_record(world: World) -> None:
+def test_a_dual_stack_hostname_has_both_families_and_one_srv_record(world: Small) -> None:
     world.fill(
         headless("web"),
         slice_of("web", at("10.44.0.1", hostname="web-0"), name="four"),
@@ -141,7 +141,7 @@ def test_a_dual_stack_hostname_has_both_families_and_one_srv_record(world: World
     assert glue(reply) == {("web-0." + WEB, "10.44.0.1"), ("web-0." + WEB, "fd00::1")}
 
 
-def test_slices_with_other_ports_give_their_endpoints_those_ports(world: World) -> None:
+def test_slices_with_other_ports_give_their_endpoints_those_ports(world: Small) -> None:
     world.fill(
         headless("web"),
         slice_of("web", at("10.44.0.1", hostname="a"), name="one", ports=[Port("http", "TCP", 8080)]),
@@ -156,7 +156,7 @@ def test_slices_with_other_ports_give_their_endpoints_those_ports(world: World) 
     assert world.answers(WEB, "SRV") == {f"0 33 8080 a.{WEB}.", f"0 33 9090 b.{WEB}.", f"0 33 1 b.{WEB}."}
 
 
-def test_one_hostname_of_several_endpoints_answers_all_of_them(world: World) -> None:
+def test_one_hostname_of_several_endpoints_answers_all_of_them(world: Small) -> None:
     world.fill(
         headless("web"),
         slice_of("web", at("10.44.0.1", hostname="x"), at("10.44.0.2", hostname="x"), name="one"),
@@ -167,7 +167,7 @@ def test_one_hostname_of_several_endpoints_answers_all_of_them(world: World) -> 
 
 
 @pytest.mark.parametrize("ports", [(), (Port("", "TCP", NO_PORT),)])
-def test_endpoints_without_ports_have_addresses_and_no_srv(world: World, ports: tuple[Port, ...]) -> None:
+def test_endpoints_without_ports_have_addresses_and_no_srv(world: Small, ports: tuple[Port, ...]) -> None:
     world.fill(headless("web", ports=()), slice_of("web", at("10.44.0.1", hostname="web-0"), ports=ports))
     assert world.answers(WEB) == {"10.44.0.1"}
     assert world.answers("web-0." + WEB) == {"10.44.0.1"}
@@ -175,7 +175,7 @@ def test_endpoints_without_ports_have_addresses_and_no_srv(world: World, ports: 
     assert world.status("web-0." + WEB, "SRV") == "NODATA"
 
 
-def test_an_endpoint_without_a_port_number_weighs_but_has_no_srv_record_and_no_glue(world: World) -> None:
+def test_an_endpoint_without_a_port_number_weighs_but_has_no_srv_record_and_no_glue(world: Small) -> None:
     world.fill(
         headless("web"),
         slice_of("web", at("10.44.0.1", hostname="x"), name="bare", ports=()),
@@ -190,20 +190,20 @@ def test_an_endpoint_without_a_port_number_weighs_but_has_no_srv_record_and_no_g
 
 def test_a_pods_name_is_its_own_srv_target(tmp_path: Path) -> None:
     for mode in ("insecure", "verified"):
-        world = World(tmp_path / mode, settings(pods=mode)).fill(Pod("default", "a", ("10.44.0.7",)))
+        world = Small(tmp_path / mode, settings(pods=mode)).fill(Pod("default", "a", ("10.44.0.7",)))
         qname = "10-44-0-7.default.pod.cluster.local"
         reply = world.ask(qname, "SRV")
         assert {item.to_text() for item in reply.answer[0]} == {f"0 100 0 {qname}."}
         assert glue(reply) == {(qname, "10.44.0.7")}
 
 
-def test_an_unnamed_port_is_in_the_services_srv_only(world: World) -> None:
+def test_an_unnamed_port_is_in_the_services_srv_only(world: Small) -> None:
     world.fill(headless("web"), slice_of("web", at("10.44.0.1"), ports=[Port("", "TCP", 80)]))
     assert world.answers(WEB, "SRV") == {f"0 100 80 10-44-0-1.{WEB}."}
     assert world.status("_tcp." + WEB) == "NXDOMAIN"
 
 
-def test_a_cluster_ip_service_answers_its_addresses(world: World) -> None:
+def test_a_cluster_ip_service_answers_its_addresses(world: Small) -> None:
     world.fill(
         cluster_ip("api", "172.16.0.9", "fd00::9", ports=[Port("http", "TCP", 80), Port("dns", "UDP", 53)]),
         slice_of("api", at("10.44.0.1", hostname="api-0")),
@@ -219,37 +219,37 @@ def test_a_cluster_ip_service_answers_its_addresses(world: World) -> None:
     assert world.status("_udp." + API) == "NODATA"
 
 
-def test_the_endpoints_of_a_cluster_ip_service_have_names(world: World) -> None:
+def test_the_endpoints_of_a_cluster_ip_service_have_names(world: Small) -> None:
     world.fill(cluster_ip("api", "172.16.0.9"), slice_of("api", at("10.44.0.1", hostname="api-0"), at("10.44.0.2")))
     assert world.answers("api-0." + API) == {"10.44.0.1"}
     assert world.answers("10-44-0-2." + API) == {"10.44.0.2"}
     assert world.answers("api-0." + API, "SRV") == {f"0 100 8080 api-0.{API}."}
 
 
-def test_a_cluster_ip_service_without_endpoints_still_answers(world: World) -> None:
+def test_a_cluster_ip_service_without_endpoints_still_answers(world: Small) -> None:
     assert world.fill(cluster_ip("api", "172.16.0.9")).answers(API) == {"172.16.0.9"}
 
 
 def test_ignore_empty_service_hides_it(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(ignore_empty_service=True))
+    world = Small(tmp_path, settings(ignore_empty_service=True))
     world.fill(cluster_ip("api", "172.16.0.9"), cluster_ip("full", "172.16.0.8"), slice_of("full", at("10.44.0.1")))
     assert world.status(API) == "NXDOMAIN"
     assert world.answers("full.default.svc.cluster.local") == {"172.16.0.8"}
 
 
-def test_a_slice_without_its_service_says_nothing(world: World) -> None:
+def test_a_slice_without_its_service_says_nothing(world: Small) -> None:
     world.fill(slice_of("web", at("10.44.0.1")))
     assert world.status(WEB) == "NXDOMAIN"
 
 
-def test_a_service_in_a_namespace_that_is_not_there_says_nothing(world: World) -> None:
+def test_a_service_in_a_namespace_that_is_not_there_says_nothing(world: Small) -> None:
     world.fill(headless("web"), slice_of("web", at("10.44.0.1")), namespaces=["other"])
     assert world.status(WEB) == "NXDOMAIN"
     assert world.status("default.svc.cluster.local") == "NXDOMAIN"
 
 
 def test_the_namespace_filter_hides_other_namespaces(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(namespaces=("shown",)))
+    world = Small(tmp_path, settings(namespaces=("shown",)))
     world.fill(
         cluster_ip("api", "172.16.0.9", namespace="shown"),
         cluster_ip("api", "172.16.0.8"),
@@ -261,7 +261,7 @@ def test_the_namespace_filter_hides_other_namespaces(tmp_path: Path) -> None:
 
 
 def test_endpoint_pod_names_name_endpoints_without_a_hostname(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(endpoint_pod_names=True))
+    world = Small(tmp_path, settings(endpoint_pod_names=True))
     world.fill(
         headless("web"),
         slice_of(
@@ -279,7 +279,7 @@ def test_endpoint_pod_names_name_endpoints_without_a_hostname(tmp_path: Path) ->
     assert world.answers("10-44-0-4." + WEB) == {"10.44.0.4"}
 
 
-def test_without_endpoint_pod_names_a_pods_name_is_nothing(world: World) -> None:
+def test_without_endpoint_pod_names_a_pods_name_is_nothing(world: Small) -> None:
     world.fill(headless("web"), slice_of("web", at("10.44.0.1", pod="pod-1")))
     assert world.status("pod-1." + WEB) == "NXDOMAIN"
 
@@ -288,13 +288,13 @@ def test_without_endpoint_pod_names_a_pods_name_is_nothing(world: World) -> None
     ("mode", "expected"), [("disabled", "NXDOMAIN"), ("insecure", "10.44.0.7"), ("verified", "NXDOMAIN")]
 )
 def test_an_address_without_a_pod(tmp_path: Path, mode: str, expected: str) -> None:
-    world = World(tmp_path, settings(pods=mode)).fill()
+    world = Small(tmp_path, settings(pods=mode)).fill()
     reply = world.answers("10-44-0-7.default.pod.cluster.local")
     assert (reply or {world.status("10-44-0-7.default.pod.cluster.local")}) == {expected}
 
 
 def test_insecure_pod_names_need_an_address_and_a_namespace(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(pods="insecure")).fill()
+    world = Small(tmp_path, settings(pods="insecure")).fill()
     assert world.answers("fd00--7.default.pod.cluster.local", "AAAA") == {"fd00::7"}
     assert world.status("fd00--7.default.pod.cluster.local", "A") == "NODATA"
     assert world.status("10-44-0-7.default.pod.cluster.local", "AAAA") == "NODATA"
@@ -304,7 +304,7 @@ def test_insecure_pod_names_need_an_address_and_a_namespace(tmp_path: Path) -> N
 
 
 def test_verified_pod_names_are_those_of_pods(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(pods="verified"))
+    world = Small(tmp_path, settings(pods="verified"))
     first = Pod("default", "a", ("10.44.0.7", "fd00::7"))
     second = Pod("default", "b", ("10.44.0.7",))
     world.fill(first, second)
@@ -319,7 +319,7 @@ def test_verified_pod_names_are_those_of_pods(tmp_path: Path) -> None:
     assert world.status("10-44-0-7.default.pod.cluster.local") == "NXDOMAIN"
 
 
-def test_the_apex_has_soa_and_ns_with_glue(stateful: World) -> None:
+def test_the_apex_has_soa_and_ns_with_glue(stateful: Small) -> None:
     assert stateful.answers(ZONE, "SOA") == {
         "ns.dns.cluster.local. hostmaster.cluster.local. 1800000000 7200 1800 86400 5"
     }
@@ -329,7 +329,7 @@ def test_the_apex_has_soa_and_ns_with_glue(stateful: World) -> None:
     assert stateful.status(ZONE, "A") == "NODATA"
 
 
-def test_the_fixed_names(stateful: World) -> None:
+def test_the_fixed_names(stateful: Small) -> None:
     assert stateful.answers("ns.dns.cluster.local") == {"192.0.2.53"}
     assert stateful.answers("ns.dns.cluster.local", "AAAA") == {"2001:db8::53"}
     (version,) = stateful.ask("dns-version.cluster.local", "TXT").answer
@@ -338,7 +338,7 @@ def test_the_fixed_names(stateful: World) -> None:
 
 
 def test_several_zones_say_the_same(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(zones=("cluster.local", "k8s.example.org")))
+    world = Small(tmp_path, settings(zones=("cluster.local", "k8s.example.org")))
     world.fill(headless("web"), slice_of("web", at("10.44.0.1", hostname="web-0")))
     for zone in world.settings.zones:
         assert world.answers(f"web-0.web.default.svc.{zone}") == {"10.44.0.1"}
@@ -349,7 +349,7 @@ def test_several_zones_say_the_same(tmp_path: Path) -> None:
 
 
 def test_ttls_are_those_of_the_settings(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(ttl=30, negative_ttl=7))
+    world = Small(tmp_path, settings(ttl=30, negative_ttl=7))
     world.fill(headless("web"), slice_of("web", at("10.44.0.1", hostname="web-0")))
     assert world.ask(WEB).answer[0].ttl == 30
     reply = world.ask(WEB, "SRV")
@@ -369,14 +369,14 @@ def test_ttls_are_those_of_the_settings(tmp_path: Path) -> None:
         at("::ffff:1.2.3.4.5"),
     ],
 )
-def test_an_odd_endpoint_is_left_out_and_harms_no_other(world: World, endpoint: object) -> None:
+def test_an_odd_endpoint_is_left_out_and_harms_no_other(world: Small, endpoint: object) -> None:
     world.fill(headless("web"), slice_of("web", endpoint, at("10.44.0.1", hostname="web-0")))  # type: ignore[arg-type]
     assert world.answers(WEB) == {"10.44.0.1"}
     assert world.answers("web-0." + WEB) == {"10.44.0.1"}
     assert [(reason, name) for reason, _, name, _ in world.reports] == [("endpoint", "web-1")]
 
 
-def test_an_odd_cluster_ip_is_left_out(world: World) -> None:
+def test_an_odd_cluster_ip_is_left_out(world: Small) -> None:
     world.fill(cluster_ip("api", "garbage", "172.16.0.9"))
     assert world.answers(API) == {"172.16.0.9"}
     assert [report[0] for report in world.reports] == ["address"]
@@ -384,7 +384,7 @@ def test_an_odd_cluster_ip_is_left_out(world: World) -> None:
 
 def test_a_name_too_long_for_dns_is_left_out(tmp_path: Path) -> None:
     zone = ".".join(["z" * 60] * 3)
-    world = World(tmp_path, Settings(zones=(zone,)))
+    world = Small(tmp_path, Settings(zones=(zone,)))
     world.fill(
         headless("s" * 40), slice_of("s" * 40, at("10.44.0.1", hostname="h" * 30), at("10.44.0.2", hostname="h"))
     )
@@ -395,7 +395,7 @@ def test_a_name_too_long_for_dns_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("zonal", [False, True])
 def test_a_target_too_long_for_dns_is_left_out_of_srv(tmp_path: Path, zonal: bool) -> None:
     zone = ".".join(["z" * 60] * 3)
-    world = World(tmp_path, Settings(zones=(zone,), zonal=zonal))
+    world = Small(tmp_path, Settings(zones=(zone,), zonal=zonal))
     name = "s" * 40
     qname = f"{name}.default.svc.{zone}"
     for others in ((), (at("10.44.0.3", "fd00::3", hostname="g"),)):
@@ -409,7 +409,7 @@ def test_a_target_too_long_for_dns_is_left_out_of_srv(tmp_path: Path, zonal: boo
         assert world.answers(qname) >= {"10.44.0.1", "10.44.0.2"}, "the address is the Service's all the same"
 
 
-def test_a_large_set_is_whole(world: World) -> None:
+def test_a_large_set_is_whole(world: Small) -> None:
     addresses = [f"10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255}" for i in range(1, 1001)]
     world.fill(headless("web"), slice_of("web", *(at(item) for item in addresses), ports=[HTTP]))
     assert world.answers(WEB) == set(addresses)

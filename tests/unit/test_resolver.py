@@ -22,22 +22,22 @@ from headwater.answer.counts import Reason, count_parts
 from headwater.answer.find import address_of_label
 from headwater.answer.resolver import MAX_MESSAGE, Resolver
 from headwater.cluster.objects import Namespace
-from headwater.records.names import name
 from headwater.store.environment import Reader
 from headwater.store.identity import Identity
+from headwater.wire.names import name
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.world import World, at, cluster_ip, headless, listed, settings, slice_of
+from tests.harness.small import Small, at, cluster_ip, headless, listed, settings, slice_of
 
 WEB = "web.default.svc.cluster.local"
 HEADER = struct.Struct(">HHHHHH")
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    return World(tmp_path_factory.mktemp("state")).fill(
+def world(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    return Small(tmp_path_factory.mktemp("state")).fill(
         headless("web"),
         slice_of("web", *(at(f"10.44.0.{i}", hostname=f"web-{i}") for i in range(1, 6))),
         headless("six"),
@@ -47,14 +47,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 @pytest.fixture
-def served(world: World) -> Iterator[tuple[Reader, Resolver]]:
+def served(world: Small) -> Iterator[tuple[Reader, Resolver]]:
     """One that knows that the store is ready: from then on the short way is taken."""
     with serving(world) as both:
         yield both
 
 
 @contextmanager
-def serving(world: World) -> Iterator[tuple[Reader, Resolver]]:
+def serving(world: Small) -> Iterator[tuple[Reader, Resolver]]:
     reader = Reader(world.state_dir, world.identity)
     reader.follow()
     resolver = Resolver(reader, world.settings)
@@ -73,7 +73,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Reade
         zones=("cluster.local", "in.cluster.local"), multicluster_zones=("clusterset.local",),
         reverse_zones=("44.10.in-addr.arpa",), pods="insecure", zonal=True,
     )  # fmt: skip
-    world = World(tmp_path_factory.mktemp("state"), shape).fill(
+    world = Small(tmp_path_factory.mktemp("state"), shape).fill(
         headless("web"),
         slice_of("web", *(at(f"10.44.0.{i}", hostname=f"web-{i}", zone="z1") for i in range(1, 3))),
     )
@@ -81,7 +81,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Reade
         yield both
 
 
-def reply_to(world: World, query: bytes) -> bytes:
+def reply_to(world: Small, query: bytes) -> bytes:
     (reply,) = world.ask_wire(query)
     assert reply is not None
     return reply
@@ -94,7 +94,7 @@ def query(qname: str = WEB, qtype: str = "A", **options: object) -> dns.message.
 @pytest.mark.parametrize("qtype", ["A", "AAAA", "SRV", "TXT", "NS"])
 @pytest.mark.parametrize("edns", [None, 0])
 @pytest.mark.parametrize("qname", ["WeB.DefAult.sVc.cluster.LOCAL", "NoThing.cluster.local", "web.Example.org"])
-def test_id_and_question_come_back_in_their_own_letters(world: World, qname: str, qtype: str, edns: int | None) -> None:
+def test_id_and_question_come_back_in_their_own_letters(world: Small, qname: str, qtype: str, edns: int | None) -> None:
     asked = query(qname, qtype, use_edns=edns).to_wire()
     reply = reply_to(world, asked)
     size = len(name(qname)) + 4
@@ -105,7 +105,7 @@ def test_id_and_question_come_back_in_their_own_letters(world: World, qname: str
 
 @pytest.mark.parametrize("flags", [0, dns.flags.RD, dns.flags.CD, dns.flags.RD | dns.flags.AD | dns.flags.CD])
 @pytest.mark.parametrize("qtype", ["A", "SRV"])
-def test_rd_and_cd_are_copied_and_nothing_is_claimed(world: World, flags: int, qtype: str) -> None:
+def test_rd_and_cd_are_copied_and_nothing_is_claimed(world: Small, flags: int, qtype: str) -> None:
     asked = query(qtype=qtype)
     asked.flags = dns.flags.Flag(flags)
     reply = dns.message.from_wire(reply_to(world, asked.to_wire()))
@@ -113,7 +113,7 @@ def test_rd_and_cd_are_copied_and_nothing_is_claimed(world: World, flags: int, q
     assert reply.flags == expected
 
 
-def test_edns_is_answered_with_edns_and_only_then(world: World) -> None:
+def test_edns_is_answered_with_edns_and_only_then(world: Small) -> None:
     with_options = query(
         use_edns=0, options=[dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"12345678")], want_dnssec=True
     )
@@ -123,7 +123,7 @@ def test_edns_is_answered_with_edns_and_only_then(world: World) -> None:
 
 
 @pytest.mark.parametrize("qname", [WEB, "nothing.cluster.local", "example.org"])
-def test_another_edns_version_is_badvers(world: World, qname: str) -> None:
+def test_another_edns_version_is_badvers(world: Small, qname: str) -> None:
     reply = dns.message.from_wire(reply_to(world, query(qname, use_edns=1).to_wire()))
     assert (reply.rcode(), reply.edns, reply.answer) == (dns.rcode.BADVERS, 0, [])
 
@@ -143,14 +143,14 @@ def test_another_edns_version_is_badvers(world: World, qname: str) -> None:
         ("web.default.svc.cluster.local", "ANY", "IN", "NOERROR"),
     ],
 )
-def test_what_is_not_ours_is_refused(world: World, qname: str, qtype: str, qclass: str, rcode: str) -> None:
+def test_what_is_not_ours_is_refused(world: Small, qname: str, qtype: str, qclass: str, rcode: str) -> None:
     asked = query(qname, qtype, rdclass=qclass)
     reply = dns.message.from_wire(reply_to(world, asked.to_wire()))
     assert dns.rcode.to_text(reply.rcode()) == rcode
     assert reply.answer == []
 
 
-def test_a_name_that_only_ends_like_the_zone_is_not_in_it(world: World) -> None:
+def test_a_name_that_only_ends_like_the_zone_is_not_in_it(world: Small) -> None:
     # One label that holds the zone's wire format: "\x07cluster" inside a label.
     odd = b"\x0ex\x07cluster\x05loca" + b"\x00"
     asked = HEADER.pack(7, 0x0100, 1, 0, 0, 0) + odd + b"\0\1\0\1"
@@ -158,7 +158,7 @@ def test_a_name_that_only_ends_like_the_zone_is_not_in_it(world: World) -> None:
 
 
 @pytest.mark.parametrize("opcode", [1, 2, 4, 5, 6, 15])
-def test_other_opcodes_are_not_implemented(world: World, opcode: int) -> None:
+def test_other_opcodes_are_not_implemented(world: Small, opcode: int) -> None:
     asked = bytearray(query().to_wire())
     asked[2] |= opcode << 3
     reply = reply_to(world, bytes(asked))
@@ -195,7 +195,7 @@ OPT = b"\0\0\x29\x04\xd0\0\0\0\0\0\0"
         pytest.param(HEADER.pack(1, 0x8000, 1, 0, 0, 0) + QUESTION, id="a reply"),
     ],
 )
-def test_a_malformed_query_gets_formerr(world: World, message: bytes) -> None:
+def test_a_malformed_query_gets_formerr(world: Small, message: bytes) -> None:
     reply = reply_to(world, message)
     assert reply[:2] == message[:2]
     assert (reply[2] & 0x80, reply[3] & 15) == (0x80, dns.rcode.FORMERR)
@@ -203,11 +203,11 @@ def test_a_malformed_query_gets_formerr(world: World, message: bytes) -> None:
 
 
 @pytest.mark.parametrize("message", [b"", b"x"])
-def test_without_an_id_there_is_no_reply(world: World, message: bytes) -> None:
+def test_without_an_id_there_is_no_reply(world: Small, message: bytes) -> None:
     assert world.ask_wire(message) == [None]
 
 
-def test_other_records_in_the_additional_section_are_passed_over(world: World) -> None:
+def test_other_records_in_the_additional_section_are_passed_over(world: Small) -> None:
     cookie = b"\1k\0\0\xfa\0\xff\0\0\0\0\0\2xx"
     asked = HEADER.pack(1, 0, 1, 0, 0, 2) + QUESTION + cookie + OPT
     assert dns.message.from_wire(reply_to(world, asked)).edns == 0
@@ -216,7 +216,7 @@ def test_other_records_in_the_additional_section_are_passed_over(world: World) -
 @given(st.binary(max_size=80) | st.binary(max_size=60).map(lambda tail: PLAIN[:12] + tail))
 @example(PLAIN)
 @hypothesis_settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_nothing_that_is_sent_raises(world: World, message: bytes) -> None:
+def test_nothing_that_is_sent_raises(world: Small, message: bytes) -> None:
     (reply,) = world.ask_wire(message)
     assert (reply is None) == (len(message) < 2)
     if reply is not None:
@@ -294,7 +294,7 @@ def test_names_that_are_not_stored_get_what_a_closer_look_says(
 
 @given(st.integers(0, len(PLAIN) - 1), st.integers(0, 255))
 @hypothesis_settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-def test_one_wrong_byte_never_gets_another_names_answer(world: World, position: int, value: int) -> None:
+def test_one_wrong_byte_never_gets_another_names_answer(world: Small, position: int, value: int) -> None:
     message = bytearray(PLAIN)
     message[position] = value
     (reply,) = world.ask_wire(bytes(message))
@@ -304,14 +304,14 @@ def test_one_wrong_byte_never_gets_another_names_answer(world: World, position: 
         assert message[-3] in (dns.rdatatype.A, dns.rdatatype.AAAA, dns.rdatatype.SRV)
 
 
-def test_every_member_is_first_equally_often(world: World) -> None:
+def test_every_member_is_first_equally_often(world: Small) -> None:
     first = Counter(answer_order(reply)[0] for reply in world.ask_wire(*[PLAIN] * 1000))
     assert len(first) == 5
     assert max(first.values()) - min(first.values()) <= 4
 
 
 @pytest.mark.parametrize("others", [1, 2, 3])
-def test_rotation_is_fair_also_when_other_names_are_asked_in_between(world: World, others: int) -> None:
+def test_rotation_is_fair_also_when_other_names_are_asked_in_between(world: Small, others: int) -> None:
     other = query("six.default.svc.cluster.local", "AAAA").to_wire()
     replies = world.ask_wire(*([PLAIN] + [other] * others) * 500)
     for index, size in ((0, 5), (1, 2)):
@@ -320,7 +320,7 @@ def test_rotation_is_fair_also_when_other_names_are_asked_in_between(world: Worl
         assert max(first.values()) - min(first.values()) <= 6
 
 
-def test_every_rotation_is_the_whole_set(world: World) -> None:
+def test_every_rotation_is_the_whole_set(world: Small) -> None:
     for reply in world.ask_wire(*[PLAIN] * 20):
         assert sorted(answer_order(reply)) == [f"10.44.0.{i}" for i in range(1, 6)]
 
@@ -338,7 +338,7 @@ def answer_order(reply: bytes | None) -> list[str]:
 
 def test_an_answer_that_does_not_fit_is_the_largest_set_that_does(tmp_path: Path) -> None:
     addresses = [f"10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255}" for i in range(1, 5001)]
-    world = World(tmp_path).fill(
+    world = Small(tmp_path).fill(
         headless("big"), slice_of("big", *(at(item) for item in addresses)), headless("web"),
         slice_of("web", at("10.44.0.1")),
     )  # fmt: skip
@@ -367,7 +367,7 @@ def answer_order_of(reply: bytes | None, asked: bytes) -> list[bytes]:
     return [reply[at_ + 12 : at_ + 16] for at_ in range(len(asked), len(reply), 16)]
 
 
-def test_queries_are_counted_by_zone_type_and_reason(world: World) -> None:
+def test_queries_are_counted_by_zone_type_and_reason(world: Small) -> None:
     reader = Reader(world.state_dir, world.identity)
     reader.follow()
     resolver = Resolver(reader, settings())
@@ -389,7 +389,7 @@ def test_queries_are_counted_by_zone_type_and_reason(world: World) -> None:
     }
 
 
-def test_a_client_cannot_fill_the_table_of_counts(world: World) -> None:
+def test_a_client_cannot_fill_the_table_of_counts(world: Small) -> None:
     reader = Reader(world.state_dir, world.identity)
     reader.follow()
     resolver = Resolver(reader, settings())
@@ -418,15 +418,15 @@ def test_without_a_store_every_name_in_the_zones_is_servfail(tmp_path: Path) -> 
 
 
 def test_a_store_that_is_not_complete_is_servfail(tmp_path: Path) -> None:
-    world = World(tmp_path)
+    world = Small(tmp_path)
     world.commit(*listed(["namespaces", "services"], [Namespace("default"), headless("web")]))
     assert world.status(WEB) == "SERVFAIL"
     world.fill(headless("web"), slice_of("web", at("10.44.0.1")))
     assert world.status(WEB) == "NOERROR"
 
 
-def test_a_store_of_other_settings_is_servfail_until_it_is_compiled_anew(world: World, tmp_path: Path) -> None:
-    old = World(tmp_path).fill(headless("web"), slice_of("web", at("10.44.0.1")))
+def test_a_store_of_other_settings_is_servfail_until_it_is_compiled_anew(world: Small, tmp_path: Path) -> None:
+    old = Small(tmp_path).fill(headless("web"), slice_of("web", at("10.44.0.1")))
     new = old.with_settings(settings(ttl=60))
     assert new.status(WEB) == "SERVFAIL"
     store, ledger = new.open()

@@ -8,16 +8,17 @@ from pathlib import Path
 import dns.message
 import pytest
 from headwater.cluster.objects import EndpointSlice, Namespace, Service
-from headwater.settings import Settings, parse_reverse_zone
-from headwater.store import addresses
-from headwater.store.addresses import Holder, holder_of, key, part_range, prefix, targets
+from headwater.settings.parse import parse_reverse_zone
+from headwater.settings.settings import Settings
+from headwater.store import holders
+from headwater.store.holders import Holder, holder_of, key, part_range, prefix, targets
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.world import (
+from tests.harness.small import (
     NOT_READY,
-    World,
+    Small,
     annotated,
     at,
     cluster_ip,
@@ -39,16 +40,16 @@ def reverse(address: str) -> str:
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path, settings(reverse_zones=BOTH))
+def world(tmp_path: Path) -> Small:
+    return Small(tmp_path, settings(reverse_zones=BOTH))
 
 
-def ptr(world: World, address: str) -> set[str]:
+def ptr(world: Small, address: str) -> set[str]:
     return world.answers(reverse(address), "PTR")
 
 
 @pytest.fixture
-def full(world: World) -> World:
+def full(world: Small) -> Small:
     return world.fill(
         cluster_ip("api", "172.16.0.1", "fd00::1:1"),
         slice_of("api", at("10.0.1.1", hostname="api-0")),
@@ -85,7 +86,7 @@ def full(world: World) -> World:
 )
 @pytest.mark.parametrize("edns", [False, True])
 def test_an_address_is_answered_as_the_table_says(
-    full: World, address: str, expected: str | set[str], edns: bool
+    full: Small, address: str, expected: str | set[str], edns: bool
 ) -> None:
     reply = full.ask(reverse(address), "PTR", edns=edns)
     found = [item.to_text() for rrset in reply.answer for item in rrset]
@@ -93,7 +94,7 @@ def test_an_address_is_answered_as_the_table_says(
     assert (set(found) or full.status(reverse(address), "PTR")) == expected
 
 
-def test_what_a_ptr_says_has_the_address(full: World) -> None:
+def test_what_a_ptr_says_has_the_address(full: Small) -> None:
     for address in ("172.16.0.1", "10.0.0.1", "10.0.0.2", "10.0.1.1", "fd00::2:1", "fd00:2::", "fd00::1:1"):
         for target in ptr(full, address):
             assert address in full.answers(target, "AAAA" if ":" in address else "A")
@@ -106,7 +107,7 @@ def test_what_a_ptr_says_has_the_address(full: World) -> None:
         "1.0.0.0.2.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.D.F.ip6.ARPA",
     ],
 )
-def test_letter_case_does_not_matter(full: World, qname: str) -> None:
+def test_letter_case_does_not_matter(full: Small, qname: str) -> None:
     assert f"web-0.{WEB}" in full.answers(qname, "PTR")
 
 
@@ -119,7 +120,7 @@ def test_letter_case_does_not_matter(full: World, qname: str) -> None:
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("qtype", ["PTR", "A", "TXT", "ANY"])
-def test_a_part_of_a_name_below_which_there_are_addresses_is_nodata(full: World, qname: str, qtype: str) -> None:
+def test_a_part_of_a_name_below_which_there_are_addresses_is_nodata(full: Small, qname: str, qtype: str) -> None:
     """RFC 8020: an NXDOMAIN would be about all of them."""
     assert full.status(qname, qtype) == "NODATA"
 
@@ -134,7 +135,7 @@ def test_a_part_of_a_name_below_which_there_are_addresses_is_nodata(full: World,
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("qtype", ["PTR", "A"])
-def test_its_neighbours_are_nxdomain(full: World, qname: str, qtype: str) -> None:
+def test_its_neighbours_are_nxdomain(full: Small, qname: str, qtype: str) -> None:
     assert full.status(qname, qtype) == "NXDOMAIN"
 
 
@@ -149,30 +150,30 @@ def test_its_neighbours_are_nxdomain(full: World, qname: str, qtype: str) -> Non
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("qtype", ["PTR", "A", "SRV"])
-def test_what_is_no_address_is_nxdomain(full: World, qname: str, qtype: str) -> None:
+def test_what_is_no_address_is_nxdomain(full: Small, qname: str, qtype: str) -> None:
     assert full.status(qname, qtype) == "NXDOMAIN"
 
 
 @pytest.mark.parametrize("qtype", ["A", "AAAA", "SRV", "TXT", "CNAME", "ANY", "NS", "SOA"])
-def test_an_address_has_no_other_type(full: World, qtype: str) -> None:
+def test_an_address_has_no_other_type(full: Small, qtype: str) -> None:
     assert full.status(reverse("10.0.0.1"), qtype) == full.status(reverse("fd00::2:1"), qtype) == "NODATA"
     assert full.status(reverse("10.0.0.3"), qtype) == "NXDOMAIN"
 
 
-def test_an_ipv4_mapped_address_is_the_ipv4_one(world: World) -> None:
+def test_an_ipv4_mapped_address_is_the_ipv4_one(world: Small) -> None:
     """As everywhere (RFC 4291 section 2.5.5.2); Go's net.IP knows no difference."""
     world.fill(headless("web"), slice_of("web", at("::ffff:10.0.0.7", hostname="h")))
     assert ptr(world, "10.0.0.7") == ptr(world, "::ffff:10.0.0.7") == {f"h.{WEB}"}
 
 
-def test_a_name_that_is_said_in_two_ways_is_one(world: World) -> None:
+def test_a_name_that_is_said_in_two_ways_is_one(world: Small) -> None:
     """IPv6 addresses have many texts."""
     world.fill(headless("web"), slice_of("web", at("FD00:0:0::7", hostname="h")), cluster_ip("api", "FD00::0:9"))
     assert ptr(world, "fd00::7") == {f"h.{WEB}"}
     assert ptr(world, "fd00::9") == {"api.default.svc.cluster.local."}
 
 
-def test_several_slices_with_the_same_endpoint_say_it_once(world: World) -> None:
+def test_several_slices_with_the_same_endpoint_say_it_once(world: Small) -> None:
     world.fill(
         headless("web"),
         slice_of("web", at("10.0.0.1", hostname="h"), at("10.0.0.1", hostname="H"), name="one"),
@@ -182,7 +183,7 @@ def test_several_slices_with_the_same_endpoint_say_it_once(world: World) -> None
     assert sorted(item.to_text() for item in reply.answer[0]) == [f"h.{WEB}", f"i.{WEB}"]
 
 
-def test_a_slice_without_its_service_has_its_names_all_the_same(world: World) -> None:
+def test_a_slice_without_its_service_has_its_names_all_the_same(world: Small) -> None:
     """As CoreDNS, which looks at slices only; without a Service's name there is none to say."""
     world.fill(slice_of("orphan", at("10.0.0.1", hostname="h")), slice_of("", at("10.0.0.2", hostname="h"), name="x"))
     assert ptr(world, "10.0.0.1") == {"h.orphan.default.svc.cluster.local."}
@@ -194,15 +195,15 @@ def test_a_namespace_that_is_not_there_does_not_matter_and_one_that_is_not_serve
         cluster_ip("api", "172.16.0.1", namespace="other"), headless("web", "other"),
         slice_of("web", at("10.0.0.1", hostname="h"), namespace="other"),
     )  # fmt: skip
-    every = World(tmp_path / "every", settings(reverse_zones=BOTH)).fill(*objects)
+    every = Small(tmp_path / "every", settings(reverse_zones=BOTH)).fill(*objects)
     assert ptr(every, "172.16.0.1") == {"api.other.svc.cluster.local."}
     assert ptr(every, "10.0.0.1") == {"h.web.other.svc.cluster.local."}
-    one = World(tmp_path / "one", settings(reverse_zones=BOTH, namespaces=("default",))).fill(*objects)
+    one = Small(tmp_path / "one", settings(reverse_zones=BOTH, namespaces=("default",))).fill(*objects)
     assert one.status(reverse("172.16.0.1"), "PTR") == one.status(reverse("10.0.0.1"), "PTR") == "NXDOMAIN"
 
 
 def test_with_the_namespace_filter_the_next_holder_is_said(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(reverse_zones=BOTH, namespaces=("default",)))
+    world = Small(tmp_path, settings(reverse_zones=BOTH, namespaces=("default",)))
     world.fill(
         cluster_ip("hidden", "172.16.0.1", namespace="other"), slice_of("web", at("172.16.0.1", hostname="h")),
         namespaces=["default", "other"],
@@ -212,7 +213,7 @@ def test_with_the_namespace_filter_the_next_holder_is_said(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(("pod_names", "expected"), [(False, "10-0-0-1"), (True, "p")])
 def test_with_endpoint_pod_names_the_name_is_the_pods(tmp_path: Path, pod_names: bool, expected: str) -> None:
-    world = World(tmp_path, settings(reverse_zones=BOTH, endpoint_pod_names=pod_names))
+    world = Small(tmp_path, settings(reverse_zones=BOTH, endpoint_pod_names=pod_names))
     world.fill(
         headless("web"),
         slice_of("web", at("10.0.0.1", pod="p"), at("10.0.0.2", pod="q", hostname="h"), at("10.0.0.3", pod="r" * 64)),
@@ -222,7 +223,7 @@ def test_with_endpoint_pod_names_the_name_is_the_pods(tmp_path: Path, pod_names:
     assert ptr(world, "10.0.0.3") == {f"10-0-0-3.{WEB}"}
 
 
-def test_the_annotations_for_names_and_readiness_do_not_change_ptr(world: World) -> None:
+def test_the_annotations_for_names_and_readiness_do_not_change_ptr(world: Small) -> None:
     """It is the one name of a ready endpoint (specification 2.4.3)."""
     service = annotated(headless("web"), pod_names="true", publish="all", ttl="60")
     world.fill(service, slice_of("web", at("10.0.0.1", pod="p"), at("10.0.0.2", conditions=NOT_READY)))
@@ -231,7 +232,7 @@ def test_the_annotations_for_names_and_readiness_do_not_change_ptr(world: World)
 
 
 def test_external_names_headless_services_and_imports_have_no_address(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(reverse_zones=BOTH, multicluster_zones=("clusterset.local",)))
+    world = Small(tmp_path, settings(reverse_zones=BOTH, multicluster_zones=("clusterset.local",)))
     external = external_name("ext", "example.org")
     world.fill(
         Service("default", "ext", "ExternalName", False, ("172.16.0.1",), external.external_name, ()),
@@ -241,14 +242,14 @@ def test_external_names_headless_services_and_imports_have_no_address(tmp_path: 
 
 
 def test_the_name_is_in_the_first_zone(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(zones=("first.test", "cluster.local"), reverse_zones=BOTH))
+    world = Small(tmp_path, settings(zones=("first.test", "cluster.local"), reverse_zones=BOTH))
     world.fill(headless("web"), slice_of("web", at("10.0.0.1", hostname="h")))
     assert ptr(world, "10.0.0.1") == {"h.web.default.svc.first.test."}
 
 
 def test_a_name_too_long_for_dns_is_none(tmp_path: Path) -> None:
     zone = ".".join(["z" * 60] * 3)
-    world = World(tmp_path, Settings(zones=(zone, "cluster.local"), reverse_zones=BOTH))
+    world = Small(tmp_path, Settings(zones=(zone, "cluster.local"), reverse_zones=BOTH))
     name = "s" * 50
     world.fill(
         headless(name), slice_of(name, at("10.0.0.1", hostname="h" * 40)),
@@ -262,7 +263,7 @@ def test_a_name_too_long_for_dns_is_none(tmp_path: Path) -> None:
 # What changes
 
 
-def test_names_follow_the_endpoints_the_slices_and_the_services(full: World) -> None:
+def test_names_follow_the_endpoints_the_slices_and_the_services(full: Small) -> None:
     def said(address: str) -> set[str] | str:
         return ptr(full, address) or full.status(reverse(address), "PTR")
 
@@ -287,13 +288,13 @@ def test_names_follow_the_endpoints_the_slices_and_the_services(full: World) -> 
     assert said("172.16.0.2") == "NXDOMAIN"
 
 
-def test_a_namespace_that_goes_leaves_the_addresses_of_its_objects(full: World) -> None:
+def test_a_namespace_that_goes_leaves_the_addresses_of_its_objects(full: Small) -> None:
     full.commit(remove(Namespace("default")))
     assert ptr(full, "10.0.0.2") == {f"10-0-0-2.{WEB}"}
 
 
 def test_other_reverse_settings_on_the_same_state_fill_the_index_or_empty_it(tmp_path: Path) -> None:
-    plain = World(tmp_path).fill(cluster_ip("api", "172.16.0.1"), slice_of("web", at("10.0.0.1", hostname="h")))
+    plain = Small(tmp_path).fill(cluster_ip("api", "172.16.0.1"), slice_of("web", at("10.0.0.1", hostname="h")))
     for _ in range(2):
         with_reverse = plain.with_settings(settings(reverse_zones=BOTH))
         assert with_reverse.records()
@@ -304,7 +305,7 @@ def test_other_reverse_settings_on_the_same_state_fill_the_index_or_empty_it(tmp
         store.close()
 
 
-def test_the_serial_moves_when_only_an_address_changes_its_name(world: World) -> None:
+def test_the_serial_moves_when_only_an_address_changes_its_name(world: Small) -> None:
     world.fill(slice_of("orphan", at("10.0.0.1", hostname="h")))
     outcome = world.commit(upsert(slice_of("orphan", at("10.0.0.1", hostname="i"))))
     assert outcome.records_changed == 1
@@ -329,7 +330,7 @@ def test_the_serial_moves_when_only_an_address_changes_its_name(world: World) ->
     ],
 )
 def test_a_cidr_is_the_zones_that_hold_its_addresses(tmp_path: Path, zone: str, inside: str, outside: str) -> None:
-    world = World(tmp_path, settings(reverse_zones=parse_reverse_zone(zone, "--reverse-zone")))
+    world = Small(tmp_path, settings(reverse_zones=parse_reverse_zone(zone, "--reverse-zone")))
     world.fill(headless("web"), slice_of("web", at(inside, hostname="in"), at(outside, hostname="out")))
     assert ptr(world, inside) == {f"in.{WEB}"}
     (reply,) = world.ask_wire(dns.message.make_query(reverse(outside), "PTR").to_wire())
@@ -338,7 +339,7 @@ def test_a_cidr_is_the_zones_that_hold_its_addresses(tmp_path: Path, zone: str, 
 
 def test_a_reverse_zone_has_soa_ns_and_nothing_of_the_cluster(tmp_path: Path) -> None:
     zone = "10.in-addr.arpa"
-    world = World(tmp_path, settings(reverse_zones=(zone,)), name_servers=("192.0.2.53",))
+    world = Small(tmp_path, settings(reverse_zones=(zone,)), name_servers=("192.0.2.53",))
     world.fill(headless("web"), slice_of("web", at("10.0.0.1", hostname="h")))
     assert world.answers(zone, "SOA") == {f"ns.dns.{zone}. hostmaster.{zone}. 1800000000 7200 1800 86400 5"}
     assert world.answers(zone, "NS") == {f"ns.dns.{zone}."}
@@ -349,7 +350,7 @@ def test_a_reverse_zone_has_soa_ns_and_nothing_of_the_cluster(tmp_path: Path) ->
 
 
 def test_without_reverse_zones_the_names_are_not_ours_and_nothing_is_kept(tmp_path: Path) -> None:
-    world = World(tmp_path).fill(cluster_ip("api", "172.16.0.1"), slice_of("web", at("10.0.0.1")))
+    world = Small(tmp_path).fill(cluster_ip("api", "172.16.0.1"), slice_of("web", at("10.0.0.1")))
     (reply,) = world.ask_wire(dns.message.make_query(reverse("10.0.0.1"), "PTR").to_wire())
     assert dns.message.from_wire(reply or b"").rcode() == 5
     store, _ = world.open()
@@ -357,7 +358,7 @@ def test_without_reverse_zones_the_names_are_not_ours_and_nothing_is_kept(tmp_pa
     store.close()
 
 
-def test_many_names_of_one_address_are_as_many_as_fit(world: World) -> None:
+def test_many_names_of_one_address_are_as_many_as_fit(world: Small) -> None:
     endpoints = [at("10.0.0.1", hostname=f"host-{i}-{'x' * 40}") for i in range(1500)]
     world.fill(headless("web"), slice_of("web", *endpoints))
     for edns in (None, 0):
@@ -419,10 +420,10 @@ def test_the_names_of_a_value_come_apart_as_they_were(names: list[list[bytes]]) 
 
 def test_an_address_of_another_length_has_no_prefix() -> None:
     with pytest.raises(KeyError):
-        addresses.prefix(b"\1\2\3")
+        holders.prefix(b"\1\2\3")
 
 
-def test_a_slice_of_many_addresses_has_one_entry_each(world: World) -> None:
+def test_a_slice_of_many_addresses_has_one_entry_each(world: Small) -> None:
     slice_ = EndpointSlice("default", "s", "web", (), tuple(at(f"10.0.{i}.1", f"10.0.{i}.2") for i in range(50)))
     world.fill(slice_)
     store, _ = world.open()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from headwater.selectors import EVERYTHING, BadSelector, parse
+from headwater.settings.selectors import EVERYTHING, BadSelector, parse
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from headwater.settings import MAX_WORKERS, Address, Settings, SettingsError, parse_reverse_zone, parse_zone
+from headwater.settings.address import Address
+from headwater.settings.error import SettingsError
+from headwater.settings.parse import parse_reverse_zone, parse_zone
+from headwater.settings.settings import MAX_WORKERS, Settings
 
 FLAG = "--flag"
 LABEL_63 = "a" * 63

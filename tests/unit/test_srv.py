@@ -7,8 +7,8 @@ import random
 import pytest
 from headwater.answer import srv
 from headwater.answer.srv import SrvSets, srv_set
-from headwater.records.names import name
 from headwater.store.node import Kind, SrvForm, pack_node, pack_srv_own, pack_srv_table
+from headwater.wire.names import name
 
 WEB = name("web.default.svc.cluster.local")
 PORT = name("_http._tcp.web.default.svc.cluster.local")

@@ -10,7 +10,7 @@ from concurrent.futures import wait as wait_for
 import pytest
 from headwater.serve.threads import Threads
 
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
 
 DEADLINE = 10.0
 _names = iter(range(1000))

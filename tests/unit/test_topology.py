@@ -8,9 +8,9 @@ import pytest
 from headwater.cluster.changes import Change
 from headwater.cluster.objects import Namespace, Port
 
-from tests.world import (
+from tests.harness.small import (
     NOT_READY,
-    World,
+    Small,
     at,
     cluster_ip,
     external_name,
@@ -27,12 +27,12 @@ ALL = {"10.0.0.1", "10.0.0.2", "10.0.0.3"}
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path, settings(zonal=True))
+def world(tmp_path: Path) -> Small:
+    return Small(tmp_path, settings(zonal=True))
 
 
 @pytest.fixture
-def zonal(world: World) -> World:
+def zonal(world: Small) -> Small:
     """One endpoint in eu-1a, one in eu-1b, one nowhere."""
     return world.fill(
         headless("web"),
@@ -85,7 +85,7 @@ def zonal(world: World) -> World:
 )
 @pytest.mark.parametrize("edns", [False, True])
 def test_a_zonal_name_is_answered_as_the_table_says(
-    zonal: World, name: str, expected: str | set[str], edns: bool
+    zonal: Small, name: str, expected: str | set[str], edns: bool
 ) -> None:
     reply = zonal.ask(f"{name}.default.svc.cluster.local", edns=edns)
     found: str | set[str] = {item.to_text() for rrset in reply.answer for item in rrset}
@@ -94,7 +94,7 @@ def test_a_zonal_name_is_answered_as_the_table_says(
 
 @pytest.mark.parametrize("qtype", ["AAAA", "TXT", "SRV", "MX", "CNAME", "HTTPS", "ANY", "SOA"])
 @pytest.mark.parametrize("name", ["eu-1c.pin._zone.web", "eu-1a.prefer._zone.empty", "_zone.web", "pin._zone.web"])
-def test_an_empty_zone_is_nodata_for_every_type(zonal: World, name: str, qtype: str) -> None:
+def test_an_empty_zone_is_nodata_for_every_type(zonal: Small, name: str, qtype: str) -> None:
     """NXDOMAIN would be taken to be about all types (RFC 2308 section 5)."""
     assert zonal.status(f"{name}.default.svc.cluster.local", qtype) == "NODATA"
 
@@ -107,7 +107,7 @@ def test_an_empty_zone_is_nodata_for_every_type(zonal: World, name: str, qtype: 
         ("eu-1c.prefer._zone", {"a", "b", "c"}),
     ],
 )
-def test_srv_has_the_endpoints_own_names_and_glue(zonal: World, name: str, labels: set[str]) -> None:
+def test_srv_has_the_endpoints_own_names_and_glue(zonal: Small, name: str, labels: set[str]) -> None:
     reply = zonal.ask(f"{name}.{WEB}", "SRV")
     assert {item.to_text() for item in reply.answer[0]} == {
         f"0 {100 // len(labels)} 8080 {label}.{WEB}." for label in labels
@@ -117,7 +117,7 @@ def test_srv_has_the_endpoints_own_names_and_glue(zonal: World, name: str, label
 
 
 @pytest.mark.parametrize("zone", ["eu.west.1a", "EU.West.1a", "x", "z" * 63, ".".join(["z" * 50] * 4), "_under-score"])
-def test_a_zone_may_have_dots_capitals_and_many_letters(world: World, zone: str) -> None:
+def test_a_zone_may_have_dots_capitals_and_many_letters(world: Small, zone: str) -> None:
     world.fill(headless("web"), slice_of("web", at("10.0.0.1", zone=zone), at("10.0.0.2")))
     for directive in ("pin", "prefer"):
         assert world.answers(f"{zone}.{directive}._zone.{WEB}") == {"10.0.0.1"}
@@ -128,7 +128,7 @@ def test_a_zone_may_have_dots_capitals_and_many_letters(world: World, zone: str)
 
 
 @pytest.mark.parametrize("zone", ["a..b", ".a", "a.", "z" * 64, ".".join(["z" * 60] * 4), "ümlaut", "a\0b"])
-def test_a_zone_that_is_no_name_harms_nothing(world: World, zone: str) -> None:
+def test_a_zone_that_is_no_name_harms_nothing(world: Small, zone: str) -> None:
     world.fill(headless("web"), slice_of("web", at("10.0.0.1", zone=zone), at("10.0.0.2", zone="fine")))
     assert world.answers(WEB) == {"10.0.0.1", "10.0.0.2"}
     assert world.answers(f"fine.pin._zone.{WEB}") == {"10.0.0.2"}
@@ -138,14 +138,14 @@ def test_a_zone_that_is_no_name_harms_nothing(world: World, zone: str) -> None:
 
 def test_a_service_whose_zonal_names_are_too_long_has_its_other_names(tmp_path: Path) -> None:
     zone = ".".join(["z" * 60] * 3)
-    world = World(tmp_path, settings(zonal=True, zones=(zone,)))
+    world = Small(tmp_path, settings(zonal=True, zones=(zone,)))
     name = "s" * 58
     world.fill(headless(name), slice_of(name, at("10.0.0.1", hostname="h", zone="eu")))
     assert world.answers(f"{name}.default.svc.{zone}") == {"10.0.0.1"}
     assert not [key for key in world.records() if b"\x05_zone" in key]
 
 
-def test_all_slices_of_a_zone_are_in_it(world: World) -> None:
+def test_all_slices_of_a_zone_are_in_it(world: Small) -> None:
     world.fill(
         headless("web"),
         slice_of("web", at("10.0.0.1", hostname="x", zone="eu"), at("10.0.0.9", zone="us"), name="four"),
@@ -158,7 +158,7 @@ def test_all_slices_of_a_zone_are_in_it(world: World) -> None:
     assert world.answers(f"eu.pin._zone.{WEB}", "SRV") == {f"0 33 8080 x.{WEB}.", f"0 33 53 y.{WEB}."}
 
 
-def test_an_address_is_in_the_zone_that_the_last_endpoint_of_its_slice_says(world: World) -> None:
+def test_an_address_is_in_the_zone_that_the_last_endpoint_of_its_slice_says(world: Small) -> None:
     """CoreDNS keeps one zone per slice and address (plugin/kubernetes/object/endpoint.go)."""
     world.fill(
         headless("web"),
@@ -173,32 +173,32 @@ def test_an_address_is_in_the_zone_that_the_last_endpoint_of_its_slice_says(worl
 
 
 def test_without_zonal_there_are_no_such_names(tmp_path: Path) -> None:
-    world = World(tmp_path).fill(headless("web"), slice_of("web", at("10.0.0.1", zone="eu")))
+    world = Small(tmp_path).fill(headless("web"), slice_of("web", at("10.0.0.1", zone="eu")))
     for name in ("eu.pin._zone", "eu.prefer._zone", "us.pin._zone", "_zone", "pin._zone"):
         assert world.status(f"{name}.{WEB}") == "NXDOMAIN"
 
 
 def test_a_multicluster_zone_has_no_such_names(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(zonal=True, multicluster_zones=("clusterset.local",)))
+    world = Small(tmp_path, settings(zonal=True, multicluster_zones=("clusterset.local",)))
     world.fill(headless("web"), slice_of("web", at("10.0.0.1", zone="eu")))
     for name in ("eu.pin._zone", "eu.prefer._zone", "_zone"):
         assert world.status(f"{name}.web.default.svc.clusterset.local") == "NXDOMAIN"
 
 
 def test_below_pod_names_there_are_none(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(zonal=True, pods="insecure")).fill(headless("web"))
+    world = Small(tmp_path, settings(zonal=True, pods="insecure")).fill(headless("web"))
     assert world.status("eu.pin._zone.10-0-0-1.default.pod.cluster.local") == "NXDOMAIN"
 
 
 def test_every_zone_that_is_served_has_them(tmp_path: Path) -> None:
-    world = World(tmp_path, settings(zonal=True, zones=("cluster.local", "k8s.example.org")))
+    world = Small(tmp_path, settings(zonal=True, zones=("cluster.local", "k8s.example.org")))
     world.fill(headless("web"), slice_of("web", at("10.0.0.1", hostname="x", zone="eu")))
     assert world.answers("eu.pin._zone.web.default.svc.k8s.example.org", "SRV") == {
         "0 100 8080 x.web.default.svc.k8s.example.org."
     }
 
 
-def test_an_endpoint_that_moves_to_another_zone_is_in_that_one(zonal: World) -> None:
+def test_an_endpoint_that_moves_to_another_zone_is_in_that_one(zonal: Small) -> None:
     zonal.commit(upsert(slice_of("web", at("10.0.0.1", hostname="a", zone="eu-1b"), at("10.0.0.2", zone="eu-1c"))))
     assert zonal.status(f"eu-1a.pin._zone.{WEB}") == "NODATA"
     assert zonal.answers(f"eu-1b.pin._zone.{WEB}") == {"10.0.0.1"}
@@ -209,7 +209,7 @@ def test_an_endpoint_that_moves_to_another_zone_is_in_that_one(zonal: World) -> 
 
 
 @pytest.mark.parametrize("end", ["service", "cluster ip", "external name", "namespace"])
-def test_when_the_headless_service_ends_its_zonal_names_do(zonal: World, end: str) -> None:
+def test_when_the_headless_service_ends_its_zonal_names_do(zonal: Small, end: str) -> None:
     gone: dict[str, Change] = {
         "service": remove(headless("web")),
         "cluster ip": upsert(cluster_ip("web", "172.16.0.2")),

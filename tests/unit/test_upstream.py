@@ -19,10 +19,10 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.resolver
 import pytest
-from headwater.records.names import name
 from headwater.serve import upstream
 from headwater.serve.upstream import Upstream
-from headwater.settings import Address
+from headwater.settings.address import Address
+from headwater.wire.names import name
 
 from tests.wire.elsewhere import Elsewhere, Reply, answer, both_sockets
 

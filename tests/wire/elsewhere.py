@@ -19,7 +19,7 @@ import dns.flags
 import dns.message
 import dns.rcode
 import dns.rrset
-from headwater.settings import Address
+from headwater.settings.address import Address
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -24,9 +24,9 @@ from headwater.serve import grpcio_server
 from headwater.serve.queries import Queries
 from headwater.serve.server import Server
 from headwater.serve.service import QUERY, pack, unpack
-from headwater.serve.tls import Files
+from headwater.serve.tls import Certificates
 from headwater.serve.upstream import Upstream
-from headwater.settings import Address
+from headwater.settings.address import Address
 from headwater.store.environment import Reader
 
 T = TypeVar("T")
@@ -120,7 +120,7 @@ class FakeUpstream:
 class Serving:
     """A server, its loop in a thread of its own, and a client."""
 
-    def __init__(self, transport: Transport, path: Path, files: Files | None = None) -> None:
+    def __init__(self, transport: Transport, path: Path, files: Certificates | None = None) -> None:
         self.transport = transport
         self.address = Address(path=str(path))
         self.reader, self.resolver = FakeReader(), FakeResolver()
@@ -200,7 +200,7 @@ class Serving:
 
 
 @contextlib.contextmanager
-def serving(transport: Transport, folder: Path, files: Files | None = None) -> Iterator[Serving]:
+def serving(transport: Transport, folder: Path, files: Certificates | None = None) -> Iterator[Serving]:
     server = Serving(transport, folder / "s", files)
     try:
         yield server

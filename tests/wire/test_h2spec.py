@@ -16,7 +16,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.processes import require_tool
+from tests.harness.processes import require_tool
 from tests.wire.serving import Serving, serving
 
 _NO_TABLE = (

@@ -24,10 +24,10 @@ from headwater.serve.dns_listener import DnsListener
 from headwater.serve.grpcio_server import QUERY, pack, unpack
 from headwater.serve.queries import Queries
 from headwater.serve.upstream import Upstream
-from headwater.settings import Address
+from headwater.settings.address import Address
 from headwater.store.environment import Reader
 
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
 from tests.wire.elsewhere import both_sockets
 
 DEADLINE: Final = 20.0

@@ -21,7 +21,7 @@ from headwater.serve.grpc import frame as message_frame
 from headwater.serve.http2 import PREFACE, Code, Connection
 from headwater.serve.service import HEALTH_CHECK, QUERY, pack, unpack
 
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
 from tests.wire.frames import (
     ACK,
     DATA,

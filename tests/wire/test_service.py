@@ -18,7 +18,7 @@ from headwater.serve.grpc import frame
 from headwater.serve.pb.dns_pb2 import DnsPacket
 from headwater.serve.service import HEALTH_CHECK, MAX_PACKET, QUERY, SERVICE, Status, pack, unpack
 
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
 from tests.wire.serving import DEADLINE, PLAIN, SLOW, TRANSPORTS, Serving, Transport, query, reply_to, serving, tool
 
 

@@ -17,10 +17,11 @@ import pytest
 import trustme
 from headwater.serve import server as native
 from headwater.serve.service import QUERY, pack, unpack
-from headwater.serve.tls import Files
-from headwater.settings import Settings, SettingsError
+from headwater.serve.tls import Certificates
+from headwater.settings.error import SettingsError
+from headwater.settings.settings import Settings
 
-from tests.processes import wait_until
+from tests.harness.processes import wait_until
 from tests.wire.frames import DATA, HELLO, Client
 from tests.wire.serving import DEADLINE, TRANSPORTS, Serving, Transport, query, reply_to, serving
 
@@ -48,9 +49,9 @@ class Pki:
         (self.folder / "tls.key").write_bytes(leaf.private_key_pem.bytes())
         (self.folder / "tls.crt").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
 
-    def files(self, *, mutual: bool = False) -> Files:
+    def files(self, *, mutual: bool = False) -> Certificates:
         client_ca = str(self.folder / "clients.crt") if mutual else None
-        return Files(str(self.folder / "tls.crt"), str(self.folder / "tls.key"), client_ca)
+        return Certificates(str(self.folder / "tls.crt"), str(self.folder / "tls.key"), client_ca)
 
     def client(self, ca: trustme.CA) -> tuple[bytes, bytes]:
         """(key, certificate) of a client."""
@@ -257,17 +258,17 @@ def test_who_does_not_shake_hands_counts_as_a_connection(
     assert caplog.records == []
 
 
-# Files
+# Certificates
 
 
 def test_no_files_are_no_tls() -> None:
-    assert Files.of(Settings()) is None
+    assert Certificates.of(Settings()) is None
 
 
 def test_the_files_are_those_of_the_settings(pki: Pki) -> None:
     files = pki.files(mutual=True)
     settings = Settings(tls_cert=files.cert, tls_key=files.key, tls_client_ca=files.client_ca)
-    assert Files.of(settings) == files
+    assert Certificates.of(settings) == files
     files.load()
 
 
@@ -281,7 +282,7 @@ def test_a_link_that_points_elsewhere_is_another_version(pki: Pki) -> None:
             (folder / name).write_bytes((pki.folder / name).read_bytes())
     link = pki.folder / "now"
     link.symlink_to("..1")
-    files = Files(str(link / "tls.crt"), str(link / "tls.key"), None)
+    files = Certificates(str(link / "tls.crt"), str(link / "tls.key"), None)
     before = files.version()
     (pki.folder / "next").symlink_to("..2")
     (pki.folder / "next").replace(link)

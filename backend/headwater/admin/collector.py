@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 
 from headwater import __version__
 from headwater.answer.counts import COUNTED_TYPES, RCODES, count_parts
-from headwater.metrics import BUCKETS, LATENCY_BUCKETS, AnswerSnapshot, Histogram, ProcessView, WatchSnapshot
+from headwater.process.counters import BUCKETS, LATENCY_BUCKETS, AnswerSnapshot, Histogram, ProcessView, WatchSnapshot
 
 
 def answers_of(views: Iterable[ProcessView]) -> AnswerSnapshot:

@@ -16,8 +16,8 @@ from starlette.routing import Route
 
 from headwater import __version__
 from headwater.admin.collector import HeadwaterCollector, watch_of
-from headwater.metrics import AnswerSnapshot, ProcessView
-from headwater.settings import Settings
+from headwater.process.counters import AnswerSnapshot, ProcessView
+from headwater.settings.settings import Settings
 
 
 class Instance(Protocol):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-from headwater.answer.question import Rcode
+from headwater.wire.types import Rcode
 
 #: Query types that are counted by name; all others count as 0, or a client could fill the table.
 COUNTED_TYPES: Final = {

@@ -9,11 +9,10 @@ from __future__ import annotations
 import socket
 from typing import Any, Final
 
-from headwater.answer.question import MAX_LABEL, MAX_NAME
-from headwater.records.names import MARKER, PIN, PREFER
-from headwater.records.rdata import unmapped
 from headwater.store.environment import Snapshot
 from headwater.store.node import Flag
+from headwater.wire.names import MARKER, MAX_LABEL, MAX_NAME, PIN, PREFER
+from headwater.wire.rdata import unmapped
 
 _SVC: Final = b"\x03svc"
 _POD: Final = b"\x03pod"

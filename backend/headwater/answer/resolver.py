@@ -23,13 +23,14 @@ from typing import Any, Final
 from headwater.answer.alias import MAX_HOPS, Chain, Pending, other_records
 from headwater.answer.counts import COUNTED_TYPES, RCODES, Reason, count_key
 from headwater.answer.find import find, may_be_known, pod_from_name
-from headwater.answer.question import HEADER_SIZE, MAX_LABEL, MAX_NAME, Malformed, Question, Rcode, parse
 from headwater.answer.reverse import ptr_targets
 from headwater.answer.srv import SrvSets, srv_of_itself
-from headwater.records.names import name
-from headwater.settings import Settings
+from headwater.settings.settings import Settings
 from headwater.store.environment import SERIAL, Reader, Snapshot
 from headwater.store.node import A_SIZE, AAAA_SIZE, HEAD, HEAD_SIZE, Flag
+from headwater.wire.names import MAX_LABEL, MAX_NAME, name
+from headwater.wire.question import Malformed, Question, parse
+from headwater.wire.types import HEADER_SIZE, Rcode
 
 MAX_MESSAGE: Final = 65535
 #: What we are ready to take over UDP (DNS flag day 2020).

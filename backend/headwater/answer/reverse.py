@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 from headwater.answer.find import labels_of
-from headwater.records.rdata import unmapped
-from headwater.store import addresses
-from headwater.store.addresses import Holder
+from headwater.store import holders
 from headwater.store.environment import Snapshot
+from headwater.store.holders import Holder
+from headwater.wire.rdata import unmapped
 
 _IN_ADDR: Final = b"\x07in-addr\x04arpa\0"
 _IP6: Final = b"\x03ip6\x04arpa\0"
@@ -18,7 +18,7 @@ _HEX: Final = frozenset(b"0123456789abcdef")
 def ptr_targets(name: bytes, snapshot: Snapshot) -> list[bytes] | None:
     """The names of the address that a lower-cased reverse name is, less their zone; None when there are none.
 
-    Empty for a part of a name below which there are addresses.
+    Empty for a part of a name below which there are holders.
     """
     family, digits = _digits(name)
     size = 8 if family == 4 else 32
@@ -26,7 +26,7 @@ def ptr_targets(name: bytes, snapshot: Snapshot) -> list[bytes] | None:
         return None
     if len(digits) == size:
         return _names_of(unmapped(bytes.fromhex(digits)), snapshot) or None
-    start, stop = addresses.part_range(family, digits)
+    start, stop = holders.part_range(family, digits)
     for key, _ in snapshot.addresses(start):
         return [] if key < stop else None
     return None
@@ -51,12 +51,12 @@ def _digits(name: bytes) -> tuple[int, str]:
 
 def _names_of(address: bytes, snapshot: Snapshot) -> list[bytes]:
     """A Service's name if it is its own address, else the names of all endpoints that have it."""
-    prefix = addresses.prefix(address)
+    prefix = holders.prefix(address)
     found: dict[bytes, None] = {}
     for key, value in snapshot.addresses(prefix):
         if not key.startswith(prefix):
             break
-        found.update(dict.fromkeys(addresses.targets(value)))
-        if addresses.holder_of(key) is Holder.SERVICE:
+        found.update(dict.fromkeys(holders.targets(value)))
+        if holders.holder_of(key) is Holder.SERVICE:
             break
     return list(found)

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
-from headwater.answer.question import HEADER_SIZE
 from headwater.store.node import A_SIZE, AAAA_SIZE, HEAD, HEAD_SIZE, OTHER, SRV, SRV_ROW, Flag, SrvForm
+from headwater.wire.types import HEADER_SIZE
 
 _A: Final = 1
 _AAAA: Final = 28

@@ -1,1 +1,1 @@
-"""What Kubernetes says: objects, and the sources they come from."""
+"""What Kubernetes says: its objects, and what keeps them true."""

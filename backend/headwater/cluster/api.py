@@ -23,8 +23,8 @@ from kubernetes.config.config_exception import ConfigException
 from headwater.cluster.objects import Resource
 from headwater.cluster.reflector import RequestFailed, Trouble
 from headwater.cluster.refusals import PATHS, failure
-from headwater.selectors import Selector
-from headwater.settings import SettingsError
+from headwater.settings.error import SettingsError
+from headwater.settings.selectors import Selector
 
 #: Pods that no longer own their address are left out by the server.
 _POD_FIELDS: Final = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown"

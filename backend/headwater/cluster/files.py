@@ -24,7 +24,7 @@ import msgspec
 import yaml
 
 from headwater.cluster.objects import KINDS, Decoded, Namespace, OddObject, Resource, convert
-from headwater.selectors import EVERYTHING, Selector
+from headwater.settings.selectors import EVERYTHING, Selector
 
 _log = logging.getLogger(__name__)
 

@@ -18,18 +18,9 @@ import msgspec
 
 from headwater.cluster.changes import Change, ListComplete, Progress, Remove, Upsert
 from headwater.cluster.objects import OddObject, Resource, decode
-from headwater.cluster.reflector import (
-    NOT_INSTALLED,
-    PAGE,
-    ListPage,
-    Reflector,
-    RequestFailed,
-    Trouble,
-    Wait,
-    Watch,
-)
+from headwater.cluster.reflector import NOT_INSTALLED, PAGE, ListPage, Reflector, RequestFailed, Trouble, Wait, Watch
 from headwater.cluster.refusals import failure
-from headwater.settings import SettingsError
+from headwater.settings.error import SettingsError
 
 if TYPE_CHECKING:
     from headwater.cluster.api import ApiServer
@@ -42,7 +33,7 @@ _INITIAL_END: Final = "k8s.io/initial-events-end"
 
 @dataclass(frozen=True, slots=True)
 class RawPage:
-    """Objects of a list as they came. Whoever has taken them over releases a place in `Pipe.pages`."""
+    """Objects of a list as they came. Whoever has taken them over releases a place in `Inbox.pages`."""
 
     resource: Resource
     items: list[msgspec.Raw]
@@ -50,7 +41,7 @@ class RawPage:
 
 
 @dataclass(frozen=True, slots=True)
-class Pipe:
+class Inbox:
     """Between the followers and the main thread."""
 
     changes: queue.Queue[Change | RawPage]
@@ -64,21 +55,21 @@ class Pipe:
 class Follower:
     """One resource of one API server. `run` is the thread."""
 
-    def __init__(self, resource: Resource, reflector: Reflector, server: ApiServer, pipe: Pipe) -> None:
+    def __init__(self, resource: Resource, reflector: Reflector, server: ApiServer, inbox: Inbox) -> None:
         self.resource = resource
         self.reflector = reflector
         self.server = server
-        self._pipe = pipe
+        self._inbox = inbox
 
     def run(self) -> None:
         """Until told to stop: do what the reflector says, tell it how it went."""
         last_error = ""
-        while not self._pipe.stopping.is_set():
+        while not self._inbox.stopping.is_set():
             action = self.reflector.next()
             try:
                 match action:
                     case Wait(seconds):
-                        self._pipe.stopping.wait(seconds)
+                        self._inbox.stopping.wait(seconds)
                     case ListPage():
                         self._list_page(action)
                         last_error = ""
@@ -99,7 +90,7 @@ class Follower:
                     _log.log(level, "%s", error)
                 if self.reflector.failed(error):
                     self._put_page([], first=True)
-                    self._pipe.changes.put(ListComplete(self.resource, NOT_INSTALLED))
+                    self._inbox.changes.put(ListComplete(self.resource, NOT_INSTALLED))
                 if error.trouble is Trouble.UNAUTHORIZED:
                     self._read_credentials()
             except Exception as error:  # noqa: BLE001 (one resource's bug must not stop the others)
@@ -118,7 +109,7 @@ class Follower:
             _log.warning("%s", error)
 
     def _list_page(self, action: ListPage) -> None:
-        self._pipe.pages.acquire()
+        self._inbox.pages.acquire()
         try:
             body = self.server.page(self.resource, action.limit, action.continue_token)
             try:
@@ -126,15 +117,15 @@ class Follower:
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise RequestFailed(Trouble.SERVER, f"list {self.resource}: not a list: {error}") from None
         except BaseException:
-            self._pipe.pages.release()
+            self._inbox.pages.release()
             raise
-        self._pipe.changes.put(RawPage(self.resource, page.items or [], not action.continue_token))
+        self._inbox.changes.put(RawPage(self.resource, page.items or [], not action.continue_token))
         if self.reflector.page(page.metadata.resourceVersion, page.metadata.continue_):
-            self._pipe.changes.put(ListComplete(self.resource, page.metadata.resourceVersion))
+            self._inbox.changes.put(ListComplete(self.resource, page.metadata.resourceVersion))
 
     def _put_page(self, items: list[msgspec.Raw], *, first: bool) -> None:
-        self._pipe.pages.acquire()
-        self._pipe.changes.put(RawPage(self.resource, items, first))
+        self._inbox.pages.acquire()
+        self._inbox.changes.put(RawPage(self.resource, items, first))
 
     def _take_lines(self, lines: Iterable[bytes], *, initial: bool) -> None:
         waiting: list[msgspec.Raw] = []
@@ -162,13 +153,13 @@ class Follower:
                 initial = False
                 self._put_page(waiting, first=first)
                 if self.reflector.initial_end(meta.resourceVersion):
-                    self._pipe.changes.put(ListComplete(self.resource, meta.resourceVersion))
+                    self._inbox.changes.put(ListComplete(self.resource, meta.resourceVersion))
             else:  # a server that streams lists sends none before that one
                 text = f"watch {self.resource}: the server does not stream lists (listing in pages)"
                 raise RequestFailed(Trouble.REFUSED, text)
 
     def _take_event(self, event: _Event) -> None:
-        resource, reflector, changes = self.resource, self.reflector, self._pipe.changes
+        resource, reflector, changes = self.resource, self.reflector, self._inbox.changes
         if event.type == "ERROR":
             status = _status(event.object)
             raise failure(status.code, status.message, resource)
@@ -181,7 +172,7 @@ class Follower:
         try:
             decoded = decode(resource, event.object)
         except OddObject as error:
-            self._pipe.report("object", "", "", str(error))
+            self._inbox.report("object", "", "", str(error))
             reflector.event(_metadata(event.object).resourceVersion)
             return
         if not reflector.event(decoded.resource_version):

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from headwater import selectors
-from headwater.selectors import Selector
-from headwater.settings import Settings, SettingsError
+from headwater.settings import selectors
+from headwater.settings.error import SettingsError
+from headwater.settings.selectors import Selector
+from headwater.settings.settings import Settings
 
 if TYPE_CHECKING:
     from headwater.cluster.objects import Resource

@@ -13,12 +13,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headwater.cluster.objects import Condition, Endpoint, EndpointSlice, Pod, Port, Service, ServiceImport
-from headwater.records import headless, imports, names, pods, rdata, reverse, services, topology, zone
-from headwater.records.headless import Writer
-from headwater.records.names import BadName
+from headwater.records import endpoints, multicluster, pods, reverse, services, topology, zone
+from headwater.records.endpoints import Writer
 from headwater.records.options import DEFAULTS, Options, Report, options_of, silent
 from headwater.records.zone import NameServer, Zone
-from headwater.settings import PodMode, Settings
+from headwater.settings.settings import PodMode, Settings
+from headwater.wire import names, rdata
+from headwater.wire.names import BadName
 
 
 @dataclass(slots=True)
@@ -42,7 +43,7 @@ def differing_labels(before: Sequence[EndpointSlice], after: Sequence[EndpointSl
     """
     old = _placed(before)
     new = _placed(after)
-    return set(headless.labels(_as_slices(old ^ new), pod_names, aliases=True))
+    return set(endpoints.labels(_as_slices(old ^ new), pod_names, aliases=True))
 
 
 def _placed(slices: Iterable[EndpointSlice]) -> set[tuple[tuple[Port, ...], Endpoint]]:
@@ -119,7 +120,7 @@ class Compiler:
             return []
         if not service.headless:
             return [NameServer(owner, packed) for packed in _packed(service.cluster_ips)]
-        (group,) = headless.gather([piece], self._pod_names, silent) or [headless.Group(())]
+        (group,) = endpoints.gather([piece], self._pod_names, silent) or [endpoints.Group(())]
         return [NameServer(label + owner, packed) for label, some in group.hosts.items() for packed in some]
 
     # PTR
@@ -155,16 +156,16 @@ class Compiler:
         if only is not None and old is not None:
             # A hostname may be a label of ours, such as _tcp: made again with the Service's own names.
             ports = [old.ports, *(piece.ports for piece in (*old_slices, *new_slices))]
-            ours = headless.port_names(port for some in dict.fromkeys(ports) for port in some)
+            ours = endpoints.port_names(port for some in dict.fromkeys(ports) for port in some)
             only = {*only, names.MARKER, *(protocol for _, protocol in ours)}
         if old is not None:
             every = [*old_slices, *new_slices]
-            touched = set(headless.labels(every, self._pod_names, aliases=True)) if only is None else only
-        groups: list[headless.Group] = []
+            touched = set(endpoints.labels(every, self._pod_names, aliases=True)) if only is None else only
+        groups: list[endpoints.Group] = []
         options = DEFAULTS
         if new is not None:
             options = options_of(new, self._report)
-            groups = headless.gather(new_slices, self._pod_names, self._report, options)
+            groups = endpoints.gather(new_slices, self._pod_names, self._report, options)
             if self._ignore_empty and not groups and not new.headless and new.type != "ExternalName":
                 new = None
         for item in self._own:
@@ -194,14 +195,14 @@ class Compiler:
         """The names of one ServiceImport; None as for `service`."""
         old, old_slices = before
         new, new_slices = after
-        groups: list[headless.Group] = []
+        groups: list[endpoints.Group] = []
         if new is not None:
-            groups = headless.gather(new_slices, self._pod_names, self._report, clusters=True)
+            groups = endpoints.gather(new_slices, self._pod_names, self._report, clusters=True)
             if self._ignore_empty and not groups and not new.headless:
                 new = None
         for item in self._shared:
-            gone = imports.names_of(old, old_slices, self._pod_names, item) if old is not None else ()
-            nodes = imports.nodes(new, groups, item, self._ttl, self._report) if new is not None else {}
+            gone = multicluster.names_of(old, old_slices, self._pod_names, item) if old is not None else ()
+            nodes = multicluster.nodes(new, groups, item, self._ttl, self._report) if new is not None else {}
             changes.merge(nodes, gone)
 
     def namespace(self, name: str, exists: bool, changes: Changes) -> None:

@@ -9,9 +9,9 @@ names, as in CoreDNS.
 from __future__ import annotations
 
 from headwater.cluster.objects import Service
-from headwater.records import names, rdata
-from headwater.records.headless import Writer
+from headwater.records.endpoints import Writer
 from headwater.store.node import Flag, Kind, pack_node
+from headwater.wire import names, rdata, types
 
 
 def node(service: Service, writer: Writer) -> bytes | None:
@@ -25,7 +25,7 @@ def node(service: Service, writer: Writer) -> bytes | None:
         zone=writer.zone.index,
         kind=Kind.SERVICE,
         flags=Flag.ALIAS,
-        other=[(rdata.CNAME, 1, 0, rdata.record(rdata.CNAME, writer.ttl, target))],
+        other=[(types.CNAME, 1, 0, rdata.record(types.CNAME, writer.ttl, target))],
     )
 
 

@@ -7,11 +7,11 @@ the namespace's node says that the resolver may answer from the name; with
 
 from __future__ import annotations
 
-from headwater.records import names, rdata
-from headwater.records.headless import weight
+from headwater.records.endpoints import weight
 from headwater.records.zone import Zone
-from headwater.settings import PodMode
+from headwater.settings.settings import PodMode
 from headwater.store.node import Flag, Kind, pack_node, pack_srv_own
+from headwater.wire import names, rdata
 
 
 def namespace_nodes(namespace: str, zone: Zone, mode: PodMode) -> dict[bytes, bytes]:

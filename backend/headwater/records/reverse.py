@@ -9,9 +9,10 @@ address may be in any number of slices.
 from __future__ import annotations
 
 from headwater.cluster.objects import Condition, EndpointSlice, Service
-from headwater.records import headless, names, rdata
+from headwater.records import endpoints
 from headwater.records.zone import Zone
-from headwater.store.addresses import Holder, key
+from headwater.store.holders import Holder, key
+from headwater.wire import names, rdata
 
 _SVC = b"\x03svc\0"
 
@@ -49,7 +50,7 @@ def of_slice(piece: EndpointSlice, pod_names: bool, zone: Zone) -> dict[bytes, b
         for text in endpoint.addresses:
             try:
                 entry = key(rdata.address(text), Holder.SLICE, *piece.key)
-                target = headless.endpoint_label(endpoint.hostname, endpoint.pod if pod_names else "", text) + base
+                target = endpoints.endpoint_label(endpoint.hostname, endpoint.pod if pod_names else "", text) + base
                 names.fits(target[:-1] + zone.wire)
             except ValueError:  # reported where the endpoint's own name is made
                 continue

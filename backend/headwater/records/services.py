@@ -13,12 +13,13 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from headwater.cluster.objects import NO_PORT, EndpointSlice, Port, Service, ServiceImport
-from headwater.records import external, headless, names, rdata
-from headwater.records.headless import Group, Writer
-from headwater.records.names import BadName
+from headwater.records import endpoints, external
+from headwater.records.endpoints import Group, Writer
 from headwater.records.options import DEFAULTS, Options, Report
 from headwater.records.zone import Zone
 from headwater.store.node import Kind
+from headwater.wire import names, rdata
+from headwater.wire.names import BadName
 
 #: A Service without ports still has its addresses (CoreDNS keeps one port -1).
 _NO_PORTS: Final = (Port("", "", NO_PORT),)
@@ -35,7 +36,7 @@ def nodes(
 ) -> dict[bytes, bytes]:
     """Every name of a Service in one zone, and its node; those of `topology` aside.
 
-    `groups` are its endpoints (`headless.gather`). With `only`, no endpoint
+    `groups` are its endpoints (`endpoints.gather`). With `only`, no endpoint
     names but those labels; the Service's own names always. Names that do not
     fit are reported and left out.
     """
@@ -49,7 +50,7 @@ def nodes(
         return {}
     found = writer.hosts(groups, only, report, service)
     if service.headless:
-        found.update(headless.nodes(writer, groups))
+        found.update(endpoints.nodes(writer, groups))
     else:
         found.update(own_addresses(service, service.cluster_ips, writer, report))
     return found
@@ -68,15 +69,15 @@ def own_addresses(
     if not packed:
         return
     ports = service.ports or _NO_PORTS
-    srv = writer.own_srv(len(ports) * len(packed), headless.port_numbers(ports))
+    srv = writer.own_srv(len(ports) * len(packed), endpoints.port_numbers(ports))
     yield writer.base, writer.addresses(Kind.SERVICE, packed, srv)
     protocols: dict[bytes, None] = {}
-    for port, protocol in headless.port_names(ports):
+    for port, protocol in endpoints.port_names(ports):
         protocols[protocol] = None
-        matching = [item for item in ports if (port, protocol) in headless.port_names((item,))]
+        matching = [item for item in ports if (port, protocol) in endpoints.port_names((item,))]
         owner = port + protocol + writer.base
         if len(owner) <= names.MAX_NAME:
-            srv = writer.own_srv(len(matching) * len(packed), headless.port_numbers(matching), writer.base)
+            srv = writer.own_srv(len(matching) * len(packed), endpoints.port_numbers(matching), writer.base)
             yield owner, writer.addresses(Kind.PORT, packed, srv)
     for protocol in protocols:
         yield protocol + writer.base, writer.empty(Kind.PORT)
@@ -99,6 +100,6 @@ def names_of(service: Service, slices: Iterable[EndpointSlice], labels: Iterable
 def own_names(base: bytes, ports: Iterable[Iterable[Port]]) -> Iterator[bytes]:
     """The names with these ports, below and including `base`."""
     yield base
-    for port, protocol in headless.port_names(item for some in ports for item in some):
+    for port, protocol in endpoints.port_names(item for some in ports for item in some):
         yield port + protocol + base
         yield protocol + base

@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from headwater.cluster.objects import Endpoint, EndpointSlice
-from headwater.records import headless, names
-from headwater.records.headless import Writer
-from headwater.records.names import MARKER, PIN, BadName
+from headwater.records import endpoints
+from headwater.records.endpoints import Writer
 from headwater.records.options import Options, silent
 from headwater.store.node import Kind
+from headwater.wire import names
+from headwater.wire.names import MARKER, PIN, BadName
 
 
 def nodes(
@@ -32,7 +33,7 @@ def nodes(
         owner = _owner(zone, writer.base)
         if owner is not None:
             # What cannot be a record was reported with the Service's own.
-            groups = headless.gather(pieces, pod_names, silent, options)
+            groups = endpoints.gather(pieces, pod_names, silent, options)
             if groups:
                 yield owner, writer.set_of(Kind.TOPOLOGY, [(group, group.ports) for group in groups])
 
@@ -73,7 +74,7 @@ def _by_zone(slices: Iterable[EndpointSlice], options: Options) -> dict[str, lis
                 if zone:
                     one = Endpoint((text,), item.conditions, item.hostname, item.pod)
                     parts.setdefault(zone, []).append(one)
-        for zone, endpoints in parts.items():
-            part = EndpointSlice(piece.namespace, piece.name, piece.service, piece.ports, tuple(endpoints))
+        for zone, members in parts.items():
+            part = EndpointSlice(piece.namespace, piece.name, piece.service, piece.ports, tuple(members))
             found.setdefault(zone, []).append(part)
     return found

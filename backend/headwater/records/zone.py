@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from headwater.records import names, rdata
 from headwater.store.node import Flag, Kind, pack_node
+from headwater.wire import names, rdata, types
 
 #: The version of the Kubernetes DNS specification that is served.
 DNS_VERSION: Final = "1.1.0"
@@ -79,7 +79,7 @@ def nodes(zone: Zone, ttl: int, name_servers: Sequence[NameServer]) -> dict[byte
     glue = [
         item.owner + zone.wire + (a_head if len(item.address) == 4 else aaaa_head)[2:] + item.address for item in known
     ]
-    answer = b"".join([*(rdata.record(rdata.NS, ttl, owner) for owner in owners), *glue])
+    answer = b"".join([*(rdata.record(types.NS, ttl, owner) for owner in owners), *glue])
     packed = dict.fromkeys(item.address for item in known)
     empty = pack_node(zone=zone.index, kind=Kind.ZONE)
     return {
@@ -87,7 +87,7 @@ def nodes(zone: Zone, ttl: int, name_servers: Sequence[NameServer]) -> dict[byte
             zone=zone.index,
             kind=Kind.ZONE,
             flags=Flag.APEX,
-            other=[(rdata.NS, len(owners), len(glue), answer)] if owners else (),
+            other=[(types.NS, len(owners), len(glue), answer)] if owners else (),
         ),
         DEFAULT_NS + zone.wire: pack_node(
             zone=zone.index,
@@ -98,7 +98,7 @@ def nodes(zone: Zone, ttl: int, name_servers: Sequence[NameServer]) -> dict[byte
         b"\x0bdns-version" + zone.wire: pack_node(
             zone=zone.index,
             kind=Kind.ZONE,
-            other=[(rdata.TXT, 1, 0, rdata.record(rdata.TXT, _VERSION_TTL, rdata.text(DNS_VERSION)))],
+            other=[(types.TXT, 1, 0, rdata.record(types.TXT, _VERSION_TTL, rdata.text(DNS_VERSION)))],
         ),
         b"\x03dns" + zone.wire: empty,
         zone.svc: empty,

@@ -12,8 +12,9 @@ import socket
 from typing import Final, cast
 
 from headwater.answer.alias import Pending
-from headwater.answer.question import HEADER_SIZE, MIN_UDP_SIZE, Malformed, parse
 from headwater.serve.queries import Failed, Queries
+from headwater.wire.question import MIN_UDP_SIZE, Malformed, parse
+from headwater.wire.types import HEADER_SIZE
 
 #: No larger UDP reply, whatever the client says: fragments get lost.
 _MAX_UDP: Final = 4096

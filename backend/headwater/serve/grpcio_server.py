@@ -35,8 +35,9 @@ from headwater.serve.service import (
     unpack,
 )
 from headwater.serve.threads import Threads
-from headwater.serve.tls import Files
-from headwater.settings import Address, SettingsError
+from headwater.serve.tls import Certificates
+from headwater.settings.address import Address
+from headwater.settings.error import SettingsError
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +91,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
 class _Certificates:
     """Those of the files; read again when the files have changed and can be used."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Certificates) -> None:
         self._files = files
         self._version = files.version()
 
@@ -124,7 +125,7 @@ def _refuse(context: grpc.ServicerContext, refused: Refused) -> NoReturn:
 
 
 def start(
-    address: Address, queries: Queries, loop: asyncio.AbstractEventLoop, files: Files | None = None
+    address: Address, queries: Queries, loop: asyncio.AbstractEventLoop, files: Certificates | None = None
 ) -> Callable[[float], None]:
     """Serve at an address; returns what stops it, given the seconds that calls may still take.
 

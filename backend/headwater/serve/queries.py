@@ -8,7 +8,7 @@ from time import monotonic, perf_counter
 
 from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
-from headwater.metrics import BUCKETS, AnswerSnapshot, Histogram
+from headwater.process.counters import BUCKETS, AnswerSnapshot, Histogram
 from headwater.serve.upstream import Upstream
 from headwater.store.environment import Reader
 
@@ -37,16 +37,16 @@ class Queries:
         self._seen: set[str] = set()
 
     def answer(self, query: bytes) -> bytes | Pending | None:
-        """One query: see `Batch.answer`. Raises Failed."""
-        batch = self.begin()
+        """One query: see `Session.answer`. Raises Failed."""
+        session = self.begin()
         try:
-            return batch.answer(query)
+            return session.answer(query)
         finally:
-            batch.end()
+            session.end()
 
-    def begin(self) -> Batch:
+    def begin(self) -> Session:
         """For queries that came together: they are answered from one moment of the store."""
-        return Batch(self, self._resolver, self._reader, self._durations)
+        return Session(self, self._resolver, self._reader, self._durations)
 
     async def complete(self, pending: Pending) -> bytes:
         """The reply to a query that another server has to be asked for. In the upstream's event loop.
@@ -107,7 +107,7 @@ class Queries:
         )
 
 
-class Batch:
+class Session:
     """Queries answered from one snapshot. `end` it at once: it pins old pages."""
 
     __slots__ = ("_at", "_durations", "_queries", "_resolver", "_snapshot")

@@ -26,8 +26,8 @@ from headwater.serve.grpc import Calls, Route, Waiting, route
 from headwater.serve.http2 import Connection
 from headwater.serve.queries import Failed, Queries
 from headwater.serve.service import Refused, Status, bug
-from headwater.serve.tls import Files
-from headwater.settings import SettingsError
+from headwater.serve.tls import Certificates
+from headwater.settings.error import SettingsError
 
 _log = logging.getLogger(__name__)
 
@@ -174,7 +174,7 @@ class _Peer(asyncio.BufferedProtocol):
 class Server:
     """gRPC on one listening socket."""
 
-    def __init__(self, queries: Queries, files: Files | None = None) -> None:
+    def __init__(self, queries: Queries, files: Certificates | None = None) -> None:
         """Raises SettingsError for TLS files that cannot be used."""
         self.queries = queries
         self.calls = Calls(queries)
@@ -277,7 +277,7 @@ class Server:
         if self._files is not None and self._ticks % _LOOK == 0:
             self._look(self._files)
 
-    def _look(self, files: Files) -> None:
+    def _look(self, files: Certificates) -> None:
         """Take new certificates for new connections; the old ones when the new cannot be used."""
         try:
             version = files.version()

@@ -6,11 +6,12 @@ import os
 import ssl
 from dataclasses import dataclass
 
-from headwater.settings import Settings, SettingsError
+from headwater.settings.error import SettingsError
+from headwater.settings.settings import Settings
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class Certificates:
     """PEM files: a certificate (with what links it to its CA), its key, and a CA whose clients are let in."""
 
     cert: str
@@ -18,7 +19,7 @@ class Files:
     client_ca: str | None
 
     @classmethod
-    def of(cls, settings: Settings) -> Files | None:
+    def of(cls, settings: Settings) -> Certificates | None:
         """Those that were named; None for no TLS."""
         if settings.tls_cert is None or settings.tls_key is None:
             return None

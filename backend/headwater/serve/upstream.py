@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from headwater.settings import Address
+from headwater.settings.address import Address
 
 if TYPE_CHECKING:
     import dns.message

@@ -1,0 +1,150 @@
+"""The server block that makes CoreDNS ask this Headwater: what `headwater corefile` prints.
+
+It is a block of its own, for two reasons. CoreDNS runs `forward` before `grpc`,
+whatever the order in the file, so a cluster zone in the "." block that forwards
+would be asked of the Internet; and a block may hold one `grpc` only. The block
+of the longest matching zone is the one that answers: it can be pasted beside
+any "." block, and what concerns the whole process (loop, reload, health, ready)
+stays there.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final, Literal
+
+from headwater.settings import selectors
+from headwater.settings.address import Address
+from headwater.settings.error import SettingsError
+from headwater.settings.settings import Settings
+
+Mode = Literal["zone", "split"]
+
+_INDENT: Final = " " * 4
+#: What the Corefile's reader, URL parsing in grpc-go and a file system all take literally.
+_PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9._/@:+,=-]*")
+#: What makes a word need quotes, and what quotes cannot protect: {$NAME} and {%NAME%} are
+#: replaced before quotes are looked at (caddyfile/parse.go, lexer.go).
+_NEEDS_QUOTES: Final = re.compile(r"[\s#]|^$")
+_NOT_A_WORD: Final = re.compile(r'[{}"\\\n]')
+#: The `ttl` of CoreDNS's kubernetes plugin: its default and its limit (plugin/kubernetes/setup.go).
+_KUBERNETES_TTL: Final = 5
+_KUBERNETES_MAX_TTL: Final = 3600
+
+
+@dataclass(frozen=True, slots=True)
+class ClientTls:
+    """CoreDNS's side of TLS: files as CoreDNS finds them, and the name that it expects in our certificate."""
+
+    ca: str | None = None
+    """The CA of our certificate; None: one that CoreDNS's system trusts."""
+    cert: str | None = None
+    key: str | None = None
+    server_name: str | None = None
+    """None: the address that it dials, "localhost" for a unix socket."""
+
+
+def stanza(settings: Settings, *, mode: Mode = "zone", port: int = 53, tls: ClientTls | None = None) -> str:
+    """The Corefile text for these flags, with a newline at its end.
+
+    `mode` "zone" takes the whole of each zone from Headwater. "split" lets
+    CoreDNS's own `kubernetes` answer ClusterIP and ExternalName Services and
+    asks Headwater for every name that it does not have without endpoints.
+    `port` is CoreDNS's own.
+    Raises SettingsError for flags that no Corefile can express.
+    """
+    zones = dict.fromkeys((*settings.forward_zones(), *settings.reverse_zones))
+    upstreams = " ".join(upstream(address) for address in settings.listen_addresses())
+    return "\n".join(
+        [
+            '# Paste beside the "." block, and give `prometheus` here too if it stands there:',
+            "# each block counts its own queries. No `cache`: a cached answer outlives its pod.",
+            " ".join(f"{zone}:{port}" for zone in zones) + " {",
+            f"{_INDENT}errors",
+            *(_kubernetes(settings) if mode == "split" else ()),
+            f"{_INDENT}grpc . {upstreams} {{",
+            f"{_INDENT * 2}policy round_robin",
+            *(f"{_INDENT * 2}{line}" for line in _tls(settings, tls or ClientTls())),
+            f"{_INDENT}}}",
+            "}",
+            "",
+        ]
+    )
+
+
+def upstream(address: Address) -> str:
+    """A listening address as CoreDNS's `grpc` dials it.
+
+    A wildcard is an address to listen on, not one to connect to: loopback
+    stands for it, because CoreDNS on the same host or in the same pod is the rule.
+    """
+    if address.path is not None:
+        if not _PLAIN_PATH.fullmatch(address.path):
+            raise SettingsError(
+                "--listen", f"{str(address)!r}: for CoreDNS the path may have letters, digits and ._/@:+,=- only"
+            )
+        return f"unix://{address.path}"
+    host = ip_address(address.host)
+    if host.is_unspecified:
+        return str(Address(host="127.0.0.1" if host.version == 4 else "::1", port=address.port))
+    return str(address)
+
+
+def _tls(settings: Settings, tls: ClientTls) -> list[str]:
+    """`tls [CERT KEY] [CA]`, as CoreDNS's `grpc` reads it (plugin/pkg/tls/tls.go)."""
+    if settings.tls_cert is None:
+        if tls != ClientTls():
+            raise SettingsError("--tls-cert", "without it and --tls-key there is no TLS for CoreDNS to take part in")
+        return []
+    if (tls.cert is None) != (tls.key is None):
+        missing, there = ("key", "cert") if tls.key is None else ("cert", "key")
+        raise SettingsError(f"--coredns-{missing}", f"--coredns-{there} is nothing without it")
+    if settings.tls_client_ca is not None and tls.cert is None:
+        raise SettingsError("--coredns-cert", "--tls-client-ca lets in only who has one: name CoreDNS's, and its key")
+    files = (("--coredns-cert", tls.cert), ("--coredns-key", tls.key), ("--coredns-ca", tls.ca))
+    lines = [" ".join(["tls", *(_word(file, flag) for flag, file in files if file is not None)])]
+    if tls.server_name is not None:
+        lines.append(f"tls_servername {_word(tls.server_name, '--server-name')}")
+    return lines
+
+
+def _kubernetes(settings: Settings) -> list[str]:
+    """CoreDNS's own plugin in front, so set that it says nothing Headwater would contradict."""
+    if settings.manifests:
+        raise SettingsError("--manifests", "CoreDNS cannot read them: split mode needs a cluster")
+    if settings.ignore_empty_service:
+        raise SettingsError(
+            "--ignore-empty-service", "split mode has no endpoints in CoreDNS to tell by: use mode zone"
+        )
+    # Without endpoints CoreDNS has no answer for a headless Service or a pod: `fallthrough` hands these on.
+    options = ["noendpoints", "fallthrough"]
+    if settings.kubeconfig:
+        context = [_word(settings.context, "--context")] if settings.context else []
+        options.append(" ".join(["kubeconfig", _word(settings.kubeconfig, "--kubeconfig"), *context]))
+    for word, selector in (("labels", settings.labels), ("namespace_labels", settings.namespace_labels)):
+        if selector:
+            options.append(f"{word} {_selector(selector, '--' + word.replace('_', '-'))}")
+    if settings.namespaces:
+        options.append(" ".join(["namespaces", *settings.namespaces]))
+    if settings.ttl != _KUBERNETES_TTL:
+        options.append(f"ttl {min(settings.ttl, _KUBERNETES_MAX_TTL)}")
+    # By default the plugin takes every zone of its block; clustersets it would answer as one cluster.
+    zones = " ".join(("", *settings.zones, *settings.reverse_zones)) if settings.multicluster_zones else ""
+    return [f"{_INDENT}kubernetes{zones} {{", *(_INDENT * 2 + option for option in options), f"{_INDENT}}}"]
+
+
+def _selector(text: str, flag: str) -> str:
+    """A label selector as CoreDNS takes it: in its canonical form, without comparisons."""
+    canonical = str(selectors.parse(text))
+    if "<" in canonical or ">" in canonical:
+        raise SettingsError(flag, f"{text!r}: CoreDNS's kubernetes plugin has neither < nor >: use mode zone")
+    return _word(canonical, flag)
+
+
+def _word(text: str, flag: str) -> str:
+    """One word of a Corefile, in quotes where it needs them."""
+    if _NOT_A_WORD.search(text):
+        raise SettingsError(flag, f"{text!r}: a Corefile cannot hold braces, quotes, backslashes or line ends")
+    return f'"{text}"' if _NEEDS_QUOTES.search(text) else text

@@ -1,0 +1,96 @@
+"""`headwater query`: one question over gRPC, printed as dig prints replies."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import Any, Final
+
+import click
+import grpc
+from dnslib import QTYPE, DNSError, DNSQuestion, DNSRecord
+from dnslib.dns import DNSHeader
+from dnslib.label import DNSLabelError
+
+from headwater.serve.service import QUERY, NotAPacket, pack, unpack
+from headwater.settings.address import Address
+from headwater.settings.error import SettingsError
+
+_RCODES: Final = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
+
+
+class LookupFailed(RuntimeError):  # noqa: N818 (what happened)
+    """No reply: the text says why."""
+
+
+def exchange(message: bytes, server: Address, timeout: float) -> bytes:
+    """Send a DNS message to an answer process; its reply. Raises LookupFailed."""
+    with grpc.insecure_channel(str(server)) as channel:
+        call: Any = channel.unary_unary(QUERY)
+        try:
+            return unpack(call(pack(message), timeout=timeout, wait_for_ready=False))
+        except grpc.RpcError as error:
+            raise LookupFailed(f"{server}: {error.code().name}: {error.details()}") from None
+        except NotAPacket:
+            raise LookupFailed(f"{server}: the reply is not a coredns.dns.DnsPacket") from None
+
+
+def question(name: str, qtype: str) -> bytes:
+    """A query message. Raises SettingsError for a name or type that there is not."""
+    try:
+        number = int(qtype[4:]) if qtype.upper().startswith("TYPE") else QTYPE.reverse[qtype.upper()]
+    except (KeyError, ValueError):
+        raise SettingsError("TYPE", f"{qtype!r} is not a query type") from None
+    if not 0 <= number <= 0xFFFF:
+        raise SettingsError("TYPE", f"{qtype!r} is not a query type")
+    header = DNSHeader(id=secrets.randbelow(1 << 16), rd=1, qr=0)
+    try:
+        return bytes(DNSRecord(header, questions=[DNSQuestion(name, number)]).pack())
+    except (DNSError, DNSLabelError, UnicodeError, ValueError) as error:
+        raise SettingsError("NAME", f"{name!r} is not a domain name: {error}") from None
+
+
+def show(reply: bytes, took: float, server: str) -> str:
+    """A reply as dig shows it."""
+    record = DNSRecord.parse(reply)
+    head = record.header
+    flags = " ".join(word for word in ("qr", "aa", "tc", "rd", "ra", "ad", "cd") if getattr(head, word, 0))
+    lines = [
+        f";; ->>HEADER<<- opcode: QUERY, status: {_RCODES.get(head.rcode, head.rcode)}, id: {head.id}",
+        f";; flags: {flags}; QUERY: {head.q}, ANSWER: {head.a}, AUTHORITY: {head.auth}, ADDITIONAL: {head.ar}",
+    ]
+    sections = (
+        ("QUESTION", [f";{item.qname}\t\tIN\t{QTYPE.get(item.qtype)}" for item in record.questions]),
+        ("ANSWER", [item.toZone() for item in record.rr]),
+        ("AUTHORITY", [item.toZone() for item in record.auth]),
+        ("ADDITIONAL", [item.toZone() for item in record.ar]),
+    )
+    for title, rows in sections:
+        if rows:
+            lines += ["", f";; {title} SECTION:", *rows]
+    lines += ["", f";; Query time: {took * 1000:.1f} msec", f";; SERVER: {server}", f";; MSG SIZE  rcvd: {len(reply)}"]
+    return "\n".join(lines)
+
+
+def query(name: str, qtype: str, server: Address, timeout: float, *, short: bool) -> int:
+    """Ask, print; 0 when there was a reply, whatever it says, else 1."""
+    message = question(name, qtype)
+    began = time.perf_counter()
+    try:
+        reply = exchange(message, server, timeout)
+    except LookupFailed as error:
+        click.echo(f"headwater: {error}", err=True)
+        return 1
+    took = time.perf_counter() - began
+    try:
+        shown = (
+            "\n".join(str(item.rdata) for item in DNSRecord.parse(reply).rr)
+            if short
+            else show(reply, took, str(server))
+        )
+    except DNSError as error:
+        click.echo(f"headwater: {server}: the reply is not a DNS message: {error}", err=True)
+        return 1
+    if shown:
+        click.echo(shown)
+    return 0

@@ -1,0 +1,51 @@
+"""`headwater serve`: an instance until a signal, and on a terminal how far it is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+import click
+
+from headwater import __version__
+from headwater.process import log
+from headwater.settings.settings import Settings
+from headwater.supervise.claims import StartFailed
+from headwater.supervise.supervisor import Supervisor
+
+_log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> int:
+    """Run the supervisor until a signal; the exit code."""
+    log.configure("supervisor", settings.log_level, settings.log_format)
+    try:
+        supervisor = Supervisor(settings)
+    except StartFailed as error:
+        click.echo(f"headwater: {error}", err=True)
+        return 1
+    where = ", ".join(map(str, settings.listen_addresses()))
+    _log.info("headwater %s: %s on %s", __version__, " ".join(settings.zones), where)
+    show = progress if sys.stderr.isatty() and settings.log_format == "text" else None
+    return asyncio.run(supervisor.run(show))
+
+
+async def progress(supervisor: Supervisor) -> None:
+    """On a terminal: what has been listed and compiled so far, until the answers are complete."""
+    from rich.console import Console
+
+    from headwater.admin.server import readiness
+
+    console = Console(stderr=True)
+    with console.status("starting") as status:
+        while True:
+            await supervisor.refresh()
+            ready, explanation = readiness(supervisor.views())
+            if ready:
+                break
+            watch = explanation["watch"]
+            assert isinstance(watch, dict)
+            held = ", ".join(f"{count:,} {name}" for name, count in watch["objects"].items() if count)
+            status.update(f"{watch['detail'] or 'starting'}{': ' + held if held else ''}")
+            await asyncio.sleep(0.1)

@@ -1,0 +1,1 @@
+"""What every process has: its counters, its log, its pipe to the supervisor."""

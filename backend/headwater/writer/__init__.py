@@ -1,0 +1,1 @@
+"""The watch process: changes in, transactions out."""

@@ -1,0 +1,191 @@
+"""The store compared with the API server, now and then: what was lost on the way is found, counted and mended.
+
+The server lists metadata only, page by page, in the order of the store's keys, so
+each page is compared with one range of the store and nothing is kept but what
+differs. A difference may be a change that is still on its way: it counts when,
+a while later, the store has still not heard of it, and the server still says so.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from headwater.cluster.objects import Resource, version_number
+from headwater.cluster.reflector import PAGE, RequestFailed, Trouble
+from headwater.writer.ledger import Ledger
+from headwater.writer.posting import object_key
+
+if TYPE_CHECKING:
+    from headwater.cluster.api import ApiServer
+
+_log = logging.getLogger(__name__)
+
+#: Between two pages, in seconds: the audit is in no hurry.
+_PAUSE: Final = 1.0
+#: How long a change may be on its way.
+_GRACE: Final = 5.0
+#: After a request that failed; the audit that it belonged to is given up.
+_RETRY: Final = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """An object as the server lists it."""
+
+    key: bytes
+    version: int
+
+
+class _Meta(msgspec.Struct):
+    name: str = ""
+    namespace: str = ""
+    resourceVersion: str = ""  # noqa: N815 (the API's name)
+
+
+class _Item(msgspec.Struct):
+    metadata: _Meta
+
+
+class _ListMeta(msgspec.Struct):
+    resourceVersion: str = ""  # noqa: N815
+    continue_: str = msgspec.field(default="", name="continue")
+
+
+class _Page(msgspec.Struct):
+    metadata: _ListMeta
+    items: list[_Item] | None = None
+
+
+_PAGE: Final = msgspec.json.Decoder(_Page)
+
+
+def compare(listed: Iterable[Listed], stored: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
+    """(key, the server's version or 0) of what differs; both sorted by key.
+
+    Older or missing in the store, or in the store alone. Newer in the store is
+    no difference: it has heard more than the list.
+    """
+    known = dict(stored)
+    for item in listed:
+        version = known.pop(item.key, 0)
+        if not version or (item.version and version < item.version):
+            yield item.key, item.version
+    for key in known:
+        yield key, 0
+
+
+class Auditor:
+    """The audits of one watch process. `run` is the thread."""
+
+    def __init__(
+        self,
+        resources: Sequence[Resource],
+        connect: Callable[[], ApiServer],
+        ledger: Ledger,
+        is_ready: Callable[[], bool],
+        relist: Callable[[Resource], None],
+        interval: float,
+        stopping: threading.Event,
+    ) -> None:
+        """`connect` makes a client, when the first is needed; nothing is read before `is_ready`; `relist` mends."""
+        self._resources = resources
+        self._connect = connect
+        self._server: ApiServer | None = None
+        self._ledger = ledger
+        self._is_ready = is_ready
+        self._relist = relist
+        self._interval = interval
+        self._stopping = stopping
+        self.differences: dict[str, int] = dict.fromkeys(resources, 0)
+        """Found so far."""
+        self._left_out: dict[Resource, dict[bytes, int]] = {}
+        """What the last audit found, {key: version}: where a list did not mend it, it is no object for us."""
+        self.runs = 0
+        """Audits that went through everything."""
+
+    def run(self) -> None:
+        """Until told to stop: audit everything, once per interval."""
+        wait = self._interval
+        while not self._stopping.wait(wait):
+            wait = self._interval
+            if not self._is_ready():
+                continue
+            try:
+                for resource in self._resources:
+                    self.audit(resource)
+                self.runs += 1
+            except RequestFailed as error:
+                self._server = None  # its credentials may be old
+                if error.trouble is not Trouble.NOT_INSTALLED:
+                    _log.info("audit given up: %s", error)
+                    wait = min(self._interval, _RETRY)
+            except Exception:  # noqa: BLE001 (an audit harms nobody)
+                _log.exception("audit: unexpected")
+
+    def audit(self, resource: Resource) -> int:
+        """Compare one resource, mend what differs; how many objects did. Raises RequestFailed."""
+        suspects, _ = self._suspects(resource)
+        if not suspects:
+            self._left_out.pop(resource, None)
+            return 0
+        if self._stopping.wait(_GRACE):
+            return 0
+        again, version = self._suspects(resource)
+        if self._stopping.wait(_GRACE):
+            return 0
+        differing = {
+            key: again[key] for key in suspects.keys() & again.keys() if self._still_differs(key, again[key], version)
+        }
+        known = self._left_out.get(resource, {})
+        self._left_out[resource] = {key: version for key, version in differing.items() if version}
+        lost = [key for key, version in differing.items() if not version or known.get(key) != version]
+        if lost:
+            self.differences[resource] += len(lost)
+            names = ", ".join(key.decode().partition("/")[2] for key in sorted(lost)[:3])
+            _log.warning(
+                "audit: %s %s differ from the API server (%s%s): listing anew",
+                f"{len(lost):,}", resource, names, ", …" if len(lost) > 3 else "",
+            )  # fmt: skip
+            self._relist(resource)
+        return len(lost)
+
+    def _still_differs(self, key: bytes, version: int, listed: int) -> bool:
+        """Whether the store has not got to an object's version; 0: to its absence, as of the list's version."""
+        stored = self._ledger.stored_version(key)
+        if version:
+            return stored is None or stored < version
+        return stored is not None and stored <= listed
+
+    def _suspects(self, resource: Resource) -> tuple[dict[bytes, int], int]:
+        """What differs now, as {key: the server's version or 0}, and the list's own version; page by page."""
+        server = self._server = self._server or self._connect()
+        found: dict[bytes, int] = {}
+        token, start = "", resource.encode() + b"/"
+        end = resource.encode() + b"0"  # behind every "resource/…"
+        while True:
+            body = server.page(resource, PAGE, token, metadata_only=True)
+            try:
+                page = _PAGE.decode(body)
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                raise RequestFailed(Trouble.SERVER, f"audit {resource}: not a list: {error}") from None
+            listed = [
+                Listed(
+                    object_key(resource, (item.metadata.namespace, item.metadata.name)),
+                    version_number(item.metadata.resourceVersion),
+                )
+                for item in page.items or ()
+            ]
+            token = page.metadata.continue_
+            stop = listed[-1].key + b"\0" if token and listed else start if token else end
+            found.update(compare(listed, self._ledger.stored_versions(start, stop)))
+            start = stop
+            if not token:
+                return found, version_number(page.metadata.resourceVersion)
+            if self._stopping.wait(_PAUSE):
+                return {}, 0

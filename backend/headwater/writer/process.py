@@ -1,0 +1,366 @@
+"""The watch role: sources in, store transactions out.
+
+One thread per resource reads the API server (or one reads the files) and puts
+changes into a queue; this process's main thread takes what is there, and
+commits it as one batch. A change that comes alone is committed at once; under a
+storm the batches grow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import datetime as dt
+import logging
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import setproctitle
+
+from headwater.cluster.changes import Change, ListComplete, ListPageArrived
+from headwater.cluster.files import Manifests, Objects, signature
+from headwater.cluster.follower import Follower, Inbox, RawPage
+from headwater.cluster.objects import Decoded, OddObject, Resource, decode
+from headwater.cluster.reflector import Reflector
+from headwater.cluster.source import selectors_of
+from headwater.process import control, counters, log
+from headwater.process.counters import LATENCY_BUCKETS, Histogram, ResourceState, WatchSnapshot
+from headwater.records.compiler import Compiler
+from headwater.settings.error import SettingsError
+from headwater.settings.settings import Settings
+from headwater.store.environment import Store, StoreDamaged, StoreFull
+from headwater.store.identity import Identity
+from headwater.store.node import Kind
+from headwater.writer import host
+from headwater.writer.audit import Auditor
+from headwater.writer.ledger import Ledger
+
+_log = logging.getLogger(__name__)
+
+#: Changes that may wait; then the threads wait, and the API server's send buffers fill.
+_QUEUE: Final = 2000
+#: Pages of lists that may be under way or waiting, over all resources: bounds the memory of a list.
+_PAGES: Final = 3
+#: Changes per transaction at most: bounds how long a commit takes.
+_BATCH: Final = 1000
+#: How often the main thread looks around when nothing happens, in seconds.
+_IDLE: Final = 0.5
+#: How often the places of dead readers are freed, in seconds.
+_READER_CHECK: Final = 5.0
+#: How often the files' thread looks for a SIGHUP, in milliseconds.
+_FILES_WAKE: Final = 200
+#: How long to wait before a commit that the disk refused is tried again, in seconds.
+_RETRY: Final = 1.0
+#: After so many pages of lists the store's pages that they have touched are let go.
+_UNMAP: Final = 50
+#: How often it is written down how old the truth is, in seconds.
+_HEARD: Final = 0.5
+
+
+class Skipped:
+    """Records that cannot be made: each counted, and logged once (contract 6)."""
+
+    _REMEMBERED: Final = 10_000
+
+    def __init__(self) -> None:
+        self.counts: dict[str, int] = {}
+        self._seen: set[tuple[str, str, str]] = set()
+
+    def report(self, reason: str, namespace: str, name: str, detail: str) -> None:
+        self.counts[reason] = self.counts.get(reason, 0) + 1
+        key = (namespace, name, detail)
+        if key not in self._seen and len(self._seen) < self._REMEMBERED:
+            self._seen.add(key)
+            _log.warning("left out: %s/%s: %s", namespace or "-", name or "-", detail)
+
+
+def required_resources(settings: Settings) -> tuple[Resource, ...]:
+    """The resources that answers depend on."""
+    found: list[Resource] = ["namespaces", "services", "endpointslices"]
+    if settings.pods == "verified":
+        found.append("pods")
+    if settings.multicluster_zones:
+        found.append("serviceimports")
+    return tuple(found)
+
+
+class Watcher:
+    """The state of the role; `run` is the process."""
+
+    def __init__(self, settings: Settings, store: Store) -> None:
+        self._settings = settings
+        self._store = store
+        self._queue: queue.Queue[Change | RawPage] = queue.Queue(_QUEUE)
+        self.skipped = Skipped()
+        self.stopping = threading.Event()
+        self._inbox = Inbox(self._queue, threading.Semaphore(_PAGES), self.skipped.report, self.stopping)
+        compiler = Compiler(settings, host.of_this_host(), self.skipped.report)
+        self._resources = required_resources(settings)
+        self._began = time.monotonic()
+        self.ledger = Ledger(store, compiler, self._resources)
+        self.auditor: Auditor | None = None
+        self._followers: dict[Resource, Follower] = {}
+        self._programming = Histogram.of(LATENCY_BUCKETS)
+        self._commits = 0
+        self._commit_failures = 0
+        self._records_changed = 0
+        self._detail = ""
+        self._reload = threading.Event()
+        self._announced = False
+        self._pages_taken = 0
+        self._heard = store.heard() or (self._began, False)
+        if settings.max_staleness:
+            store.write_heard(*self._heard)
+
+    # Sources
+
+    def start_sources(self) -> None:
+        """The threads that fill the queue. Raises SettingsError for credentials that cannot be used."""
+        if self._settings.manifests:
+            self._thread("files", self._follow_files)
+            return
+        # Only here: the import costs 24 MiB, and only this process may have it.
+        from headwater.cluster.api import ApiServer
+
+        versions, selectors = self.ledger.versions(), selectors_of(self._settings)
+        for resource in self._resources:
+            server = ApiServer(self._settings.kubeconfig, self._settings.context, selectors)
+            reflector = Reflector(versions[resource], time.monotonic, stream=self._settings.list_mode == "stream")
+            follower = self._followers[resource] = Follower(resource, reflector, server, self._inbox)
+            self._thread(resource, follower.run)
+        if self._settings.audit_interval:
+            self.auditor = Auditor(
+                self._resources,
+                lambda: ApiServer(self._settings.kubeconfig, self._settings.context, selectors),
+                self.ledger,
+                lambda: self._announced,
+                lambda resource: self._followers[resource].relist(),
+                self._settings.audit_interval,
+                self.stopping,
+            )
+            self._thread("audit", self.auditor.run)
+
+    @staticmethod
+    def _thread(name: str, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name=name, daemon=True).start()
+
+    def reload(self) -> None:
+        """SIGHUP: read the files again (credentials are read again whenever the server refuses them)."""
+        self._reload.set()
+
+    def _decoded(self, resource: Resource, items: Iterable[msgspec.Raw]) -> Iterable[Decoded]:
+        for item in items:
+            try:
+                yield decode(resource, item)
+            except OddObject as error:
+                self.skipped.report("object", "", "", str(error))
+
+    def _follow_files(self) -> None:
+        """Read the manifests, and again whenever one of them changes."""
+        from watchfiles import watch
+
+        paths = self._settings.manifests
+        manifests = Manifests(paths, selectors_of(self._settings))
+        seen = signature(paths)
+        self._take_files(manifests)
+        # A file that is replaced is seen through its folder only; what counts is
+        # the files' signature, for a ConfigMap's files change by a link elsewhere.
+        folders = [Path(path) for path in paths if Path(path).is_dir()]
+        roots = {*folders, *(Path(path).absolute().parent for path in paths if not Path(path).is_dir())}
+        for _ in watch(*roots, stop_event=self.stopping, debounce=50, step=20, rust_timeout=_FILES_WAKE,
+                       yield_on_timeout=True, recursive=bool(folders), watch_filter=None):  # fmt: skip
+            now = signature(paths)
+            if self._reload.is_set() or now != seen:
+                self._reload.clear()
+                seen = now
+                self._take_files(manifests)
+
+    def _take_files(self, manifests: Manifests) -> None:
+        objects: Objects | None = manifests.load()
+        self._detail = "; ".join(manifests.problems.values())
+        if objects is None:
+            return
+        for resource in self._resources:
+            self._queue.put(ListPageArrived(resource, list(objects[resource].values()), first=True))
+            self._queue.put(ListComplete(resource, "files"))
+
+    # Commits
+
+    def loop(self) -> None:
+        """Take batches and commit them until told to stop. Raises StoreDamaged."""
+        checked = heard = time.monotonic()
+        self._announce()
+        while not self.stopping.is_set():
+            batch = self._batch()
+            if batch:
+                self._commit(batch)
+            now = time.monotonic()
+            if self._settings.max_staleness and (now - heard > _HEARD or batch):
+                heard = now
+                self._write_heard(now)
+            if now - checked > _READER_CHECK:
+                checked = now
+                self._store.release_dead_readers()
+                if not self._store.exists:
+                    raise StoreDamaged("its file was removed")
+
+    def _write_heard(self, now: float) -> None:
+        """Let the answer processes know how old the truth is; never older than what they were told before."""
+        states = [item.reflector.state for item in self._followers.values()]
+        moment = now if self._settings.manifests else min((state.proof_of_life for state in states), default=0.0)
+        connected = bool(self._settings.manifests) or all(state.connected for state in states)
+        self._heard = (max(moment, self._heard[0]), connected)
+        # A store that cannot be written grows old, as it should.
+        with contextlib.suppress(StoreFull):
+            self._store.write_heard(*self._heard)
+
+    def _batch(self) -> list[Change]:
+        batch: list[Change] = []
+        try:
+            item = self._queue.get(timeout=_IDLE)
+            while True:
+                if isinstance(item, RawPage):
+                    batch.append(self._decoded_page(item))
+                    break  # large enough for a transaction of its own
+                batch.append(item)
+                if len(batch) == _BATCH:
+                    break
+                item = self._queue.get_nowait()
+        except queue.Empty:
+            pass
+        return batch
+
+    def _decoded_page(self, page: RawPage) -> ListPageArrived:
+        return ListPageArrived(page.resource, list(self._decoded(page.resource, page.items)), page.first)
+
+    def _commit(self, batch: list[Change]) -> None:
+        complained = False
+        while not self.stopping.is_set():
+            try:
+                outcome = self.ledger.commit(batch)
+            except msgspec.MsgspecError as error:
+                raise StoreDamaged(f"an object in it does not unpack: {error}") from error
+            except StoreFull as error:
+                self._commit_failures += 1
+                self._detail = f"the store cannot be written: {error}"
+                if not complained:
+                    complained = True
+                    _log.error("%s (answers stay as they are; trying on)", self._detail)
+                self.stopping.wait(_RETRY)
+                continue
+            break
+        else:
+            return
+        for change in batch:
+            if isinstance(change, ListPageArrived) and not self._settings.manifests:
+                self._inbox.pages.release()
+        if complained:
+            self._detail = ""
+            _log.info("the store can be written again")
+        self._commits += 1
+        self._records_changed += outcome.records_changed
+        if outcome.trigger_times:
+            now = time.time()
+            for text in outcome.trigger_times:
+                self._observe(text, now)
+        for change in batch:
+            if isinstance(change, ListPageArrived):
+                self._pages_taken += 1
+                if self._pages_taken % _UNMAP == 0:
+                    self._store.unmap()
+            if isinstance(change, ListComplete):
+                release_memory(self._store)
+                count = self.ledger.objects[change.resource]
+                _log.info("%s: %s objects as of version %s", change.resource, f"{count:,}", change.resource_version)
+        self._announce()
+
+    def _announce(self) -> None:
+        if self.ledger.ready and not self._announced:
+            self._announced = True
+            names = f"{sum(self.ledger.counts):,}"
+            _log.info("ready: %s names, %.1f s after the start", names, time.monotonic() - self._began)
+
+    def _observe(self, trigger_time: str, now: float) -> None:
+        try:
+            moment = dt.datetime.fromisoformat(trigger_time).timestamp()
+        except ValueError:
+            return
+        self._programming.observe(LATENCY_BUCKETS, max(0.0, now - moment))
+
+    def snapshot(self) -> WatchSnapshot:
+        """What the supervisor shows of this process."""
+        now = time.monotonic()
+        return WatchSnapshot(
+            ready=self.ledger.ready,
+            detail=self._detail or self._waiting_for(),
+            resources={
+                resource: ResourceState(
+                    connected=state.connected,
+                    resource_version=state.resource_version,
+                    age=now - state.proof_of_life if state.proof_of_life else -1.0,
+                    events=state.events,
+                    outdated=state.outdated,
+                    relists=state.relists,
+                    errors=dict(state.errors),
+                )
+                for resource, state in ((name, item.reflector.state) for name, item in self._followers.items())
+            },
+            objects={resource: self.ledger.objects[resource] for resource in self._resources},
+            names={kind.name.lower(): count for kind, count in zip(Kind, self.ledger.counts, strict=True)},
+            skipped=dict(self.skipped.counts),
+            commits=self._commits,
+            commit_failures=self._commit_failures,
+            records_changed=self._records_changed,
+            programming=Histogram(list(self._programming.counts), self._programming.total),
+            store_bytes=self._store.size,
+            audits=self.auditor.runs if self.auditor is not None else 0,
+            audit_differences=dict(self.auditor.differences) if self.auditor is not None else {},
+        )
+
+    def _waiting_for(self) -> str:
+        if self.ledger.ready:
+            return ""
+        missing = [name for name, item in self._followers.items() if not item.reflector.state.relists]
+        return f"waiting for the first complete list of {', '.join(missing)}" if missing else "compiling"
+
+
+def release_memory(store: Store) -> None:
+    """Give back what a list needed: the store's pages, and what malloc keeps for later."""
+    store.unmap()
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def run(settings: Settings, identity: Identity, connection: Connection) -> None:
+    """The process's main function."""
+    setproctitle.setproctitle("headwater: watch")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    log.configure("watch", settings.log_level, settings.log_format)
+    try:
+        store, why = Store.open(Path(settings.state_dir), identity)
+        if why:
+            _log.warning("the stored state is discarded: %s", why)
+        watcher = Watcher(settings, store)
+        signal.signal(signal.SIGTERM, lambda *_: watcher.stopping.set())
+        control.attend(connection, lambda: counters.encode(watcher.snapshot()), watcher.reload)
+        connection.send_bytes(control.STARTED)
+        watcher.start_sources()
+        watcher.loop()
+    except SettingsError as error:
+        _log.error("%s", error)
+        sys.exit(control.UNUSABLE)
+    except StoreDamaged as error:
+        _log.error("the store is damaged: %s", error)
+        sys.exit(control.STORE_DAMAGED)
+    except (OSError, StoreFull) as error:
+        _log.error("%s: %s", settings.state_dir, error)
+        sys.exit(1)
