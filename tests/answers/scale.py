@@ -25,6 +25,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, Final
 
+from headwater.commands.query import exchange as lookup
+
 from tests.answers.compare import Difference, Tally, compare
 from tests.answers.names import MATRIX, Names, dashes, other_case
 from tests.answers.servers import CLUSTER, AnswersPlane, Configuration, Pair, pairs
