@@ -53,8 +53,8 @@ def _defined(scope: ast.ClassDef | ast.Module) -> Iterator[str]:
                 yield from (target.id for target in targets if isinstance(target, ast.Name))
             case ast.Import(names=names) | ast.ImportFrom(names=names):
                 yield from (alias.asname or alias.name for alias in names)
-    for item in ast.walk(scope) if isinstance(scope, ast.ClassDef) else ():
-        match item:
+    for inner in ast.walk(scope) if isinstance(scope, ast.ClassDef) else ():
+        match inner:
             case ast.Attribute(value=ast.Name(id="self"), attr=name, ctx=ast.Store()):
                 yield name
 
@@ -130,7 +130,8 @@ RECORDS: Final = sorted((ROOT / "docs" / "decisions").glob("[0-9]*.md"))
 def test_decisions_are_numbered_and_listed() -> None:
     assert [int(record.name[:3]) for record in RECORDS] == list(range(1, len(RECORDS) + 1))
     titles = [record.read_text().partition("\n")[0].removeprefix("# ") for record in RECORDS]
-    listed = re.findall(r"^- \[(.+)\]\((.+)\)$", (ROOT / "docs/decisions/README.md").read_text(), re.MULTILINE)
+    page = " ".join((ROOT / "docs" / "decisions" / "README.md").read_text().split())
+    listed = re.findall(r"- \[([^\]]+)\]\((\S+)\)", page)
     assert listed == [(title, record.name) for title, record in zip(titles, RECORDS, strict=True)]
 
 
@@ -139,8 +140,6 @@ def test_a_decision_has_its_parts(record: Path) -> None:
     text = record.read_text()
     assert text.startswith(f"# {record.name[:3]}: ")
     parts = re.findall(r"^## (.+)$", text, re.MULTILINE)
-    assert parts in (
-        ["Context", "Decision", "Consequences"],
-        ["Context", "Decision", "Consequences", "Tried and not kept"],
-    )
-    assert not [line for line in text.splitlines() if len(line) > 120]
+    assert parts[:3] == ["Context", "Decision", "Consequences"]
+    assert parts[3:] in ([], ["Tried and not kept"])
+    assert not [line for line in text.splitlines() if len(line) > 100]
