@@ -78,6 +78,7 @@ _OBJECTS: st.SearchStrategy[Object] = st.one_of(
 _STEPS = st.lists(st.lists(st.tuples(st.booleans(), _OBJECTS), min_size=1, max_size=4), max_size=8)
 
 
+@pytest.mark.slow
 @given(start=st.lists(_OBJECTS, max_size=6), steps=_STEPS, pod_names=st.booleans(), relist=st.booleans())
 @hypothesis_settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_way_of_changes_ends_in_the_records_of_a_fresh_list(

@@ -308,6 +308,7 @@ def test_who_is_slow_is_left(hasty: None, server: Serving) -> None:
         assert (last.kind, code_of(last)) == (GOAWAY, Code.ENHANCE_YOUR_CALM)
 
 
+@pytest.mark.slow
 def test_a_silent_peer_is_asked_whether_it_lives(hasty: None, server: Serving) -> None:
     with raw(server) as client:
         for _ in range(3):
@@ -376,7 +377,8 @@ def test_no_more_descriptors_end_nothing(hasty: None, server: Serving) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with raw(server) as first, socket.socket(socket.AF_UNIX) as second:
         call(first)
-        free = server.in_loop(lambda: socket.socket().fileno())
+        with socket.socket() as unused:
+            free = unused.fileno()
         second.settimeout(DEADLINE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
         try:

@@ -234,7 +234,9 @@ class Server:
                 continue
             connected.setblocking(False)
             peer = _Peer(self)
-            self._arriving[peer] = self._loop.create_task(self._arrive(peer, connected))
+            arriving = self._arriving[peer] = self._loop.create_task(self._arrive(peer, connected))
+            # One that is cancelled before it has begun closes nothing.
+            arriving.add_done_callback(lambda task, left=connected: left.close() if task.cancelled() else None)
 
     def _has_room(self) -> bool:
         """Whether one more can be let in; the one that has asked for nothing for longest may have to go."""
