@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Final, Literal
 
 import msgspec
+import pytest
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived
 from headwater.cluster.objects import (
     ANNOTATIONS,

@@ -7,6 +7,7 @@ from collections import deque
 from itertools import pairwise
 from typing import Final
 
+import pytest
 from headwater.serve import http2
 from headwater.serve.http2 import MAX_QUEUED, PREFACE, Code, Connection
 from hypothesis import HealthCheck, given, settings
