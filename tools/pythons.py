@@ -100,9 +100,8 @@ def environment(python: Path) -> Path:
 def run(minor: str, python: Path, arguments: Sequence[str], limit: float | None) -> bool:
     """Whether the tests passed. The package is the checkout's: each Python reads the same files."""
     print(f"--- Python {minor} ({python})", flush=True)
-    command = [
-        environment(python), "-m", "pytest", "-o", f"cache_dir=.pytest_cache/{minor}", *(arguments or _TESTS)
-    ]  # fmt: skip
+    command = [str(environment(python)), "-m", "pytest", "-o", f"cache_dir=.pytest_cache/{minor}"]
+    command += arguments or _TESTS
     path = os.pathsep.join(filter(None, [str(ROOT / "backend"), os.environ.get("PYTHONPATH")]))
     try:
         done = subprocess.run(

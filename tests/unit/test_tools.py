@@ -8,7 +8,9 @@ import importlib.metadata
 import re
 import sys
 import time
+import tomllib
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -56,8 +58,6 @@ def test_the_image_installs_the_pinned_runtime_requirements_and_nothing_else() -
 
 
 def _project_requirements() -> list[str]:
-    import tomllib
-
     found: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     return found
 
@@ -89,9 +89,9 @@ Description-Content-Type: text/markdown
 """
 
 
-def release(folder: Path, *, record: bool = True, **changes: str | None) -> tuple[Path, Path]:
+def release(folder: Path, changes: Mapping[str, str | None] | None = None, *, record: bool = True) -> tuple[Path, Path]:
     """A release of few files; `changes` replace files, or leave them out."""
-    files = {
+    files: dict[str, str | None] = {
         "headwater/__init__.py": "",
         "headwater/__main__.py": "",
         "headwater/py.typed": "",
@@ -99,7 +99,7 @@ def release(folder: Path, *, record: bool = True, **changes: str | None) -> tupl
         "headwater-1.2.3.dist-info/METADATA": METADATA,
         "headwater-1.2.3.dist-info/licenses/LICENSE": "Apache",
     }
-    content = {name: text for name, text in (files | changes).items() if text is not None}
+    content = {name: text for name, text in (files | dict(changes or {})).items() if text is not None}
     lines = []
     for name, text in content.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
@@ -133,7 +133,7 @@ def test_a_release_as_it_must_be_is_let_through(tmp_path: Path) -> None:
 )
 def test_a_release_that_lacks_something_is_refused(changes: dict[str, str | None], why: str, tmp_path: Path) -> None:
     with pytest.raises(dist.NotFit, match=why):
-        dist.check(*release(tmp_path, **changes))
+        dist.check(*release(tmp_path, changes))
 
 
 def test_a_file_that_is_not_what_record_says_is_refused(tmp_path: Path) -> None:

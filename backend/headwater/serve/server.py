@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from functools import partial
 from typing import Final, cast
 
 from headwater.serve.grpc import Calls, Route, Waiting, route
@@ -171,6 +172,11 @@ class _Peer(asyncio.BufferedProtocol):
         self._transport.abort()
 
 
+def _close_cancelled(connected: socket.socket, task: asyncio.Task[None]) -> None:
+    if task.cancelled():
+        connected.close()
+
+
 class Server:
     """gRPC on one listening socket."""
 
@@ -234,9 +240,9 @@ class Server:
                 continue
             connected.setblocking(False)
             peer = _Peer(self)
-            arriving = self._arriving[peer] = self._loop.create_task(self._arrive(peer, connected))
+            self._arriving[peer] = self._loop.create_task(self._arrive(peer, connected))
             # One that is cancelled before it has begun closes nothing.
-            arriving.add_done_callback(lambda task, left=connected: left.close() if task.cancelled() else None)
+            self._arriving[peer].add_done_callback(partial(_close_cancelled, connected))
 
     def _has_room(self) -> bool:
         """Whether one more can be let in; the one that has asked for nothing for longest may have to go."""
