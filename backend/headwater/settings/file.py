@@ -22,7 +22,7 @@ from headwater.settings.options import BY_KEY, TOPICS, Option
 
 FLAG: Final = "--config"
 VARIABLE: Final = "HEADWATER_CONFIG"
-#: Far above what anybody writes by hand; a device or a log that was named by mistake ends here.
+#: Room for tens of thousands of namespaces; a device or a log that was named by mistake ends here.
 MAX_SIZE: Final = 1 << 20
 
 _POSITION: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -32,7 +32,8 @@ _TOKEN: Final = re.compile(
     r'|"(?:[^"\\\n]|\\.)*"'  # and in one
     r"|'[^'\n]*'"
     r"|\#[^\n]*"
-    r"|[\[\]{}\n]"
+    r"|[\[\]{}]"
+    r"|\n+"
     r"|[^\"'\#\[\]{}\n]+",
     re.DOTALL,
 )
@@ -95,7 +96,7 @@ def _statements(text: str) -> Iterator[tuple[int, str]]:
     for match in _TOKEN.finditer(text):
         token = match[0]
         depth += (token in ("[", "{")) - (token in ("]", "}"))
-        if token == "\n" and not depth:
+        if token[0] == "\n" and not depth:
             if parts:
                 yield begun, "".join(parts)
             parts = []
@@ -151,7 +152,8 @@ _TOPICS: Final = [topic.name for topic in TOPICS]
 def _unknown_topic(name: str) -> str:
     if option := BY_KEY.get(name):
         return f"{name} belongs in [{option.topic.name}]"
-    return f"there is no table {_quoted(name)}{_nearest(name, _TOPICS)}; the tables are {', '.join(_TOPICS)}"
+    hint = _nearest(name, _TOPICS) or f": the tables are {', '.join(_TOPICS)}"
+    return f"there is no table {_quoted(name)}{hint}"
 
 
 def _nearest(word: str, known: list[str]) -> str:
