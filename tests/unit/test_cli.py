@@ -21,7 +21,7 @@ from headwater.commands.cli import COMMANDS, cli, main
 from headwater.commands.query import LookupFailed
 from headwater.settings.address import Address
 from headwater.settings.settings import Settings
-from headwater.supervise.claims import StartFailed
+from headwater.supervise.claims import StartFailed, take_state_dir
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -586,6 +586,65 @@ def test_check_of_a_socket_where_somebody_serves(
         line = failed(capsys, *free)
     assert "dns-1.sock" in line
     assert "another process serves" in line
+
+
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
+@pytest.mark.parametrize("trouble", ["a server", "a file", "a folder that is a file", "a name that is not an address"])
+def test_check_says_of_an_address_what_serve_would(
+    trouble: str, transport: str, free: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same words, from the same code."""
+    listen = Address(path=f"{tmp_path}/dns.sock")
+    with socket.socket(socket.AF_UNIX) as other:
+        match trouble:
+            case "a server":
+                other.bind(str(listen.path))
+                other.listen()
+            case "a file":
+                Path(str(listen.path)).touch()
+            case "a folder that is a file":
+                (tmp_path / "folder").touch()
+                listen = Address(path=f"{tmp_path}/folder/dns.sock")
+            case _:
+                listen = Address(host="192.0.2.1", port=5300)  # TEST-NET-1 (RFC 5737): nobody's
+        arguments = ["--listen", str(listen), "--workers", "1", "--transport", transport]
+        line = failed(capsys, *free, *arguments)
+        command = [sys.executable, "-m", "headwater", "serve", *free, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode in (1, 2)
+    said = done.stderr.splitlines()[-1].removeprefix("headwater: ")
+    assert said.startswith("--listen: ")
+    assert line.endswith(said)
+
+
+def test_check_leaves_nothing_behind(free: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listen = tmp_path / "run" / "headwater" / "dns.sock"
+    arguments = [*free, "--listen", f"unix:{listen}", "--dns", "127.0.0.1:0"]
+    before = {*tmp_path.rglob("*"), tmp_path / "state"}
+    for _ in range(2):
+        assert main(["check", *arguments]) == 0
+        assert set(tmp_path.rglob("*")) == before
+    listen.parent.mkdir(parents=True)
+    assert main(["check", *arguments]) == 0
+    assert set(tmp_path.rglob("*")) == before | {listen.parent.parent, listen.parent}, "what was there stays"
+
+
+def test_check_beside_an_instance_that_runs(
+    free: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with take_state_dir(tmp_path / "state"):
+        line = failed(capsys, *free)
+    assert line.endswith(f"--state-dir: {tmp_path}/state is in use by another headwater (process {os.getpid()})")
+    assert main(["check", *free]) == 0
+
+
+def test_check_says_where_a_bad_value_comes_from(
+    free: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(f"{tmp_path}/dns.sock").touch()
+    monkeypatch.setenv("HEADWATER_LISTEN", f"unix:{tmp_path}/dns.sock")
+    line = failed(capsys, *free[:4], "--admin", "off", "--workers", "1")
+    assert line.endswith("dns.sock is there and is not a socket (set by HEADWATER_LISTEN)")
 
 
 def test_check_of_a_cluster_that_is_not_there(
