@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
@@ -19,6 +20,8 @@ from dnslib import QTYPE, RR, A, DNSRecord
 from headwater import __version__
 from headwater.commands.cli import COMMANDS, cli, main
 from headwater.commands.query import LookupFailed
+from headwater.commands.serve import progress
+from headwater.process.counters import AnswerSnapshot, ProcessView, WatchSnapshot
 from headwater.settings.address import Address
 from headwater.settings.settings import Settings
 from headwater.supervise.claims import StartFailed, take_state_dir
@@ -405,6 +408,33 @@ def test_a_start_that_fails_is_one_line_and_exit_code_1(
     monkeypatch.setattr("headwater.process.log.configure", lambda *_: None)
     assert main(["serve"]) == 1
     assert capsys.readouterr().err == f"headwater: {problem}\n"
+
+
+class Starting:
+    """A supervisor whose answer process is ready when it is looked at for the third time."""
+
+    settings = Settings()
+
+    def __init__(self) -> None:
+        self.looked = 0
+
+    async def refresh(self) -> None:
+        self.looked += 1
+
+    def views(self) -> list[ProcessView]:
+        watch = WatchSnapshot(ready=True, objects={"services": 12_000, "pods": 0})
+        answer = AnswerSnapshot(ready=self.looked > 2)
+        return [ProcessView("watch", True, 0, watch, None), ProcessView("answer 0", True, 0, answer, None)]
+
+
+def test_on_a_terminal_serve_says_when_it_is_ready_and_how_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    starting: Any = Starting()
+    asyncio.run(progress(starting))
+    assert starting.looked == 3
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "Ready: 12,000 services. Ask:",
+        "  headwater query NAME --server unix:/run/headwater/dns-0.sock",
+    ]
 
 
 # corefile

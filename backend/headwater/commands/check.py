@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -22,6 +22,9 @@ from headwater.settings.settings import Settings
 
 if TYPE_CHECKING:
     from headwater.serve.tls import Certificates
+
+#: A longer name has its result right behind it.
+_WIDEST: Final = 44
 
 #: What is tried: its name, and a function that says what it found. It raises when that is no good.
 Check = tuple[str, Callable[[], str]]
@@ -38,7 +41,9 @@ def check(configuration: Configuration) -> int:
     from headwater.supervise.claims import StartFailed
 
     bad = 0
-    for name, work in checks(configuration.settings):
+    every = list(checks(configuration.settings))
+    width = min(_WIDEST, max(len(name) for name, _ in every))
+    for name, work in every:
         try:
             result, mark = work(), "ok"
         except SettingsError as error:
@@ -47,7 +52,7 @@ def check(configuration: Configuration) -> int:
             result, mark = str(error), "FAILED"
         bad += mark != "ok"
         colour = {"ok": "green", "FAILED": "red"}[mark]
-        click.echo(f"{click.style(f'{mark:<7}', fg=colour)} {name:<32} {result}".rstrip())
+        click.echo(f"{click.style(f'{mark:<7}', fg=colour)} {name:<{width}}  {result}".rstrip())
     return 1 if bad else 0
 
 
@@ -65,7 +70,7 @@ def checks(settings: Settings) -> Iterator[Check]:
         yield from _api_checks(settings)
     yield "state directory", lambda: _writable(settings.state_dir)
     for address in settings.listen_addresses():
-        yield f"bind {address}", partial(_listenable, address, settings)
+        yield f"bind {address}", partial(_listenable, address)
     if (files := Certificates.of(settings)) is not None:
         yield "TLS", partial(_loadable, files)
     for what, other, kind, flag in (
@@ -137,14 +142,11 @@ def _loadable(files: Certificates) -> str:
     return f"clients of {files.client_ca}" if files.client_ca else "any client"
 
 
-def _listenable(address: Address, settings: Settings) -> str:
-    """Listen as `serve` would, and leave nothing behind."""
+def _listenable(address: Address) -> str:
+    """Listen as `serve` would (under grpcio its answer processes), and leave nothing behind."""
     from headwater.supervise import claims
 
     with _without_new_folders(Path(address.path) if address.path else None):
-        if settings.transport == "grpcio":
-            claims.claim([address])
-            return ""
         (bound,) = claims.listen([address])
         with bound:
             if address.path is not None:  # before it is closed: then it may be somebody else's

@@ -33,7 +33,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
         "corefile": "Print the Corefile block that makes CoreDNS ask here.",
     },
     "Ask": {
-        "query": "Ask a running headwater over gRPC, and print the reply as dig does.",
+        "query": "Ask a running headwater over gRPC; print as dig does.",
     },
 }
 

@@ -18,7 +18,7 @@ _RCODES: Final = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "
 
 @click.command(
     cls=Formatted,
-    help="Ask a running headwater over gRPC, and print the reply as dig does.",
+    help="Ask a running headwater over gRPC; print as dig does.",
     epilog=("Exit codes: 0 for a reply, whatever it says; 1 for none; 2 for bad usage."),
 )
 @click.argument("name")

@@ -60,10 +60,12 @@ async def progress(supervisor: Supervisor) -> None:
         while True:
             await supervisor.refresh()
             ready, explanation = readiness(supervisor.views())
-            if ready:
-                break
             watch = explanation["watch"]
             assert isinstance(watch, dict)
             held = ", ".join(f"{count:,} {name}" for name, count in watch["objects"].items() if count)
+            if ready:
+                break
             status.update(f"{watch['detail'] or 'starting'}{': ' + held if held else ''}")
             await asyncio.sleep(0.1)
+    click.echo(f"Ready{': ' + held if held else ''}. Ask:", err=True)
+    click.echo(f"  headwater query NAME --server {supervisor.settings.listen_addresses()[0]}", err=True)
