@@ -169,8 +169,14 @@ def test_every_room_has_its_row() -> None:
 #: module: packages that its process must not load.
 COSTS = {
     "headwater.commands.cli": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec"),
+    # `--help` of a command loads its module.
+    "headwater.commands.query": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "dnslib", "asyncio"),
+    "headwater.commands.check": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "yaml", "ssl"),
+    "headwater.commands.corefile": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "asyncio"),
+    "headwater.commands.config": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "asyncio"),
+    "headwater.commands.demo": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "dnslib"),
     "headwater.supervise.supervisor": ("kubernetes", "grpc", "lmdb"),
-    "headwater.commands.serve": ("kubernetes", "grpc", "lmdb"),
+    "headwater.commands.serve": ("kubernetes", "grpc", "lmdb", "asyncio"),  # the forkserver is started first
     "headwater.admin.server": ("kubernetes",),
     "headwater.writer.process": ("kubernetes",),
     "headwater.serve.process": (

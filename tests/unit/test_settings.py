@@ -10,7 +10,8 @@ import pytest
 from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
 from headwater.settings.parse import parse_reverse_zone, parse_zone
-from headwater.settings.settings import MAX_WORKERS, Settings
+from headwater.settings.settings import Settings
+from headwater.settings.validate import MAX_WORKERS
 
 FLAG = "--flag"
 LABEL_63 = "a" * 63
@@ -151,6 +152,12 @@ def test_a_zone_that_no_name_can_hold_is_refused(text: str) -> None:
         ("--namespace", {"namespaces": ("a" * 64,)}),
         ("--admin", {"admin": Address(path="/run/admin.sock")}),
         ("--dns", {"dns": Address(path="/run/dns.sock")}),
+        ("--state-dir", {"state_dir": ""}),
+        ("--max-staleness", {"max_staleness": -1.0}),
+        ("--audit-interval", {"audit_interval": float("inf")}),
+        ("--upstream", {"upstreams": (Address(path="/run/dns.sock"),)}),
+        ("--multicluster-zone", {"multicluster_zones": ("a.org", "a.org")}),
+        ("--zone", {"zones": tuple(f"z{number}" for number in range(251))}),
         ("--labels", {"labels": "a b"}),
         ("--labels", {"labels": "a=b\n,"}),
         ("--labels", {"labels": "a=" + "b" * 64}),
