@@ -96,6 +96,8 @@ def _serve_options(function: _F) -> _F:
                     help="SERVFAIL when the API server was not heard for that long, as in 5m; 0: answer on."),
             _option("--audit-interval", metavar="DURATION", default="1h", show_default=True,
                     help="How often the store is compared with the API server, and mended; 0: never."),
+            _option("--second-opinion", type=click.Choice(["on", "off"]), default="on", show_default=True,
+                    help="Ask for a second list before one that takes more than a third away is believed."),
             _option("--namespace-labels", metavar="SELECTOR", default="",
                     help="Serve only namespaces, and ServiceImports, with these labels, as in 'team=db,tier!=test'."),
             _option("--labels", metavar="SELECTOR", default="",
