@@ -81,7 +81,10 @@ def stage(txn: Transaction, resource: Resource, objects: Iterable[Decoded]) -> N
 
 def stage_as_it_stands(txn: Transaction, resource: Resource, key: tuple[str, str]) -> None:
     """Note an object that was listed, but cannot be taken, as it is in the store, if it is there."""
-    place = object_key(resource, key)
+    try:
+        place = object_key(resource, key)
+    except UnicodeEncodeError:
+        return
     data = txn.get("objects", place) if len(place) <= MAX_KEY else None
     if data is not None:
         txn.index("staging", place, data)

@@ -285,47 +285,56 @@ class Posting:
     ) -> None:
         """The names of a Service or a ServiceImport; it is faulty from now on, or no more, as that goes."""
         place = object_key(resource, key)
-        left = self._txn.get("faulty", place) if maybe_faulty else None
-        mine = Changes()
+        noted = self._txn.get("faulty", place) if maybe_faulty else None
+        if noted is None and (mine := self._compiled(resource, key, nothing_before=anew)) is not None:
+            changes.merge(mine.put, mine.drop)
+            return
+        # What it was may be what fails: all its names are replaced, whatever they were.
+        names = _names(noted) if noted is not None else [] if anew else self._names_before(resource, key)
+        mine = None if anew else self._compiled(resource, key, nothing_before=True)
+        if mine is None:
+            self.mark_faulty(resource, key, names)
+            return
+        changes.merge(mine.put, names)
+        if noted is not None:
+            self._txn.unindex("faulty", place)
+
+    def _compiled(self, resource: Resource, key: tuple[str, str], *, nothing_before: bool) -> Changes | None:
+        """The changes to an owner's names; None, and reported, when the compiler fails on it."""
+        changes = Changes()
         try:
             if resource == "services":
-                self._compile_service(key, mine, nothing_before=anew or left is not None)
+                self._compile_service(key, changes, nothing_before=nothing_before)
             else:
-                self._compile_import(key, mine, nothing_before=anew or left is not None)
-            _storable(mine.put)
+                self._compile_import(key, changes, nothing_before=nothing_before)
+            _storable(changes.put)
         except NOT_AN_OBJECTS:
             raise
         except Exception as error:  # noqa: BLE001 (one Service must not stop the others)
             self._report("unexpected", *key, told(error))
-            if left is None:
-                self.mark_faulty(resource, key, () if anew else self._names_before(resource, key))
-            return
-        if left is not None:
-            mine.drop.update(_names(left))
-            self._txn.unindex("faulty", place)
-        changes.merge(mine.put, mine.drop)
+            return None
+        return changes
 
     def mark_faulty(self, resource: Resource, key: tuple[str, str], names: Iterable[bytes]) -> None:
         """Note that an owner's records cannot be made, and which names it still has."""
         self._txn.index("faulty", object_key(resource, key), msgspec.msgpack.encode(sorted(names)))
 
     def _names_before(self, resource: Resource, key: tuple[str, str]) -> Iterable[bytes]:
-        """The names that an owner had before this transaction."""
-        gone = Changes()
+        """The names that an owner had before this transaction: those that it would be given now, for it had none.
 
-        def drop_all() -> Iterable[bytes]:
-            if resource == "services":
-                self._compiler.service(self._service_before(key), (None, ()), None, gone)
-            else:
-                self._compiler.service_import(self._import_before(key), (None, ()), gone)
-            return gone.drop
-
+        It compiled then. Should it not any more, they are not known: they stay until everything is compiled anew.
+        """
+        names = Changes()
         try:
-            return drop_all()
+            if resource == "services":
+                self._compiler.service((None, ()), self._service_before(key), None, names)
+            else:
+                self._compiler.service_import((None, ()), self._import_before(key), names)
         except NOT_AN_OBJECTS:
             raise
         except Exception:  # noqa: BLE001 (it is reported already)
-            return ()
+            return []
+        return list(names.put)
 
     def _existence(self, namespace: str) -> tuple[bool, bool]:
         """Whether a namespace was, and is, there and served."""
