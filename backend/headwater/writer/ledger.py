@@ -85,6 +85,8 @@ class Ledger:
         self.ready = False
         self.doubts: dict[Resource, Loss] = {}
         """Lists that wait for a second one. Until then the events of the resource count, and its version stays."""
+        self._second: dict[Resource, tuple[Opinion, Loss]] = {}
+        """What the list says of a doubt that is being applied."""
         self._early: Early | None = None
         self._published = store.is_published
         self.counts = [0] * len(Kind)
@@ -319,6 +321,9 @@ class Ledger:
                 outcome.opinions.append(("asked", loss))
             self.doubts[resource] = loss
             return
+        if (doubt := self.doubts.get(resource)) is not None:
+            # The first time counts: what is applied already is no loss any more.
+            self._second.setdefault(resource, ("confirmed", loss) if loss is not None else ("contradicted", doubt))
         if self.ready:
             self._apply_list(resource, outcome)
 
@@ -327,8 +332,8 @@ class Ledger:
             txn.set_meta(version_key(resource), change.resource_version.encode())
 
         self._store.write(settle)
-        if (before := self.doubts.pop(resource, None)) is not None:
-            outcome.opinions.append(("confirmed", loss) if loss is not None else ("contradicted", before))
+        if self.doubts.pop(resource, None) is not None:
+            outcome.opinions.append(self._second.pop(resource))
 
     def _apply_list(self, resource: Resource, outcome: Outcome) -> None:
         """Make the store what is staged, Service by Service. What was applied differs no more: it can begin again."""
