@@ -17,6 +17,10 @@ NOT_AN_OBJECTS: Final = (StoreFull, StoreDamaged, MemoryError)
 _TEXT: Final = 200
 
 
+class Unstorable(ValueError):  # noqa: N818 (a description of the object)
+    """An object that no store can keep; the text says why."""
+
+
 def in_parts(
     items: Sequence[_T], commit: Callable[[Sequence[_T]], None], leave_out: Callable[[_T, Exception], None]
 ) -> None:
@@ -47,7 +51,9 @@ def in_parts(
 
 
 def told(error: Exception) -> str:
-    """An unexpected error in one line, with the place in our code that it comes from."""
+    """An error in one line; an unexpected one with the place in our code that it comes from."""
+    if isinstance(error, Unstorable):
+        return str(error)
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({PurePath(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     return f"unexpected {type(error).__name__}: {str(error)[:_TEXT]}{place}"

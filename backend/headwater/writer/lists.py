@@ -11,9 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from headwater.cluster.objects import Decoded, Resource, pack, packed_version
-from headwater.store.environment import MAX_KEY, ReadTransaction, Transaction
+from headwater.store.environment import ReadTransaction, Transaction
 from headwater.store.holders import Holder, holder_of
-from headwater.writer.posting import Posting, object_key, owner_of, stored
+from headwater.writer.isolation import Unstorable
+from headwater.writer.posting import Posting, owner_of, storable_key, stored
 
 #: Objects of a complete list compared at a time: bounds memory, not correctness.
 _RANGE: Final = 10_000
@@ -75,18 +76,17 @@ def stage(txn: Transaction, resource: Resource, objects: Iterable[Decoded]) -> N
     """Note the objects of a page."""
     for decoded in objects:
         if not decoded.absent:
-            key = object_key(resource, decoded.object.key)
+            key = storable_key(resource, decoded.object.key)
             txn.index("staging", key, pack(decoded.object, decoded.resource_version))
 
 
 def stage_as_it_stands(txn: Transaction, resource: Resource, key: tuple[str, str]) -> None:
     """Note an object that was listed, but cannot be taken, as it is in the store, if it is there."""
     try:
-        place = object_key(resource, key)
-    except UnicodeEncodeError:
+        place = storable_key(resource, key)
+    except Unstorable:
         return
-    data = txn.get("objects", place) if len(place) <= MAX_KEY else None
-    if data is not None:
+    if (data := txn.get("objects", place)) is not None:
         txn.index("staging", place, data)
 
 

@@ -30,7 +30,7 @@ from headwater.records.compiler import Changes, Compiler, differing_labels
 from headwater.records.zone import NameServer
 from headwater.store.environment import MAX_KEY, StoreDamaged, Transaction
 from headwater.store.node import Kind
-from headwater.writer.isolation import NOT_AN_OBJECTS, told
+from headwater.writer.isolation import NOT_AN_OBJECTS, Unstorable, told
 
 _SEPARATOR: Final = b"/"
 #: No Service has such a name: the slices of ServiceImports are indexed among those of Services.
@@ -45,6 +45,17 @@ _M = TypeVar("_M", bound=Mapping[bytes, bytes])
 
 def object_key(resource: Resource, key: tuple[str, str]) -> bytes:
     return b"/".join((resource.encode(), key[0].encode(), key[1].encode()))
+
+
+def storable_key(resource: Resource, key: tuple[str, str]) -> bytes:
+    """The key of an object that is to be stored. Raises Unstorable."""
+    try:
+        place = object_key(resource, key)
+    except UnicodeEncodeError:
+        raise Unstorable("its name is no text") from None
+    if len(place) > MAX_KEY:
+        raise Unstorable(f"its name is too long to be stored ({len(place)} bytes of {MAX_KEY})")
+    return place
 
 
 def stored(resource: Resource, data: bytes) -> Any:
@@ -103,8 +114,8 @@ class Posting:
         if decoded.absent:
             self.remove(resource, item.key)
             return
-        data = pack(item, decoded.resource_version)
-        before = self._txn.put("objects", object_key(resource, item.key), data)
+        place, data = storable_key(resource, item.key), pack(item, decoded.resource_version)
+        before = self._txn.put("objects", place, data)
         if before is None:
             self.objects[resource] += 1
         if not says_the_same(before, data):
