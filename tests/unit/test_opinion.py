@@ -15,7 +15,8 @@ from headwater.cluster.reflector import ListPage, Reflector, RequestFailed, Trou
 from headwater.records.compiler import Compiler
 from headwater.store.environment import Store, StoreFull
 from headwater.writer import opinion
-from headwater.writer.ledger import Ledger, Outcome
+from headwater.writer.ledger import Ledger
+from headwater.writer.outcome import Outcome
 
 from tests.harness.small import NOT_READY, Small, at, cluster_ip, headless, listed, remove, settings, slice_of, upsert
 from tests.unit.test_settling import Refusing, Steps

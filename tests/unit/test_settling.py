@@ -15,7 +15,8 @@ from headwater.cluster.follower import RawPage
 from headwater.cluster.objects import Decoded, Namespace, Object, Pod, Resource
 from headwater.process.counters import WatchSnapshot
 from headwater.store.environment import Store, StoreFull, Transaction
-from headwater.writer.ledger import Ledger, Outcome
+from headwater.writer.ledger import Ledger
+from headwater.writer.outcome import Outcome
 from headwater.writer.process import Watcher
 
 from tests.harness.small import Small, at, cluster_ip, headless, listed, remove, resource_of, settings, slice_of, upsert

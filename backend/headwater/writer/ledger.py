@@ -23,13 +23,12 @@ import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import takewhile
 from typing import Final, cast
 
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Progress, Remove, Upsert
-from headwater.cluster.objects import Decoded, Namespace, Resource, packed_version
+from headwater.cluster.objects import Decoded, Resource, packed_version
 from headwater.records.compiler import Compiler
 from headwater.store.environment import READY, SERIAL, ReadTransaction, Store, Transaction
 from headwater.store.node import Kind
@@ -38,6 +37,7 @@ from headwater.writer.early import Early
 from headwater.writer.isolation import in_parts, told
 from headwater.writer.lists import version_key
 from headwater.writer.opinion import Loss, Opinion
+from headwater.writer.outcome import Outcome
 from headwater.writer.posting import Posting, stored
 
 #: Services compiled per transaction when everything is: bounds memory, not correctness.
@@ -51,17 +51,6 @@ _LAST: Final = b"\xff"
 _ALL: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods", "serviceimports")
 
 Event = Upsert | Remove | Progress
-
-
-@dataclass(slots=True)
-class Outcome:
-    """What was done."""
-
-    records_changed: int = 0
-    trigger_times: list[str] = field(default_factory=list)
-    """When the changes in it happened, as their slices say."""
-    opinions: list[tuple[Opinion, Loss]] = field(default_factory=list)
-    """What became of lists that would take much away."""
 
 
 class Ledger:
@@ -222,7 +211,7 @@ class Ledger:
             # Where not even that can be written, no object is to blame.
             self._write(partial(self._post, events=[Progress(event.resource, version)]))
             waiting.popleft()
-            self._compiler.report("unexpected", *key, told(error))
+            self._left_out(key, error)
 
         in_parts(events, commit, leave_out)
 
@@ -266,31 +255,35 @@ class Ledger:
         before = int.from_bytes(txn.meta(SERIAL) or b"", "big")
         txn.set_meta(SERIAL, (max(before, int(self._clock())) & 0xFFFFFFFF).to_bytes(4, "big"))
 
+    def _left_out(self, key: tuple[str, str], error: Exception) -> None:
+        self._compiler.report("unexpected", *key, told(error))
+
     # Lists
 
     def _take_page(self, page: ListPageArrived) -> None:
         resource = page.resource
+        if page.first:
+            self._write(partial(self._begin_list, resource=resource))
 
         def commit(some: Sequence[Decoded]) -> None:
-            self._write(partial(self._post_page, resource=resource, objects=some, first=page.first and not taken))
-            taken.append(len(some))
+            self._write(partial(self._post_page, resource=resource, objects=some))
 
         def leave_out(decoded: Decoded, error: Exception) -> None:
-            key = decoded.object.key
-            self._write(partial(self._post_page_without, resource=resource, key=key, first=page.first and not taken))
-            taken.append(1)
-            self._compiler.report("unexpected", *key, told(error))
+            self._write(partial(self._keep, resource=resource, key=decoded.object.key))
+            self._left_out(decoded.object.key, error)
 
-        taken: list[int] = []
         in_parts(page.decoded, commit, leave_out)
 
-    def _post_page(self, txn: Transaction, resource: Resource, objects: Iterable[Decoded], *, first: bool) -> Posting:
+    def _begin_list(self, txn: Transaction, resource: Resource) -> Posting:
         batch = self._batch(txn, compiling=False)
-        if first:
-            lists.begin(txn, resource, self._resources)
-            if not self.ready:
-                lists.forget(txn, resource)
-                batch.objects[resource] = 0
+        lists.begin(txn, resource, self._resources)
+        if not self.ready:
+            lists.forget(txn, resource)
+            batch.objects[resource] = 0
+        return batch
+
+    def _post_page(self, txn: Transaction, resource: Resource, objects: Iterable[Decoded]) -> Posting:
+        batch = self._batch(txn, compiling=False)
         if not lists.is_open(txn, resource):
             return batch
         if self.ready:
@@ -300,12 +293,11 @@ class Ledger:
                 batch.upsert(resource, decoded)
         return batch
 
-    def _post_page_without(self, txn: Transaction, resource: Resource, key: tuple[str, str], *, first: bool) -> Posting:
+    def _keep(self, txn: Transaction, resource: Resource, key: tuple[str, str]) -> Posting:
         """An object is on the page and cannot be taken: it stays what it is."""
-        batch = self._post_page(txn, resource, (), first=first)
         if self.ready and lists.is_open(txn, resource):
             lists.stage_as_it_stands(txn, resource, key)
-        return batch
+        return self._batch(txn, compiling=False)
 
     def _end_list(self, change: ListComplete, outcome: Outcome) -> None:
         """Apply a list that is open, or put it away until a second one says the same."""
@@ -347,8 +339,7 @@ class Ledger:
                 in_parts([[key] for key in group], commit, divide)
                 return
             self._write(partial(self._post_staged, resource=resource, keys=()))
-            _, namespace, name = group[0].decode().split("/", 2)
-            self._compiler.report("unexpected", namespace, name, told(error))
+            self._left_out(_key_of(group[0]), error)
 
         start = b""
         while True:
@@ -418,12 +409,7 @@ class Ledger:
         """What does not belong to a Service: the zones' names, namespaces, imports, pods."""
         batch = self._batch(txn, compiling=True)
         batch.fill(batch.fixed())
-        for _, data in txn.scan("objects", b"namespaces/"):
-            batch.touch_namespace(cast("Namespace", stored("namespaces", data)).name)
-        for _, data in txn.scan("objects", b"serviceimports/"):
-            batch.touch_import(stored("serviceimports", data).key)
-        for _, data in txn.scan("objects", b"pods/"):
-            batch.touch_pod(stored("pods", data))
+        batch.touch_all_but_services()
         batch.compile(anew=True)
         return batch
 
@@ -438,9 +424,8 @@ class Ledger:
             written += self._write(partial(self._compile_some, services=some))
 
         def leave_out(key: bytes, error: Exception) -> None:
-            _, namespace, name = key.decode().split("/", 2)
-            self._write(partial(self._without_records, service=(namespace, name)))
-            self._compiler.report("unexpected", namespace, name, told(error))
+            self._write(partial(self._without_records, service=_key_of(key)))
+            self._left_out(_key_of(key), error)
 
         for at in range(0, len(keys), _CHUNK):
             in_parts(keys[at : at + _CHUNK], commit, leave_out)
@@ -454,7 +439,12 @@ class Ledger:
     def _compile_some(self, txn: Transaction, services: Sequence[bytes]) -> Posting:
         batch = self._batch(txn, compiling=True)
         for key in services:
-            _, namespace, name = key.decode().split("/", 2)
-            batch.touch_service((namespace, name))
+            batch.touch_service(_key_of(key))
         batch.compile(anew=True)
         return batch
+
+
+def _key_of(place: bytes) -> tuple[str, str]:
+    """(namespace, name) of a key of `objects`."""
+    _, namespace, name = place.decode().split("/", 2)
+    return namespace, name

@@ -222,20 +222,21 @@ class Posting:
 
     # What has to be compiled although it did not change
 
-    def touch_namespace(self, name: str) -> None:
-        self._namespaces.setdefault(name, False)
-
     def touch_service(self, key: tuple[str, str]) -> None:
         self._touched[key] = None
 
     def host_changed(self) -> None:
         self._dns_service_changed = True
 
-    def touch_import(self, key: tuple[str, str]) -> None:
-        self._touched_imports[key] = None
-
-    def touch_pod(self, pod: Pod) -> None:
-        self._pods.update(dict.fromkeys((pod.namespace, item) for item in pod.addresses))
+    def touch_all_but_services(self) -> None:
+        """Every namespace, ServiceImport and pod that there is."""
+        for _, data in self._txn.scan("objects", b"namespaces/"):
+            self._namespaces.setdefault(stored("namespaces", data).name, False)
+        for _, data in self._txn.scan("objects", b"serviceimports/"):
+            self._touched_imports[stored("serviceimports", data).key] = None
+        for _, data in self._txn.scan("objects", b"pods/"):
+            pod = cast("Pod", stored("pods", data))
+            self._pods.update(dict.fromkeys((pod.namespace, item) for item in pod.addresses))
 
     # Records
 

@@ -45,7 +45,8 @@ from headwater.store.identity import Identity
 from headwater.store.node import Kind
 from headwater.writer import host
 from headwater.writer.audit import Auditor
-from headwater.writer.ledger import Ledger, Outcome
+from headwater.writer.ledger import Ledger
+from headwater.writer.outcome import Outcome
 from headwater.writer.skipped import Skipped
 
 _log = logging.getLogger(__name__)
