@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ from tests.fakeapi import manifests
 from tests.fakeapi.cluster import APP, EVERYTHING, app, cluster
 from tests.fakeapi.server import Exchange, FakeApiServer
 from tests.fakeapi.watching import DEADLINE, Watching
+from tests.harness.instance import Headwater
 from tests.harness.processes import wait_until
 
 #: Room on the small disk, in KiB.
@@ -209,3 +212,32 @@ def test_object_that_cannot_be_stored_is_left_out_of_events_and_lists_and_audits
         assert watching.process is not None
         assert watching.process.is_alive()
         assert watching.logged("left out: default/xxx") == 2, "once in each life"
+
+
+def test_manifests_with_an_object_that_cannot_be_stored_are_served_without_it(tmp_path: Path) -> None:
+    """At the start, after a change of the file, and by the next process: it never ends in between."""
+    file = tmp_path / "manifest.json"
+
+    def write(*objects: manifests.Manifest) -> None:
+        other = file.with_suffix(".new")
+        other.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": list(objects)}))
+        other.replace(file)
+
+    def answered(running: Headwater, name: str) -> bool:
+        return not running.ask(f"{name}.default.svc.cluster.local").header.rcode
+
+    bad = manifests.service("x" * 600, "172.16.0.66")
+    write(bad, manifests.service("one", "172.16.0.1"))
+    with Headwater(tmp_path, "--manifests", file, workers=1) as running:
+        assert answered(running, "one")
+        watch = running.pids()["watch"]
+        write(bad, manifests.service("one", "172.16.0.1"), manifests.service("two", "172.16.0.2"))
+        wait_until(lambda: answered(running, "two"), DEADLINE, "the change is served")
+        assert running.pids()["watch"] == watch
+        assert 'headwater_records_skipped_total{reason="unexpected"} 2.0' in running.admin("/metrics")[1]
+        assert running.log.read_text().count("its name is too long to be stored") == 1
+        os.kill(watch, signal.SIGKILL)
+        wait_until(lambda: running.pids().get("watch", watch) != watch, DEADLINE, "the watch process is back")
+        write(bad, manifests.service("one", "172.16.0.1"), manifests.service("three", "172.16.0.3"))
+        wait_until(lambda: answered(running, "three"), DEADLINE, "the change is served")
+        assert not answered(running, "two")
