@@ -35,6 +35,7 @@ SERVE_FLAGS = {
     "--transport", "--state-dir", "--admin", "--dns", "--ttl", "--negative-ttl", "--pods", "--endpoint-pod-names",
     "--ignore-empty-service", "--namespace", "--log-level", "--log-format", "--zonal", "--namespace-labels",
     "--labels", "--upstream", "--list", "--max-staleness", "--audit-interval",
+    "--second-opinion",
 }  # fmt: skip
 ALL_FLAGS = SOURCE_FLAGS | LISTEN_FLAGS | SERVE_FLAGS
 
@@ -234,6 +235,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "--list": ("stream", "stream"),
     "--max-staleness": ("1h1m30s", 3690.0),
     "--audit-interval": ("0", 0.0),
+    "--second-opinion": ("off", "off"),
     "--namespace-labels": ("team=db", "team=db"),
     "--labels": ("app in (db, web)", "app in (db, web)"),
     "--upstream": ("192.0.2.1:53", (Address(host="192.0.2.1", port=53),)),
