@@ -14,11 +14,11 @@ import datetime as dt
 import logging
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
@@ -31,8 +31,9 @@ from headwater.cluster.follower import Follower, Inbox, RawPage
 from headwater.cluster.objects import Decoded, OddObject, Resource, decode
 from headwater.cluster.reflector import Reflector
 from headwater.cluster.source import selectors_of
-from headwater.process import control, counters, log
+from headwater.process import control, log
 from headwater.process.counters import LATENCY_BUCKETS, Histogram, ResourceState, WatchSnapshot
+from headwater.process.progress import Progress
 from headwater.records.compiler import Compiler
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
@@ -95,12 +96,13 @@ def required_resources(settings: Settings) -> tuple[Resource, ...]:
 class Watcher:
     """The state of the role; `run` is the process."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, progress: Progress) -> None:
         self._settings = settings
         self._store = store
         self._queue: queue.Queue[Change | RawPage] = queue.Queue(_QUEUE)
         self.skipped = Skipped()
         self.stopping = threading.Event()
+        self._progress = progress
         self._inbox = Inbox(self._queue, threading.Semaphore(_PAGES), self.skipped.report, self.stopping)
         compiler = Compiler(settings, host.of_this_host(), self.skipped.report)
         self._resources = required_resources(settings)
@@ -152,9 +154,10 @@ class Watcher:
     def _thread(name: str, work: Callable[[], None]) -> None:
         threading.Thread(target=work, name=name, daemon=True).start()
 
-    def reload(self) -> None:
+    def reload(self, _: control.Reload, reply: Callable[[control.Reply], None]) -> None:
         """SIGHUP: read the files again (credentials are read again whenever the server refuses them)."""
         self._reload.set()
+        reply(control.Done())
 
     def _decoded(self, resource: Resource, items: Iterable[msgspec.Raw]) -> Iterable[Decoded]:
         for item in items:
@@ -199,6 +202,7 @@ class Watcher:
         checked = heard = time.monotonic()
         self._announce()
         while not self.stopping.is_set():
+            self._progress.step()
             batch = self._batch()
             if batch:
                 self._commit(batch)
@@ -245,7 +249,8 @@ class Watcher:
         complained = False
         while not self.stopping.is_set():
             try:
-                outcome = self.ledger.commit(batch)
+                with self._progress.commit():
+                    outcome = self.ledger.commit(batch)
             except msgspec.MsgspecError as error:
                 raise StoreDamaged(f"an object in it does not unpack: {error}") from error
             except StoreFull as error:
@@ -299,6 +304,7 @@ class Watcher:
         """What the supervisor shows of this process."""
         now = time.monotonic()
         return WatchSnapshot(
+            taken=now,
             ready=self.ledger.ready,
             detail=self._detail or self._waiting_for(),
             resources={
@@ -339,28 +345,37 @@ def release_memory(store: Store) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def run(settings: Settings, identity: Identity, connection: Connection) -> None:
-    """The process's main function."""
+def run(settings: Settings, identity: Identity, end: socket.socket) -> None:
+    """The process's main function; `end` is its end of the link to the supervisor."""
     setproctitle.setproctitle("headwater: watch")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log.configure("watch", settings.log_level, settings.log_format)
+    progress = Progress()
+    link = control.Link(end, progress)
     try:
         store, why = Store.open(Path(settings.state_dir), identity)
         if why:
             _log.warning("the stored state is discarded: %s", why)
-        watcher = Watcher(settings, store)
+        watcher = Watcher(settings, store, progress)
         signal.signal(signal.SIGTERM, lambda *_: watcher.stopping.set())
-        control.attend(connection, lambda: counters.encode(watcher.snapshot()), watcher.reload)
-        connection.send_bytes(control.STARTED)
+        link.attend(
+            {
+                control.Snapshot: lambda _, reply: reply(watcher.snapshot()),
+                control.Reload: watcher.reload,
+            }
+        )
+        link.tell(control.Started())
         watcher.start_sources()
         watcher.loop()
     except SettingsError as error:
         _log.error("%s", error)
+        link.tell(control.Ending(str(error)))
         sys.exit(control.UNUSABLE)
     except StoreDamaged as error:
         _log.error("the store is damaged: %s", error)
         sys.exit(control.STORE_DAMAGED)
     except (OSError, StoreFull) as error:
         _log.error("%s: %s", settings.state_dir, error)
+        link.tell(control.Ending(f"{settings.state_dir}: {error}"))
         sys.exit(1)
