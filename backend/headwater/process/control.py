@@ -121,33 +121,35 @@ def decode(packet: bytes) -> Heard:
 class Link:
     """The process's end."""
 
-    def __init__(self, end: socket.socket, progress: Progress) -> None:
+    def __init__(self, end: socket.socket) -> None:
         self._end = end
-        self._progress = progress
 
     def tell(self, news: News) -> None:
         """Say what nobody asked for; without a supervisor it is not heard."""
         with contextlib.suppress(OSError):
             self._end.send(encode(news))
 
-    def attend(self, handlers: Mapping[type[Request], Handler]) -> None:
-        """Answer the supervisor in a thread of its own: it is heard also while the main loop is busy."""
+    def attend(self, progress: Progress, handlers: Mapping[type[Request], Handler]) -> None:
+        """Answer the supervisor in a thread of its own: it is heard also while the main loop is busy.
+
+        Each reply carries the mark of `progress`.
+        """
 
         def run() -> None:
             try:
                 while packet := self._end.recv(MAX_MESSAGE):
-                    self._handle(packet, handlers)
+                    self._handle(packet, handlers, progress)
             except OSError:
                 pass
             os._exit(ORPHANED)
 
         threading.Thread(target=run, name="control", daemon=True).start()
 
-    def _handle(self, packet: bytes, handlers: Mapping[type[Request], Handler]) -> None:
+    def _handle(self, packet: bytes, handlers: Mapping[type[Request], Handler], progress: Progress) -> None:
         asked = _asked.decode(packet)
 
         def reply(reply: Reply) -> None:
-            self._reply(asked.id, reply)
+            self._reply(asked.id, progress.mark(), reply)
 
         handler = handlers.get(type(asked.request))
         if handler is None:
@@ -159,10 +161,10 @@ class Link:
             _log.error("%s: %r", type(asked.request).__name__, error)
             reply(Refused(repr(error)))
 
-    def _reply(self, number: int, reply: Reply) -> None:
-        packet = encode(Replied(number, self._progress.mark(), reply))
+    def _reply(self, number: int, mark: Mark, reply: Reply) -> None:
+        packet = encode(Replied(number, mark, reply))
         if len(packet) > MAX_MESSAGE:
-            packet = encode(Replied(number, self._progress.mark(), Refused(f"{len(packet):,} bytes are too many")))
+            packet = encode(Replied(number, mark, Refused(f"{len(packet):,} bytes are too many")))
         try:
             self._end.send(packet)
         except OSError as error:

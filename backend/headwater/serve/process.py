@@ -42,12 +42,12 @@ def run(assignment: Assignment, end: socket.socket) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log.configure(f"answer {assignment.index}", settings.log_level, settings.log_format)
     progress = Progress()
-    link = control.Link(end, progress)
+    link = control.Link(end)
     reader = Reader(Path(settings.state_dir), assignment.identity)
     reader.follow()
     resolver = Resolver(reader, settings)
     queries = Queries(reader, resolver, Upstream(settings.upstreams), settings.max_staleness)
-    link.attend({control.Snapshot: lambda _, reply: reply(queries.snapshot())})
+    link.attend(progress, {control.Snapshot: lambda _, reply: reply(queries.snapshot())})
     try:
         asyncio.run(_serve(assignment, reader, queries, link, progress))
     except (OSError, SettingsError) as error:

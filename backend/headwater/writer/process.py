@@ -96,13 +96,13 @@ def required_resources(settings: Settings) -> tuple[Resource, ...]:
 class Watcher:
     """The state of the role; `run` is the process."""
 
-    def __init__(self, settings: Settings, store: Store, progress: Progress) -> None:
+    def __init__(self, settings: Settings, store: Store) -> None:
         self._settings = settings
         self._store = store
         self._queue: queue.Queue[Change | RawPage] = queue.Queue(_QUEUE)
         self.skipped = Skipped()
         self.stopping = threading.Event()
-        self._progress = progress
+        self.progress = Progress()
         self._inbox = Inbox(self._queue, threading.Semaphore(_PAGES), self.skipped.report, self.stopping)
         compiler = Compiler(settings, host.of_this_host(), self.skipped.report)
         self._resources = required_resources(settings)
@@ -202,7 +202,7 @@ class Watcher:
         checked = heard = time.monotonic()
         self._announce()
         while not self.stopping.is_set():
-            self._progress.step()
+            self.progress.step()
             batch = self._batch()
             if batch:
                 self._commit(batch)
@@ -249,7 +249,7 @@ class Watcher:
         complained = False
         while not self.stopping.is_set():
             try:
-                with self._progress.commit():
+                with self.progress.commit():
                     outcome = self.ledger.commit(batch)
             except msgspec.MsgspecError as error:
                 raise StoreDamaged(f"an object in it does not unpack: {error}") from error
@@ -351,19 +351,16 @@ def run(settings: Settings, identity: Identity, end: socket.socket) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log.configure("watch", settings.log_level, settings.log_format)
-    progress = Progress()
-    link = control.Link(end, progress)
+    link = control.Link(end)
     try:
         store, why = Store.open(Path(settings.state_dir), identity)
         if why:
             _log.warning("the stored state is discarded: %s", why)
-        watcher = Watcher(settings, store, progress)
+        watcher = Watcher(settings, store)
         signal.signal(signal.SIGTERM, lambda *_: watcher.stopping.set())
         link.attend(
-            {
-                control.Snapshot: lambda _, reply: reply(watcher.snapshot()),
-                control.Reload: watcher.reload,
-            }
+            watcher.progress,
+            {control.Snapshot: lambda _, reply: reply(watcher.snapshot()), control.Reload: watcher.reload},
         )
         link.tell(control.Started())
         watcher.start_sources()
