@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 DEADLINE: Final = 20.0
-QUICK: Final = Limits(starting=DEADLINE, silent=1.0, committing=4.0)
+#: In seconds of rounds, and a round takes some 20 ms here.
+QUICK: Final = Limits(starting=200.0, silent=10.0, committing=20.0)
+SHORT_START: Final = Limits(starting=10.0, silent=10.0, committing=20.0)
 NEVER: Final = threading.Event()
 
 
@@ -86,7 +88,7 @@ class Played:
         def start(end: socket.socket) -> BaseProcess:
             return forks.start(context, work, (end,), "test")
 
-        self.child = Child(Kind.ANSWER, "answer 0", start, reserve=Reserve(), limits=QUICK, **arguments)
+        self.child = Child(Kind.ANSWER, "answer 0", start, reserve=Reserve(), **{"limits": QUICK, **arguments})
         self.last = self.child.view()
         """What was to be seen of it when the condition held."""
         self.slowest = 0.0
@@ -128,7 +130,7 @@ def test_child_that_gets_on_is_left_alone_and_its_counters_stay() -> None:
 
 @pytest.mark.parametrize("work", [main_loop_hangs, never_starts, hangs_in_a_commit], ids=lambda work: work.__name__)
 def test_child_whose_main_loop_hangs_is_killed_and_replaced(work: Callable[[socket.socket], None]) -> None:
-    played = Played(work)
+    played = Played(work, limits=SHORT_START if work is never_starts else QUICK)
     played.until(lambda child: child.restarts >= 1 and child.pid is not None, "it is replaced")
     view = played.child.view()
     assert view.killed >= 1
