@@ -49,7 +49,7 @@ def test_credentials_that_are_gone_later_are_tried_again_and_answers_go_on(tmp_p
 def test_credentials_that_cannot_be_used_end_the_first_start_with_a_line(tmp_path: Path) -> None:
     with FakeApiServer(Truth()) as api:
         file = tmp_path / "kubeconfig"
-            user = {"tokenFile": "/nowhere"}
+        user = {"tokenFile": "/nowhere"}
         file.write_text(api.kubeconfig(user=user))
         headwater = Headwater(tmp_path, "--kubeconfig", file)
         try:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -58,45 +58,50 @@ def instance(tmp_path: Path) -> Iterator[First]:
         running.close()
 
 
-def is_python(process: psutil.Process) -> bool:
-    """Whether it has come as far as to have a handler of ours; a signal before that is lost in the kernel."""
-    caught = next(line for line in Path(f"/proc/{process.pid}/status").read_text().splitlines() if "SigCgt" in line)
-    return bool(int(caught.split()[1], 16) & 1 << (signal.SIGTERM - 1))
+#: Stops process 1 in the middle of its start: at the import of a module, until a file is there.
+_GATE: Final = """\
+import os, sys, time
+
+class Gate:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r} and os.getpid() == 1:
+            open({reached!r}, "w").close()
+            while not os.path.exists({go!r}):
+                time.sleep(0.005)
+
+sys.meta_path.insert(0, Gate())
+"""
 
 
-def appeared(instance: First) -> psutil.Process:
-    found: list[psutil.Process] = []
+class Gated(First):
+    """One whose process 1 stops at the import of a module, until `go`."""
 
-    def condition() -> bool:
-        try:
-            found[:] = [instance.supervisor()]
-        except LookupError:
-            return False
-        return is_python(found[0])
+    def __init__(self, folder: Path, module: str, *flags: str | Path) -> None:
+        super().__init__(folder, *flags)
+        self.hooks = folder / "hooks"
+        self.hooks.mkdir()
+        self.reached, self.go = self.hooks / "reached", self.hooks / "go"
+        text = _GATE.format(module=module, reached=str(self.reached), go=str(self.go))
+        (self.hooks / "sitecustomize.py").write_text(text)
 
-    wait_until(condition, SETTLE, "process 1 has a handler for SIGTERM", interval=0.001)
-    return found[0]
-
-
-def test_sigterm_right_after_the_start_stops_it(instance: First) -> None:
-    instance.exec()
-    process = appeared(instance)
-    maps = Path(f"/proc/{process.pid}/maps").read_text()
-    assert "_cffi_backend" not in maps, "nothing large is imported before the handler is there"
-    process.send_signal(signal.SIGTERM)
-    assert instance.process.wait(SETTLE) == 0
-    assert "Traceback" not in instance.log.read_text()
+    def command(self) -> list[str]:
+        path = os.pathsep.join(filter(None, [str(self.hooks), os.environ.get("PYTHONPATH", "")]))
+        return [*_UNSHARE, "env", f"PYTHONPATH={path}", *super().command()[len(_UNSHARE) :]]
 
 
-@pytest.mark.parametrize("delay", [0.05, 0.1, 0.2, 0.4])
-def test_sigterm_at_any_moment_of_the_start_stops_it(delay: float, instance: First) -> None:
-    instance.exec()
-    process = appeared(instance)
-    began = time.monotonic()
-    wait_until(lambda: time.monotonic() - began > delay, SETTLE, "the moment comes", interval=0.005)
-    process.send_signal(signal.SIGTERM)
-    assert instance.process.wait(SETTLE) == 0
-    assert "Traceback" not in instance.log.read_text()
+@pytest.mark.parametrize("module", ["click", "headwater.supervise.supervisor", "uvicorn"])
+def test_sigterm_at_any_point_of_the_start_stops_it(module: str, tmp_path: Path) -> None:
+    """Before anything is imported, before there is a loop, and when there is one."""
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text(MANIFEST)
+    instance = Gated(tmp_path, module, "--manifests", manifest)
+    with contextlib.closing(instance):
+        instance.exec()
+        wait_until(instance.reached.exists, SETTLE, f"it imports {module}")
+        instance.supervisor().send_signal(signal.SIGTERM)
+        instance.go.touch()
+        assert instance.process.wait(SETTLE) == 0
+        assert "Traceback" not in instance.log.read_text()
 
 
 def test_what_it_inherits_is_reaped(instance: First) -> None:

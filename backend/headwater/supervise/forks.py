@@ -14,7 +14,6 @@ another forkserver is started for the next ones.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import multiprocessing
 import os
@@ -44,12 +43,18 @@ def begin() -> ForkServerContext:
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
     # It says so by a Python warning when it was killed, and starts another; nothing of ours is in its care.
     warnings.filterwarnings("ignore", message="resource_tracker: process died", category=UserWarning)
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
     forkserver.ensure_running()
     return context
+
+
+def adopt_orphans() -> None:
+    """Become the parent of whatever a dying child leaves behind."""
+    import ctypes  # 10 ms, which the first answer does not wait for
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 class _Unseen:

@@ -178,6 +178,7 @@ class Supervisor:
     async def _rounds(self) -> None:
         """Round by round: fetch counters, look who gets on, reap who died, be ready for who has to start."""
         loop = asyncio.get_running_loop()
+        forks.adopt_orphans()
         while True:
             began = loop.time()
             await self.refresh()
