@@ -49,7 +49,11 @@ def first(verdict: Verdict, verdicts: Iterable[Verdict]) -> float | None:
         # Every sixth round is enough.
         ([step for step in range(1, 20) for _ in range(6)], None),
         # Nothing is heard: stopped, or all of its threads hang.
-        ([None] * 20, 3.0),
+        ([1, *[None] * 20], 0.5 + 3.0),
+        # It has not turned once: it starts, whether it says so already or not.
+        ([None] * 19, None),
+        ([0] * 19, None),
+        ([0] * 20, 10.0),
         ([1, 2, *[None] * 20], 1.0 + 3.0),
         # The control thread lives, the main loop hangs.
         ([7] * 20, 0.5 + 3.0),
@@ -94,15 +98,15 @@ def test_start_does_not_count_against_what_comes_after() -> None:
     for _ in range(18):
         now += ROUND
         assert liveness.round(now, None, started=False) is STARTING
-    liveness.begun()
-    after = [liveness.round(now := now + ROUND, None, started=True) for _ in range(3)]
-    assert after == [WELL, SILENT, SILENT]
+    after = [liveness.round(now := now + ROUND, mark(news), started=True) for news in (1, None, None)]
+    assert after == [WELL, WELL, SILENT]
 
 
 @pytest.mark.parametrize("gap", [LATE + 0.01, 10.0, 100_000.0])
 def test_a_supervisor_that_was_stopped_blames_nobody(gap: float) -> None:
     """Nor does one that the machine took with it into a suspension, or that got no processor."""
     liveness, now = Liveness(LIMITS), 0.0
+    liveness.round(now, Mark(1), started=True)
     for _ in range(20):
         now += gap
         assert liveness.round(now, None, started=True) is WELL
@@ -110,6 +114,7 @@ def test_a_supervisor_that_was_stopped_blames_nobody(gap: float) -> None:
 
 def test_what_was_silent_before_the_supervisor_was_stopped_gets_all_of_its_time_again() -> None:
     liveness, now = Liveness(LIMITS), 0.0
+    liveness.round(now, Mark(1), started=True)
     for _ in range(5):
         now += ROUND
         liveness.round(now, None, started=True)

@@ -257,7 +257,6 @@ class Child:
             self._last_words = news.why
             return
         self.up = True
-        self._liveness.begun()
 
     def _odd_message(self, error: Exception) -> None:
         if not self._odd:

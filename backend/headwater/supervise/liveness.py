@@ -38,7 +38,7 @@ class Limits:
     """How long a process may go without a sign, in seconds."""
 
     starting: float
-    """Until it says that it has started."""
+    """Until it has started, and its main loop has turned once."""
     silent: float
     """Without a reply, or with replies and no step of its main loop."""
     committing: float
@@ -47,8 +47,8 @@ class Limits:
 
 #: An answer process turns four times a second; clients wait for it.
 ANSWER: Final = Limits(starting=60.0, silent=3.0, committing=3.0)
-#: The watch process turns twice a second. While it starts it verifies the store, and may compile all of it; so may one
-#: commit, after the first list of everything.
+#: The watch process turns twice a second. While it starts it verifies the store, may compile all of it, and imports
+#: what is large; one commit may compile everything, after the first list.
 WATCH: Final = Limits(starting=300.0, silent=20.0, committing=300.0)
 
 
@@ -69,10 +69,6 @@ class Liveness:
         """For how long it has not got on, in seconds of rounds."""
         return self._stuck * ROUND
 
-    def begun(self) -> None:
-        """It says that it has started: what counts from here on is how it goes on."""
-        self._unheard = self._stuck = 0
-
     def round(self, now: float, mark: Mark | None, *, started: bool, held: bool = False) -> Verdict:
         """The verdict of this round.
 
@@ -86,7 +82,7 @@ class Liveness:
         self._unheard = 0 if late or mark is not None else self._unheard + 1
         self._stuck = 0 if late or got_on else self._stuck + 1
         self._mark = mark or self._mark
-        if not started:
+        if not started or not self._mark.steps:
             return Verdict.HUNG if self.silence >= self._limits.starting else Verdict.STARTING
         limit = self._limits.committing if self._mark.committing else self._limits.silent
         if (self.silence >= limit or self._unheard * ROUND >= self._limits.silent) and not held:

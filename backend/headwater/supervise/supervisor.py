@@ -7,6 +7,7 @@ query. Its children come from the forkserver (`forks`); it is never forked itsel
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
@@ -188,7 +189,8 @@ class Supervisor:
             self._reserve.fill()
             if forks.reap([child.pid for child in self._children if child.pid is not None]):
                 _log.warning("the forkserver or the resource tracker is gone: started again")
-                await loop.run_in_executor(None, forks.ensure_running)
+                with self._reserve.lent(), contextlib.suppress(OSError):  # the next round tries again
+                    await loop.run_in_executor(None, forks.ensure_running)
             await asyncio.sleep(max(0.0, began + liveness.ROUND - loop.time()))
 
     async def refresh(self) -> None:
