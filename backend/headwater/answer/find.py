@@ -7,15 +7,12 @@ without their underscores, the zonal names, and labels before a pod's name.
 from __future__ import annotations
 
 import socket
-from typing import Any, Final
+from typing import Any
 
 from headwater.store.environment import Snapshot
 from headwater.store.node import Flag
-from headwater.wire.names import MARKER, MAX_LABEL, MAX_NAME, PIN, PREFER
+from headwater.wire.names import MARKER, MAX_LABEL, MAX_NAME, PIN, POD, PREFER, SVC
 from headwater.wire.rdata import unmapped
-
-_SVC: Final = b"\x03svc"
-_POD: Final = b"\x03pod"
 
 
 def labels_of(name: bytes, zone: bytes) -> list[bytes]:
@@ -38,12 +35,12 @@ def find(name: bytes, zone: bytes, snapshot: Snapshot, *, clusters: bool) -> tup
     key = b""
     if len(labels) < 4:
         return None
-    if labels[-1] == _POD:
+    if labels[-1] == POD:
         # CoreDNS does not look at an endpoint, or a port and protocol, before a pod's name.
         if len(labels) > 5:
             return None
         key = b"".join((*labels[-3:], zone))
-    elif labels[-1] == _SVC:
+    elif labels[-1] == SVC:
         if labels[-4] == MARKER and not clusters:
             return _zonal(labels, zone, snapshot)
         # Two labels are a host and its cluster in a multicluster zone, unless one has the underscore.
@@ -63,9 +60,9 @@ def may_be_known(name: bytes, labels: list[int], end: int) -> bool:
     if len(labels) < 3:
         return False
     last = name[labels[-1] : end]
-    if last == _POD:
+    if last == POD:
         return True
-    return last == _SVC and len(labels) > 3 and (len(labels) == 5 or name[labels[-4] : labels[-3]] == MARKER)
+    return last == SVC and len(labels) > 3 and (len(labels) == 5 or name[labels[-4] : labels[-3]] == MARKER)
 
 
 def _zonal(labels: list[bytes], zone: bytes, snapshot: Snapshot) -> tuple[Any, bytes] | None:
@@ -91,10 +88,10 @@ def _underscored(label: bytes) -> bytes:
 
 def pod_from_name(name: bytes, zone: bytes, snapshot: Snapshot) -> tuple[bytes, bytes] | None:
     """The address in a name like 10-44-0-7.NS.pod.Z, and that name, if the namespace's node allows it."""
-    if not name.endswith(_POD + zone):
+    if not name.endswith(POD + zone):
         return None
     labels = labels_of(name, zone)
-    if not 3 <= len(labels) <= 5 or labels[-1] != _POD:
+    if not 3 <= len(labels) <= 5 or labels[-1] != POD:
         return None
     namespace = snapshot.get(b"".join((*labels[-2:], zone)))
     if namespace is None or not namespace[0] & Flag.PODS_FROM_NAME:

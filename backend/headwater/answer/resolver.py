@@ -15,40 +15,43 @@ What the short way costs is in docs/performance.md; `bench/resolver` measures it
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterator, Sequence
-from functools import cache
 from typing import Any, Final
 
-from headwater.answer.alias import MAX_HOPS, Chain, Pending, other_records
+from headwater.answer.alias import MAX_HOPS, Chain, Pending
 from headwater.answer.counts import COUNTED_TYPES, RCODES, Reason, count_key
 from headwater.answer.find import find, may_be_known, pod_from_name
 from headwater.answer.reverse import ptr_targets
 from headwater.answer.srv import SrvSets, srv_of_itself
 from headwater.settings.settings import Settings
 from headwater.store.environment import SERIAL, Reader, Snapshot
-from headwater.store.node import A_SIZE, AAAA_SIZE, HEAD, HEAD_SIZE, Flag
-from headwater.wire.names import MAX_LABEL, MAX_NAME, name
+from headwater.store.node import A_SIZE, AAAA_SIZE, HEAD, HEAD_SIZE, Flag, limit_of, other_of
+from headwater.wire import edns
+from headwater.wire.edns import OPT_SIZE, opt
+from headwater.wire.header import (
+    AA,
+    AD,
+    ARCOUNT,
+    CD,
+    COUNTS,
+    HEADER_SIZE,
+    MAX_MESSAGE,
+    NO_RECORDS,
+    ONE_QUESTION,
+    OPCODE,
+    QR,
+    RCODE,
+    RD,
+    REPEATED,
+    bare,
+    flags_of,
+    reply_head,
+)  # fmt: skip
+from headwater.wire.names import HOSTMASTER, MAX_LABEL, MAX_NAME, NS_DNS, name
 from headwater.wire.question import Malformed, Question, parse
-from headwater.wire.types import HEADER_SIZE, Rcode
+from headwater.wire.rdata import SERIAL_SIZE, pointer, record, soa_head, soa_timers, type_of_address
+from headwater.wire.types import AAAA, ADDRESSES, IN, PTR, SOA, SRV, TRANSFERS, A, Rcode
 
-MAX_MESSAGE: Final = 65535
-#: What we are ready to take over UDP (DNS flag day 2020).
-_UDP_SIZE: Final = 1232
-_OPT_SIZE: Final = 11
-#: The option's code (RFC 8914 section 2).
-_EDE: Final = 15
-
-_A: Final = 1
-_NS: Final = 2
-_SOA: Final = 6
-_PTR: Final = 12
-_AAAA: Final = 28
-_SRV: Final = 33
-_IN: Final = 1
-_ADDRESSES: Final = frozenset((_A, _AAAA))
-#: The offset of the additional count's low byte.
-_ARCOUNT: Final = 11
 #: Plain integers: an attribute of an enumeration is a call.
 _ANSWER: Final = int(Reason.ANSWER)
 _NODATA: Final = int(Reason.NODATA)
@@ -57,33 +60,25 @@ _ALIAS: Final = int(Flag.ALIAS)
 _LIMITED: Final = int(Flag.LIMITED)
 #: Ends of plain queries that are remembered: types, and sizes that clients say they take over UDP.
 _MAX_TAILS: Final = 1024
-_TRANSFERS: Final = frozenset((251, 252))
-
-# Header bits, as the two bytes after the id.
-_QR_AA: Final = 0x8400
-_QR: Final = 0x8000
-_RD_CD: Final = 0x0110
 
 #: The header of a plain query (opcode 0, one question, no answer or authority) from its id to
 #: the low byte of the additional count, and the flags and question count of its reply:
 #: RD and CD are copied (RFC 1035 4.1.1, RFC 4035 3.2.2).
 _PLAIN: Final[dict[bytes, bytes]] = {
-    flags.to_bytes(2, "big") + b"\0\1\0\0\0\0\0": (_QR_AA | flags & _RD_CD).to_bytes(2, "big") + b"\0\1"
-    for rd in (0, 0x0100)
-    for ad in (0, 0x0020)
-    for cd in (0, 0x0010)
+    flags.to_bytes(2, "big") + ONE_QUESTION + bytes(5): (QR | AA | flags & REPEATED).to_bytes(2, "big") + ONE_QUESTION
+    for rd in (0, RD)
+    for ad in (0, AD)
+    for cd in (0, CD)
     for flags in (rd | ad | cd,)
 }
 
 #: The same with NXDOMAIN for an rcode.
 _NAMELESS: Final = {flags: bytes((flags[0], flags[1] | Rcode.NXDOMAIN)) + flags[2:] for flags in _PLAIN.values()}
 
-_COUNTS: Final = struct.Struct(">HHH")
 #: Counts of the last three sections, by how many additional records (none, or the OPT) there are.
-_ONE_ANSWER: Final = (b"\0\1\0\0\0\0", b"\0\1\0\0\0\1")
-_NEGATIVE: Final = (b"\0\0\0\1\0\0", b"\0\0\0\1\0\1")
+_ONE_ANSWER: Final = (COUNTS.pack(1, 0, 0), COUNTS.pack(1, 0, 1))
+_NEGATIVE: Final = (COUNTS.pack(0, 1, 0), COUNTS.pack(0, 1, 1))
 _ONE_AUTHORITY: Final = _NEGATIVE[0]
-_ADDRESS_HEAD: Final = struct.Struct(">HHIH")
 
 # Rotation: the fractional parts of multiples of the golden ratio fall evenly into
 # any number of places, and so do every second, every third of them: two names
@@ -96,7 +91,7 @@ class _Tails(dict[bytes, tuple[int, bytes]]):
     """What stands behind a plain query's name: (A or AAAA, our OPT or b""); (0, b"") for what the long way is for."""
 
     def __missing__(self, tail: bytes) -> tuple[int, bytes]:
-        if len(tail) not in (4, 4 + _OPT_SIZE):
+        if len(tail) not in (4, 4 + OPT_SIZE):
             return 0, b""
         if len(self) >= _MAX_TAILS:
             self.clear()
@@ -106,14 +101,12 @@ class _Tails(dict[bytes, tuple[int, bytes]]):
 
 def _read_tail(tail: bytes) -> tuple[int, bytes]:
     qtype = int.from_bytes(tail[:2], "big")
-    if qtype not in _ADDRESSES or tail[2:4] != b"\0\1":
+    if qtype not in ADDRESSES or int.from_bytes(tail[2:4], "big") != IN:
         return 0, b""
     if len(tail) == 4:
         return qtype, b""
-    # An OPT of the root, version 0, without options (RFC 6891 section 6.1.2).
-    if tail[4:7] != b"\0\0\x29" or tail[10] or tail[13:] != b"\0\0":
-        return 0, b""
-    return qtype, _opt(Rcode.NOERROR, do=bool(tail[11] & 0x80))
+    options = edns.plain(tail[4:])
+    return (0, b"") if options is None else (qtype, opt(Rcode.NOERROR, do=options.do))
 
 
 class _ZoneTail:
@@ -130,17 +123,15 @@ class _ZoneTail:
         self._made: dict[int, bytes] = {}
         # RFC 2308 section 5: a negative answer lives as long as the smaller of the two.
         self._ttl = min(ttl, negative_ttl)
-        self._rest = struct.pack(">IIII", 7200, 1800, 86400, negative_ttl)
+        self._rest = soa_timers(negative_ttl)
 
     def soa(self, qname_size: int, serial: bytes) -> bytes:
         """The record, its names pointers into a question whose name has that size."""
         at = qname_size - len(self.wire)
         head = self._made.get(at)
         if head is None:
-            pointer = (0xC000 | HEADER_SIZE + at).to_bytes(2, "big")
-            names = b"\x02ns\x03dns" + pointer + b"\x0ahostmaster" + pointer
-            fixed = struct.pack(">HHIH", _SOA, _IN, self._ttl, len(names) + 20)
-            head = self._made[at] = pointer + fixed + names
+            apex = pointer(at)
+            head = self._made[at] = soa_head(apex, NS_DNS + apex + HOSTMASTER + apex, self._ttl)
         return head + serial + self._rest
 
 
@@ -180,11 +171,11 @@ class Resolver:
         into the reply; None when not even an id can be read.
         """
         if snapshot is not None and snapshot.generation == self._ready_generation:
-            flags = _PLAIN.get(query[2:_ARCOUNT])
+            flags = _PLAIN.get(query[2:ARCOUNT])
             if flags is not None:
                 end = query.find(0, HEADER_SIZE) + 1
                 qtype, opt = _TAILS[query[end:]] if end else _LONG_WAY
-                if qtype and query[_ARCOUNT] == (1 if opt else 0):
+                if qtype and query[ARCOUNT] == (1 if opt else 0):
                     name = query[HEADER_SIZE:end].lower()
                     node = snapshot.get(name)
                     if node is not None:
@@ -199,7 +190,7 @@ class Resolver:
         self, query: bytes, flags: bytes, end: int, node: Any, snapshot: Snapshot, qtype: int, opt: bytes
     ) -> bytes | None:
         """The reply to a plain query for A or AAAA of a stored name; None for one that has another name."""
-        if qtype == _A:
+        if qtype == A:
             count, offset, size = (node[3] << 8) | node[4], HEAD_SIZE, A_SIZE
         else:
             count, size = (node[5] << 8) | node[6], AAAA_SIZE
@@ -213,12 +204,12 @@ class Resolver:
             # As `_rotated`: most sets are small and whole.
             turn = self._turn = (self._turn + _GOLDEN) & _32_BITS
             at, after = offset + (turn * count >> 32) * size, offset + count * size
-            counts = _COUNTS.pack(count, 0, more)
+            counts = COUNTS.pack(count, 0, more)
             reply = b"".join((query[:2], flags, counts, question, node[at:after], node[offset:at], opt))
         elif count:
             count, body, cut = self._rotated(node, offset, count, size, MAX_MESSAGE - len(query))
             reason = Reason.CUT if cut else _ANSWER
-            reply = b"".join((query[:2], flags, _COUNTS.pack(count, 0, more), question, *body, opt))
+            reply = b"".join((query[:2], flags, COUNTS.pack(count, 0, more), question, *body, opt))
         elif node[0] & _ALIAS:
             return None
         else:
@@ -268,22 +259,22 @@ class Resolver:
             if len(query) < 2:
                 return None
             self._count(0, 0, Reason.MALFORMED)
-            return query[:2] + (_QR | Rcode.FORMERR).to_bytes(2, "big") + bytes(8)
-        flags = int.from_bytes(query[2:4], "big")
-        opcode = flags & 0x7800
-        if opcode and not flags & _QR:
+            return bare(query, Rcode.FORMERR)
+        flags = flags_of(query)
+        opcode = flags & OPCODE
+        if opcode and not flags & QR:
             self._count(0, 0, Reason.OPCODE)
-            return query[:2] + (_QR | opcode | flags & _RD_CD | Rcode.NOTIMP).to_bytes(2, "big") + bytes(8)
+            return bare(query, opcode | flags & REPEATED | Rcode.NOTIMP)
         try:
-            if flags & _QR:
+            if flags & QR:
                 raise Malformed
             asked = parse(query)
         except Malformed as malformed:
             self._count(0, 0, Reason.MALFORMED)
-            head = query[:2] + (_QR | opcode | flags & _RD_CD | Rcode.FORMERR).to_bytes(2, "big")
-            if malformed.end:
-                return head + b"\0\1\0\0\0\0\0\0" + query[HEADER_SIZE : malformed.end]
-            return head + bytes(8)
+            flags = opcode | flags & REPEATED | Rcode.FORMERR
+            if not malformed.end:
+                return bare(query, flags)
+            return reply_head(query, flags) + NO_RECORDS + query[HEADER_SIZE : malformed.end]
         zone = self._zone_of(asked.name.lower())
         refusal = self._refusal(asked, zone)
         if refusal is not None:
@@ -312,11 +303,11 @@ class Resolver:
     def _refusal(asked: Question, zone: _ZoneTail | None) -> Reason | None:
         if asked.edns is not None and asked.edns.version:
             return Reason.EDNS_VERSION
-        if asked.qclass != _IN:
+        if asked.qclass != IN:
             return Reason.CLASS
         if zone is None:
             return Reason.OUT_OF_ZONE
-        if asked.qtype in _TRANSFERS:
+        if asked.qtype in TRANSFERS:
             return Reason.TRANSFER
         return None
 
@@ -335,58 +326,57 @@ class Resolver:
         name = asked.name.lower()
         qtype = asked.qtype
         found = find(name, zone.wire, snapshot, clusters=zone.clusters)
-        if qtype == _PTR and zone.reverse and name == zone.wire and ptr_targets(name, snapshot):
+        if qtype == PTR and zone.reverse and name == zone.wire and ptr_targets(name, snapshot):
             found = None  # a zone that is one address
-        room = MAX_MESSAGE - asked.end - (_OPT_SIZE if asked.edns is not None else 0)
+        room = MAX_MESSAGE - asked.end - (OPT_SIZE if asked.edns is not None else 0)
         ancount = arcount = 0
         body: Sequence[bytes] = ()
         cut = False
         if found is not None:
             node, key = found
             node_flags, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
-            if qtype in _ADDRESSES and node_flags & Flag.ALIAS:
+            if qtype in ADDRESSES and node_flags & Flag.ALIAS:
                 return self._alias(query, flags, asked, zone, snapshot, node, room)
-            if qtype == _A:
+            if qtype == A:
                 ancount, body, cut = self._rotated(node, HEAD_SIZE, n_a, A_SIZE, room)
-            elif qtype == _AAAA:
+            elif qtype == AAAA:
                 ancount, body, cut = self._rotated(node, HEAD_SIZE + n_a * A_SIZE, n_aaaa, AAAA_SIZE, room)
-            elif qtype == _SRV and node_flags & Flag.SRV:
-                ancount, arcount, body, cut = self._srv.get(node, key, name, room, self._next_turn())
-            elif qtype == _SOA and node_flags & Flag.APEX:
+            elif qtype == SRV and node_flags & Flag.SRV:
+                ancount, arcount, body, cut = self._srv.get(node, key, asked.name, room, self._next_turn())
+            elif qtype == SOA and node_flags & Flag.APEX:
                 ancount, body = 1, (zone.soa(len(name), self._serial(snapshot)),)
             elif node_flags & Flag.OTHER:
-                ancount, arcount, body = other_records(node, qtype)
+                ancount, arcount, body = other_of(node, qtype)
         elif zone.reverse:
             targets = ptr_targets(name, snapshot)
             if targets is None:
                 return self._negative(query, flags, asked, zone, Reason.NXDOMAIN, snapshot)
-            if qtype == _PTR:
+            if qtype == PTR:
                 ancount, body, cut = self._ptr(targets, room)
         else:
             pod = pod_from_name(name, zone.wire, snapshot)
             if pod is None:
                 return self._negative(query, flags, asked, zone, Reason.NXDOMAIN, snapshot)
             address, own = pod
-            if qtype == _SRV:
-                ancount, arcount, body = srv_of_itself(name, own, address, self._ttl)
-            elif len(address) == (4 if qtype == _A else 16 if qtype == _AAAA else -1):
-                fixed = _ADDRESS_HEAD.pack(qtype, _IN, self._ttl, len(address))
-                ancount, body = 1, (b"\xc0\x0c", fixed, address)
+            if qtype == SRV:
+                ancount, arcount, body, cut = srv_of_itself(asked.name, asked.name[-len(own) :], address, self._ttl)
+            elif qtype == type_of_address(address):
+                ancount, body = 1, (record(qtype, self._ttl, address),)
         if not ancount:
             return self._negative(query, flags, asked, zone, Reason.NODATA, snapshot)
         reason = Reason.CUT if cut else Reason.ANSWER
-        return self._reply(query, flags, asked, zone, reason, _COUNTS.pack(ancount, 0, arcount), body)
+        return self._reply(query, flags, asked, zone, reason, COUNTS.pack(ancount, 0, arcount), body)
 
     def _ptr(self, targets: Sequence[bytes], room: int) -> tuple[int, list[bytes], bool]:
         """(ancount, bytes, cut) of PTR records; `targets` lack the zone, which is the first of the settings."""
         primary = self._by_index[0].wire
         body: list[bytes] = []
         for target in targets:
-            rdata = target[:-1] + primary
-            room -= 12 + len(rdata)
+            found = record(PTR, self._ttl, target[:-1] + primary)
+            room -= len(found)
             if room < 0:
                 return len(body), body, True
-            body.append(b"\xc0\x0c" + _ADDRESS_HEAD.pack(_PTR, _IN, self._ttl, len(rdata)) + rdata)
+            body.append(found)
         return len(body), body, False
 
     def _alias(
@@ -398,15 +388,15 @@ class Resolver:
 
         def reply(more: Sequence[bytes]) -> bytes:
             records, left = [], room
-            for record in (*chain.records, *more):
-                left -= len(record)
+            for item in (*chain.records, *more):
+                left -= len(item)
                 if left < 0:
                     break
-                records.append(record)
+                records.append(item)
             if not records:
                 return self._reply(query, flags, asked, zone, Reason.NODATA, _ONE_AUTHORITY, (soa,))
             reason = Reason.CUT if left < 0 else Reason.ANSWER
-            return self._reply(query, flags, asked, zone, reason, _COUNTS.pack(len(records), 0, 0), records)
+            return self._reply(query, flags, asked, zone, reason, COUNTS.pack(len(records), 0, 0), records)
 
         return reply(()) if chain.outside is None else Pending(chain.outside, asked.qtype, reply)
 
@@ -438,7 +428,7 @@ class Resolver:
             node_flags, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
             if not node_flags & Flag.ALIAS:
                 at, count, size = (
-                    (HEAD_SIZE, n_a, A_SIZE) if qtype == _A else (HEAD_SIZE + n_a * A_SIZE, n_aaaa, AAAA_SIZE)
+                    (HEAD_SIZE, n_a, A_SIZE) if qtype == A else (HEAD_SIZE + n_a * A_SIZE, n_aaaa, AAAA_SIZE)
                 )
                 _, body, _ = self._rotated(node, at, count, size, MAX_MESSAGE)
                 chain.arrive_at(_cut_up(body, size))
@@ -454,7 +444,7 @@ class Resolver:
 
     @staticmethod
     def _serial(snapshot: Snapshot) -> bytes:
-        return snapshot.meta(SERIAL) or bytes(4)
+        return snapshot.meta(SERIAL) or bytes(SERIAL_SIZE)
 
     def _rotated(self, node: Any, offset: int, count: int, size: int, room: int) -> tuple[int, Sequence[bytes], bool]:
         """An RRset of `count` records, beginning with another one each time; cut to `room` bytes."""
@@ -462,7 +452,7 @@ class Resolver:
             return 0, (), False
         end = offset + count * size
         at = offset + (self._next_turn() * count >> 32) * size
-        fit = wanted = min(count, (node[-2] << 8) | node[-1]) if node[0] & Flag.LIMITED else count
+        fit = wanted = min(count, limit_of(node)) if node[0] & Flag.LIMITED else count
         if fit * size > room:
             fit = room // size
         if fit == count:
@@ -482,40 +472,24 @@ class Resolver:
         asked: Question,
         zone: _ZoneTail | None,
         reason: Reason,
-        counts: bytes = b"\0\0\0\0\0\0",
+        counts: bytes = NO_RECORDS,
         body: Sequence[bytes] = (),
     ) -> bytes:
         """Id, flags, counts, question, records, and an OPT when the query had one (RFC 6891 6.1.1)."""
         rcode = RCODES[reason]
         self._count(0 if zone is None else zone.index + 1, asked.qtype, reason)
-        authority = _QR_AA if zone is not None and rcode in (Rcode.NOERROR, Rcode.NXDOMAIN) else _QR
-        head = (authority | flags & _RD_CD | rcode & 15).to_bytes(2, "big") + b"\0\1"
+        authority = AA if zone is not None and rcode in (Rcode.NOERROR, Rcode.NXDOMAIN) else 0
+        head = reply_head(query, authority | flags & REPEATED | rcode & RCODE)
+        question = query[HEADER_SIZE : asked.end]
         if asked.edns is None:
-            return b"".join((query[:2], head, counts, query[HEADER_SIZE : asked.end], *body))
-        arcount = int.from_bytes(counts[4:], "big") + 1
-        return b"".join(
-            (
-                query[:2],
-                head,
-                counts[:4],
-                arcount.to_bytes(2, "big"),
-                query[HEADER_SIZE : asked.end],
-                *body,
-                _opt(rcode, do=asked.edns.do, ede=self.stale if reason is Reason.STALE else 0),
-            )
-        )
+            return b"".join((head, counts, question, *body))
+        ancount, nscount, arcount = COUNTS.unpack(counts)
+        ours = opt(rcode, do=asked.edns.do, ede=self.stale if reason is Reason.STALE else 0)
+        return b"".join((head, COUNTS.pack(ancount, nscount, arcount + 1), question, *body, ours))
 
     def _count(self, zone: int, qtype: int, reason: Reason) -> None:
         key = count_key(zone, qtype if qtype in COUNTED_TYPES else 0, reason)
         self.counts[key] = self.counts.get(key, 0) + 1
-
-
-@cache
-def _opt(rcode: Rcode, *, do: bool, ede: int = 0) -> bytes:
-    """Our OPT: version 0, DO copied (RFC 3225 section 3), an extended error (RFC 8914) if there is one."""
-    options = struct.pack(">HHH", _EDE, 2, ede) if ede else b""
-    flags = 0x8000 if do else 0
-    return b"\0\0\x29" + struct.pack(">HBBHH", _UDP_SIZE, rcode >> 4, 0, flags, len(options)) + options
 
 
 _TAILS: Final = _Tails()

@@ -45,6 +45,7 @@ from typing import Final, Generic, TypeAlias, TypeVar
 from hpack import HPACKError, OversizedHeaderListError
 
 from headwater.serve.fields import MAX_LIST, Blocks, Headers, Malformed, check_fields, encode
+from headwater.wire.header import MAX_MESSAGE
 
 H = TypeVar("H")
 #: (stream, what `route` made of its headers, value of the varying field, body); the body is
@@ -60,7 +61,7 @@ MAX_STREAMS: Final = 512
 #: SETTINGS_MAX_FRAME_SIZE, which has its least value (section 6.5.2).
 MAX_FRAME_SIZE: Final = 16_384
 #: Bytes of a request's body: a gRPC frame of a DnsPacket of a DNS message.
-MAX_BODY: Final = 5 + 16 + 65_535
+MAX_BODY: Final = 5 + 16 + MAX_MESSAGE
 #: Bytes of all bodies that are not complete.
 MAX_UNFINISHED: Final = 2 * MAX_BODY
 #: Bytes of replies that wait to be taken, or for the peer's windows. The last one may exceed it.
