@@ -8,7 +8,8 @@ import dns.message
 import dns.name
 import pytest
 from headwater.answer import srv
-from headwater.answer.srv import SrvAnswer, SrvSets, srv_of_itself, srv_set
+from headwater.answer.sections import Sections
+from headwater.answer.srv import SrvSets, srv_of_itself, srv_set
 from headwater.store.node import Kind, SrvForm, pack_node, pack_srv_own, pack_srv_table
 from headwater.wire.names import name
 from headwater.wire.rdata import record
@@ -94,7 +95,7 @@ def asked_as_is(qname: bytes) -> bytes:
     return b"\0\1\1\0\0\1\0\0\0\0\0\0" + qname + b"\0\x21\0\1"
 
 
-def decoded(qname: bytes, found: SrvAnswer) -> dns.message.Message:
+def decoded(qname: bytes, found: Sections) -> dns.message.Message:
     """The set in a reply to that question."""
     counts = found.ancount.to_bytes(2, "big") + b"\0\0" + found.arcount.to_bytes(2, "big")
     query = asked_as_is(qname)

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
+from headwater.answer.sections import Sections
 from headwater.store.node import (
     A_SIZE,
     AAAA_SIZE,
@@ -44,17 +45,6 @@ _SRV_SIZE: Final = RECORD_HEAD + SRV_NUMBERS
 _WHOLE_WEIGHT: Final = 100
 
 
-class SrvAnswer(NamedTuple):
-    """The answer and additional sections of a reply."""
-
-    ancount: int
-    arcount: int
-    body: Sequence[bytes]
-    """The records of both, one after the other, in pieces."""
-    cut: bool = False
-    """Whether more records would have been there than fit."""
-
-
 class Written(NamedTuple):
     """The same before the targets' common end is put in: it has the letters of the question."""
 
@@ -66,19 +56,19 @@ class Written(NamedTuple):
     """Bytes of that end, which is also the end of the name asked for: the Service's own name."""
     cut: bool = False
 
-    def asked_as(self, name: bytes) -> SrvAnswer:
+    def asked_as(self, name: bytes) -> Sections:
         """With the end that a name has."""
-        return SrvAnswer(self.ancount, self.arcount, (name[len(name) - self.base :].join(self.pieces),), self.cut)
+        return Sections(self.ancount, self.arcount, (name[len(name) - self.base :].join(self.pieces),), self.cut)
 
 
-def srv_of_itself(name: bytes, own: bytes, address: bytes, ttl: int) -> SrvAnswer:
+def srv_of_itself(name: bytes, own: bytes, address: bytes, ttl: int) -> Sections:
     """The set of a pod's name that is not stored: itself and port 0, as in CoreDNS; its address.
 
     `own` is the pod's name, the end of the one that was asked for.
     """
     answer = OWNER + _head(len(own), ttl, _WHOLE_WEIGHT, 0)
     glue = record(type_of_address(address), ttl, address, pointer(len(name) - len(own)))
-    return SrvAnswer(1, 1, (answer, own, glue))
+    return Sections(1, 1, (answer, own, glue))
 
 
 class _Known(NamedTuple):
@@ -86,7 +76,7 @@ class _Known(NamedTuple):
 
     node: bytes
     key: bytes
-    answer: SrvAnswer
+    answer: Sections
     """In lower case, in one piece."""
     written: Written | None
     """For other letters, once they were asked for."""
@@ -100,7 +90,7 @@ class SrvSets:
         self._room = MAX_KNOWN
         self._lock = threading.Lock()
 
-    def get(self, node: Any, key: bytes, name: bytes, room: int, turn: int) -> SrvAnswer:
+    def get(self, node: Any, key: bytes, name: bytes, room: int, turn: int) -> Sections:
         """As `srv_set`."""
         data = bytes(node)
         lower = name.lower()
@@ -135,7 +125,7 @@ def _weight(name: bytes, found: _Known) -> int:
     return _OVERHEAD + size + len(pieces) * _PIECE
 
 
-def srv_set(node: Any, key: bytes, name: bytes, room: int, turn: int) -> SrvAnswer:
+def srv_set(node: Any, key: bytes, name: bytes, room: int, turn: int) -> Sections:
     """A node's SRV set (RFC 2782), glue included, in at most `room` bytes.
 
     `key` is the name it is stored under, `name` the one asked for, which may be
