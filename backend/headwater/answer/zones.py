@@ -51,14 +51,11 @@ class Zones:
     def of(self, name: bytes) -> Zone | None:
         """The zone that a lower-cased name is in, the longest one."""
         for zone in self.longest_first:
-            if name.endswith(zone.wire) and _begins_at_a_label(name, zone):
-                return zone
+            if name.endswith(zone.wire):
+                # The match must begin at a label: walk there.
+                at, goal = 0, len(name) - len(zone.wire)
+                while at < goal:
+                    at += 1 + name[at]
+                if at == goal:
+                    return zone
         return None
-
-
-def _begins_at_a_label(name: bytes, zone: Zone) -> bool:
-    """Whether a zone's name, which the name ends in, is its last labels and not a part of one."""
-    at, goal = 0, len(name) - len(zone.wire)
-    while at < goal:
-        at += 1 + name[at]
-    return at == goal

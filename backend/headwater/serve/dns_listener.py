@@ -15,7 +15,7 @@ from headwater.answer.alias import Pending
 from headwater.serve.queries import Failed, Queries
 from headwater.wire.edns import MIN_UDP_SIZE, OPT_SIZE
 from headwater.wire.header import COUNTS, HEADER_SIZE, QR, TC, flags_of, reply_head, servfail
-from headwater.wire.question import Malformed, parse
+from headwater.wire.question import Malformed, Question
 
 #: No larger UDP reply, whatever the client says: fragments get lost.
 _MAX_UDP: Final = 4096
@@ -29,7 +29,7 @@ def for_udp(query: bytes, reply: bytes) -> bytes:
     if len(reply) <= MIN_UDP_SIZE:
         return reply
     try:
-        asked = parse(query)
+        asked = Question(query)
     except Malformed:
         return reply[:HEADER_SIZE]
     limit = MIN_UDP_SIZE if asked.edns is None else min(asked.edns.udp_size, _MAX_UDP)

@@ -8,7 +8,7 @@ from struct import Struct
 from typing import Final, NamedTuple
 
 from headwater.wire.names import ROOT
-from headwater.wire.types import OPT, Rcode
+from headwater.wire.types import OPT
 
 #: Requestors that say less are taken to mean this (section 6.2.3); what one without EDNS takes, too.
 MIN_UDP_SIZE: Final = 512
@@ -60,7 +60,7 @@ def plain(record: bytes) -> Edns | None:
 
 
 @cache
-def opt(rcode: Rcode, *, do: bool, ede: int = 0) -> bytes:
+def opt(rcode: int, *, do: bool, ede: int = 0) -> bytes:
     """Our OPT: version 0, DO copied, and an extended error if there is one."""
     options = _OPTION.pack(Option.EDE, _CODE.size) + _CODE.pack(ede) if ede else b""
     return ROOT + _FIXED.pack(OPT, UDP_SIZE, rcode >> 4, 0, _DO if do else 0, len(options)) + options

@@ -38,6 +38,8 @@ ONE_QUESTION: Final = b"\0\1"
 #: ANCOUNT, NSCOUNT, ARCOUNT.
 COUNTS: Final = Struct(">HHH")
 NO_RECORDS: Final = COUNTS.pack(0, 0, 0)
+#: All four counts of a message that is a header and nothing else.
+_NOTHING: Final = b"\0\0" + NO_RECORDS
 
 
 def flags_of(message: bytes) -> int:
@@ -51,14 +53,14 @@ def counts_of(message: bytes) -> tuple[int, int, int]:
     return ancount, nscount, arcount
 
 
-def reply_head(query: bytes, flags: int, *, question: bool = True) -> bytes:
+def reply_head(query: bytes, flags: int) -> bytes:
     """Id, flags and QDCOUNT of a reply; `flags` but for QR."""
-    return query[:2] + (QR | flags).to_bytes(2, "big") + (ONE_QUESTION if question else b"\0\0")
+    return query[:2] + (QR | flags).to_bytes(2, "big") + ONE_QUESTION
 
 
 def bare(query: bytes, flags: int) -> bytes:
     """A reply that is a header and nothing else; `flags` but for QR."""
-    return reply_head(query, flags, question=False) + NO_RECORDS
+    return query[:2] + (QR | flags).to_bytes(2, "big") + _NOTHING
 
 
 def servfail(query: bytes) -> bytes:

@@ -8,7 +8,7 @@ and nothing is allocated by a count that a client wrote.
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final, NamedTuple
+from typing import Final
 
 from headwater.wire import edns
 from headwater.wire.edns import Edns
@@ -18,17 +18,6 @@ from headwater.wire.rdata import FIXED
 
 #: Type and class, the end of a question.
 _TYPE_AND_CLASS: Final = Struct(">HH")
-
-
-class Question(NamedTuple):
-    """A query that could be read. `end` is the offset behind its question."""
-
-    name: bytes
-    """Wire format, in the client's letter case."""
-    qtype: int
-    qclass: int
-    end: int
-    edns: Edns | None
 
 
 class Malformed(Exception):  # noqa: N818 (what the query is)
@@ -55,31 +44,48 @@ def name_end(message: bytes, at: int) -> int:
     raise Malformed
 
 
-def parse(message: bytes) -> Question:
-    """A query of at least 12 bytes, opcode 0 (RFC 1035 section 4.1, RFC 6891, RFC 9619). Raises Malformed."""
-    if message[4:6] != ONE_QUESTION:
-        raise Malformed
-    behind_name = name_end(message, HEADER_SIZE)
-    end = behind_name + _TYPE_AND_CLASS.size
-    if end > len(message):
-        raise Malformed
-    qtype, qclass = _TYPE_AND_CLASS.unpack_from(message, behind_name)
-    ancount, nscount, arcount = counts_of(message)
-    if ancount or nscount:
-        # An answer or authority section has no place in a query (IXFR's is refused anyway).
-        raise Malformed(end)
-    options = None
-    at = end
-    for _ in range(arcount):
-        # The count is the client's word: the loop ends with the message.
-        at, found = _additional(message, at, end)
-        if found is not None:
-            if options is not None:
-                raise Malformed(end)
-            options = found
-    if at != len(message):
-        raise Malformed(end)
-    return Question(message[HEADER_SIZE:behind_name], qtype, qclass, end, options)
+class Question:
+    """What a query asks. Raises Malformed for a message that is none.
+
+    The message has at least 12 bytes and opcode 0 (RFC 1035 section 4.1, RFC 6891, RFC 9619).
+    """
+
+    __slots__ = ("edns", "end", "message", "name", "qclass", "qtype")
+
+    edns: Edns | None
+    end: int
+    """The offset behind it."""
+    name: bytes
+    """Wire format, in the client's letter case."""
+    qtype: int
+    qclass: int
+
+    def __init__(self, message: bytes) -> None:
+        if message[4:6] != ONE_QUESTION:
+            raise Malformed
+        behind_name = name_end(message, HEADER_SIZE)
+        end = behind_name + _TYPE_AND_CLASS.size
+        if end > len(message):
+            raise Malformed
+        self.message = message
+        self.name = message[HEADER_SIZE:behind_name]
+        self.qtype, self.qclass = _TYPE_AND_CLASS.unpack_from(message, behind_name)
+        self.end = end
+        self.edns = None
+        ancount, nscount, arcount = counts_of(message)
+        if ancount or nscount:
+            # An answer or authority section has no place in a query (IXFR's is refused anyway).
+            raise Malformed(end)
+        at = end
+        for _ in range(arcount):
+            # The count is the client's word: the loop ends with the message.
+            at, found = _additional(message, at, end)
+            if found is not None:
+                if self.edns is not None:
+                    raise Malformed(end)
+                self.edns = found
+        if at != len(message):
+            raise Malformed(end)
 
 
 def _additional(message: bytes, at: int, end: int) -> tuple[int, Edns | None]:
