@@ -50,6 +50,7 @@ def headwater(tmp_path: Path) -> Iterator[Headwater]:
     manifest = tmp_path / "manifest.yaml"
     manifest.write_text(MANIFEST)
     with Few(tmp_path, "--manifests", manifest) as running:
+        wait_until(running.is_complete, SETTLE, "every process is up")
         yield running
 
 

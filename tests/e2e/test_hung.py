@@ -39,6 +39,7 @@ def manifest(tmp_path: Path) -> Path:
 @pytest.fixture
 def headwater(manifest: Path, tmp_path: Path) -> Iterator[Headwater]:
     with Headwater(tmp_path, "--manifests", manifest) as running:
+        wait_until(running.is_complete, SETTLE, "every process is up")
         yield running
 
 
@@ -183,6 +184,7 @@ def test_pages_that_a_hung_reader_pins_are_freed(tmp_path: Path) -> None:
 
     write(0)
     with Headwater(tmp_path, "--manifests", manifest) as headwater:
+        wait_until(headwater.is_complete, SETTLE, "every process is up")
         pid = headwater.pids()["answer 0"]
         size = metric(headwater, "headwater_store_bytes")
         # Readers that are asked hold a snapshot open only for moments; one that is stopped in such a moment pins it.

@@ -112,6 +112,7 @@ def test_what_it_inherits_is_reaped(instance: First) -> None:
     def zombies() -> list[int]:
         return [item.pid for item in supervisor.children(recursive=True) if item.status() == psutil.STATUS_ZOMBIE]
 
+    wait_until(lambda: len(instance.pids()) == 4, SETTLE, "every process is up")
     before = instance.pids()
     for process in supervisor.children():
         process.kill()  # forkserver and resource tracker
