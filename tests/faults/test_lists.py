@@ -202,7 +202,7 @@ def test_long_lines_are_taken(tmp_path: Path) -> None:
 
 def test_unfinished_list_takes_nothing_away(tmp_path: Path) -> None:
     """Its second page does not come for a while; events of other resources do, and are served."""
-    with cluster(tmp_path, behaviour=Behaviour(page=3), patches=IMPATIENT) as (api, watching):
+    with cluster(tmp_path, behaviour=Behaviour(page=3), timing=IMPATIENT) as (api, watching):
         many_services(watching)
         watching.prober.allowed[f"{SOME[-1]}.default.svc.cluster.local"] = frozenset({f"172.16.1.{len(SOME) - 1}"})
         watching.ready()

@@ -8,7 +8,6 @@ import pytest
 from headwater.cluster.reflector import (
     NOT_INSTALLED,
     PAGE,
-    WATCH_SECONDS,
     ListPage,
     Reflector,
     RequestFailed,
@@ -17,6 +16,7 @@ from headwater.cluster.reflector import (
     Watch,
 )
 from headwater.cluster.refusals import failure
+from headwater.cluster.timing import USUAL
 
 
 class World:
@@ -78,12 +78,12 @@ def test_pages_then_a_watch_from_the_list_s_version() -> None:
     assert machine.next() == ListPage("token-2", PAGE)
     assert machine.state.relists == 0, "not before the list is complete"
     assert machine.page("11", "")
-    assert machine.next() == Watch("11", WATCH_SECONDS[1])
+    assert machine.next() == Watch("11", int(USUAL.watch[1]))
     assert machine.state.relists == 1
 
 
 def test_a_stored_version_is_watched_from_without_a_list() -> None:
-    assert World().reflector("4711").next() == Watch("4711", WATCH_SECONDS[1])
+    assert World().reflector("4711").next() == Watch("4711", int(USUAL.watch[1]))
 
 
 @pytest.mark.parametrize(("high", "seconds"), [(False, 300), (True, 600)])

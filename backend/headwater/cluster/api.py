@@ -23,6 +23,7 @@ from kubernetes.config.config_exception import ConfigException
 from headwater.cluster.objects import Resource
 from headwater.cluster.reflector import RequestFailed, Trouble
 from headwater.cluster.refusals import PATHS, failure
+from headwater.cluster.timing import USUAL, Timing
 from headwater.settings.error import SettingsError
 from headwater.settings.selectors import Selector
 
@@ -32,10 +33,6 @@ _POD_FIELDS: Final = "status.phase!=Succeeded,status.phase!=Failed,status.phase!
 _JSON: Final = "application/json"
 #: Names and versions only, where the server can do that (every one since 1.15).
 _METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-_CONNECT_TIMEOUT: Final = 5.0
-_LIST_TIMEOUT: Final = 60.0
-#: A bookmark comes about once a minute: longer silence means a dead connection.
-_SILENCE_TIMEOUT: Final = 95.0
 #: An error's body is read no further than this.
 _ERROR_BODY: Final = 64 * 1024
 
@@ -43,7 +40,13 @@ _ERROR_BODY: Final = 64 * 1024
 class ApiServer:
     """Credentials for one API server, and requests to it. One for each thread."""
 
-    def __init__(self, kubeconfig: str | None, context: str | None, selectors: Mapping[Resource, Selector]) -> None:
+    def __init__(
+        self,
+        kubeconfig: str | None,
+        context: str | None,
+        selectors: Mapping[Resource, Selector],
+        timing: Timing = USUAL,
+    ) -> None:
         """A kubeconfig file (or $KUBECONFIG's), or the pod's own service account when there is none.
 
         `selectors`: which objects of a resource are asked for, where not all of them are.
@@ -52,6 +55,7 @@ class ApiServer:
         self._kubeconfig = kubeconfig
         self._context = context
         self._selectors = selectors
+        self._timing = timing
         self._client = self._connect()
         self._watching: Any = None
 
@@ -90,7 +94,7 @@ class ApiServer:
         if continue_token:
             query["continue"] = continue_token
         accept = _METADATA if metadata_only else _JSON
-        response = self._get(resource, query, (_CONNECT_TIMEOUT, _LIST_TIMEOUT), accept)
+        response = self._get(resource, query, (self._timing.connect, self._timing.page), accept)
         try:
             return cast("bytes", response.read())
         except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -110,7 +114,7 @@ class ApiServer:
             query["resourceVersion"] = resource_version
         if initial:
             query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
-        response = self._get(resource, query, (_CONNECT_TIMEOUT, _SILENCE_TIMEOUT))
+        response = self._get(resource, query, (self._timing.connect, self._timing.silence))
         self._watching = response
         return self._lines(response)
 
@@ -156,7 +160,7 @@ class ApiServer:
 
     def _is_api_server(self) -> bool:
         """Whether one answers: a proxy that has lost it says 404 to everything, and that must not delete a name."""
-        response = self._send("/version", (_CONNECT_TIMEOUT, _CONNECT_TIMEOUT))
+        response = self._send("/version", (self._timing.connect, self._timing.connect))
         response.close()
         return response.status in (200, 401, 403)
 

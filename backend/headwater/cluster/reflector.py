@@ -33,26 +33,16 @@ from enum import Enum
 from typing import Final
 
 from headwater.cluster.objects import version_number
+from headwater.cluster.timing import USUAL, Timing
 
 #: Objects per page of a list, as kubectl and client-go ask for.
 PAGE: Final = 500
-#: How long one watch may last, in seconds; the server ends it (client-go: 5 to 10 minutes).
-WATCH_SECONDS: Final = (300, 600)
-#: Back-off after a server's error: seconds, doubled each time, with full jitter.
-_BACKOFF_FIRST: Final = 0.8
-_BACKOFF_LAST: Final = 30.0
-#: After a refused connection or a silent one: a connect costs the server nothing.
-_RECONNECT: Final = (0.1, 1.0)
 #: A version that the server has not reached yet: asked so often, then listed anew (it was restored from a backup).
 _AHEAD: Final = 3
 #: A list whose token expires before its end is taken in larger pages, up to that many times.
 _LARGEST: Final = 16
 #: So many versions are remembered, to tell an event that came twice from one that came too late.
 _TOLD: Final = 256
-#: A missing permission, or resource, does not appear by asking often.
-_MISSING: Final = (20.0, 40.0)
-#: A watch that ends well but sooner than this, in seconds, is treated as an error.
-_TOO_SHORT: Final = 1.0
 #: The version of the empty list that stands for a resource that is not installed. Nothing can be watched from it.
 NOT_INSTALLED: Final = "none"
 
@@ -143,8 +133,10 @@ class Reflector:
         uniform: Callable[[float, float], float] = random.uniform,
         *,
         stream: bool = False,
+        timing: Timing = USUAL,
     ) -> None:
         self._clock = clock
+        self._timing = timing
         self._uniform = uniform
         self._stream = stream
         self._initial = False
@@ -178,8 +170,8 @@ class Reflector:
             return ListPage(self._continue, PAGE * self._pages)
         self._watch_began = self._clock()
         self._watch_events = 0
-        low, high = WATCH_SECONDS
-        return Watch(self.state.resource_version, int(self._uniform(low, high)), self._initial)
+        seconds = int(self._uniform(*self._timing.watch))
+        return Watch(self.state.resource_version, seconds, self._initial)
 
     def page(self, resource_version: str, continue_token: str) -> bool:
         """A page came. True when it was the last: the list is complete as of that version."""
@@ -263,7 +255,7 @@ class Reflector:
         if self._initial:
             self._not_finished()
             self._back_off()
-        elif self._watch_events == 0 and self._clock() - self._watch_began < _TOO_SHORT:
+        elif self._watch_events == 0 and self._clock() - self._watch_began < self._timing.too_short:
             self._back_off()
         else:
             self._failures = 0
@@ -305,9 +297,9 @@ class Reflector:
                     self.state.resource_version = ""
                 self._back_off()
             case Trouble.UNREACHABLE:
-                self._wait = self._uniform(*_RECONNECT)
+                self._wait = self._uniform(*self._timing.reconnect)
             case Trouble.FORBIDDEN:
-                self._wait = self._uniform(*_MISSING)
+                self._wait = self._uniform(*self._timing.missing)
             case Trouble.NOT_INSTALLED:
                 return self._not_installed()
             case Trouble.THROTTLED if error.retry_after > 0:
@@ -325,7 +317,7 @@ class Reflector:
             return False
         self._alive()
         self._failures = 0
-        self._wait = self._uniform(*_MISSING)
+        self._wait = self._uniform(*self._timing.missing)
         if self._absent:
             return False
         self._absent = True
@@ -336,6 +328,6 @@ class Reflector:
         self.state.proof_of_life = self._clock()
 
     def _back_off(self) -> None:
-        ceiling = min(_BACKOFF_LAST, _BACKOFF_FIRST * 2**self._failures)
+        ceiling = min(self._timing.backoff_last, self._timing.backoff_first * 2**self._failures)
         self._failures = min(self._failures + 1, 16)
         self._wait = max(0.05, self._uniform(0.0, ceiling))

@@ -18,6 +18,7 @@ import msgspec
 
 from headwater.cluster.objects import Resource, version_number
 from headwater.cluster.reflector import PAGE, RequestFailed, Trouble
+from headwater.cluster.timing import USUAL, Timing
 from headwater.writer.ledger import Ledger
 from headwater.writer.posting import object_key
 
@@ -25,13 +26,6 @@ if TYPE_CHECKING:
     from headwater.cluster.api import ApiServer
 
 _log = logging.getLogger(__name__)
-
-#: Between two pages, in seconds: the audit is in no hurry.
-_PAUSE: Final = 1.0
-#: How long a change may be on its way.
-_GRACE: Final = 5.0
-#: After a request that failed; the audit that it belonged to is given up.
-_RETRY: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +86,7 @@ class Auditor:
         relist: Callable[[Resource], None],
         interval: float,
         stopping: threading.Event,
+        timing: Timing = USUAL,
     ) -> None:
         """`connect` makes a client, when the first is needed; nothing is read before `is_ready`; `relist` mends."""
         self._resources = resources
@@ -102,6 +97,7 @@ class Auditor:
         self._relist = relist
         self._interval = interval
         self._stopping = stopping
+        self._timing = timing
         self.differences: dict[str, int] = dict.fromkeys(resources, 0)
         """Found so far."""
         self._left_out: dict[Resource, dict[bytes, int]] = {}
@@ -124,7 +120,7 @@ class Auditor:
                 self._server = None  # its credentials may be old
                 if error.trouble is not Trouble.NOT_INSTALLED:
                     _log.info("audit given up: %s", error)
-                    wait = min(self._interval, _RETRY)
+                    wait = min(self._interval, self._timing.audit_retry)
             except Exception:  # noqa: BLE001 (an audit harms nobody)
                 _log.exception("audit: unexpected")
 
@@ -134,10 +130,10 @@ class Auditor:
         if not suspects:
             self._left_out.pop(resource, None)
             return 0
-        if self._stopping.wait(_GRACE):
+        if self._stopping.wait(self._timing.audit_grace):
             return 0
         again, version = self._suspects(resource)
-        if self._stopping.wait(_GRACE):
+        if self._stopping.wait(self._timing.audit_grace):
             return 0
         differing = {
             key: again[key] for key in suspects.keys() & again.keys() if self._still_differs(key, again[key], version)
@@ -187,5 +183,5 @@ class Auditor:
             start = stop
             if not token:
                 return found, version_number(page.metadata.resourceVersion)
-            if self._stopping.wait(_PAUSE):
+            if self._stopping.wait(self._timing.audit_pause):
                 return {}, 0

@@ -31,6 +31,7 @@ from headwater.cluster.follower import Follower, Inbox, RawPage
 from headwater.cluster.objects import Decoded, OddObject, Resource, decode
 from headwater.cluster.reflector import Reflector
 from headwater.cluster.source import selectors_of
+from headwater.cluster.timing import USUAL, Timing
 from headwater.process import control, counters, log
 from headwater.process.counters import LATENCY_BUCKETS, Histogram, ResourceState, WatchSnapshot
 from headwater.records.compiler import Compiler
@@ -95,8 +96,9 @@ def required_resources(settings: Settings) -> tuple[Resource, ...]:
 class Watcher:
     """The state of the role; `run` is the process."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(self, settings: Settings, store: Store, timing: Timing = USUAL) -> None:
         self._settings = settings
+        self._timing = timing
         self._store = store
         self._queue: queue.Queue[Change | RawPage] = queue.Queue(_QUEUE)
         self.skipped = Skipped()
@@ -132,19 +134,21 @@ class Watcher:
 
         versions, selectors = self.ledger.versions(), selectors_of(self._settings)
         for resource in self._resources:
-            server = ApiServer(self._settings.kubeconfig, self._settings.context, selectors)
-            reflector = Reflector(versions[resource], time.monotonic, stream=self._settings.list_mode == "stream")
+            server = ApiServer(self._settings.kubeconfig, self._settings.context, selectors, self._timing)
+            stream = self._settings.list_mode == "stream"
+            reflector = Reflector(versions[resource], time.monotonic, stream=stream, timing=self._timing)
             follower = self._followers[resource] = Follower(resource, reflector, server, self._inbox)
             self._thread(resource, follower.run)
         if self._settings.audit_interval:
             self.auditor = Auditor(
                 self._resources,
-                lambda: ApiServer(self._settings.kubeconfig, self._settings.context, selectors),
+                lambda: ApiServer(self._settings.kubeconfig, self._settings.context, selectors, self._timing),
                 self.ledger,
                 lambda: self._announced,
                 lambda resource: self._followers[resource].relist(),
                 self._settings.audit_interval,
                 self.stopping,
+                self._timing,
             )
             self._thread("audit", self.auditor.run)
 
@@ -339,7 +343,7 @@ def release_memory(store: Store) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def run(settings: Settings, identity: Identity, connection: Connection) -> None:
+def run(settings: Settings, identity: Identity, connection: Connection, timing: Timing = USUAL) -> None:
     """The process's main function."""
     setproctitle.setproctitle("headwater: watch")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -349,7 +353,7 @@ def run(settings: Settings, identity: Identity, connection: Connection) -> None:
         store, why = Store.open(Path(settings.state_dir), identity)
         if why:
             _log.warning("the stored state is discarded: %s", why)
-        watcher = Watcher(settings, store)
+        watcher = Watcher(settings, store, timing)
         signal.signal(signal.SIGTERM, lambda *_: watcher.stopping.set())
         control.attend(connection, lambda: counters.encode(watcher.snapshot()), watcher.reload)
         connection.send_bytes(control.STARTED)

@@ -1,0 +1,41 @@
+"""How long everything between us and the API server may take, and how long to wait before it is tried again.
+
+One value that is handed down: tests shorten it, nothing else does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """Seconds. A pair is a range: each wait is drawn from it, so that many instances do not come at once."""
+
+    connect: float = 5.0
+    """TCP and TLS, of one connection."""
+    page: float = 60.0
+    """Silence in the course of a list's page. A busy API server takes its time to begin."""
+    silence: float = 95.0
+    """Silence of a watch. A bookmark comes about once a minute: longer means a dead connection."""
+    watch: tuple[float, float] = (300.0, 600.0)
+    """How long one watch may last; the server ends it (client-go: 5 to 10 minutes)."""
+    too_short: float = 1.0
+    """A watch that ends well but sooner, with nothing said, is treated as an error."""
+    backoff_first: float = 0.8
+    """After a server's error; doubled each time, with full jitter (client-go: 0.8 to 30 s)."""
+    backoff_last: float = 30.0
+    reconnect: tuple[float, float] = (0.1, 1.0)
+    """After a refused connection or a silent one: a connect costs the server nothing."""
+    missing: tuple[float, float] = (20.0, 40.0)
+    """A missing permission, or resource, does not appear by asking often."""
+    audit_pause: float = 1.0
+    """Between two pages of an audit, which is in no hurry."""
+    audit_grace: float = 5.0
+    """How long a change may be on its way before an audit calls it lost."""
+    audit_retry: float = 300.0
+    """After a request of an audit that failed; the audit that it belonged to is given up."""
+
+
+USUAL: Final = Timing()
