@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import select
 import socket
 import ssl
@@ -48,6 +49,9 @@ _PIECE: Final = 1 << 18
 _MANY: Final = 10_000
 _RESOURCE_OF: Final = {path: resource for resource, path in PATHS.items()}
 _PARTIAL: Final = "as=PartialObjectMetadataList"
+_VERSION: Final = re.compile(rb'("resourceVersion": ?")(\d+")')
+#: What makes a version no number.
+_PREFIX: Final = "v"
 _INITIAL_END: Final = "k8s.io/initial-events-end"
 
 
@@ -119,6 +123,8 @@ class Behaviour:
     bookmarks: float = 0.25
     """Seconds between bookmarks; a real one's come about once a minute."""
     installed: set[Resource] = field(default_factory=lambda: set(PATHS))
+    opaque: bool = False
+    """Versions are no numbers, as an aggregated API server may have them."""
     tokens: set[str] | None = None
     """Bearer tokens that are taken; None: everybody is."""
 
@@ -269,6 +275,8 @@ class FakeApiServer:
         """Answer one request."""
         url = urlsplit(handler.path)
         query = dict(parse_qsl(url.query, keep_blank_values=True))
+        if self.behaviour.opaque and "resourceVersion" in query:
+            query["resourceVersion"] = query["resourceVersion"].removeprefix(_PREFIX)
         resource: Resource | Literal[""] = _RESOURCE_OF.get(url.path, "")
         verb: Verb = "other"
         if resource:
@@ -555,6 +563,8 @@ class Exchange:
             self._refuse(refusal)
             return
         self.head(200, {"Content-Type": "application/json", **(headers or {})})
+        if behaviour.opaque:
+            pieces = (_VERSION.sub(rb"\1%b\2" % _PREFIX.encode(), piece) for piece in pieces)
         for piece in pieces if body is None else body(iter(pieces)):
             self.send(piece)
         self.end()

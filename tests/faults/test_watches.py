@@ -232,6 +232,28 @@ def test_object_that_is_left_out_is_no_difference_to_an_audit(tmp_path: Path) ->
         assert api.count("list", "serviceimports") <= 2
 
 
+def test_versions_that_are_no_numbers_are_compared_and_not_ordered(tmp_path: Path) -> None:
+    """The audits find nothing where nothing is lost, and a lost event where there is one; events are in order."""
+    behaviour = Behaviour(opaque=True)
+    with cluster(tmp_path, *EVERYTHING, "--audit-interval", "0.2s", behaviour=behaviour) as (api, watching):
+        watching.start()
+        for number in range(1, 4):
+            api.truth.put(app(number))
+            watching.until(APP, f"10.44.9.{number}")
+        since = time.monotonic()
+        watching.until_asked(3 * len(watching.resources), "metadata", since=since)
+        assert api.count("list") == api.count("watch") == len(watching.resources)
+        assert watching.snapshot().audits
+
+        api.on("watch", "endpointslices", faults.lose(lost))
+        began = time.monotonic()
+        api.break_watches()
+        watching.until_asked(1, "watch", "endpointslices", since=began)
+        api.truth.put(app(9))
+        watching.until(APP, "10.44.9.9")
+        assert api.count("list", since=began) == 1
+
+
 def test_audit_of_a_store_that_is_right_asks_for_metadata_only(tmp_path: Path) -> None:
     """No list and no new watch for it, and nothing is counted as a difference."""
     with cluster(tmp_path, *EVERYTHING, "--audit-interval", "0.3s", behaviour=Behaviour(page=2)) as (api, watching):

@@ -20,7 +20,8 @@ a new list, server errors back off to 30 s. A refused connection is cheap and is
 tried again within 2 s.
 
 Versions are numbers that grow (KEP-5504), and so does a watch's: one that tells
-of an older version is out of order, and leads to a new list.
+of an older version is out of order, and leads to a new list. An aggregated API
+server may have others: these have no order, and no watch of theirs is out of it.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from headwater.cluster.objects import version_number
+from headwater.cluster.objects import is_older
 from headwater.cluster.timing import USUAL, Timing
 
 #: Objects per page of a list, as kubectl and client-go ask for.
@@ -224,7 +225,7 @@ class Reflector:
         """
         self._progress()
         self.state.events += 1
-        if version_number(resource_version) < version_number(self.state.resource_version) and resource_version:
+        if is_older(resource_version, self.state.resource_version):
             self.state.outdated += 1
             if resource_version not in self._told:
                 self.out_of_order = True
@@ -239,7 +240,7 @@ class Reflector:
     def bookmark(self, resource_version: str) -> None:
         """Nothing changed up to that version."""
         self._progress()
-        if version_number(resource_version) >= version_number(self.state.resource_version) and resource_version:
+        if resource_version and not is_older(resource_version, self.state.resource_version):
             self.state.resource_version = resource_version
 
     def _progress(self) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from headwater.cluster.objects import Resource, version_number
+from headwater.cluster.objects import Resource, is_behind, version_mark
 from headwater.cluster.reflector import PAGE, RequestFailed, Trouble
 from headwater.cluster.timing import USUAL, Timing
 from headwater.writer.ledger import Ledger
@@ -34,6 +34,7 @@ class Listed:
 
     key: bytes
     version: int
+    """Its mark (`objects.version_mark`), 0 when the server does not say."""
 
 
 class _Meta(msgspec.Struct):
@@ -67,8 +68,8 @@ def compare(listed: Iterable[Listed], stored: Iterable[tuple[bytes, int]]) -> It
     """
     known = dict(stored)
     for item in listed:
-        version = known.pop(item.key, 0)
-        if not version or (item.version and version < item.version):
+        version = known.pop(item.key, None)
+        if version is None or (item.version and is_behind(version, item.version)):
             yield item.key, item.version
     for key in known:
         yield key, 0
@@ -101,7 +102,11 @@ class Auditor:
         self.differences: dict[str, int] = dict.fromkeys(resources, 0)
         """Found so far."""
         self._left_out: dict[Resource, dict[bytes, int]] = {}
-        """What the last audit found, {key: version}: where a list did not mend it, it is no object for us."""
+        """What the last audit found, {key: version or 0}: a list did not mend it, so another one would not.
+
+        An object that is none for us (it does not decode, its records cannot be made), or one that
+        could not be removed.
+        """
         self.runs = 0
         """Audits that went through everything."""
 
@@ -139,8 +144,8 @@ class Auditor:
             key: again[key] for key in suspects.keys() & again.keys() if self._still_differs(key, again[key], version)
         }
         known = self._left_out.get(resource, {})
-        self._left_out[resource] = {key: version for key, version in differing.items() if version}
-        lost = [key for key, version in differing.items() if not version or known.get(key) != version]
+        self._left_out[resource] = differing
+        lost = [key for key, version in differing.items() if known.get(key) != version]
         if lost:
             self.differences[resource] += len(lost)
             names = ", ".join(key.decode().partition("/")[2] for key in sorted(lost)[:3])
@@ -155,8 +160,8 @@ class Auditor:
         """Whether the store has not got to an object's version; 0: to its absence, as of the list's version."""
         stored = self._ledger.stored_version(key)
         if version:
-            return stored is None or stored < version
-        return stored is not None and stored <= listed
+            return stored is None or is_behind(stored, version)
+        return stored is not None and (stored == listed or is_behind(stored, listed))
 
     def _suspects(self, resource: Resource) -> tuple[dict[bytes, int], int]:
         """What differs now, as {key: the server's version or 0}, and the list's own version; page by page."""
@@ -173,7 +178,7 @@ class Auditor:
             listed = [
                 Listed(
                     object_key(resource, (item.metadata.namespace, item.metadata.name)),
-                    version_number(item.metadata.resourceVersion),
+                    version_mark(item.metadata.resourceVersion),
                 )
                 for item in page.items or ()
             ]
@@ -182,6 +187,6 @@ class Auditor:
             found.update(compare(listed, self._ledger.stored_versions(start, stop)))
             start = stop
             if not token:
-                return found, version_number(page.metadata.resourceVersion)
+                return found, version_mark(page.metadata.resourceVersion)
             if self._stopping.wait(self._timing.audit_pause):
                 return {}, 0
