@@ -28,6 +28,12 @@ SHORT: Final = Timing(
     connect=5.0,
     page=5.0,
     silence=5.0,
+    whole_page=60.0,
+    recognize=5.0,
+    plugin=5.0,
+    credentials=0.5,
+    unverified=(0.05, 0.1),
+    unreadable=(0.05, 0.1),
     backoff_first=0.1,
     backoff_last=0.2,
     reconnect=(0.05, 0.1),
@@ -38,7 +44,7 @@ SHORT: Final = Timing(
     audit_retry=0.1,
 )
 #: For servers that hang or fall silent.
-IMPATIENT: Final = replace(SHORT, connect=0.5, page=0.5, silence=0.5)
+IMPATIENT: Final = replace(SHORT, connect=0.5, page=0.5, recognize=0.5, silence=0.5)
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
 _PRELOADED: Final = ["headwater.writer.process", "headwater.cluster.api", "tests.fakeapi.role"]
 

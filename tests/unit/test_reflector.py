@@ -226,6 +226,40 @@ def test_a_list_that_breaks_off_goes_on_with_its_page() -> None:
         assert machine.next() == ListPage("token-1")
 
 
+def test_a_page_that_is_too_large_is_asked_for_with_fewer_objects() -> None:
+    machine = World().reflector()
+    for limit in (500, 125, 31, 7, 1, 1):
+        assert machine.next() == ListPage("", limit)
+        machine.failed(RequestFailed(Trouble.TOO_LARGE, "a body of more than 48 MiB"))
+        assert wait_of(machine) > 0
+    machine.page("10", "token-1")
+    assert machine.next() == ListPage("token-1", 1)
+    machine.page("10", "")
+    machine.failed(failure(410, "too old resource version", "services", "watch"))
+    assert machine.next() == ListPage("", 500), "the next list begins as ever"
+
+
+def test_a_certificate_that_does_not_verify_is_tried_again_within_two_seconds() -> None:
+    machine = World().watching("7")
+    for _ in range(50):
+        machine.failed(RequestFailed(Trouble.UNVERIFIED, "certificate verify failed"))
+        assert 0.0 < wait_of(machine) <= 2.0
+    assert machine.next() == Watch("7", 600)
+    assert machine.state.errors == {"unverified": 50}
+
+
+def test_the_problem_is_told_until_something_is_heard() -> None:
+    machine = World().watching("7")
+    machine.failed(UNREACHABLE)
+    assert machine.state.problem == str(UNREACHABLE)
+    machine.credentials("--kubeconfig: empty")
+    assert machine.state.problem == "--kubeconfig: empty"
+    machine.watching()
+    assert machine.state.problem == ""
+    machine.failed(failure(410, "too old resource version", "services", "watch"))
+    assert machine.state.problem == "", "that is as it should be"
+
+
 ENDLESS = (0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0)
 
 

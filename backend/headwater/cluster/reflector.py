@@ -40,8 +40,10 @@ from headwater.cluster.timing import USUAL, Timing
 PAGE: Final = 500
 #: A version that the server has not reached yet: asked so often, then listed anew (it was restored from a backup).
 _AHEAD: Final = 3
-#: A list whose token expires before its end is taken in larger pages, up to that many times.
-_LARGEST: Final = 16
+#: A list whose token expires before its end is taken in larger pages, up to that many objects.
+_LARGEST: Final = 16 * PAGE
+#: A page that is too large is asked for again with so many times fewer objects.
+_FEWER: Final = 4
 #: So many versions are remembered, to tell an event that came twice from one that came too late.
 _TOLD: Final = 256
 #: The version of the empty list that stands for a resource that is not installed. Nothing can be watched from it.
@@ -67,6 +69,12 @@ class Trouble(Enum):
     """429, or 503 with Retry-After: the server says when."""
     SERVER = "server"
     """Another status, or a body that does not parse."""
+    CREDENTIALS = "credentials"
+    """They cannot be read, so that nothing was asked."""
+    UNVERIFIED = "unverified"
+    """TLS: one side does not believe the other. Read the credentials again."""
+    TOO_LARGE = "too large"
+    """A page of more bytes than are taken; ask for fewer objects."""
     UNREACHABLE = "unreachable"
     """No connection, or one that fell silent."""
 
@@ -122,6 +130,8 @@ class Counters:
     relists: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     """By HTTP status, or by the trouble's name where there was none."""
+    problem: str = ""
+    """Why the last request failed; empty since one succeeded."""
 
 
 class Reflector:
@@ -143,7 +153,7 @@ class Reflector:
         self._initial = False
         self._unfinished = 0
         self._continue = ""
-        self._pages = 1
+        self._limit = PAGE
         self._failures = 0
         self._wait = 0.0
         self._watch_began = 0.0
@@ -168,7 +178,7 @@ class Reflector:
             self.state.resource_version = self._continue = ""
         self._initial = self._stream and not self.state.resource_version
         if not self.state.resource_version and not self._initial:
-            return ListPage(self._continue, PAGE * self._pages)
+            return ListPage(self._continue, self._limit)
         self._watch_began = self._clock()
         self._watch_events = 0
         seconds = int(self._uniform(*self._timing.watch))
@@ -190,7 +200,7 @@ class Reflector:
             self._back_off()
             return False
         self._failures = 0
-        self._pages = 1
+        self._limit = PAGE
         self._ahead = 0
         self.state.resource_version = resource_version
         self.state.relists += 1
@@ -275,6 +285,8 @@ class Reflector:
         self.state.connected = False
         name = str(error.status) if error.status else error.trouble.value
         self.state.errors[name] = self.state.errors.get(name, 0) + 1
+        if error.trouble is not Trouble.EXPIRED:
+            self.state.problem = str(error)
         if self._initial and error.trouble is Trouble.REFUSED:
             self._stream = False
             return False
@@ -284,7 +296,7 @@ class Reflector:
             case Trouble.EXPIRED:
                 if not self.state.resource_version:
                     # A continue token expires like a version does: the list starts over, to be faster this time.
-                    self._pages = min(self._pages * 2, _LARGEST)
+                    self._limit = min(self._limit * 2, _LARGEST)
                     self._back_off()
                 elif self._expired:
                     self._back_off()  # a list whose own version is gone at once, again
@@ -297,6 +309,13 @@ class Reflector:
                     self._ahead = 0
                     self.state.resource_version = ""
                 self._back_off()
+            case Trouble.TOO_LARGE:
+                self._limit = max(1, self._limit // _FEWER)
+                self._back_off()
+            case Trouble.CREDENTIALS:
+                self._wait = self._uniform(*self._timing.unreadable)
+            case Trouble.UNVERIFIED:
+                self._wait = self._uniform(*self._timing.unverified)
             case Trouble.UNREACHABLE:
                 self._wait = self._uniform(*self._timing.reconnect)
             case Trouble.FORBIDDEN:
@@ -308,6 +327,12 @@ class Reflector:
             case _:
                 self._back_off()
         return False
+
+    def credentials(self, problem: str) -> None:
+        """They should have been read again, and could not be; the ones before are used on."""
+        name = Trouble.CREDENTIALS.value
+        self.state.errors[name] = self.state.errors.get(name, 0) + 1
+        self.state.problem = problem
 
     def _not_installed(self) -> bool:
         watching, self.state.resource_version = bool(self.state.resource_version), ""
@@ -327,6 +352,7 @@ class Reflector:
 
     def _alive(self) -> None:
         self.state.proof_of_life = self._clock()
+        self.state.problem = ""
 
     def _back_off(self) -> None:
         ceiling = min(self._timing.backoff_last, self._timing.backoff_first * 2**self._failures)

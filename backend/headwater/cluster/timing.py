@@ -17,6 +17,14 @@ class Timing:
     """TCP and TLS, of one connection."""
     page: float = 60.0
     """Silence in the course of a list's page. A busy API server takes its time to begin."""
+    whole_page: float = 300.0
+    """A page from its first byte to its last one: what drips is not waited for."""
+    recognize: float = 15.0
+    """Silence in the course of the question which cluster this is."""
+    plugin: float = 15.0
+    """An exec credential plug-in; it is killed then."""
+    credentials: float = 5.0
+    """Between two readings of credentials because of a certificate that does not verify."""
     silence: float = 95.0
     """Silence of a watch. A bookmark comes about once a minute: longer means a dead connection."""
     watch: tuple[float, float] = (300.0, 600.0)
@@ -28,6 +36,10 @@ class Timing:
     backoff_last: float = 30.0
     reconnect: tuple[float, float] = (0.1, 1.0)
     """After a refused connection or a silent one: a connect costs the server nothing."""
+    unverified: tuple[float, float] = (0.5, 2.0)
+    """After a certificate that does not verify: somebody is replacing it, or what verifies it."""
+    unreadable: tuple[float, float] = (1.0, 5.0)
+    """After credentials that cannot be read: somebody is writing them."""
     missing: tuple[float, float] = (20.0, 40.0)
     """A missing permission, or resource, does not appear by asking often."""
     audit_pause: float = 1.0

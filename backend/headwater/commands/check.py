@@ -12,7 +12,7 @@ from pathlib import Path
 
 import click
 
-from headwater.cluster.source import selectors_of, source_of
+from headwater.cluster.source import place_of, selectors_of
 from headwater.serve.tls import Certificates
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
@@ -23,7 +23,7 @@ def check(settings: Settings) -> int:
     """One line per thing that `serve` needs; 0 when all of it is there, else 1."""
     from headwater.cluster.files import BadManifest, files_of
 
-    checks: list[tuple[str, Callable[[], str]]] = [("source", lambda: f"fingerprint {source_of(settings)}")]
+    checks: list[tuple[str, Callable[[], str]]] = [("source", lambda: place_of(settings))]
     if settings.manifests:
         checks += [(f"read {file}", lambda file=file: _read(file, settings)) for file in files_of(settings.manifests)]  # type: ignore[misc]
     else:
@@ -62,8 +62,10 @@ def _api_checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
     connected: list[ApiServer] = []
 
     def connect() -> str:
-        connected.append(ApiServer(settings.kubeconfig, settings.context, selectors_of(settings)))
-        return connected[0].host
+        server = ApiServer(settings.kubeconfig, settings.context, selectors_of(settings))
+        server.reload()
+        connected.append(server)
+        return server.host
 
     yield "credentials", connect
     for resource in required_resources(settings):

@@ -91,8 +91,6 @@ class Settings:
         for path in self.manifests:
             if not Path(path).exists():
                 raise SettingsError("--manifests", f"{path!r} does not exist")
-        if self.kubeconfig and not Path(self.kubeconfig).is_file():
-            raise SettingsError("--kubeconfig", f"{self.kubeconfig!r} is not a file")
         if not self.zones:
             raise SettingsError("--zone", "at least one zone is needed")
         for flag, zones, others in (

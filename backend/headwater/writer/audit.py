@@ -169,8 +169,15 @@ class Auditor:
         found: dict[bytes, int] = {}
         token, start = "", resource.encode() + b"/"
         end = resource.encode() + b"0"  # behind every "resource/…"
+        limit = PAGE
         while True:
-            body = server.page(resource, PAGE, token, metadata_only=True)
+            try:
+                body = server.page(resource, limit, token, metadata_only=True)
+            except RequestFailed as error:
+                if error.trouble is not Trouble.TOO_LARGE or limit == 1:
+                    raise
+                limit = max(1, limit // 4)
+                continue
             try:
                 page = _PAGE.decode(body)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:

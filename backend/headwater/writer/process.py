@@ -29,6 +29,7 @@ from headwater.cluster.changes import Change, ListComplete, ListPageArrived
 from headwater.cluster.files import Manifests, Objects, signature
 from headwater.cluster.follower import Follower, Inbox, RawPage
 from headwater.cluster.objects import Decoded, OddObject, Resource, decode
+from headwater.cluster.recognition import AnotherCluster, Recognition
 from headwater.cluster.reflector import Reflector
 from headwater.cluster.source import selectors_of
 from headwater.cluster.timing import USUAL, Timing
@@ -38,7 +39,7 @@ from headwater.records.compiler import Compiler
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
 from headwater.store.environment import Store, StoreDamaged, StoreFull
-from headwater.store.identity import Identity
+from headwater.store.identity import Identity, discard
 from headwater.store.node import Kind
 from headwater.writer import host
 from headwater.writer.audit import Auditor
@@ -110,6 +111,7 @@ class Watcher:
         self.ledger = Ledger(store, compiler, self._resources)
         self.auditor: Auditor | None = None
         self._followers: dict[Resource, Follower] = {}
+        self._recognition = Recognition(store.folder)
         self._programming = Histogram.of(LATENCY_BUCKETS)
         self._commits = 0
         self._commit_failures = 0
@@ -125,24 +127,36 @@ class Watcher:
     # Sources
 
     def start_sources(self) -> None:
-        """The threads that fill the queue. Raises SettingsError for credentials that cannot be used."""
+        """The threads that fill the queue.
+
+        Raises SettingsError for credentials that cannot be used, where there is nothing to serve.
+        With a store their threads try on: what it holds is served meanwhile.
+        """
         if self._settings.manifests:
             self._thread("files", self._follow_files)
             return
         # Only here: the import costs 24 MiB, and only this process may have it.
         from headwater.cluster.api import ApiServer
 
-        versions, selectors = self.ledger.versions(), selectors_of(self._settings)
+        selectors = selectors_of(self._settings)
+
+        def connect() -> ApiServer:
+            return ApiServer(self._settings.kubeconfig, self._settings.context, selectors, self._timing)
+
+        if not self._store.is_published:
+            connect().reload()
+        versions = self.ledger.versions()
         for resource in self._resources:
-            server = ApiServer(self._settings.kubeconfig, self._settings.context, selectors, self._timing)
             stream = self._settings.list_mode == "stream"
             reflector = Reflector(versions[resource], time.monotonic, stream=stream, timing=self._timing)
-            follower = self._followers[resource] = Follower(resource, reflector, server, self._inbox)
+            follower = Follower(resource, reflector, connect(), self._inbox, self._recognition)
+            self._followers[resource] = follower
+        for resource, follower in self._followers.items():
             self._thread(resource, follower.run)
         if self._settings.audit_interval:
             self.auditor = Auditor(
                 self._resources,
-                lambda: ApiServer(self._settings.kubeconfig, self._settings.context, selectors, self._timing),
+                connect,
                 self.ledger,
                 lambda: self._announced,
                 lambda resource: self._followers[resource].relist(),
@@ -199,10 +213,12 @@ class Watcher:
     # Commits
 
     def loop(self) -> None:
-        """Take batches and commit them until told to stop. Raises StoreDamaged."""
+        """Take batches and commit them until told to stop. Raises StoreDamaged, AnotherCluster."""
         checked = heard = time.monotonic()
         self._announce()
         while not self.stopping.is_set():
+            if self._recognition.another:
+                raise AnotherCluster(self._recognition.another)
             batch = self._batch()
             if batch:
                 self._commit(batch)
@@ -304,7 +320,7 @@ class Watcher:
         now = time.monotonic()
         return WatchSnapshot(
             ready=self.ledger.ready,
-            detail=self._detail or self._waiting_for(),
+            detail=self._detail or self._trouble() or self._waiting_for(),
             resources={
                 resource: ResourceState(
                     connected=state.connected,
@@ -328,6 +344,11 @@ class Watcher:
             audits=self.auditor.runs if self.auditor is not None else 0,
             audit_differences=dict(self.auditor.differences) if self.auditor is not None else {},
         )
+
+    def _trouble(self) -> str:
+        """What the API server or its credentials are wrong with, each once."""
+        problems = (item.reflector.state.problem for item in self._followers.values())
+        return "; ".join(dict.fromkeys(filter(None, problems)))
 
     def _waiting_for(self) -> str:
         if self.ledger.ready:
@@ -362,6 +383,10 @@ def run(settings: Settings, identity: Identity, connection: Connection, timing: 
     except SettingsError as error:
         _log.error("%s", error)
         sys.exit(control.UNUSABLE)
+    except AnotherCluster as error:
+        _log.warning("the stored state is discarded: %s", error)
+        discard(Path(settings.state_dir))
+        sys.exit(1)
     except StoreDamaged as error:
         _log.error("the store is damaged: %s", error)
         sys.exit(control.STORE_DAMAGED)
