@@ -18,10 +18,18 @@ SEEDS ?= 200
 FUZZ ?= 120
 START ?= 0
 
-.PHONY: help run test test-fast lint format bench chaos fuzz fuzz-answers scale-answers tools cluster corefile proto clean
+# Seconds that the tests of another Python may take in continuous integration.
+LIMIT ?= 420
+QUICK := not cluster and not coredns and not slow
+
+.PHONY: help run test test-fast test-pythons coverage lint format bench chaos fuzz fuzz-answers scale-answers tools \
+	cluster proto requirements dist clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+##@ Every day
 
 run: $(READY) ## Serve the bundled example, CoreDNS in front, and show the first answers
 	@tools/setup packages dig
@@ -32,6 +40,7 @@ test: $(READY) lint ## Everything: lint, unit, wire, end to end, and a real cont
 	@tools/setup packages dig dnsperf h2load
 	@$(PYTHON) tools/build.py || test -z "$${CI:-}"
 	@$(BIN)/python -m pytest
+	@test -z "$${CI:-}" || $(PYTHON) -m tools.pythons --other-than $(BIN)/python --limit $(LIMIT) -- -q -m "$(QUICK)" tests/unit
 
 test-fast: $(READY) lint ## What every edit runs: all quick tests without the control plane, under 2 minutes
 	@$(BIN)/python -m pytest -m "not cluster and not slow" tests/unit tests/wire tests/e2e
@@ -46,7 +55,16 @@ format: $(READY) ## Let ruff format and mend what it can
 	@$(BIN)/ruff check --fix
 	@$(BIN)/ruff format
 
-bench: $(READY) ## Measure: the resolver alone; serving beside Go; the whole set, a change's way and requests beside CoreDNS (45 minutes)
+##@ Now and then
+
+test-pythons: $(READY) ## Quick unit and wire tests on every Python from 3.11 to 3.13 that is installed
+	@$(PYTHON) -m tools.pythons
+
+coverage: $(READY) ## How much of each room unit and wire tests reach, beside its floor
+	@$(BIN)/python -m coverage run -m pytest -q -m "$(QUICK)" tests/unit tests/wire
+	@$(BIN)/python tools/covered.py
+
+bench: $(READY) ## Measure everything beside Go and beside CoreDNS (45 minutes)
 	@tools/setup packages dnsperf h2load nghttpd
 	@$(PYTHON) tools/build.py
 	@$(BIN)/python -m bench.resolver
@@ -56,23 +74,25 @@ bench: $(READY) ## Measure: the resolver alone; serving beside Go; the whole set
 	@$(BIN)/python -m bench.propagation --services $(SERVICES)
 	@$(BIN)/python -m bench.requests --services $(SERVICES)
 
-chaos: $(READY) ## Break everything once for as long as it takes (5 minutes); docs/reliability.md gets the table
+chaos: $(READY) ## Break everything once, as long as it takes; docs/reliability.md gets the table (5 minutes)
 	@$(PYTHON) tools/build.py
 	@HEADWATER_CHAOS=long $(BIN)/python -m pytest tests/cluster/test_chaos.py
 
-fuzz: $(READY) ## HTTP/2, questions and the resolver under atheris, FUZZ=120 seconds each; new inputs go into the corpus
+fuzz: $(READY) ## Each target under atheris for FUZZ=120 seconds; what it finds goes into the corpus
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
 	@for target in http2 question resolver; do $(BIN)/python -m tests.fuzz $$target $(FUZZ) || exit 1; done
 
-fuzz-answers: $(READY) ## Compare SEEDS=200 generated clusters with CoreDNS's answers, from START=0 (40 minutes)
+fuzz-answers: $(READY) ## Compare SEEDS=200 generated clusters with CoreDNS, from START=0 (40 minutes)
 	@$(PYTHON) tools/build.py
 	@$(BIN)/python -m tests.answers --seeds $(SEEDS) --start $(START)
 
-scale-answers: $(READY) ## Compare 50,000 answers of the whole set with CoreDNS's, and answers too large for a message
+scale-answers: $(READY) ## Compare 50,000 answers of the whole set with CoreDNS's, and those too large
 	@$(PYTHON) tools/build.py
 	@$(BIN)/python -m tests.answers.scale --services $(SERVICES)
 
-tools: ## Build CoreDNS and the test control plane into the cache (16 minutes the first time)
+##@ Parts
+
+tools: ## Build what tests are run with (CoreDNS, a control plane) into the cache (10 minutes, once)
 	@$(PYTHON) tools/build.py
 
 cluster: $(READY) tools ## A real control plane on loopback, until Ctrl-C
@@ -81,8 +101,15 @@ cluster: $(READY) tools ## A real control plane on loopback, until Ctrl-C
 proto: $(READY) ## Generate the protobuf code again
 	@$(BIN)/python tools/protoc.py
 
+requirements: $(READY) ## Write deploy/requirements.txt anew: constraints.txt's runtime part, with hashes
+	@$(BIN)/python tools/requirements.py
+
+dist: $(READY) ## Build a release into dist/, try it in an empty environment, write its bill of materials
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[release]'
+	@$(BIN)/python tools/dist.py
+
 clean: ## Remove the virtual environment and caches in the checkout; the tools' cache stays
-	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist build .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): pyproject.toml constraints.txt tools/setup

@@ -1,5 +1,9 @@
 #!/usr/bin/env python3
-"""Build the real parts that Headwater is tested and shown with, from Go modules.
+"""Build the programs that Headwater is tested, measured and shown with, from Go modules.
+
+CoreDNS; etcd, Kubernetes's API server, controllers, scheduler and kubectl, and kwok: the control
+plane of the tests; h2spec; the Go echo of the benchmarks. On 2 cores all of them take 10 minutes,
+once.
 
     tools/build.py [NAME ...]      build what is missing (default: everything)
     tools/build.py --path NAME     print where NAME is, exit 1 when it is not built

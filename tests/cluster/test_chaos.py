@@ -418,8 +418,8 @@ def test_answers_stay_true(arena: Arena, name: str) -> None:
     verdict = seen.verdict
     log = arena.headwater.log.read_text()[-3000:]
     assert verdict.wrong()[:5] == [], log
-    if LONG:  # a busy machine asks less
-        assert verdict.asked > 0.8 * RATE * (seen.ended + AFTER - seen.began)
+    # A busy machine asks less; one that asks next to nothing has seen nothing.
+    assert verdict.asked > (0.8 if LONG else 0.2) * RATE * (seen.ended + AFTER - seen.began)
     if FAULTS[name] is kill_supervisor:
         assert verdict.answered_again < redial(seen.ended - seen.began), log
     else:

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from dns.rcode import Rcode
 from headwater import __version__
+from headwater.commands import options
 from headwater.commands.corefile import stanza, upstream
 from headwater.settings.settings import Settings
 from headwater.writer.process import required_resources
@@ -134,12 +135,9 @@ def sidecar(objects: list[dict[str, Any]]) -> dict[str, Any]:
 
 def settings_of(container: dict[str, Any]) -> Settings:
     """The Settings that the container's flags make, by the command line itself."""
-    from headwater.commands import cli
-
     command, *arguments = container["args"]
     assert command == "serve"
-    with cli.serve.make_context("serve", arguments, resilient_parsing=False) as context:
-        return cli.settings_of(**context.params)
+    return options.settings_of(arguments)
 
 
 @pytest.fixture(params=ALL, ids=lambda folder: folder.name)

@@ -142,6 +142,8 @@ class FakeApiServer:
         self.truth = truth
         self.behaviour = behaviour or Behaviour()
         self.requests: list[Request] = []
+        self.taken = 0
+        """Connections so far, whatever became of them."""
         self.closing = threading.Event()
         self._tls = tls
         self._rules: list[_Rule] = []
@@ -638,6 +640,7 @@ class _Listener(ThreadingHTTPServer):
 
     def get_request(self) -> tuple[socket.socket, Any]:
         connection, address = super().get_request()
+        self.api.taken += 1
         if self._tls is not None:
             connection = self._tls.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
         return connection, address

@@ -147,6 +147,33 @@ class Watching:
         """How many lines of its log hold a text."""
         return sum(text in line for line in self.log.read_text().splitlines())
 
+    def errors(self) -> dict[str, int]:
+        """For each resource that has objects, how many of its requests have failed since the start."""
+        states = self.snapshot().resources
+        return {
+            resource: sum(states[resource].errors.values()) if resource in states else 0
+            for resource in self.resources
+            if resource not in self.absent
+        }
+
+    def until_refused(self, times: int, since: Mapping[str, int] | None = None) -> None:
+        """Wait until requests of every resource have failed so many times, beyond those of `since`."""
+
+        def condition() -> bool:
+            found = self.errors()
+            short = {name: count for name, count in found.items() if count < times + (since or {}).get(name, 0)}
+            assert not short, f"failed requests: {short}, since {since or 'the start'}"
+            return True
+
+        wait_until(condition, DEADLINE, f"{times} requests of every resource fail", interval=_INTERVAL)
+
+    @contextlib.contextmanager
+    def refused(self, times: int) -> Iterator[None]:
+        """The block breaks something; after it, requests of every resource have failed so many times more."""
+        before = self.errors()
+        yield
+        self.until_refused(times, before)
+
     # What it has written
 
     def ready(self) -> None:

@@ -21,7 +21,8 @@ from tests.fakeapi.cluster import APP, EVERYTHING, STABLE, app, cluster, objects
 from tests.fakeapi.role import IMPATIENT, SHORT
 from tests.fakeapi.server import Behaviour, FakeApiServer, Verb
 from tests.fakeapi.truth import Truth
-from tests.fakeapi.watching import Watching, longest_rush
+from tests.fakeapi.watching import DEADLINE, Watching, longest_rush
+from tests.harness.processes import wait_until
 
 _VERBS: Final[tuple[Verb, ...]] = ("list", "watch")
 
@@ -184,8 +185,8 @@ def test_server_that_was_away_is_back_within_two_seconds(tmp_path: Path) -> None
     """With the waits as they are: a refused connection is tried again soon, after however many."""
     with cluster(tmp_path, timing=replace(SHORT, reconnect=(0.1, 2.0))) as (api, watching):
         watching.ready()
-        api.down()
-        time.sleep(0.5)
+        with watching.refused(3):
+            api.down()
         api.truth.put(app(2))
         began = time.monotonic()
         api.up()
@@ -215,8 +216,8 @@ def test_server_that_does_not_take_connections_is_tried_again(tmp_path: Path) ->
     with cluster(tmp_path, timing=IMPATIENT) as (api, watching):
         watching.ready()
         api.down()
-        with black_hole(api.port):
-            time.sleep(0.7)
+        with black_hole(api.port), watching.refused(2):
+            pass
         api.truth.put(app(2))
         api.up()
         watching.until(APP, "10.44.9.2")
@@ -235,9 +236,9 @@ def test_server_that_takes_connections_and_reads_nothing_is_tried_again(tls: boo
         watching = Watching(api, tmp_path, *EVERYTHING, stable=STABLE, kubeconfig=kubeconfig, timing=IMPATIENT)
         with watching.closing():
             watching.ready()
-            api.muted = True
-            api.cut_all()
-            time.sleep(0.7)
+            with watching.refused(2):
+                api.muted = True
+                api.cut_all()
             api.muted = False
             api.truth.put(app(2))
             watching.until(APP, "10.44.9.2")
@@ -269,7 +270,9 @@ def test_server_with_another_certificate_is_not_believed(verb: str, tmp_path: Pa
                 api.truth.compact()
             asked = api.count()
             with FakeApiServer(Truth(), tls=contexts[1], port=api.port) as impostor:
-                time.sleep(0.4)
+                wait_until(lambda: impostor.taken >= 3, DEADLINE, "it is tried again and again")
+                with watching.refused(1):
+                    pass
                 assert impostor.count() == 0, "not even a token was sent"
             api.truth.put(app(2))
             api.up()

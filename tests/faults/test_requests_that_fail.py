@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,12 +16,13 @@ from tests.fakeapi.cluster import APP, EVERYTHING, app, cluster
 from tests.fakeapi.faults import error_event, lines_first, metadata
 from tests.fakeapi.role import IMPATIENT
 from tests.fakeapi.server import FakeApiServer, Fault, Verb, status_body
-from tests.fakeapi.watching import Watching, longest_rush
+from tests.fakeapi.watching import DEADLINE, Watching, longest_rush
+from tests.harness.processes import wait_until
 
-#: How long a fault lasts, in seconds: a loop without a pause asks dozens of times meanwhile.
-_LASTS: Final = 0.2
 #: Requests without a pause between them.
 _PATIENT: Final = 3
+#: How many requests meet a fault: enough that a loop without a pause would be seen.
+_MET: Final = _PATIENT + 2
 
 _HTML: Final = b"<html><body>Please log in</body></html>"
 _DEEP: Final = b'{"metadata":' * 100_000
@@ -101,14 +103,23 @@ def batches(table: Mapping[str, Fault]) -> list[Any]:
 
 
 def suffer(api: FakeApiServer, watching: Watching, verb: Verb, batch: Mapping[Resource, Fault]) -> None:
-    """Break every watch, let its resource's fault be all that is answered for a while, then heal, and compare."""
+    """Break every watch, let its resource's fault be all that is answered for a while, then heal, and compare.
+
+    The while is over when a fault was met often enough, or is one that leaves a watch open.
+    """
     began = time.monotonic()
     for resource, fault in batch.items():
         api.on(verb, resource, fault, times=float("inf"))
     api.break_watches()
+
+    def enough(resource: Resource) -> bool:
+        asked = api.asked(verb, resource, began)
+        is_open = verb == "watch" and asked[-1].status == 200 and not asked[-1].ended
+        return is_open or len(asked) >= _MET
+
     for resource in batch:
         watching.until_asked(1, verb, resource, since=began)
-    time.sleep(_LASTS)
+        wait_until(functools.partial(enough, resource), DEADLINE, f"{resource} has met its fault")
     api.heal()
     watching.until(APP, "10.44.9.2")
     watching.check()

@@ -261,7 +261,7 @@ def test_audit_of_a_store_that_is_right_asks_for_metadata_only(tmp_path: Path) -
         for number in range(2, 12):  # changes while it looks
             api.truth.put(app(number))
             watching.until(APP, f"10.44.9.{number}")
-            time.sleep(0.1)
+            watching.until_asked(api.count("metadata") + 1, "metadata")
         watching.until_asked(2 * 11, "metadata")
         watching.check()
         assert api.count("list") == 11

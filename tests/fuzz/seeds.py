@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import dns.message
 
@@ -12,7 +13,7 @@ from tests.wire import test_http2
 from tests.wire.frames import HELLO, Client
 from tests.wire.serving import query
 
-CORPUS = Path(__file__).parent / "corpus"
+CORPUS: Final = Path(__file__).parent / "corpus"
 
 
 def http2() -> Iterator[bytes]:
@@ -46,9 +47,11 @@ def queries() -> Iterator[bytes]:
     yield from (b"", b"\0", b"\0\7", bytes(12), b"\0\7\x28" + bytes(9), b"\0\7\x80" + bytes(9))
 
 
-def write() -> None:
-    """Add what is missing."""
-    for name, found in (("http2", http2()), ("question", queries()), ("resolver", queries())):
-        (CORPUS / name).mkdir(parents=True, exist_ok=True)
-        for seed in found:
-            (CORPUS / name / hashlib.sha1(seed).hexdigest()).write_bytes(seed)
+SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {"http2": http2, "question": queries, "resolver": queries}
+
+
+def write(name: str, folder: Path) -> None:
+    """A target's seeds as files, under the names that libFuzzer would give them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for seed in SEEDS[name]():
+        (folder / hashlib.sha1(seed).hexdigest()).write_bytes(seed)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 import psutil
 from dnslib import DNSRecord
-from headwater.commands import cli, query
+from headwater.commands import options, query
 from headwater.commands.corefile import stanza
 from headwater.settings.address import Address
 from headwater.settings.settings import Settings
@@ -198,8 +198,7 @@ class Headwater:
 
 def settings_of(arguments: list[str]) -> Settings:
     """The Settings that these arguments of `headwater serve` make, by the command line itself."""
-    with cli.serve.make_context("serve", list(arguments)) as context:
-        return cli.settings_of(**context.params)
+    return options.settings_of(arguments)
 
 
 def alive(processes: list[psutil.Process]) -> list[str]:

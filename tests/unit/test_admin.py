@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from typing import Any
 
+import httpx
 import pytest
 from headwater import __version__
 from headwater.admin.server import application
@@ -21,7 +22,6 @@ from headwater.settings.settings import Settings
 from prometheus_client import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.testclient import TestClient
 
 A, AAAA, TXT = 1, 28, 16
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -96,8 +96,19 @@ STATES: dict[str, tuple[ProcessView, ...]] = {
 }
 
 
-def page(instance: FakeInstance, path: str, accept: str = "*/*") -> Any:
-    return TestClient(application(instance)).get(path, headers={"Accept": accept})
+def asked(instance: FakeInstance, method: str, path: str, accept: str = "*/*") -> httpx.Response:
+    """What the application says, without a socket."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(application(instance))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.request(method, path, headers={"Accept": accept})
+
+    return asyncio.run(ask())
+
+
+def page(instance: FakeInstance, path: str, accept: str = "*/*") -> httpx.Response:
+    return asked(instance, "GET", path, accept)
 
 
 def families(instance: FakeInstance, accept: str = "text/plain") -> dict[str, Metric]:
@@ -356,13 +367,18 @@ def test_the_first_page_says_where_to_look() -> None:
         assert path in response.text
 
 
-@pytest.mark.parametrize("path", ["/nope", "/metrics/", "/../etc/passwd"])
+@pytest.mark.parametrize("path", ["/nope", "/metrics/more", "/../etc/passwd", "/metrics.txt"])
 def test_other_pages_are_not_there(path: str) -> None:
-    client = TestClient(application(FakeInstance()), follow_redirects=False)
-    assert client.get(path).status_code in (307, 404)
+    assert page(FakeInstance(), path).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/healthz", "/readyz"])
+def test_a_slash_too_many_leads_to_the_page(path: str) -> None:
+    response = page(FakeInstance(), f"{path}/")
+    assert (response.status_code, httpx.URL(response.headers["location"]).path) == (307, path)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE"])
 def test_nothing_can_be_changed_here(method: str) -> None:
     for path in ("/metrics", "/healthz", "/readyz", "/"):
-        assert TestClient(application(FakeInstance())).request(method, path).status_code == 405
+        assert asked(FakeInstance(), method, path).status_code == 405

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib import metadata
@@ -14,11 +18,13 @@ import click
 import pytest
 from dnslib import QTYPE, RR, A, DNSRecord
 from headwater import __version__
-from headwater.commands.cli import cli, main
+from headwater.commands.cli import COMMANDS, cli, main
 from headwater.commands.query import LookupFailed
+from headwater.commands.serve import progress
+from headwater.process.counters import AnswerSnapshot, ProcessView, WatchSnapshot
 from headwater.settings.address import Address
 from headwater.settings.settings import Settings
-from headwater.supervise.claims import StartFailed
+from headwater.supervise.claims import StartFailed, take_state_dir
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,6 +35,7 @@ SERVE_FLAGS = {
     "--transport", "--state-dir", "--admin", "--dns", "--ttl", "--negative-ttl", "--pods", "--endpoint-pod-names",
     "--ignore-empty-service", "--namespace", "--log-level", "--log-format", "--zonal", "--namespace-labels",
     "--labels", "--upstream", "--list", "--max-staleness", "--audit-interval",
+    "--second-opinion",
 }  # fmt: skip
 ALL_FLAGS = SOURCE_FLAGS | LISTEN_FLAGS | SERVE_FLAGS
 
@@ -54,64 +61,144 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
     return found
 
 
-def options(command: str) -> dict[str, click.Option]:
+def command_of(name: str) -> click.Command:
+    assert isinstance(cli, click.Group)
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    return command
+
+
+def options(name: str) -> dict[str, click.Option]:
     return {
-        parameter.opts[0]: parameter
-        for parameter in cli.commands[command].params
-        if isinstance(parameter, click.Option)
+        parameter.opts[0]: parameter for parameter in command_of(name).params if isinstance(parameter, click.Option)
     }
 
 
 # Help
 
 
+SHARED = ALL_FLAGS | {"--config", "--help-all"}
+COREFILE_FLAGS = {"--mode", "--port", "--coredns-ca", "--coredns-cert", "--coredns-key", "--server-name"}
+
+
 @pytest.mark.parametrize(
     ("command", "flags"),
     [
-        ("serve", ALL_FLAGS),
-        ("check", ALL_FLAGS),
-        (
-            "corefile",
-            ALL_FLAGS | {"--mode", "--port", "--coredns-ca", "--coredns-cert", "--coredns-key", "--server-name"},
-        ),
+        ("serve", SHARED),
+        ("check", SHARED),
+        ("config", SHARED),
+        ("corefile", SHARED | COREFILE_FLAGS),
         ("query", {"--server", "--timeout", "--short"}),
         ("demo", {"--coredns", "--no-coredns", "--port", "--once"}),
     ],
 )
 def test_help_explains_every_flag(command: str, flags: set[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
+    assert main([command, "--help-all" if "--help-all" in flags else "--help"]) == 0
     shown = capsys.readouterr().out
-    words = {word.strip("[],") for word in shown.split()}
+    words = {word.strip("[],").replace("--[no-]", "--") for word in shown.split()}
     assert flags <= words, f"not mentioned: {sorted(flags - words)}"
     assert set(options(command)) == flags
     for flag, option in options(command).items():
         assert option.help, flag
-        assert option.help.endswith("."), flag
+        assert option.help.partition(" [")[0].endswith("."), flag
+
+
+def test_short_help_counts_the_flags_that_it_leaves_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--help"]) == 0
+    short = capsys.readouterr().out
+    assert main(["serve", "--help-all"]) == 0
+    long = capsys.readouterr().out
+    left_out = re.findall(r"^  (--\S+)", long, re.MULTILINE)
+    left_out = [flag for flag in left_out if not re.search(rf"^  {re.escape(flag)} ", short, re.MULTILINE)]
+    assert left_out
+    assert f"--help-all shows {len(left_out)} more." in short
+    assert "more." not in long
+
+
+@pytest.mark.parametrize("name", [None, *(name for section in COMMANDS.values() for name in section)])
+@pytest.mark.parametrize("columns", [80, 100, 300])
+def test_help_is_aligned_and_fits(
+    name: str | None, columns: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for flag in ("--help", "--help-all"):
+        if flag == "--help-all" and (name is None or flag not in options(name)):
+            continue
+        assert main([*([name] if name else []), flag]) == 0
+        shown = capsys.readouterr().out
+        assert shown.isascii() or "…" in shown, "what keeps words together is not printed"
+        assert "\N{NO-BREAK SPACE}" not in shown
+        assert max(map(len, shown.splitlines())) <= min(columns, 100)
+        rows = re.findall(r"^  (?=-)((?:-\S, )?--\S+(?: [A-Za-z|:]+)? +)\S", shown, re.MULTILINE)
+        assert len(rows) > 1
+        assert len({len(row) for row in rows}) == 1, "texts begin in one column"
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without importing one: the sentence in the list is the one that the command itself begins with."""
     assert main(["--help"]) == 0
-    shown = capsys.readouterr().out
-    assert set(cli.commands) == {"serve", "demo", "query", "corefile", "check"}
-    for name, command in cli.commands.items():
-        assert f"  {name} " in shown
-        assert command.help
+    shown = " ".join(capsys.readouterr().out.split())
+    modules = {file.stem for file in (ROOT / "backend" / "headwater" / "commands").glob("*.py")}
+    listed = {name: text for section in COMMANDS.values() for name, text in section.items()}
+    assert set(listed) == modules - {"__init__", "cli", "help", "options"}
+    for name, text in listed.items():
+        assert f" {name} {text}" in shown
+        help_text = command_of(name).help
+        assert help_text
+        assert help_text.splitlines()[0] == text
 
 
 def test_without_a_command_help_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     captured = capsys.readouterr()
-    assert "Commands:" in captured.out + captured.err
+    assert "Usage: headwater" in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["sevre"], "serve"),
+        (["Query"], "query"),
+        (["corefiel"], "corefile"),
+        (["zzz"], "there are serve, demo, check, config, corefile, query"),
+        (["serve", "--zon", "a"], "--zone"),
+        (["serve", "--kubeconf", "a"], "--kubeconfig"),
+        (["query", "--serve", "a"], "--server"),
+    ],
+)
+def test_a_slip_is_told_what_is_near(
+    arguments: list[str], meant: str, capsys: pytest.CaptureFixture[str], served: list[Settings]
+) -> None:
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("headwater: no ")
+    assert line.removesuffix("?").endswith(meant)
 
 
 def test_serve_has_a_flag_for_every_setting() -> None:
-    assert {option.name for option in options("serve").values()} == {item.name for item in fields(Settings)}
+    names = {option.name for flag, option in options("serve").items() if flag in ALL_FLAGS}
+    assert names == {item.name for item in fields(Settings)}
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"headwater, version {__version__}\n"
+    shown = capsys.readouterr().out
+    assert re.fullmatch(rf"headwater {re.escape(__version__)} \(Python 3\.\d+\.\S+, Linux \S+\)\n", shown)
     assert metadata.version("headwater") == __version__
+
+
+@pytest.mark.parametrize("arguments", [["config"], ["--help"], ["--version"]])
+def test_output_that_nobody_reads_is_no_error(arguments: list[str]) -> None:
+    """`headwater config | head -1`, with the pipe closed before it begins."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "headwater", *arguments]
+    try:
+        done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False, timeout=60)
+    finally:
+        os.close(writer)
+    assert (done.stderr, done.returncode) == ("", 1)
 
 
 # Flags and variables
@@ -148,6 +235,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "--list": ("stream", "stream"),
     "--max-staleness": ("1h1m30s", 3690.0),
     "--audit-interval": ("0", 0.0),
+    "--second-opinion": ("off", "off"),
     "--namespace-labels": ("team=db", "team=db"),
     "--labels": ("app in (db, web)", "app in (db, web)"),
     "--upstream": ("192.0.2.1:53", (Address(host="192.0.2.1", port=53),)),
@@ -183,6 +271,7 @@ def test_every_flag_and_its_variable(
 
     text, expected = placed(VALUES[flag][0]), placed(VALUES[flag][1])
     option = options("serve")[flag]
+    assert option.name
     arguments = ["serve"]
     for needed in NEEDED.get(flag, ()):
         arguments += [needed, placed("FILE")]
@@ -282,6 +371,8 @@ def test_the_variables_that_kubernetes_sets_for_a_service_named_headwater_are_no
         (["query", "a.org", "--server", "nowhere"], "--server"),
         (["query", "a.org", "--timeout", "soon"], "--timeout"),
         (["demo", "--port", "70000"], "--port"),
+        (["serve", "--zonal=yes"], "--zonal"),
+        (["config", "--workers", "9" * 5000], "--workers"),
         (["nope"], "nope"),
         (["--nope"], "--nope"),
     ],
@@ -304,7 +395,7 @@ def test_a_mistake_in_a_variable_names_its_flag(
     monkeypatch.setenv("HEADWATER_WORKERS", "many")
     assert main(["serve"]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "--workers" in line
+    assert line == "headwater: --workers: 'many' is not a whole number (set by HEADWATER_WORKERS)"
 
 
 @pytest.mark.parametrize("problem", ["--state-dir: in use", "--admin: 127.0.0.1:9353: Address already in use"])
@@ -314,10 +405,37 @@ def test_a_start_that_fails_is_one_line_and_exit_code_1(
     def refuse(_: Settings) -> None:
         raise StartFailed(problem)
 
-    monkeypatch.setattr("headwater.commands.serve.Supervisor", refuse)
-    monkeypatch.setattr("headwater.commands.serve.log.configure", lambda *_: None)
+    monkeypatch.setattr("headwater.supervise.supervisor.Supervisor", refuse)
+    monkeypatch.setattr("headwater.process.log.configure", lambda *_: None)
     assert main(["serve"]) == 1
     assert capsys.readouterr().err == f"headwater: {problem}\n"
+
+
+class Starting:
+    """A supervisor whose answer process is ready when it is looked at for the third time."""
+
+    settings = Settings()
+
+    def __init__(self) -> None:
+        self.looked = 0
+
+    async def refresh(self) -> None:
+        self.looked += 1
+
+    def views(self) -> list[ProcessView]:
+        watch = WatchSnapshot(ready=True, objects={"services": 12_000, "pods": 0})
+        answer = AnswerSnapshot(ready=self.looked > 2)
+        return [ProcessView("watch", True, 0, watch, None), ProcessView("answer 0", True, 0, answer, None)]
+
+
+def test_on_a_terminal_serve_says_when_it_is_ready_and_how_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
+    starting: Any = Starting()
+    asyncio.run(progress(starting))
+    assert starting.looked == 3
+    assert capsys.readouterr().err.splitlines()[-2:] == [
+        "Ready: 12,000 services. Ask:",
+        "  headwater query NAME --server unix:/run/headwater/dns-0.sock",
+    ]
 
 
 # corefile
@@ -361,7 +479,8 @@ def test_query_without_a_server_is_one_line_and_exit_code_1(
     captured = capsys.readouterr()
     assert captured.out == ""
     (line,) = captured.err.splitlines()
-    assert line.startswith(f"headwater: {server}: UNAVAILABLE")
+    reason = {"tcp": "Connection refused", "unix": "No such file or directory"}[kind]
+    assert line.startswith(f"headwater: {server}: UNAVAILABLE: {reason}. Is `headwater serve` running")
 
 
 def answering(reply: bytes | None, monkeypatch: pytest.MonkeyPatch) -> list[DNSRecord]:
@@ -497,7 +616,66 @@ def test_check_of_a_socket_where_somebody_serves(
         other.listen()
         line = failed(capsys, *free)
     assert "dns-1.sock" in line
-    assert "another process serves there" in line
+    assert "another process serves" in line
+
+
+@pytest.mark.parametrize("transport", ["native", "grpcio"])
+@pytest.mark.parametrize("trouble", ["a server", "a file", "a folder that is a file", "a name that is not an address"])
+def test_check_says_of_an_address_what_serve_would(
+    trouble: str, transport: str, free: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same words, from the same code."""
+    listen = Address(path=f"{tmp_path}/dns.sock")
+    with socket.socket(socket.AF_UNIX) as other:
+        match trouble:
+            case "a server":
+                other.bind(str(listen.path))
+                other.listen()
+            case "a file":
+                Path(str(listen.path)).touch()
+            case "a folder that is a file":
+                (tmp_path / "folder").touch()
+                listen = Address(path=f"{tmp_path}/folder/dns.sock")
+            case _:
+                listen = Address(host="192.0.2.1", port=5300)  # TEST-NET-1 (RFC 5737): nobody's
+        arguments = ["--listen", str(listen), "--workers", "1", "--transport", transport]
+        line = failed(capsys, *free, *arguments)
+        command = [sys.executable, "-m", "headwater", "serve", *free, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode in (1, 2)
+    said = done.stderr.splitlines()[-1].removeprefix("headwater: ")
+    assert said.startswith("--listen: ")
+    assert line.endswith(said)
+
+
+def test_check_leaves_nothing_behind(free: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listen = tmp_path / "run" / "headwater" / "dns.sock"
+    arguments = [*free, "--listen", f"unix:{listen}", "--dns", "127.0.0.1:0"]
+    before = {*tmp_path.rglob("*"), tmp_path / "state"}
+    for _ in range(2):
+        assert main(["check", *arguments]) == 0
+        assert set(tmp_path.rglob("*")) == before
+    listen.parent.mkdir(parents=True)
+    assert main(["check", *arguments]) == 0
+    assert set(tmp_path.rglob("*")) == before | {listen.parent.parent, listen.parent}, "what was there stays"
+
+
+def test_check_beside_an_instance_that_runs(
+    free: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with take_state_dir(tmp_path / "state"):
+        line = failed(capsys, *free)
+    assert line.endswith(f"--state-dir: {tmp_path}/state is in use by another headwater (process {os.getpid()})")
+    assert main(["check", *free]) == 0
+
+
+def test_check_says_where_a_bad_value_comes_from(
+    free: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(f"{tmp_path}/dns.sock").touch()
+    monkeypatch.setenv("HEADWATER_LISTEN", f"unix:{tmp_path}/dns.sock")
+    line = failed(capsys, *free[:4], "--admin", "off", "--workers", "1")
+    assert line.endswith("dns.sock is there and is not a socket (set by HEADWATER_LISTEN)")
 
 
 def test_check_of_a_cluster_that_is_not_there(

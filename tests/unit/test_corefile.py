@@ -10,7 +10,8 @@ import pytest
 from headwater.commands.corefile import ClientTls, Mode, stanza, upstream
 from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
-from headwater.settings.settings import MAX_WORKERS, Settings
+from headwater.settings.settings import Settings
+from headwater.settings.validate import MAX_WORKERS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 

@@ -31,7 +31,8 @@ class Server:
         self.lists = 0
         self.watches = 0
         self.meanwhile = threading.Event()
-        self._open = threading.Event()
+        self.opening = threading.Event()
+        self._over = threading.Event()
 
     def page(self, resource: Resource, limit: int, continue_token: str) -> bytes:
         self.lists += 1
@@ -39,14 +40,14 @@ class Server:
 
     def watch(self, resource: Resource, version: str, seconds: int, *, initial: bool = False) -> Iterator[bytes]:
         self.watches += 1
+        self.opening.set()
         if self.watches == 1:
             assert self.meanwhile.wait(DEADLINE)
-        self._open.set()
+        self._over.clear()
         return self._lines()
 
     def _lines(self) -> Iterator[bytes]:
-        while self._open.is_set():
-            time.sleep(0.01)
+        assert self._over.wait(DEADLINE), "nobody hangs up"
         yield from ()
 
     def prepare(self) -> None:
@@ -56,7 +57,7 @@ class Server:
         return b'{"items": [{"metadata": {"name": "kube-system", "uid": "u"}}]}'
 
     def hang_up(self) -> None:
-        self._open.clear()
+        self._over.set()
 
 
 def test_list_that_is_asked_for_while_a_watch_is_being_opened_is_taken_at_once(tmp_path: Path) -> None:
@@ -69,8 +70,7 @@ def test_list_that_is_asked_for_while_a_watch_is_being_opened_is_taken_at_once(t
     thread = threading.Thread(target=follower.run, daemon=True)
     thread.start()
     try:
-        while not server.watches:
-            time.sleep(0.01)
+        assert server.opening.wait(DEADLINE), "no watch is opened"
         follower.relist()  # there is no watch to be hung up yet
         server.meanwhile.set()
         completed: list[str] = []

@@ -2,61 +2,181 @@
 
 from __future__ import annotations
 
+import functools
+import json
+import os
 import re
+import shutil
 import subprocess
 import sys
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+PACKAGE: Final = ROOT / "backend" / "headwater"
 
-#: import-linter's own command, on a configuration given, without its cache.
-LINT = """
-import sys
+#: import-linter's own check, on the package in the current folder: as it is, and after each change of a list.
+#: A change is a file, and a line for its end.
+LINT = r"""
+import contextlib, io, json, pathlib, re, sys
 from importlinter.cli import lint_imports
-sys.exit(lint_imports(config_filename=sys.argv[1], no_cache=True, no_logo=True))
+
+def broken():
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        lint_imports(config_filename="pyproject.toml", no_cache=True, no_logo=True)
+    verdicts = re.findall(r"^(.+) (KEPT|BROKEN)(?: \(.*\))?$", output.getvalue(), re.MULTILINE)
+    return {"output": output.getvalue(), "checked": [name for name, _ in verdicts],
+            "broken": [name for name, verdict in verdicts if verdict == "BROKEN"]}
+
+sys.path.insert(0, ".")
+found = [broken()]
+for name, line in json.loads(sys.argv[1]):
+    file = pathlib.Path(name)
+    before = file.read_bytes() if file.exists() else None
+    file.write_bytes((before or b"") + line.encode())
+    found.append(broken())
+    file.unlink() if before is None else file.write_bytes(before)
+print(json.dumps(found))
 """
 
 
-def fresh(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+def fresh(program: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run a program in an interpreter of its own, from the checkout."""
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True, check=False, timeout=60
-    )
+        [sys.executable, "-c", program, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=60,
+        env=os.environ | {"COLUMNS": "200"},
+    )  # fmt: skip
 
 
-def lint(config: Path) -> tuple[int, int, int, str]:
-    """Exit code, contracts kept, contracts broken, output."""
-    done = fresh(LINT, str(config))
-    counts = re.search(r"(\d+) kept, (\d+) broken", done.stdout)
-    assert counts is not None, done.stdout + done.stderr
-    return done.returncode, int(counts[1]), int(counts[2]), done.stdout
+@functools.cache
+def importlinter() -> Mapping[str, Any]:
+    """import-linter's part of pyproject.toml."""
+    found: Mapping[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    return found
 
 
-def test_imports_keep_to_the_layers() -> None:
-    code, kept, broken, output = lint(ROOT / "pyproject.toml")
-    assert (code, broken) == (0, 0), output
-    assert kept >= 6, "a contract of the design is missing"
+def contracts(kind: str) -> list[Mapping[str, Any]]:
+    return [contract for contract in importlinter()["contracts"] if contract["type"] == kind]
 
 
-def test_a_crossed_layer_is_noticed(tmp_path: Path) -> None:
-    """A contract that is known to be broken: the linter sees this package's imports."""
-    config = tmp_path / ".importlinter"
-    config.write_text(
-        "[importlinter]\nroot_package = headwater\n\n[importlinter:contract:1]\nname = broken on purpose\n"
-        "type = forbidden\nsource_modules = headwater.answer\nforbidden_modules = headwater.store\n"
-    )
-    code, kept, broken, output = lint(config)
-    assert code != 0
-    assert (kept, broken) == (0, 1), output
+LAYERS = "The way of a record: each room knows those below it"
+READING = "The reading side knows nothing of Kubernetes"
+OBJECTS = "records knows what Kubernetes's objects are, and not how they come"
+NOBODY = "store and wire know nobody"
+KUBERNETES = "only cluster.api and its plug-ins import kubernetes"
+GRPC = "only serve imports grpc (and the command that asks over it)"
+LMDB = "only store imports lmdb"
 
+#: What must not be imported where, or stand there: the contracts that it breaks.
+FORBIDDEN: Final[dict[tuple[str, str], set[str]]] = {
+    ("records/zone.py", "from headwater.writer import ledger"): {LAYERS, OBJECTS},
+    ("records/zone.py", "import headwater.answer.find"): {LAYERS},
+    ("process/log.py", "from headwater.store import node"): {LAYERS},
+    ("settings/address.py", "from headwater.process import log"): {LAYERS},
+    ("admin/collector.py", "import headwater.serve.queries"): {LAYERS},
+    ("new.py", "# A module at the root, which has no place among the layers."): {LAYERS},
+    ("cellar/__init__.py", "# A room without a place."): {LAYERS},
+    ("answer/find.py", "from headwater.cluster import follower"): {READING},
+    ("answer/counts.py", "from headwater.cluster.objects import Service"): {READING},
+    ("serve/queries.py", "import headwater.cluster.objects"): {READING},
+    ("records/zone.py", "import headwater.cluster.reflector"): {OBJECTS},
+    ("wire/names.py", "import headwater.process.log"): {LAYERS, NOBODY},
+    ("store/node.py", "from headwater.settings import error"): {NOBODY},
+    ("cluster/reflector.py", "import kubernetes.client"): {KUBERNETES},
+    ("serve/queries.py", "import grpc"): {GRPC},
+    ("answer/resolver.py", "import lmdb"): {LMDB},
+}
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """What import-linter says of a copy of the package as it is, and after each change of FORBIDDEN."""
+    folder = tmp_path_factory.mktemp("copy")
+    shutil.copytree(PACKAGE, folder / "headwater", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    (folder / "headwater" / "cellar").mkdir()
+    done = fresh(LINT, json.dumps([(f"headwater/{file}", f"\n{line}\n") for file, line in FORBIDDEN]), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    found: list[dict[str, Any]] = json.loads(done.stdout)
+    return found
+
+
+def test_imports_keep_to_the_layers(verdicts: list[dict[str, Any]]) -> None:
+    assert verdicts[0]["broken"] == [], verdicts[0]["output"]
+    assert verdicts[0]["checked"] == [contract["name"] for contract in importlinter()["contracts"]]
+
+
+@pytest.mark.parametrize(("file", "line"), FORBIDDEN, ids=lambda text: text.partition(" #")[0])
+def test_what_is_forbidden_is_noticed(file: str, line: str, verdicts: list[dict[str, Any]]) -> None:
+    verdict = verdicts[1 + list(FORBIDDEN).index((file, line))]
+    assert FORBIDDEN[file, line] <= set(verdict["broken"]), verdict["output"]
+
+
+def test_every_contract_was_seen_broken() -> None:
+    assert set().union(*FORBIDDEN.values()) == {contract["name"] for contract in importlinter()["contracts"]}
+
+
+# The table of rooms in docs/architecture.md
+
+
+def may_know() -> dict[str, set[str]]:
+    """For each room, by the contracts, the rooms that it may import; single modules where it may not import all."""
+    (layers,) = contracts("layers")
+    floors = [[room.strip() for room in floor.split("|")] for floor in layers["layers"]]
+    found: dict[str, set[str]] = {}
+    for number, floor in enumerate(floors):
+        for room in floor:
+            found[room] = {below for lower in floors[number + 1 :] for below in lower}
+    for contract in contracts("forbidden"):
+        for source in contract["source_modules"]:
+            room = source.removeprefix("headwater.")
+            for module in contract["forbidden_modules"]:
+                name = module.removeprefix("headwater.")
+                if room not in found or name == module:
+                    continue
+                other, _, part = name.partition(".")
+                if part and other in found[room]:
+                    found[room].remove(other)
+                    found[room] |= {f"{other}.{file.stem}" for file in (PACKAGE / other).glob("[a-z]*.py")}
+                found[room].discard(name)
+    return found
+
+
+def table_of_rooms() -> dict[str, set[str]]:
+    """The third column of the table in docs/architecture.md: what is in backticks, by room."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|$", page.partition("| room |")[2].partition("\n\n")[0], re.M)
+    return {room: set(re.findall(r"`([\w.]+)`", knows)) for room, knows in rows}
+
+
+def test_the_table_of_rooms_says_what_the_contracts_say() -> None:
+    """Where a room may know but some modules of another, a new module there is forbidden to it, or in the table."""
+    assert table_of_rooms() == may_know()
+
+
+def test_every_room_has_its_row() -> None:
+    assert list(table_of_rooms()) == [
+        room.strip() for floor in contracts("layers")[0]["layers"] for room in floor.split("|")
+    ]
+
+
+# What a process loads
 
 #: module: packages that its process must not load.
 COSTS = {
     "headwater.commands.cli": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec"),
+    # `--help` of a command loads its module.
+    "headwater.commands.query": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "dnslib", "asyncio"),
+    "headwater.commands.check": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "yaml", "ssl"),
+    "headwater.commands.corefile": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "asyncio"),
+    "headwater.commands.config": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "asyncio"),
+    "headwater.commands.demo": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "dnslib"),
     "headwater.supervise.supervisor": ("kubernetes", "grpc", "lmdb"),
-    "headwater.commands.serve": ("kubernetes", "grpc", "lmdb"),
+    "headwater.commands.serve": ("kubernetes", "grpc", "lmdb", "asyncio"),  # the forkserver is started first
     "headwater.admin.server": ("kubernetes",),
     "headwater.writer.process": ("kubernetes",),
     "headwater.serve.process": (

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Final, Literal
 
 import msgspec
+import pytest
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived
 from headwater.cluster.objects import (
     ANNOTATIONS,
@@ -308,6 +309,7 @@ def examples(count: int) -> hypothesis_settings:
     )
 
 
+@pytest.mark.slow
 @given(
     first=_LISTS, order=_ORDER, start=_START, history=_HISTORY, pod_names=st.booleans(),
     ignore_empty=st.booleans(), namespaces=st.sampled_from([(), (), ("a",)]),
@@ -346,6 +348,7 @@ _SHAPES: Final = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(
     shapes=st.lists(_SHAPES, min_size=2, max_size=3), objects=_START,
     histories=st.lists(_HISTORY, min_size=2, max_size=2),

@@ -36,6 +36,7 @@ def test_a_label_with_a_dot_is_not_two_labels() -> None:
         names.label("a.b")
 
 
+@pytest.mark.slow
 @given(st.lists(st.from_regex(r"[a-z0-9_]([a-z0-9-]{0,20}[a-z0-9])?", fullmatch=True), min_size=1, max_size=8))
 def test_wire_format_is_what_dnspython_makes(labels: list[str]) -> None:
     text = ".".join(labels)

@@ -19,7 +19,7 @@ from headwater.cluster.refusals import failure
 from headwater.cluster.timing import USUAL
 
 
-class World:
+class Clockwork:
     """A clock that stands until moved, and a chance that is always at one end of its range."""
 
     def __init__(self, *, high: bool = True) -> None:
@@ -69,8 +69,8 @@ UNREACHABLE = RequestFailed(Trouble.UNREACHABLE, "no route")
 
 
 def test_pages_then_a_watch_from_the_list_s_version() -> None:
-    world = World()
-    machine = world.reflector()
+    clockwork = Clockwork()
+    machine = clockwork.reflector()
     assert machine.next() == ListPage("", PAGE)
     assert not machine.page("10", "token-1")
     assert machine.next() == ListPage("token-1", PAGE)
@@ -83,19 +83,19 @@ def test_pages_then_a_watch_from_the_list_s_version() -> None:
 
 
 def test_a_stored_version_is_watched_from_without_a_list() -> None:
-    assert World().reflector("4711").next() == Watch("4711", int(USUAL.watch[1]))
+    assert Clockwork().reflector("4711").next() == Watch("4711", int(USUAL.watch[1]))
 
 
 @pytest.mark.parametrize(("high", "seconds"), [(False, 300), (True, 600)])
 def test_a_watch_lasts_five_to_ten_minutes(high: bool, seconds: int) -> None:
-    world = World(high=high)
-    assert world.reflector("1").next() == Watch("1", seconds)
-    assert world.asked == [(300, 600)]
+    clockwork = Clockwork(high=high)
+    assert clockwork.reflector("1").next() == Watch("1", seconds)
+    assert clockwork.asked == [(300, 600)]
 
 
 def test_events_and_bookmarks_move_the_version_on() -> None:
-    world = World()
-    machine = world.watching("7")
+    clockwork = Clockwork()
+    machine = clockwork.watching("7")
     assert connected(machine)
     machine.event("8")
     machine.bookmark("20")
@@ -109,8 +109,8 @@ def test_events_and_bookmarks_move_the_version_on() -> None:
 
 
 def test_every_word_of_the_server_is_a_proof_of_life() -> None:
-    world = World()
-    machine = world.reflector()
+    clockwork = Clockwork()
+    machine = clockwork.reflector()
     assert machine.state.proof_of_life == 0.0
     steps: list[Callable[[], object]] = [
         lambda: machine.page("1", "more"),
@@ -120,12 +120,12 @@ def test_every_word_of_the_server_is_a_proof_of_life() -> None:
         lambda: machine.bookmark("3"),
     ]
     for step in steps:
-        world.now += 1
+        clockwork.now += 1
         step()
-        assert machine.state.proof_of_life == world.now
-    world.now += 1
+        assert machine.state.proof_of_life == clockwork.now
+    clockwork.now += 1
     machine.failed(UNREACHABLE)
-    assert machine.state.proof_of_life == world.now - 1
+    assert machine.state.proof_of_life == clockwork.now - 1
 
 
 # A watch that ends without an error
@@ -143,13 +143,13 @@ def test_every_word_of_the_server_is_a_proof_of_life() -> None:
     ],
 )
 def test_a_clean_end_is_resumed_but_not_in_a_tight_loop(lasted: float, said: str, resumes_at_once: bool) -> None:
-    world = World()
-    machine = world.watching("7")
+    clockwork = Clockwork()
+    machine = clockwork.watching("7")
     if said == "an event":
         machine.event("8")
     elif said == "a bookmark":
         machine.bookmark("8")
-    world.now += lasted
+    clockwork.now += lasted
     machine.watch_ended()
     action = machine.next()
     if resumes_at_once:
@@ -162,8 +162,8 @@ def test_a_clean_end_is_resumed_but_not_in_a_tight_loop(lasted: float, said: str
 
 
 def test_a_server_that_ends_every_watch_at_once_is_asked_ever_less() -> None:
-    world = World()
-    machine = world.reflector("7")
+    clockwork = Clockwork()
+    machine = clockwork.reflector("7")
     waits = []
     for _ in range(8):
         assert isinstance(machine.next(), Watch)
@@ -177,7 +177,7 @@ def test_a_server_that_ends_every_watch_at_once_is_asked_ever_less() -> None:
 
 
 def test_an_expired_watch_lists_at_once_and_anew() -> None:
-    machine = World().reflector("7")
+    machine = Clockwork().reflector("7")
     machine.next()
     machine.failed(failure(410, "too old resource version", "services", "watch"))
     assert machine.next() == ListPage("")
@@ -187,7 +187,7 @@ def test_an_expired_watch_lists_at_once_and_anew() -> None:
 
 def test_a_watch_that_expires_in_its_course_lists_anew() -> None:
     """An ERROR event with a Status of code 410."""
-    machine = World().watching("7")
+    machine = Clockwork().watching("7")
     machine.event("8")
     machine.failed(failure(410, "too old resource version: 8 (900)", "services", "watch"))
     assert machine.next() == ListPage("")
@@ -196,7 +196,7 @@ def test_a_watch_that_expires_in_its_course_lists_anew() -> None:
 
 
 def test_a_list_that_expires_between_pages_starts_over_after_a_wait() -> None:
-    machine = World().reflector()
+    machine = Clockwork().reflector()
     machine.page("10", "token-1")
     machine.failed(failure(410, "the provided continue parameter is too old", "services", "list"))
     assert wait_of(machine) > 0
@@ -209,7 +209,7 @@ def test_a_list_that_expires_between_pages_starts_over_after_a_wait() -> None:
 @pytest.mark.parametrize("high", [False, True])
 @pytest.mark.parametrize("failures", [1, 50])
 def test_an_unreachable_server_is_tried_again_within_two_seconds(high: bool, failures: int) -> None:
-    machine = World(high=high).watching("7")
+    machine = Clockwork(high=high).watching("7")
     for _ in range(failures):
         machine.failed(UNREACHABLE)
         assert 0.0 < wait_of(machine) <= 2.0
@@ -218,7 +218,7 @@ def test_an_unreachable_server_is_tried_again_within_two_seconds(high: bool, fai
 
 
 def test_a_list_that_breaks_off_goes_on_with_its_page() -> None:
-    machine = World().reflector()
+    machine = Clockwork().reflector()
     machine.page("10", "token-1")
     for error in (UNREACHABLE, server_error()):
         machine.failed(error)
@@ -227,7 +227,7 @@ def test_a_list_that_breaks_off_goes_on_with_its_page() -> None:
 
 
 def test_a_page_that_is_too_large_is_asked_for_with_fewer_objects() -> None:
-    machine = World().reflector()
+    machine = Clockwork().reflector()
     for limit in (500, 125, 31, 7, 1, 1):
         assert machine.next() == ListPage("", limit)
         machine.failed(RequestFailed(Trouble.TOO_LARGE, "a body of more than 48 MiB"))
@@ -240,7 +240,7 @@ def test_a_page_that_is_too_large_is_asked_for_with_fewer_objects() -> None:
 
 
 def test_a_certificate_that_does_not_verify_is_tried_again_within_two_seconds() -> None:
-    machine = World().watching("7")
+    machine = Clockwork().watching("7")
     for _ in range(50):
         machine.failed(RequestFailed(Trouble.UNVERIFIED, "certificate verify failed"))
         assert 0.0 < wait_of(machine) <= 2.0
@@ -249,7 +249,7 @@ def test_a_certificate_that_does_not_verify_is_tried_again_within_two_seconds() 
 
 
 def test_the_problem_is_told_until_something_is_heard() -> None:
-    machine = World().watching("7")
+    machine = Clockwork().watching("7")
     machine.failed(UNREACHABLE)
     assert machine.state.problem == str(UNREACHABLE)
     machine.credentials("--kubeconfig: empty")
@@ -265,27 +265,27 @@ ENDLESS = (0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0)
 
 @pytest.mark.parametrize("status", [500, 502, 504, 503, 429, 401, 404, 400])
 def test_server_errors_back_off_to_half_a_minute(status: int) -> None:
-    world = World()
-    machine = world.reflector("7")
+    clockwork = Clockwork()
+    machine = clockwork.reflector("7")
     waits = []
     for _ in ENDLESS:
         machine.failed(server_error(status))
         waits.append(wait_of(machine))
     assert waits == list(ENDLESS)
     assert machine.state.errors == {str(status): len(ENDLESS)}
-    assert [low for low, high in world.asked if high <= 30] == [0.0] * len(ENDLESS), "full jitter: from nothing"
+    assert [low for low, high in clockwork.asked if high <= 30] == [0.0] * len(ENDLESS), "full jitter: from nothing"
 
 
 def test_an_error_without_a_status_backs_off_too() -> None:
     """A body that does not parse, a bug of ours."""
-    machine = World().reflector("7")
+    machine = Clockwork().reflector("7")
     machine.failed(RequestFailed(Trouble.SERVER, "not an event"))
     assert wait_of(machine) == 0.8
     assert machine.state.errors == {"server": 1}
 
 
 def test_the_back_off_is_never_nothing_nor_endless() -> None:
-    lucky, machine = World(high=False), World().reflector("7")
+    lucky, machine = Clockwork(high=False), Clockwork().reflector("7")
     for _ in range(5000):  # 2**5000 is no float
         machine.failed(server_error())
         assert wait_of(machine) <= 30.0
@@ -304,20 +304,20 @@ def test_the_back_off_is_never_nothing_nor_endless() -> None:
     ],
 )
 def test_what_goes_well_ends_the_back_off(good: str, step: Callable[[Reflector], object]) -> None:
-    world = World()
-    machine = world.reflector("7")
+    clockwork = Clockwork()
+    machine = clockwork.reflector("7")
     for _ in range(6):
         machine.failed(server_error())
         wait_of(machine)
     machine.watching()
-    world.now += 400
+    clockwork.now += 400
     step(machine)
     machine.failed(server_error())
     assert wait_of(machine) == 0.8, good
 
 
 def test_a_watch_that_is_taken_and_fails_at_once_does_not_end_the_back_off() -> None:
-    machine = World().reflector("7")
+    machine = Clockwork().reflector("7")
     waits = []
     for _ in range(3):
         machine.next()
@@ -330,14 +330,14 @@ def test_a_watch_that_is_taken_and_fails_at_once_does_not_end_the_back_off() -> 
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize(("high", "expected"), [(False, 5.0), (True, 5.25)])
 def test_a_throttling_server_says_when(status: int, high: bool, expected: float) -> None:
-    machine = World(high=high).reflector("7")
+    machine = Clockwork(high=high).reflector("7")
     machine.failed(failure(status, "too many requests", "services", "list", retry_after=5.0))
     assert wait_of(machine) == expected
 
 
 @pytest.mark.parametrize("high", [False, True])
 def test_a_missing_permission_is_asked_for_rarely(high: bool) -> None:
-    machine = World(high=high).watching("7")
+    machine = Clockwork(high=high).watching("7")
     for _ in range(3):
         machine.failed(failure(403, "services is forbidden", "services", "watch"))
         assert 20.0 <= wait_of(machine) <= 40.0
@@ -387,7 +387,7 @@ def test_a_missing_permission_says_in_which_api_group(resource: str, group: str)
 
 def test_the_error_of_an_unauthorized_request_says_so() -> None:
     """The watcher reads the credentials again by it."""
-    machine = World().watching("7")
+    machine = Clockwork().watching("7")
     machine.failed(failure(401, "Unauthorized", "services", "watch"))
     assert machine.state.errors == {"401": 1}
     assert not machine.state.connected
@@ -406,7 +406,7 @@ def absent(verb: str = "list") -> RequestFailed:
 def test_only_a_custom_resource_can_be_missing(resource: str) -> None:
     """A core resource that is not found is an error like others: nothing is taken for gone."""
     assert failure(404, "404 page not found", resource, "list").trouble is Trouble.SERVER
-    machine = World().reflector()
+    machine = Clockwork().reflector()
     assert not machine.failed(failure(404, "404 page not found", resource, "list"))
     assert wait_of(machine) == 0.8
     assert machine.state.relists == 0
@@ -424,12 +424,12 @@ def test_a_missing_crd_says_what_it_means() -> None:
 
 @pytest.mark.parametrize("high", [False, True])
 def test_a_missing_crd_is_a_complete_list_of_nothing_and_asked_for_rarely(high: bool) -> None:
-    world = World(high=high)
-    machine = world.reflector()
-    world.now += 5
+    clockwork = Clockwork(high=high)
+    machine = clockwork.reflector()
+    clockwork.now += 5
     assert machine.failed(absent()), "the first time"
     assert machine.state.relists == 1, "not waited for"
-    assert machine.state.proof_of_life == world.now
+    assert machine.state.proof_of_life == clockwork.now
     assert not connected(machine)
     for _ in range(3):
         assert wait_of(machine) == (40.0 if high else 20.0)
@@ -440,7 +440,7 @@ def test_a_missing_crd_is_a_complete_list_of_nothing_and_asked_for_rarely(high: 
 
 
 def test_a_crd_that_appears_is_listed_and_watched() -> None:
-    machine = World().reflector()
+    machine = Clockwork().reflector()
     machine.failed(absent())
     wait_of(machine)
     assert machine.page("77", "")
@@ -449,7 +449,7 @@ def test_a_crd_that_appears_is_listed_and_watched() -> None:
 
 def test_a_crd_that_is_deleted_is_gone_by_a_list_s_word() -> None:
     """Of several API servers one may learn of a CRD later than the others: a watch there deletes nothing."""
-    machine = World().reflector()
+    machine = Clockwork().reflector()
     machine.page("77", "")
     assert isinstance(machine.next(), Watch)
     assert not machine.failed(absent("watch"))
@@ -463,7 +463,7 @@ def test_a_crd_that_is_deleted_is_gone_by_a_list_s_word() -> None:
 
 
 def test_a_crd_that_is_deleted_between_pages_is_gone() -> None:
-    machine = World().reflector()
+    machine = Clockwork().reflector()
     machine.page("10", "token-1")
     assert machine.failed(absent())
     assert wait_of(machine) == 40.0
@@ -471,13 +471,13 @@ def test_a_crd_that_is_deleted_between_pages_is_gone() -> None:
 
 
 def test_a_list_of_nothing_that_was_stored_is_no_place_to_watch_from() -> None:
-    machine = World().reflector(NOT_INSTALLED)
+    machine = Clockwork().reflector(NOT_INSTALLED)
     assert machine.next() == ListPage("")
     assert machine.failed(absent()), "said again: whoever is told has not heard it in this run"
 
 
 def test_other_trouble_does_not_make_a_missing_crd_news() -> None:
-    machine = World().reflector()
+    machine = Clockwork().reflector()
     assert machine.failed(absent())
     for error in (UNREACHABLE, server_error(), absent()):
         wait_of(machine)

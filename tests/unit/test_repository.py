@@ -119,7 +119,23 @@ def test_ci_runs_what_a_developer_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["help", "run", "test", "test-fast", "lint", "bench", "fuzz", "tools", "cluster", "clean"]
+    "target",
+    [
+        "help",
+        "run",
+        "test",
+        "test-fast",
+        "test-pythons",
+        "coverage",
+        "lint",
+        "bench",
+        "fuzz",
+        "tools",
+        "cluster",
+        "requirements",
+        "dist",
+        "clean",
+    ],
 )
 def test_make_has_the_target_and_help_shows_it(target: str) -> None:
     done = subprocess.run(

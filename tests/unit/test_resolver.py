@@ -272,6 +272,7 @@ _NEARLY = [
 _LABELS = st.sampled_from(sorted({label for parts in _NEARLY for label in parts} | {b"y" * 63, b"y" * 64, b"a\0b"}))
 
 
+@pytest.mark.slow
 @given(parts=st.sampled_from(_NEARLY), changes=st.lists(st.tuples(st.integers(0, 9), _LABELS), max_size=2),
        front=st.lists(_LABELS | st.just(b"y" * 63), max_size=5), upper=st.booleans())  # fmt: skip
 @example([b"a\7cluster\5local"], [], [], False)  # a label that ends like the zone
@@ -336,6 +337,7 @@ def answer_order(reply: bytes | None) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_an_answer_that_does_not_fit_is_the_largest_set_that_does(tmp_path: Path) -> None:
     addresses = [f"10.{i >> 16 & 255}.{i >> 8 & 255}.{i & 255}" for i in range(1, 5001)]
     world = Small(tmp_path).fill(

@@ -10,7 +10,8 @@ import pytest
 from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
 from headwater.settings.parse import parse_reverse_zone, parse_zone
-from headwater.settings.settings import MAX_WORKERS, Settings
+from headwater.settings.settings import Settings
+from headwater.settings.validate import MAX_WORKERS
 
 FLAG = "--flag"
 LABEL_63 = "a" * 63
@@ -149,6 +150,12 @@ def test_a_zone_that_no_name_can_hold_is_refused(text: str) -> None:
         ("--namespace", {"namespaces": ("a" * 64,)}),
         ("--admin", {"admin": Address(path="/run/admin.sock")}),
         ("--dns", {"dns": Address(path="/run/dns.sock")}),
+        ("--state-dir", {"state_dir": ""}),
+        ("--max-staleness", {"max_staleness": -1.0}),
+        ("--audit-interval", {"audit_interval": float("inf")}),
+        ("--upstream", {"upstreams": (Address(path="/run/dns.sock"),)}),
+        ("--multicluster-zone", {"multicluster_zones": ("a.org", "a.org")}),
+        ("--zone", {"zones": tuple(f"z{number}" for number in range(251))}),
         ("--labels", {"labels": "a b"}),
         ("--labels", {"labels": "a=b\n,"}),
         ("--labels", {"labels": "a=" + "b" * 64}),
@@ -225,6 +232,7 @@ def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path
         "list_mode": "stream",
         "max_staleness": 60.0,
         "audit_interval": 0.0,
+        "second_opinion": "off",
         "namespace_labels": "team=db",
         "labels": "app=db",
         "upstreams": (Address(host="192.0.2.1", port=53),),

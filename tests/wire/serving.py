@@ -117,6 +117,15 @@ class FakeUpstream:
         return [b"record"]
 
 
+async def _last_things() -> None:
+    """Let what has been begun on the loop come to its end: who is arriving, and transports that close."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    if others:
+        await asyncio.wait(others, timeout=DEADLINE)
+    for _ in range(3):  # a transport closes its socket in the next round
+        await asyncio.sleep(0)
+
+
 class Serving:
     """A server, its loop in a thread of its own, and a client."""
 
@@ -194,6 +203,7 @@ class Serving:
             self.run(other.stop(0.0))
         if not self.stopped:
             self.stop(0.0)
+        self.run(_last_things())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(DEADLINE)
         self.loop.close()

@@ -24,7 +24,7 @@ from tests.wire.serving import SLOW, FakeReader, FakeResolver, FakeUpstream, que
 MESSAGE = grpc.frame(pack(query()))
 
 
-class World:
+class Calling:
     """Calls on one connection, with a client's eyes for what comes back."""
 
     def __init__(self) -> None:
@@ -87,12 +87,12 @@ class World:
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def calling() -> Calling:
+    return Calling()
 
 
-def test_an_answer_is_headers_a_message_and_a_status(world: World) -> None:
-    found = world.outcome()
+def test_an_answer_is_headers_a_message_and_a_status(calling: Calling) -> None:
+    found = calling.outcome()
     message = found.pop("data")
     assert found == {
         ":status": "200", "content-type": "application/grpc", "grpc-status": "0", "frames": 2, "ended": True,
@@ -105,29 +105,29 @@ def test_an_answer_is_headers_a_message_and_a_status(world: World) -> None:
     ["application/grpc", "application/grpc+proto", "application/grpc; charset=utf-8", "application/grpc+proto;a=b",
      "Application/GRPC"],
 )  # fmt: skip
-def test_content_types_of_grpc(world: World, content_type: str) -> None:
-    assert world.outcome(content_type=content_type)["grpc-status"] == "0"
+def test_content_types_of_grpc(calling: Calling, content_type: str) -> None:
+    assert calling.outcome(content_type=content_type)["grpc-status"] == "0"
 
 
 @pytest.mark.parametrize(
     "content_type", ["", "text/plain", "application/grpc-web", "application/grpc-web+proto", "application/grpc+json",
                      "application/grpcx", "application/dns-message"],
 )  # fmt: skip
-def test_another_content_type_is_415(world: World, content_type: str) -> None:
-    found = world.outcome(content_type=content_type)
+def test_another_content_type_is_415(calling: Calling, content_type: str) -> None:
+    found = calling.outcome(content_type=content_type)
     assert (found[":status"], found["content-type"]) == ("415", "text/plain")
     assert found["data"] == b"This is a gRPC server.\n"
     assert "grpc-status" not in found
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "OPTIONS", "DELETE"])
-def test_another_http_method_is_405(world: World, method: str) -> None:
-    found = world.outcome(None, method=method, path="/", content_type="")
+def test_another_http_method_is_405(calling: Calling, method: str) -> None:
+    found = calling.outcome(None, method=method, path="/", content_type="")
     assert (found[":status"], found["allow"], found["data"]) == ("405", "POST", b"This is a gRPC server.\n")
 
 
-def test_head_is_answered_without_a_body(world: World) -> None:
-    found = world.outcome(None, method="HEAD", path="/")
+def test_head_is_answered_without_a_body(calling: Calling) -> None:
+    found = calling.outcome(None, method="HEAD", path="/")
     assert found[":status"] == "405"
     assert "data" not in found
 
@@ -157,20 +157,20 @@ BODIES: dict[str, tuple[bytes | None, Status, str]] = {
 
 
 @pytest.mark.parametrize("body", BODIES)
-def test_a_request_that_is_not_one_message_is_refused(world: World, body: str) -> None:
+def test_a_request_that_is_not_one_message_is_refused(calling: Calling, body: str) -> None:
     sent, status, why = BODIES[body]
-    assert world.status(sent) == (status, why)
-    assert world.outcome()["grpc-status"] == "0", "the connection lives"
+    assert calling.status(sent) == (status, why)
+    assert calling.outcome()["grpc-status"] == "0", "the connection lives"
 
 
-def test_who_compresses_is_told_what_to_use_instead(world: World) -> None:
-    found = world.outcome(b"\1" + MESSAGE[1:])
+def test_who_compresses_is_told_what_to_use_instead(calling: Calling) -> None:
+    found = calling.outcome(b"\1" + MESSAGE[1:])
     assert found["grpc-accept-encoding"] == "identity"
 
 
-def test_the_longest_packet_is_taken(world: World) -> None:
+def test_the_longest_packet_is_taken(calling: Calling) -> None:
     message = b"\0\7" + bytes(65_533)
-    found = world.outcome(grpc.frame(b"\x10\1" * 6 + pack(message)))
+    found = calling.outcome(grpc.frame(b"\x10\1" * 6 + pack(message)))
     assert unpack(unframe(found["data"]))[:2] == b"\0\7"
 
 
@@ -189,76 +189,76 @@ def test_the_longest_packet_is_taken(world: World) -> None:
         ("1n", 1e-9),
     ],
 )
-def test_a_timeout_is_how_long_the_client_waits(world: World, timeout: str, seconds: float) -> None:
-    world.ask(grpc.frame(pack(query(SLOW))), timeout)
-    (waiting,) = world.calls.answer(world.connection)
+def test_a_timeout_is_how_long_the_client_waits(calling: Calling, timeout: str, seconds: float) -> None:
+    calling.ask(grpc.frame(pack(query(SLOW))), timeout)
+    (waiting,) = calling.calls.answer(calling.connection)
     assert waiting.seconds == pytest.approx(seconds)
     assert (waiting.stream, waiting.message) == (1, query(SLOW))
-    world.calls.finish(world.connection, 1, b"reply")
-    assert len(list(frames(world.connection.take()))) == 3
+    calling.calls.finish(calling.connection, 1, b"reply")
+    assert len(list(frames(calling.connection.take()))) == 3
 
 
-def test_without_a_timeout_the_client_waits_for_ever(world: World) -> None:
-    world.ask(grpc.frame(pack(query(SLOW))))
-    (waiting,) = world.calls.answer(world.connection)
+def test_without_a_timeout_the_client_waits_for_ever(calling: Calling) -> None:
+    calling.ask(grpc.frame(pack(query(SLOW))))
+    (waiting,) = calling.calls.answer(calling.connection)
     assert waiting.seconds == math.inf
 
 
 @pytest.mark.parametrize("timeout", ["", "5", "S", "5s", "-1S", "1.5S", "123456789S", "5 S", "5SS", "ÄS"])
 @pytest.mark.parametrize("path", [QUERY, HEALTH_CHECK])
-def test_what_is_no_timeout_is_an_invalid_argument(world: World, timeout: str, path: str) -> None:
+def test_what_is_no_timeout_is_an_invalid_argument(calling: Calling, timeout: str, path: str) -> None:
     expected = (Status.INVALID_ARGUMENT, "grpc-timeout is not a timeout")
     if timeout:
-        assert world.status(MESSAGE, timeout, path=path) == expected
+        assert calling.status(MESSAGE, timeout, path=path) == expected
     else:
-        assert world.outcome(MESSAGE if path == QUERY else grpc.frame(b""), timeout, path=path)["grpc-status"] == "0"
+        assert calling.outcome(MESSAGE if path == QUERY else grpc.frame(b""), timeout, path=path)["grpc-status"] == "0"
 
 
 @pytest.mark.parametrize("timeout", ["0n", "0S", "00000000H"])
-def test_a_call_that_comes_too_late_is_not_answered(world: World, timeout: str) -> None:
-    assert world.status(MESSAGE, timeout) == (Status.DEADLINE_EXCEEDED, "the call came with no time left")
-    assert world.resolver.asked == 0
+def test_a_call_that_comes_too_late_is_not_answered(calling: Calling, timeout: str) -> None:
+    assert calling.status(MESSAGE, timeout) == (Status.DEADLINE_EXCEEDED, "the call came with no time left")
+    assert calling.resolver.asked == 0
 
 
 # One batch
 
 
-def test_what_comes_together_is_answered_from_one_moment(world: World) -> None:
+def test_what_comes_together_is_answered_from_one_moment(calling: Calling) -> None:
     for number in range(50):
-        world.ask(grpc.frame(pack(query(ident=number))))
-    world.reader.begun = 0
-    assert world.calls.answer(world.connection) == []
-    assert world.resolver.asked == 50
-    assert world.reader.begun == 1
-    replies = [unpack(unframe(item.payload))[:2] for item in frames(world.connection.take()) if item.kind == DATA]
+        calling.ask(grpc.frame(pack(query(ident=number))))
+    calling.reader.begun = 0
+    assert calling.calls.answer(calling.connection) == []
+    assert calling.resolver.asked == 50
+    assert calling.reader.begun == 1
+    replies = [unpack(unframe(item.payload))[:2] for item in frames(calling.connection.take()) if item.kind == DATA]
     assert replies == [number.to_bytes(2, "big") for number in range(50)]
 
 
-def test_no_moment_is_looked_at_when_nothing_is_asked_of_the_store(world: World) -> None:
-    world.ask(path="/nothing")
-    world.ask(b"\1")
-    world.calls.answer(world.connection)
-    assert world.reader.begun == 0
+def test_no_moment_is_looked_at_when_nothing_is_asked_of_the_store(calling: Calling) -> None:
+    calling.ask(path="/nothing")
+    calling.ask(b"\1")
+    calling.calls.answer(calling.connection)
+    assert calling.reader.begun == 0
 
 
-def test_each_query_is_timed(world: World) -> None:
+def test_each_query_is_timed(calling: Calling) -> None:
     for _ in range(10):
-        world.ask()
-    world.calls.answer(world.connection)
-    durations = world.queries.snapshot().durations
+        calling.ask()
+    calling.calls.answer(calling.connection)
+    durations = calling.queries.snapshot().durations
     assert sum(durations.counts) == 10
     assert durations.total > 0
 
 
-def test_a_bug_ends_a_call_and_nothing_else(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_ends_a_call_and_nothing_else(calling: Calling, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken() -> None:
         raise MemoryError
 
-    monkeypatch.setattr(world.queries, "begin", broken)
-    assert world.status() == (Status.INTERNAL, "a bug of the server")
+    monkeypatch.setattr(calling.queries, "begin", broken)
+    assert calling.status() == (Status.INTERNAL, "a bug of the server")
     monkeypatch.undo()
-    assert world.outcome()["grpc-status"] == "0"
-    assert world.queries.snapshot().failures == 1
+    assert calling.outcome()["grpc-status"] == "0"
+    assert calling.queries.snapshot().failures == 1
 
 
 # Texts

@@ -7,6 +7,7 @@ from collections import deque
 from itertools import pairwise
 from typing import Final
 
+import pytest
 from headwater.serve import http2
 from headwater.serve.http2 import MAX_QUEUED, PREFACE, Code, Connection
 from hypothesis import HealthCheck, given, settings
@@ -115,6 +116,7 @@ def test_any_bytes_in_any_pieces(sent: bytes, places: list[int], before: bytes) 
     assert outcome([before + sent]) == outcome(cut(before + sent, places))
 
 
+@pytest.mark.slow
 @EXAMPLES
 @given(st.lists(FRAME | CALLS, max_size=25), st.lists(st.integers(0, 100_000), max_size=12))
 def test_any_frames_in_any_pieces(sent: list[bytes], places: list[int]) -> None:
@@ -196,6 +198,7 @@ ACTIONS: Final = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(ACTIONS)
 def test_any_frames_answers_and_time(actions: list[tuple[str, int | bytes]]) -> None:

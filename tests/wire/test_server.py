@@ -9,13 +9,13 @@ import resource
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import grpc
 import pytest
+from headwater.serve import http2
 from headwater.serve import server as native
 from headwater.serve.grpc import frame as message_frame
 from headwater.serve.http2 import PREFACE, Code, Connection
@@ -308,6 +308,7 @@ def test_who_is_slow_is_left(hasty: None, server: Serving) -> None:
         assert (last.kind, code_of(last)) == (GOAWAY, Code.ENHANCE_YOUR_CALM)
 
 
+@pytest.mark.slow
 def test_a_silent_peer_is_asked_whether_it_lives(hasty: None, server: Serving) -> None:
     with raw(server) as client:
         for _ in range(3):
@@ -376,13 +377,17 @@ def test_no_more_descriptors_end_nothing(hasty: None, server: Serving) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with raw(server) as first, socket.socket(socket.AF_UNIX) as second:
         call(first)
-        free = server.in_loop(lambda: socket.socket().fileno())
+        with socket.socket() as unused:
+            free = unused.fileno()
         second.settimeout(DEADLINE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
         try:
             second.connect(str(server.address.path))
             call(first, 3)
-            time.sleep(0.05)
+            native_server = server.server
+            assert native_server is not None
+            later = native_server._ticks + 5
+            wait_until(lambda: native_server._ticks >= later, DEADLINE, "each tick tries again")
             call(first, 5)
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -499,10 +504,20 @@ def test_nghttp_sees_that_it_has_come_to_the_wrong_place(port: int) -> None:
     assert b"This is a gRPC server." in done.stdout
 
 
-def test_grpcio_with_its_keepalive(server: Serving) -> None:
+def test_grpcio_with_its_keepalive(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is answered, PING by PING: three of them while calls go on."""
+    pings = []
+
+    def counted(connection: Connection[Any], flags: int, stream: int, payload: bytes) -> None:
+        pings.append(payload)
+        Connection._on_ping(connection, flags, stream, payload)
+
+    handlers: list[Any] = list(http2._HANDLERS)
+    handlers[PING] = counted
+    monkeypatch.setattr(http2, "_HANDLERS", tuple(handlers))
     options = (("grpc.keepalive_time_ms", 100), ("grpc.http2.max_pings_without_data", 0))
     with grpc.insecure_channel(str(server.address), options) as channel:
         check: Any = channel.unary_unary(HEALTH_CHECK)
-        for _ in range(20):
-            assert check(b"", timeout=DEADLINE) == b"\x08\x01"
-            time.sleep(0.02)
+        wait_until(
+            lambda: check(b"", timeout=DEADLINE) == b"\x08\x01" and len(pings) >= 3, DEADLINE, "three PINGs are sent"
+        )

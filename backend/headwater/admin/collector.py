@@ -132,6 +132,14 @@ class HeadwaterCollector(Collector):
         for resource, count in watch.audit_differences.items():
             differences.add_metric([resource], count)
         yield differences
+        opinions = CounterMetricFamily(
+            "headwater_second_opinions",
+            "Lists that would have taken much away at once, by what a second one said.",
+            labels=["result"],
+        )
+        for result, count in watch.second_opinions.items():
+            opinions.add_metric([result], count)
+        yield opinions
         yield CounterMetricFamily("headwater_commits", "Transactions committed.", watch.commits)
         yield CounterMetricFamily(
             "headwater_commit_failures", "Transactions that could not be written.", watch.commit_failures

@@ -116,9 +116,9 @@ class Follower:
                 _log.exception("%s: unexpected", self.resource)
                 self.reflector.failed(RequestFailed(Trouble.SERVER, str(error)))
 
-    def relist(self) -> None:
-        """Take a new list at once. From any thread."""
-        self.reflector.relist()
+    def relist(self, *, confirm: bool = False) -> None:
+        """Take a new list at once; `confirm`: as a second opinion, not from a cache. From any thread."""
+        self.reflector.relist(confirm=confirm)
         self.server.hang_up()
 
     def _read_credentials(self, why: Trouble) -> None:
@@ -146,8 +146,9 @@ class Follower:
             self._inbox.pages.release()
             raise
         self._inbox.changes.put(RawPage(self.resource, page.items or [], not action.continue_token))
+        confirms = self.reflector.confirming
         if self.reflector.page(page.metadata.resourceVersion, page.metadata.continue_):
-            self._inbox.changes.put(ListComplete(self.resource, page.metadata.resourceVersion))
+            self._inbox.changes.put(ListComplete(self.resource, page.metadata.resourceVersion, confirms))
 
     def _check_progress(self, asked: str, page: _Page) -> None:
         """Raises RequestFailed for a list that does not come to an end: it is begun anew, after a while."""

@@ -1,4 +1,4 @@
-"""How long everything between us and the API server may take, and how long to wait before it is tried again.
+"""How long what the watch process does may take, and how long to wait before it is tried again.
 
 One value that is handed down: tests shorten it, nothing else does.
 """
@@ -48,6 +48,10 @@ class Timing:
     """How long a change may be on its way before an audit calls it lost."""
     audit_retry: float = 300.0
     """After a request of an audit that failed; the audit that it belonged to is given up."""
+    second_opinion: float = 5.0
+    """Between a list that would take much away and the second one that is asked for."""
+    commit_retry: float = 1.0
+    """After a commit that the disk refused."""
 
 
 USUAL: Final = Timing()

@@ -2,61 +2,90 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import socket
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from headwater.cluster.source import place_of, selectors_of
-from headwater.serve.tls import Certificates
+from headwater.commands.options import settings_command
+from headwater.settings.address import Address
+from headwater.settings.configuration import Configuration, located
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
-from headwater.supervise.claims import StartFailed
+
+if TYPE_CHECKING:
+    from headwater.serve.tls import Certificates
+
+#: A longer name has its result right behind it.
+_WIDEST: Final = 44
+
+#: What is tried: its name, and a function that says what it found. It raises when that is no good.
+Check = tuple[str, Callable[[], str]]
 
 
-def check(settings: Settings) -> int:
+@settings_command("Try what `serve` needs, one line each.\n\nThe exit code is 0 when all of it is there, else 1.")
+def command(configuration: Configuration) -> int:
+    return check(configuration)
+
+
+def check(configuration: Configuration) -> int:
     """One line per thing that `serve` needs; 0 when all of it is there, else 1."""
-    from headwater.cluster.files import BadManifest, files_of
+    from headwater.cluster.files import BadManifest
+    from headwater.supervise.claims import StartFailed
 
-    checks: list[tuple[str, Callable[[], str]]] = [("source", lambda: place_of(settings))]
-    if settings.manifests:
-        checks += [(f"read {file}", lambda file=file: _read(file, settings)) for file in files_of(settings.manifests)]  # type: ignore[misc]
-    else:
-        checks += _api_checks(settings)
-    checks.append(("state directory", lambda: _writable(settings.state_dir)))
-    for address in settings.listen_addresses():
-        checks.append((f"bind {address}", lambda address=address: _bindable(address.path, address.host, address.port)))  # type: ignore[misc]
-    if (files := Certificates.of(settings)) is not None:
-        checks.append(("TLS", lambda: _loadable(files)))
-    tcp, udp = socket.SOCK_STREAM, socket.SOCK_DGRAM
-    for what, other, kind in (
-        ("admin", settings.admin, tcp),
-        ("dns tcp", settings.dns, tcp),
-        ("dns udp", settings.dns, udp),
-    ):
-        if other is not None:
-            checks.append(
-                (f"bind {what} {other}", lambda other=other, kind=kind: _bindable(None, other.host, other.port, kind))  # type: ignore[misc]
-            )
     bad = 0
-    for name, work in checks:
+    every = list(checks(configuration.settings))
+    width = min(_WIDEST, max(len(name) for name, _ in every))
+    for name, work in every:
         try:
             result, mark = work(), "ok"
-        except (SettingsError, StartFailed, BadManifest, OSError) as error:
+        except SettingsError as error:
+            result, mark = str(located(error, configuration.origins)), "FAILED"
+        except (StartFailed, BadManifest, OSError) as error:
             result, mark = str(error), "FAILED"
-            bad += 1
-        click.echo(f"{mark:<7} {name:<32} {result}".rstrip())
+        bad += mark != "ok"
+        colour = {"ok": "green", "FAILED": "red"}[mark]
+        click.echo(f"{click.style(f'{mark:<7}', fg=colour)} {name:<{width}}  {result}".rstrip())
     return 1 if bad else 0
 
 
-def _api_checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
+def checks(settings: Settings) -> Iterator[Check]:
+    """What `serve` needs, in the order in which it needs it."""
+    from headwater.cluster.files import files_of
+    from headwater.cluster.source import place_of
+    from headwater.serve.tls import Certificates
+
+    yield "source", lambda: place_of(settings)
+    if settings.manifests:
+        for file in files_of(settings.manifests):
+            yield f"read {file}", partial(_read, file, settings)
+    else:
+        yield from _api_checks(settings)
+    yield "state directory", lambda: _writable(settings.state_dir)
+    for address in settings.listen_addresses():
+        yield f"bind {address}", partial(_listenable, address)
+    if (files := Certificates.of(settings)) is not None:
+        yield "TLS", partial(_loadable, files)
+    for what, other, kind, flag in (
+        ("admin", settings.admin, socket.SOCK_STREAM, "--admin"),
+        ("dns tcp", settings.dns, socket.SOCK_STREAM, "--dns"),
+        ("dns udp", settings.dns, socket.SOCK_DGRAM, "--dns"),
+    ):
+        if other is not None:
+            yield f"bind {what} {other}", partial(_bindable, other, kind, flag)
+
+
+def _api_checks(settings: Settings) -> Iterator[Check]:
     from headwater.cluster.api import ApiServer
     from headwater.cluster.reflector import RequestFailed, Trouble
+    from headwater.cluster.source import selectors_of
     from headwater.writer.process import required_resources
 
     connected: list[ApiServer] = []
@@ -88,12 +117,17 @@ def _api_checks(settings: Settings) -> Iterator[tuple[str, Callable[[], str]]]:
 
 def _read(file: Path, settings: Settings) -> str:
     from headwater.cluster.files import read
+    from headwater.cluster.source import selectors_of
 
     return f"{len(read(file, selectors_of(settings)))} objects"
 
 
 def _writable(state_dir: str) -> str:
+    from headwater.supervise import claims
+
     folder = Path(state_dir)
+    if (folder / "lock").exists():  # none is made: another user may run `serve`
+        claims.take_state_dir(folder).close()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:
@@ -110,27 +144,32 @@ def _loadable(files: Certificates) -> str:
     return f"clients of {files.client_ca}" if files.client_ca else "any client"
 
 
-def _bindable(path: str | None, host: str, port: int, kind: socket.SocketKind = socket.SOCK_STREAM) -> str:
-    if path is not None:
-        file = Path(path)
-        with (
-            socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe,
-            contextlib.suppress(FileNotFoundError, ConnectionRefusedError),
-        ):
-            probe.connect(path)
-            raise OSError("another process serves there")
-        if file.exists() and not file.is_socket():
-            raise OSError("is there and is not a socket")
-        parent = next(folder for folder in file.parents if folder.exists())
-        if not os.access(parent, os.W_OK):
-            raise OSError(f"{parent} cannot be written")
-        return ""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, kind) as probe:
-        if kind == socket.SOCK_STREAM:  # as the supervisor binds it
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise OSError(error.strerror) from None
+def _listenable(address: Address) -> str:
+    """Listen as `serve` would (under grpcio its answer processes), and leave nothing behind."""
+    from headwater.supervise import claims
+
+    with _without_new_folders(Path(address.path) if address.path else None):
+        (bound,) = claims.listen([address])
+        with bound:
+            if address.path is not None:  # before it is closed: then it may be somebody else's
+                Path(address.path).unlink(missing_ok=True)
     return ""
+
+
+def _bindable(address: Address, kind: socket.SocketKind, flag: str) -> str:
+    from headwater.supervise import claims
+
+    claims.bind(address, kind, flag).close()
+    return ""
+
+
+@contextmanager
+def _without_new_folders(path: Path | None) -> Iterator[None]:
+    """Take away the folders above `path` that were not there before: another user may run `serve`."""
+    new = [folder for folder in path.parents if not folder.exists()] if path else []
+    try:
+        yield
+    finally:
+        for folder in new:
+            with suppress(OSError):
+                folder.rmdir()

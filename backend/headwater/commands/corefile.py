@@ -12,11 +12,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_address
 from typing import Final, Literal
 
+import click
+
+from headwater.commands.help import flag
+from headwater.commands.options import settings_command
 from headwater.settings import selectors
 from headwater.settings.address import Address
+from headwater.settings.configuration import Configuration
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
 
@@ -44,6 +50,36 @@ class ClientTls:
     key: str | None = None
     server_name: str | None = None
     """None: the address that it dials, "localhost" for a unix socket."""
+
+
+_flag = partial(flag, group="CoreDNS")
+
+
+@settings_command("Print the Corefile block that makes CoreDNS ask here.")
+@_flag(
+    "--mode",
+    metavar="zone|split",
+    type=click.Choice(["zone", "split"]),
+    default="zone",
+    help="All of the zone from here, or ClusterIP Services from CoreDNS's kubernetes plugin. [zone]",
+)
+@_flag("--port", metavar="PORT", type=click.IntRange(1, 65535), default=53, help="CoreDNS's own port. [53]")
+@_flag("--coredns-ca", metavar="FILE", help="With --tls-cert: the CA that CoreDNS checks it with. [its system's]")
+@_flag("--coredns-cert", metavar="FILE", help="With --tls-client-ca: CoreDNS's own certificate.")
+@_flag("--coredns-key", metavar="FILE", help="Its key.")
+@_flag("--server-name", metavar="NAME", help="The name in --tls-cert. [the address; localhost for a unix socket]")
+def command(
+    configuration: Configuration,
+    mode: Mode,
+    port: int,
+    coredns_ca: str | None,
+    coredns_cert: str | None,
+    coredns_key: str | None,
+    server_name: str | None,
+) -> int:
+    tls = ClientTls(coredns_ca, coredns_cert, coredns_key, server_name)
+    click.echo(stanza(configuration.settings, mode=mode, port=port, tls=tls), nl=False)
+    return 0
 
 
 def stanza(settings: Settings, *, mode: Mode = "zone", port: int = 53, tls: ClientTls | None = None) -> str:

@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Final
 
 import click
-from dnslib import DNSRecord
 
 from headwater.commands import query
 from headwater.commands.corefile import stanza
+from headwater.commands.help import Formatted, flag
 from headwater.settings.address import Address
 from headwater.settings.settings import Settings
 
@@ -36,6 +36,25 @@ QUESTIONS: Final = (
     ("nowhere.default.svc.cluster.local", "A", "a name that does not exist: NXDOMAIN with the zone's SOA"),
 )
 _WAIT: Final = 15.0
+
+
+@click.command(
+    cls=Formatted,
+    help="""Serve the bundled example and show the first answers.
+
+CoreDNS stands in front when there is one, the built-in listener otherwise.""",
+)
+@flag(
+    "--coredns",
+    metavar="FILE",
+    envvar="HEADWATER_COREDNS",
+    help="The CoreDNS to put in front. [the one on PATH, or in the tools' cache]",
+)
+@flag("--no-coredns", is_flag=True, help="Use the built-in listener instead of CoreDNS.")
+@flag("--port", metavar="PORT", type=click.IntRange(0, 65535), default=0, help="Where to answer DNS. [a free port]")
+@flag("--once", is_flag=True, help="Show the first answers and stop.")
+def command(coredns: str | None, no_coredns: bool, port: int, once: bool) -> int:
+    return run(coredns, use_coredns=not no_coredns, port=port, once=once)
 
 
 class DemoFailed(RuntimeError):  # noqa: N818 (what happened)
@@ -95,6 +114,8 @@ def ask(name: str, qtype: str, port: int, timeout: float = 1.0) -> bytes:
 
 def _await(port: int, processes: list[subprocess.Popen[bytes]], log: Path) -> None:
     """Wait until the first question is answered."""
+    from dnslib import DNSRecord
+
     deadline = time.monotonic() + _WAIT
     while time.monotonic() < deadline:
         for process in processes:

@@ -7,16 +7,33 @@ import time
 from typing import Any, Final
 
 import click
-import grpc
-from dnslib import QTYPE, DNSError, DNSQuestion, DNSRecord
-from dnslib.dns import DNSHeader
-from dnslib.label import DNSLabelError
 
+from headwater.commands.help import Formatted, flag
 from headwater.serve.service import QUERY, NotAPacket, pack, unpack
 from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
 
 _RCODES: Final = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
+
+
+@click.command(
+    cls=Formatted,
+    help="Ask a running headwater over gRPC; print as dig does.",
+    epilog=("Exit codes: 0 for a reply, whatever it says; 1 for none; 2 for bad usage."),
+)
+@click.argument("name")
+@click.argument("qtype", metavar="[TYPE]", default="A")
+@flag(
+    "--server",
+    metavar="ADDRESS",
+    envvar="HEADWATER_SERVER",
+    default="unix:/run/headwater/dns-0.sock",
+    help="An answer process's gRPC address. [unix:/run/headwater/dns-0.sock]",
+)
+@flag("--timeout", metavar="SECONDS", type=float, default=5.0, help="How long to wait for the reply. [5]")
+@flag("--short", is_flag=True, help="Only the answers' data, one per line.")
+def command(name: str, qtype: str, server: str, timeout: float, short: bool) -> int:
+    return query(name, qtype, Address.parse(server, "--server"), timeout, short=short)
 
 
 class LookupFailed(RuntimeError):  # noqa: N818 (what happened)
@@ -25,18 +42,36 @@ class LookupFailed(RuntimeError):  # noqa: N818 (what happened)
 
 def exchange(message: bytes, server: Address, timeout: float) -> bytes:
     """Send a DNS message to an answer process; its reply. Raises LookupFailed."""
+    import grpc
+
     with grpc.insecure_channel(str(server)) as channel:
         call: Any = channel.unary_unary(QUERY)
         try:
             return unpack(call(pack(message), timeout=timeout, wait_for_ready=False))
         except grpc.RpcError as error:
-            raise LookupFailed(f"{server}: {error.code().name}: {error.details()}") from None
+            raise LookupFailed(f"{server}: {error.code().name}: {_why(error, timeout)}") from None
         except NotAPacket:
             raise LookupFailed(f"{server}: the reply is not a coredns.dns.DnsPacket") from None
 
 
+def _why(error: Any, timeout: float) -> str:
+    """What a person can do something about, of grpc's account of a failure."""
+    details = " ".join(str(error.details()).split())
+    match error.code().name:
+        case "UNAVAILABLE" if "connect" in details:
+            reason = details.rpartition(": ")[2]
+            return f"{reason}. Is `headwater serve` running, and --server where it listens?"
+        case "DEADLINE_EXCEEDED":
+            return f"no reply within {timeout:g} s"
+    return details
+
+
 def question(name: str, qtype: str) -> bytes:
     """A query message. Raises SettingsError for a name or type that there is not."""
+    from dnslib import QTYPE, DNSError, DNSQuestion, DNSRecord
+    from dnslib.dns import DNSHeader
+    from dnslib.label import DNSLabelError
+
     try:
         number = int(qtype[4:]) if qtype.upper().startswith("TYPE") else QTYPE.reverse[qtype.upper()]
     except (KeyError, ValueError):
@@ -52,6 +87,8 @@ def question(name: str, qtype: str) -> bytes:
 
 def show(reply: bytes, took: float, server: str) -> str:
     """A reply as dig shows it."""
+    from dnslib import QTYPE, DNSRecord
+
     record = DNSRecord.parse(reply)
     head = record.header
     flags = " ".join(word for word in ("qr", "aa", "tc", "rd", "ra", "ad", "cd") if getattr(head, word, 0))
@@ -74,6 +111,8 @@ def show(reply: bytes, took: float, server: str) -> str:
 
 def query(name: str, qtype: str, server: Address, timeout: float, *, short: bool) -> int:
     """Ask, print; 0 when there was a reply, whatever it says, else 1."""
+    from dnslib import DNSError, DNSRecord
+
     message = question(name, qtype)
     began = time.perf_counter()
     try:

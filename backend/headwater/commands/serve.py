@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
 from headwater import __version__
+from headwater.commands.options import settings_command
 from headwater.process import log
+from headwater.settings.configuration import Configuration
 from headwater.settings.settings import Settings
-from headwater.supervise.claims import StartFailed
-from headwater.supervise.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from headwater.supervise.supervisor import Supervisor
 
 _log = logging.getLogger(__name__)
 
 
+@settings_command("Watch a cluster, or files, and answer CoreDNS.")
+def command(configuration: Configuration) -> int:
+    return serve(configuration.settings)
+
+
 def serve(settings: Settings) -> int:
     """Run the supervisor until a signal; the exit code."""
+    from headwater.supervise import forks
+
+    forks.begin()  # it imports what the children need, while this process imports what it needs itself
+    import asyncio
+
+    from headwater.supervise.claims import StartFailed
+    from headwater.supervise.supervisor import Supervisor
+
     log.configure("supervisor", settings.log_level, settings.log_format)
     try:
         supervisor = Supervisor(settings)
@@ -33,6 +49,8 @@ def serve(settings: Settings) -> int:
 
 async def progress(supervisor: Supervisor) -> None:
     """On a terminal: what has been listed and compiled so far, until the answers are complete."""
+    import asyncio
+
     from rich.console import Console
 
     from headwater.admin.server import readiness
@@ -42,10 +60,12 @@ async def progress(supervisor: Supervisor) -> None:
         while True:
             await supervisor.refresh()
             ready, explanation = readiness(supervisor.views())
-            if ready:
-                break
             watch = explanation["watch"]
             assert isinstance(watch, dict)
             held = ", ".join(f"{count:,} {name}" for name, count in watch["objects"].items() if count)
+            if ready:
+                break
             status.update(f"{watch['detail'] or 'starting'}{': ' + held if held else ''}")
             await asyncio.sleep(0.1)
+    click.echo(f"Ready{': ' + held if held else ''}. Ask:", err=True)
+    click.echo(f"  headwater query NAME --server {supervisor.settings.listen_addresses()[0]}", err=True)

@@ -96,6 +96,8 @@ class WatchSnapshot(Struct):
     audits: int = 0
     audit_differences: dict[str, int] = field(default_factory=dict)
     """Objects that an audit found different from the API server, by resource."""
+    second_opinions: dict[str, int] = field(default_factory=dict)
+    """Lists that would have taken much away, by what became of them (`writer.opinion.Opinion`)."""
 
     def add_counters(self, other: WatchSnapshot) -> None:
         """Take the counters, not the state, of a process that died over."""
@@ -106,6 +108,8 @@ class WatchSnapshot(Struct):
         self.audits += other.audits
         for name, count in other.audit_differences.items():
             self.audit_differences[name] = self.audit_differences.get(name, 0) + count
+        for opinion, count in other.second_opinions.items():
+            self.second_opinions[opinion] = self.second_opinions.get(opinion, 0) + count
         for reason, count in other.skipped.items():
             self.skipped[reason] = self.skipped.get(reason, 0) + count
         for name, theirs in other.resources.items():

@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from functools import partial
 from typing import Final, cast
 
 from headwater.serve.grpc import Calls, Route, Waiting, route
@@ -171,6 +172,11 @@ class _Peer(asyncio.BufferedProtocol):
         self._transport.abort()
 
 
+def _close_cancelled(connected: socket.socket, task: asyncio.Task[None]) -> None:
+    if task.cancelled():
+        connected.close()
+
+
 class Server:
     """gRPC on one listening socket."""
 
@@ -235,6 +241,8 @@ class Server:
             connected.setblocking(False)
             peer = _Peer(self)
             self._arriving[peer] = self._loop.create_task(self._arrive(peer, connected))
+            # One that is cancelled before it has begun closes nothing.
+            self._arriving[peer].add_done_callback(partial(_close_cancelled, connected))
 
     def _has_room(self) -> bool:
         """Whether one more can be let in; the one that has asked for nothing for longest may have to go."""

@@ -67,3 +67,11 @@ def parse_duration(text: str, flag: str) -> float:
         raise SettingsError(flag, f"{text!r} is not a duration such as 90s, 5m or 1h30m")
     hours, minutes, seconds = (float(part or 0) for part in found.groups())
     return hours * 3600 + minutes * 60 + seconds
+
+
+def duration_text(seconds: float) -> str:
+    """The text that `parse_duration` reads as that many seconds, to the millisecond: "1h30m", "0.5s", "0"."""
+    whole, rest = divmod(round(seconds * 1000), 60_000)
+    hours, minutes = divmod(whole, 60)
+    parts = (f"{hours}h" if hours else "", f"{minutes}m" if minutes else "", f"{rest / 1000:g}s" if rest else "")
+    return "".join(parts) or "0"

@@ -3,7 +3,10 @@
 One thread per resource reads the API server (or one reads the files) and puts
 changes into a queue; this process's main thread takes what is there, and
 commits it as one batch. A change that comes alone is committed at once; under a
-storm the batches grow.
+storm the batches grow. What the disk refuses stays at the head, and is tried again.
+
+The main thread's work is `Watcher.step`, again and again. Its queue, clocks and
+waiting are arguments: a test can take the steps itself.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
@@ -44,6 +48,8 @@ from headwater.store.node import Kind
 from headwater.writer import host
 from headwater.writer.audit import Auditor
 from headwater.writer.ledger import Ledger
+from headwater.writer.outcome import Outcome
+from headwater.writer.skipped import Skipped
 
 _log = logging.getLogger(__name__)
 
@@ -59,29 +65,12 @@ _IDLE: Final = 0.5
 _READER_CHECK: Final = 5.0
 #: How often the files' thread looks for a SIGHUP, in milliseconds.
 _FILES_WAKE: Final = 200
-#: How long to wait before a commit that the disk refused is tried again, in seconds.
-_RETRY: Final = 1.0
 #: After so many pages of lists the store's pages that they have touched are let go.
 _UNMAP: Final = 50
 #: How often it is written down how old the truth is, in seconds.
 _HEARD: Final = 0.5
 
-
-class Skipped:
-    """Records that cannot be made: each counted, and logged once (contract 6)."""
-
-    _REMEMBERED: Final = 10_000
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-        self._seen: set[tuple[str, str, str]] = set()
-
-    def report(self, reason: str, namespace: str, name: str, detail: str) -> None:
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        key = (namespace, name, detail)
-        if key not in self._seen and len(self._seen) < self._REMEMBERED:
-            self._seen.add(key)
-            _log.warning("left out: %s/%s: %s", namespace or "-", name or "-", detail)
+Changes = queue.Queue[Change | RawPage]
 
 
 def required_resources(settings: Settings) -> tuple[Resource, ...]:
@@ -97,21 +86,44 @@ def required_resources(settings: Settings) -> tuple[Resource, ...]:
 class Watcher:
     """The state of the role; `run` is the process."""
 
-    def __init__(self, settings: Settings, store: Store, timing: Timing = USUAL) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        timing: Timing = USUAL,
+        *,
+        changes: Changes | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        wait: Callable[[float], object] | None = None,
+    ) -> None:
+        """`clock` counts seconds, `wall` is the time of day; `wait` lets seconds pass, or less when it is to stop."""
         self._settings = settings
         self._timing = timing
         self._store = store
-        self._queue: queue.Queue[Change | RawPage] = queue.Queue(_QUEUE)
-        self.skipped = Skipped()
+        self._clock = clock
+        self._wall = wall
         self.stopping = threading.Event()
+        self._wait = wait or self.stopping.wait
+        self._queue = changes if changes is not None else queue.Queue(_QUEUE)
+        self.skipped = Skipped(clock)
         self._inbox = Inbox(self._queue, threading.Semaphore(_PAGES), self.skipped.report, self.stopping)
         compiler = Compiler(settings, host.of_this_host(), self.skipped.report)
         self._resources = required_resources(settings)
-        self._began = time.monotonic()
-        self.ledger = Ledger(store, compiler, self._resources)
+        self._began = self._checked = self._noted = clock()
+        # The files are the truth: there is no second list of them.
+        asks = settings.second_opinion == "on" and not settings.manifests
+        self.ledger = Ledger(store, compiler, self._resources, wall, second_opinion=asks)
         self.auditor: Auditor | None = None
         self._followers: dict[Resource, Follower] = {}
         self._recognition = Recognition(store.folder)
+        self._unsettled: deque[Change] = deque()
+        """What was taken from the queue and is not committed."""
+        self._refused = ""
+        """Why the store could not be written, the last time."""
+        self._ask_again: dict[Resource, float] = {}
+        """When a second list is to be asked for."""
+        self._second_opinions: dict[str, int] = {}
         self._programming = Histogram.of(LATENCY_BUCKETS)
         self._commits = 0
         self._commit_failures = 0
@@ -123,6 +135,7 @@ class Watcher:
         self._heard = store.heard() or (self._began, False)
         if settings.max_staleness:
             store.write_heard(*self._heard)
+        self._announce()
 
     # Sources
 
@@ -148,7 +161,7 @@ class Watcher:
         versions = self.ledger.versions()
         for resource in self._resources:
             stream = self._settings.list_mode == "stream"
-            reflector = Reflector(versions[resource], time.monotonic, stream=stream, timing=self._timing)
+            reflector = Reflector(versions[resource], self._clock, stream=stream, timing=self._timing)
             follower = Follower(resource, reflector, connect(), self._inbox, self._recognition)
             self._followers[resource] = follower
         for resource, follower in self._followers.items():
@@ -214,23 +227,55 @@ class Watcher:
 
     def loop(self) -> None:
         """Take batches and commit them until told to stop. Raises StoreDamaged, AnotherCluster."""
-        checked = heard = time.monotonic()
-        self._announce()
         while not self.stopping.is_set():
-            if self._recognition.another:
-                raise AnotherCluster(self._recognition.another)
-            batch = self._batch()
-            if batch:
-                self._commit(batch)
-            now = time.monotonic()
-            if self._settings.max_staleness and (now - heard > _HEARD or batch):
-                heard = now
-                self._write_heard(now)
-            if now - checked > _READER_CHECK:
-                checked = now
-                self._store.release_dead_readers()
-                if not self._store.exists:
-                    raise StoreDamaged("its file was removed")
+            self.step()
+
+    def step(self) -> None:
+        """Take what waits and commit it, or try again what was refused; then look around.
+
+        Raises StoreDamaged, AnotherCluster.
+        """
+        if self._recognition.another:
+            raise AnotherCluster(self._recognition.another)
+        if not self._unsettled and not self._refused:
+            self._unsettled.extend(self._batch())
+        busy = bool(self._unsettled or self._refused)
+        if busy:
+            self._settle()
+        self._look_around(self._clock(), busy=busy)
+
+    def _settle(self) -> None:
+        """Hand the ledger what is not settled; account for what it has taken, be it all or not."""
+        before, outcome = tuple(self._unsettled), Outcome()
+        refused = ""
+        try:
+            self.ledger.settle(self._unsettled, outcome)
+        except StoreFull as error:
+            refused = f"the store cannot be written: {error}"
+            self._commit_failures += 1
+        self._account(before[: len(before) - len(self._unsettled)], outcome)
+        if refused and not self._refused:
+            _log.error("%s (answers stay as they are; trying on)", refused)
+        elif self._refused and not refused:
+            _log.info("the store can be written again")
+        self._refused = refused
+        if refused:
+            self._wait(self._timing.commit_retry)
+
+    def _look_around(self, now: float, *, busy: bool) -> None:
+        """What is to be done now and then, whether changes come or not."""
+        if self._settings.max_staleness and (now - self._noted > _HEARD or busy):
+            self._noted = now
+            self._write_heard(now)
+        for resource in [item for item, moment in self._ask_again.items() if now >= moment]:
+            del self._ask_again[resource]
+            self._followers[resource].relist(confirm=True)
+        if now - self._checked > _READER_CHECK:
+            self._checked = now
+            self.skipped.look()
+            self._store.release_dead_readers()
+            if not self._store.exists:
+                raise StoreDamaged("its file was removed")
 
     def _write_heard(self, now: float) -> None:
         """Let the answer processes know how old the truth is; never older than what they were told before."""
@@ -261,52 +306,38 @@ class Watcher:
     def _decoded_page(self, page: RawPage) -> ListPageArrived:
         return ListPageArrived(page.resource, list(self._decoded(page.resource, page.items)), page.first)
 
-    def _commit(self, batch: list[Change]) -> None:
-        complained = False
-        while not self.stopping.is_set():
-            try:
-                outcome = self.ledger.commit(batch)
-            except msgspec.MsgspecError as error:
-                raise StoreDamaged(f"an object in it does not unpack: {error}") from error
-            except StoreFull as error:
-                self._commit_failures += 1
-                self._detail = f"the store cannot be written: {error}"
-                if not complained:
-                    complained = True
-                    _log.error("%s (answers stay as they are; trying on)", self._detail)
-                self.stopping.wait(_RETRY)
-                continue
-            break
-        else:
-            return
-        for change in batch:
-            if isinstance(change, ListPageArrived) and not self._settings.manifests:
-                self._inbox.pages.release()
-        if complained:
-            self._detail = ""
-            _log.info("the store can be written again")
-        self._commits += 1
+    def _account(self, settled: Sequence[Change], outcome: Outcome) -> None:
+        """Count, log and let go what was committed."""
+        self._commits += bool(settled)
         self._records_changed += outcome.records_changed
-        if outcome.trigger_times:
-            now = time.time()
-            for text in outcome.trigger_times:
-                self._observe(text, now)
-        for change in batch:
+        now = self._wall()
+        for text in outcome.trigger_times:
+            self._observe(text, now)
+        for change in settled:
             if isinstance(change, ListPageArrived):
+                if not self._settings.manifests:
+                    self._inbox.pages.release()
                 self._pages_taken += 1
                 if self._pages_taken % _UNMAP == 0:
                     self._store.unmap()
-            if isinstance(change, ListComplete):
+            if isinstance(change, ListComplete) and change.resource not in self.ledger.doubts:
                 release_memory(self._store)
                 count = self.ledger.objects[change.resource]
                 _log.info("%s: %s objects as of version %s", change.resource, f"{count:,}", change.resource_version)
+        for what, loss in outcome.opinions:
+            self._second_opinions[what] = self._second_opinions.get(what, 0) + 1
+            if what == "asked":
+                self._ask_again[loss.resource] = self._clock() + self._timing.second_opinion
+                _log.warning("%s: not before a second list says so", loss)
+            else:
+                _log.warning("%s: a second list has %s it", loss, what)
         self._announce()
 
     def _announce(self) -> None:
         if self.ledger.ready and not self._announced:
             self._announced = True
             names = f"{sum(self.ledger.counts):,}"
-            _log.info("ready: %s names, %.1f s after the start", names, time.monotonic() - self._began)
+            _log.info("ready: %s names, %.1f s after the start", names, self._clock() - self._began)
 
     def _observe(self, trigger_time: str, now: float) -> None:
         try:
@@ -317,10 +348,10 @@ class Watcher:
 
     def snapshot(self) -> WatchSnapshot:
         """What the supervisor shows of this process."""
-        now = time.monotonic()
+        now = self._clock()
         return WatchSnapshot(
             ready=self.ledger.ready,
-            detail=self._detail or self._trouble() or self._waiting_for(),
+            detail=self._refused or self._detail or self._trouble() or self._waiting_for(),
             resources={
                 resource: ResourceState(
                     connected=state.connected,
@@ -343,6 +374,7 @@ class Watcher:
             store_bytes=self._store.size,
             audits=self.auditor.runs if self.auditor is not None else 0,
             audit_differences=dict(self.auditor.differences) if self.auditor is not None else {},
+            second_opinions=dict(self._second_opinions),
         )
 
     def _trouble(self) -> str:
@@ -352,7 +384,8 @@ class Watcher:
 
     def _waiting_for(self) -> str:
         if self.ledger.ready:
-            return ""
+            doubts = list(self.ledger.doubts.values())
+            return "; ".join(f"{loss}: a second list is awaited" for loss in doubts)
         missing = [name for name, item in self._followers.items() if not item.reflector.state.relists]
         return f"waiting for the first complete list of {', '.join(missing)}" if missing else "compiling"
 

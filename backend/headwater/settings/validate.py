@@ -1,0 +1,141 @@
+"""What makes no sense in Settings, by topic. Each raises SettingsError, which names the flag."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from headwater.settings import selectors
+from headwater.settings.error import SettingsError
+from headwater.settings.parse import MAX_LABEL, REVERSE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from headwater.settings.address import Address
+    from headwater.settings.settings import Settings
+
+#: RFC 2181 section 8: a TTL is an unsigned 31-bit number.
+MAX_TTL: Final = 2**31 - 1
+#: CoreDNS's `grpc` plugin takes at most this many addresses (plugin/grpc/setup.go).
+MAX_WORKERS: Final = 15
+#: A node names its zone by one byte, and a count by one more.
+MAX_ZONES: Final = 250
+
+_NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+
+
+def sources(settings: Settings) -> None:
+    """The API server or files, not both; manifests must be there.
+
+    A kubeconfig need not: where something is stored it is waited for (`cluster.source.check`).
+    """
+    for flag, other in (("--kubeconfig", settings.kubeconfig), ("--context", settings.context)):
+        if settings.manifests and other:
+            raise SettingsError("--manifests", f"cannot be used together with {flag}", flag)
+    for path in settings.manifests:
+        if not Path(path).exists():
+            raise SettingsError("--manifests", f"{path!r} does not exist")
+
+
+def zones(settings: Settings) -> None:
+    """At least one zone, each of them once, forward zones before reverse ones."""
+    if not settings.zones:
+        raise SettingsError("--zone", "at least one zone is needed")
+    _distinct("--zone", settings.zones)
+    _distinct("--multicluster-zone", settings.multicluster_zones)
+    if both := set(settings.zones).intersection(settings.multicluster_zones):
+        raise SettingsError("--multicluster-zone", f"{min(both)!r} is a --zone too: a zone is named twice", "--zone")
+    if len(settings.served_zones()) > MAX_ZONES:
+        raise SettingsError("--zone", f"no more than {MAX_ZONES} zones can be served")
+    if settings.zones[0].endswith(REVERSE):
+        raise SettingsError("--zone", f"{settings.zones[0]!r} is a reverse zone: that is what --reverse-zone is for")
+
+
+def selection(settings: Settings) -> None:
+    """Which namespaces and objects: names that can be, selectors that parse."""
+    for namespace in settings.namespaces:
+        if len(namespace) > MAX_LABEL or not _NAMESPACE.fullmatch(namespace):
+            raise SettingsError("--namespace", f"{namespace!r} is not the name of a namespace")
+    if settings.namespaces and settings.namespace_labels:
+        raise SettingsError("--namespace-labels", "cannot be used together with --namespace", "--namespace")
+    for flag, text in (("--namespace-labels", settings.namespace_labels), ("--labels", settings.labels)):
+        try:
+            selectors.parse(text)
+        except selectors.BadSelector as error:
+            raise SettingsError(flag, f"{text!r}: {error}") from None
+
+
+def answers(settings: Settings) -> None:
+    """TTLs and times."""
+    for flag, ttl in (("--ttl", settings.ttl), ("--negative-ttl", settings.negative_ttl)):
+        if not 0 <= ttl <= MAX_TTL:
+            raise SettingsError(flag, f"{ttl} is not a TTL (0 to {MAX_TTL} seconds)")
+    _seconds("--max-staleness", settings.max_staleness)
+    for upstream in settings.upstreams:
+        _host_and_port("--upstream", upstream)
+
+
+def transport(settings: Settings) -> None:
+    """A place for every answer process."""
+    if not 1 <= settings.workers <= MAX_WORKERS:
+        raise SettingsError("--workers", f"{settings.workers} is not between 1 and {MAX_WORKERS}")
+    if settings.listen.path is None and not 0 < settings.listen.port <= 65535 - settings.workers + 1:
+        problem = f"{settings.listen}: {settings.workers} consecutive ports are needed from there"
+        raise SettingsError("--listen", problem, "--workers")
+    _host_and_port("--dns", settings.dns)
+
+
+def tls(settings: Settings) -> None:
+    """A certificate with its key, and a CA only with both."""
+    cert, key, client_ca = settings.tls_cert, settings.tls_key, settings.tls_client_ca
+    for flag, name in (("--tls-cert", cert), ("--tls-key", key), ("--tls-client-ca", client_ca)):
+        if name is not None:
+            _is_file(flag, name)
+    if cert is not None and key is None:
+        raise SettingsError("--tls-key", "a certificate and its key go together: --tls-cert is given", "--tls-cert")
+    if key is not None and cert is None:
+        raise SettingsError("--tls-cert", "a certificate and its key go together: --tls-key is given", "--tls-key")
+    if client_ca is not None and cert is None:
+        raise SettingsError("--tls-client-ca", "--tls-cert and --tls-key are needed too")
+
+
+def state(settings: Settings) -> None:
+    """A folder to keep the records in, and how often they are compared."""
+    if not settings.state_dir:
+        raise SettingsError("--state-dir", "a folder is needed")
+    _seconds("--audit-interval", settings.audit_interval)
+
+
+def observing(settings: Settings) -> None:
+    """Where the admin page is."""
+    _host_and_port("--admin", settings.admin)
+
+
+#: In the order in which a mistake is looked for.
+TOPICS: Final = (sources, zones, selection, transport, tls, answers, state, observing)
+
+
+def _is_file(flag: str, name: str) -> None:
+    if not Path(name).is_file():
+        raise SettingsError(flag, f"{name!r} is not a file")
+
+
+def _distinct(flag: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise SettingsError(flag, f"a zone is named twice: {name!r}")
+        seen.add(name)
+
+
+def _seconds(flag: str, seconds: float) -> None:
+    if not 0 <= seconds < math.inf:
+        raise SettingsError(flag, f"{seconds} is not a duration")
+
+
+def _host_and_port(flag: str, address: Address | None) -> None:
+    if address is not None and address.path is not None:
+        raise SettingsError(flag, f"{address}: HOST:PORT is needed")

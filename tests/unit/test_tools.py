@@ -1,0 +1,215 @@
+"""The tools of a release and of continuous integration refuse what they are there to refuse."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.metadata
+import re
+import sys
+import time
+import tomllib
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tools import covered, dist, pythons
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+
+# deploy/requirements.txt
+
+
+def pins(file: Path) -> dict[str, str]:
+    return {
+        canonicalize_name(match[1]): match[2]
+        for match in re.finditer(r"^([\w.-]+)==([^\s\\]+)", file.read_text(), re.MULTILINE)
+    }
+
+
+def closure(names: list[str]) -> set[str]:
+    """All that requirements lead to on this Python, by the metadata of what is installed."""
+    found: set[str] = set()
+    waiting = [Requirement(name) for name in names]
+    while waiting:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        if name not in found:
+            found.add(name)
+            waiting += map(Requirement, importlib.metadata.requires(name) or ())
+    return found
+
+
+def test_the_image_installs_the_pinned_runtime_requirements_and_nothing_else() -> None:
+    image, pinned = pins(dist.REQUIREMENTS), pins(ROOT / "constraints.txt")
+    assert image.items() <= pinned.items(), "make requirements"
+    needed = closure(_project_requirements())
+    # 3.11 is the image's Python: a marker may ask for less on another.
+    assert needed <= set(image), f"make requirements: {needed - set(image)}"
+    if sys.version_info[:2] == (3, 11):
+        assert needed == set(image), f"make requirements: {set(image) - needed}"
+
+
+def _project_requirements() -> list[str]:
+    found: list[str] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    return found
+
+
+def test_every_requirement_of_the_image_has_hashes_and_no_address() -> None:
+    text = dist.REQUIREMENTS.read_text()
+    assert not re.search(r"://|index-url|find-links", text)
+    body = re.sub(r"(?m)^#.*\n", "", text).replace("\\\n", "")
+    assert all(re.fullmatch(r"[\w.-]+==\S+(\s+--hash=sha256:[0-9a-f]{64})+\s*", line) for line in body.splitlines())
+    assert "--require-hashes --requirement deploy/requirements.txt" in (ROOT / "deploy" / "Dockerfile").read_text()
+
+
+# A release
+
+
+METADATA: Final = """\
+Metadata-Version: 2.4
+Name: headwater
+Version: 1.2.3
+Summary: DNS
+Project-URL: Specification, https://example.org/
+License-Expression: Apache-2.0
+License-File: LICENSE
+Requires-Python: >=3.11
+Classifier: Typing :: Typed
+Description-Content-Type: text/markdown
+
+# Headwater
+"""
+
+
+def release(folder: Path, changes: Mapping[str, str | None] | None = None, *, record: bool = True) -> tuple[Path, Path]:
+    """A release of few files; `changes` replace files, or leave them out."""
+    files: dict[str, str | None] = {
+        "headwater/__init__.py": "",
+        "headwater/__main__.py": "",
+        "headwater/py.typed": "",
+        "headwater/examples/statefulset/objects.yaml": "{}",
+        "headwater-1.2.3.dist-info/METADATA": METADATA,
+        "headwater-1.2.3.dist-info/licenses/LICENSE": "Apache",
+    }
+    content = {name: text for name, text in (files | dict(changes or {})).items() if text is not None}
+    lines = []
+    for name, text in content.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        lines.append(f"{name},sha256={digest},{len(text)}")
+    lines.append("headwater-1.2.3.dist-info/RECORD,,")
+    wheel = folder / "headwater-1.2.3-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in content.items():
+            archive.writestr(name, text if record else text + " ")
+        archive.writestr("headwater-1.2.3.dist-info/RECORD", "\n".join(lines) + "\n")
+    return folder / "headwater-1.2.3.tar.gz", wheel
+
+
+def test_a_release_as_it_must_be_is_let_through(tmp_path: Path) -> None:
+    assert dist.check(*release(tmp_path)).version.public == "1.2.3"
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"headwater/py.typed": None}, "py.typed"),
+        ({"headwater/examples/statefulset/objects.yaml": None}, "examples"),
+        ({"tests/test_x.py": ""}, "holds tests/"),
+        ({"headwater/__pycache__/x.pyc": ""}, "__pycache__"),
+        ({"headwater-1.2.3.dist-info/licenses/LICENSE": None}, "licence"),
+        ({"headwater-1.2.3.dist-info/METADATA": METADATA.replace("Summary: DNS\n", "")}, "summary"),
+        ({"headwater-1.2.3.dist-info/METADATA": METADATA.replace("text/markdown", "text/plain")}, "text/markdown"),
+        ({"headwater-1.2.3.dist-info/METADATA": METADATA.replace("Name: headwater", "Name: other")}, "other"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_release_that_lacks_something_is_refused(changes: dict[str, str | None], why: str, tmp_path: Path) -> None:
+    with pytest.raises(dist.NotFit, match=why):
+        dist.check(*release(tmp_path, changes))
+
+
+def test_a_file_that_is_not_what_record_says_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(dist.NotFit, match="not what RECORD says"):
+        dist.check(*release(tmp_path, record=False))
+
+
+def test_an_sdist_of_another_version_is_refused(tmp_path: Path) -> None:
+    _, wheel = release(tmp_path)
+    with pytest.raises(dist.NotFit, match="not the same release"):
+        dist.check(tmp_path / "headwater-1.2.4.tar.gz", wheel)
+
+
+def test_metadata_that_an_index_would_refuse_is_refused() -> None:
+    with pytest.raises(ExceptionGroup):
+        dist.check_metadata(METADATA.replace("Version: 1.2.3", "Version: new").encode())
+
+
+# Other Pythons
+
+
+def test_the_promised_pythons_are_those_that_may_install_it() -> None:
+    promised = pythons.promised()
+    assert promised[0] == "3.11"
+    assert promised == [f"3.{minor}" for minor in range(11, 11 + len(promised))]
+    assert f'requires-python = ">={promised[0]}"' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_this_python_is_found_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    minor = f"3.{sys.version_info.minor}"
+    (tmp_path / f"python{minor}").symlink_to(Path(sys.executable).resolve())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("PYENV_ROOT", str(tmp_path / "none"))
+    assert list(pythons.installed()) == [minor]
+    assert pythons.version_of(tmp_path / f"python{minor}") == sys.version_info[:3]
+
+
+def test_what_is_no_python_is_passed_over(tmp_path: Path) -> None:
+    file = tmp_path / "python3.12"
+    file.write_text("#!/bin/sh\nexit 127\n")
+    assert pythons.version_of(file) is None
+    file.chmod(0o755)
+    assert pythons.version_of(file) is None
+
+
+def test_tests_that_take_too_long_have_failed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    slow = tmp_path / "python"
+    slow.write_text("#!/bin/sh\nexec sleep 60\n")
+    slow.chmod(0o755)
+    monkeypatch.setattr(pythons, "environment", lambda _: slow)
+    began = time.monotonic()
+    assert not pythons.run("3.11", slow, [], 0.2)
+    assert time.monotonic() - began < 30
+
+
+# Coverage
+
+
+def test_a_room_below_its_floor_is_named() -> None:
+    def file(statements: int, covered_lines: int) -> dict[str, dict[str, int]]:
+        return {
+            "summary": {
+                "num_statements": statements, "covered_lines": covered_lines, "num_branches": 10, "covered_branches": 5,
+            }
+        }  # fmt: skip
+
+    report = {
+        "files": {
+            "backend/headwater/answer/a.py": file(90, 85),
+            "backend/headwater/store/b.py": file(40, 40),
+            "backend/headwater/store/c.py": file(40, 15),
+            "backend/headwater/__init__.py": file(10, 0),
+        }
+    }
+    rooms = covered.by_room(report)
+    assert {name: room.percent for name, room in rooms.items()} == {"answer": 90.0, "store": 65.0}
+    text, below = covered.table(rooms, {"answer": 90, "store": 66, "writer": 1})
+    assert below == ["store", "writer"], "one that was not seen at all is below its floor"
+    assert re.search(r"^answer +85 / +90 +5 / +10 +90\.0% +90$", text, re.MULTILINE)
