@@ -57,7 +57,8 @@ rules: [{level: Metadata}]
 """
 _MERGE: Final = "application/merge-patch+json"
 
-#: (verb, resource); the verb "watch-list" is a watch that begins with everything there is.
+#: (verb, resource); the verb "watch-list" is a watch that begins with everything there is, and
+#: "recognize" the list of one namespace by which Headwater knows the cluster.
 Requests = Counter[tuple[str, str]]
 
 
@@ -95,6 +96,8 @@ def _kind(entry: dict[str, object]) -> tuple[str, str]:
     resource = str(reference["resource"]) if isinstance(reference, dict) else uri.path
     if verb == "watch" and parse_qs(uri.query).get("sendInitialEvents") == ["true"]:
         verb = "watch-list"
+    if parse_qs(uri.query).get("fieldSelector") == ["metadata.name=kube-system"]:
+        verb = "recognize"
     return verb, resource
 
 

@@ -80,7 +80,8 @@ def test_start_lists_each_resource_once(audited: Audited) -> None:
     asked = audited.asked(0)
     assert {resource: asked["list", resource] for resource in RESOURCES} == dict.fromkeys(RESOURCES, 1)
     assert {resource: asked["watch", resource] for resource in RESOURCES} == dict.fromkeys(RESOURCES, 1)
-    assert asked.total() == 2 * len(RESOURCES), asked
+    assert asked.total() == 2 * len(RESOURCES) + 1, asked
+    assert asked["recognize", "namespaces"] == 1, "which cluster it is"
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "kill -9", "kill -9 of the watch process"])
@@ -105,7 +106,8 @@ def test_restart_lists_nothing(audited: Audited, how: str) -> None:
         wait_until(lambda: headwater.pids().get("watch", old) != old, SETTLE, "the watch process runs again")
     audited.serves(address)
     asked = audited.asked(mark)
-    assert {verb for verb, _ in asked} == {"watch"}, asked
+    assert {verb for verb, _ in asked} == {"watch", "recognize"}, asked
+    assert asked["recognize", "namespaces"] == 1, asked
     assert {resource: asked["watch", resource] for resource in RESOURCES} == dict.fromkeys(RESOURCES, 1), asked
 
 

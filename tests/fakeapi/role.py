@@ -1,12 +1,11 @@
 """The watch role in a process of its own, as the supervisor starts it, for tests that kill it or look at its memory.
 
-A forkserver has its modules loaded already: a start takes some 20 ms. What a
-test shortens, and where it is to be killed, is done in the child.
+A forkserver has its modules loaded already: a start takes some 20 ms. Where it is
+to be killed is arranged in the child.
 """
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 import random
@@ -14,34 +13,38 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
+from headwater.cluster.timing import Timing
 from headwater.settings.settings import Settings
 from headwater.supervise.forks import unseen_main
 
-#: Long waits, by module and constant, and what tests make of them.
-SHORT: Final[dict[str, Any]] = {
-    "headwater.cluster.api._CONNECT_TIMEOUT": 5.0,
-    "headwater.cluster.api._LIST_TIMEOUT": 5.0,
-    "headwater.cluster.api._SILENCE_TIMEOUT": 5.0,
-    "headwater.cluster.reflector._BACKOFF_FIRST": 0.1,
-    "headwater.cluster.reflector._BACKOFF_LAST": 0.2,
-    "headwater.cluster.reflector._RECONNECT": (0.05, 0.1),
-    "headwater.cluster.reflector._MISSING": (0.1, 0.2),
-    "headwater.cluster.reflector._TOO_SHORT": 0.2,
-    "headwater.writer.audit._PAUSE": 0.005,
-    "headwater.writer.audit._GRACE": 0.1,
-    "headwater.writer.audit._RETRY": 0.1,
-}
+#: The product's waits, the long ones shortened.
+SHORT: Final = Timing(
+    connect=5.0,
+    page=5.0,
+    silence=5.0,
+    whole_page=60.0,
+    recognize=5.0,
+    plugin=5.0,
+    credentials=0.5,
+    unverified=(0.05, 0.1),
+    unreadable=(0.05, 0.1),
+    backoff_first=0.1,
+    backoff_last=0.2,
+    reconnect=(0.05, 0.1),
+    missing=(0.1, 0.2),
+    too_short=0.2,
+    audit_pause=0.005,
+    audit_grace=0.1,
+    audit_retry=0.1,
+)
 #: For servers that hang or fall silent.
-IMPATIENT: Final[dict[str, Any]] = {
-    "headwater.cluster.api._CONNECT_TIMEOUT": 0.5,
-    "headwater.cluster.api._LIST_TIMEOUT": 0.5,
-    "headwater.cluster.api._SILENCE_TIMEOUT": 0.5,
-}
+IMPATIENT: Final = replace(SHORT, connect=0.5, page=0.5, recognize=0.5, silence=0.5)
 _CONTEXT: Final = multiprocessing.get_context("forkserver")
 _PRELOADED: Final = ["headwater.writer.process", "headwater.cluster.api", "tests.fakeapi.role"]
 
@@ -55,19 +58,11 @@ def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
     return process
 
 
-def watch(
-    settings: Settings, connection: socket.socket, log: Path, patches: Mapping[str, Any], kill_at: int, clock: float
-) -> None:
+def watch(settings: Settings, connection: socket.socket, log: Path, timing: Timing, kill_at: int, clock: float) -> None:
     """The child's main function. `kill_at`: see `KillPoints`; `clock`: seconds that the wall clock is wrong by."""
     with log.open("ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    for path, value in patches.items():
-        module, _, name = path.rpartition(".")
-        found = importlib.import_module(module)
-        if not hasattr(found, name):
-            raise AttributeError(f"{path}: tests shorten a wait that is not there any more")
-        setattr(found, name, value)
     if clock:
         true_time = time.time
         time.time = lambda: true_time() + clock
@@ -77,7 +72,7 @@ def watch(
     from headwater.store.identity import Identity
     from headwater.writer.process import run
 
-    run(settings, Identity(source_of(settings), settings.records_fingerprint()), connection)
+    run(settings, Identity(source_of(settings), settings.records_fingerprint()), connection, timing)
 
 
 def write_at_random(state_dir: Path, seed: int, transactions: int, kill_at: str) -> None:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import re
 import select
 import socket
 import ssl
@@ -48,6 +49,11 @@ _PIECE: Final = 1 << 18
 _MANY: Final = 10_000
 _RESOURCE_OF: Final = {path: resource for resource, path in PATHS.items()}
 _PARTIAL: Final = "as=PartialObjectMetadataList"
+_VERSION: Final = re.compile(rb'("resourceVersion": ?")(\d+")')
+#: What makes a version no number.
+_PREFIX: Final = "v"
+#: How a client asks which cluster this is.
+_KUBE_SYSTEM: Final = "metadata.name=kube-system"
 _INITIAL_END: Final = "k8s.io/initial-events-end"
 
 
@@ -119,6 +125,10 @@ class Behaviour:
     bookmarks: float = 0.25
     """Seconds between bookmarks; a real one's come about once a minute."""
     installed: set[Resource] = field(default_factory=lambda: set(PATHS))
+    uid: str = "c1f6b3a5-0b6e-4c1e-9a51-2f4d6f0e7a01"
+    """Of the namespace kube-system, by which the cluster is known; "" when nobody may see it."""
+    opaque: bool = False
+    """Versions are no numbers, as an aggregated API server may have them."""
     tokens: set[str] | None = None
     """Bearer tokens that are taken; None: everybody is."""
 
@@ -271,12 +281,16 @@ class FakeApiServer:
         """Answer one request."""
         url = urlsplit(handler.path)
         query = dict(parse_qsl(url.query, keep_blank_values=True))
+        if self.behaviour.opaque and "resourceVersion" in query:
+            query["resourceVersion"] = query["resourceVersion"].removeprefix(_PREFIX)
         resource: Resource | Literal[""] = _RESOURCE_OF.get(url.path, "")
+        if query.get("fieldSelector") == _KUBE_SYSTEM:
+            resource = ""
         verb: Verb = "other"
         if resource:
             partial = _PARTIAL in handler.headers.get("Accept", "")
             verb = "watch" if query.get("watch") in ("true", "1") else "metadata" if partial else "list"
-        token = handler.headers.get("Authorization", "").removeprefix("Bearer ")
+        token = handler.headers.get("Authorization", "").partition(" ")[2]  # the scheme in any case
         with self._lock:
             request = Request(len(self.requests), time.monotonic(), resource, verb, url.path, query, token)
             self.requests.append(request)
@@ -543,6 +557,9 @@ class Exchange:
             return
         if not request.resource:
             data = b'{"gitVersion":"v1.36.3"}' if request.path == "/version" else b"{}"
+            if request.query.get("fieldSelector") == _KUBE_SYSTEM:
+                seen = [{"metadata": {"name": "kube-system", "uid": behaviour.uid}}] if behaviour.uid else []
+                data = json.dumps({"metadata": {}, "items": seen}).encode()
             self.head(200, {"Content-Length": str(len(data))})
             self.send(data)
             return
@@ -557,6 +574,8 @@ class Exchange:
             self._refuse(refusal)
             return
         self.head(200, {"Content-Type": "application/json", **(headers or {})})
+        if behaviour.opaque:
+            pieces = (_VERSION.sub(rb"\1%b\2" % _PREFIX.encode(), piece) for piece in pieces)
         for piece in pieces if body is None else body(iter(pieces)):
             self.send(piece)
         self.end()

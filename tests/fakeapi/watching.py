@@ -10,9 +10,10 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from headwater.cluster.objects import Resource
+from headwater.cluster.timing import Timing
 from headwater.process import control
 from headwater.process.counters import WatchSnapshot
 from headwater.writer import host
@@ -34,8 +35,7 @@ _AT_ONCE: Final = 0.04
 class Watching:
     """One state directory, and the process that writes it.
 
-    `flags` are those of `headwater serve`. `patches` are the constants that the
-    child is given, `role.SHORT` unless said otherwise. A `prober` asks for names
+    `flags` are those of `headwater serve`. A `prober` asks for names
     that must always be answered, from the first answer on.
     """
 
@@ -45,7 +45,7 @@ class Watching:
         folder: Path,
         *flags: str,
         stable: Mapping[str, frozenset[str]] | None = None,
-        patches: Mapping[str, Any] | None = None,
+        timing: Timing = role.SHORT,
         kubeconfig: str = "",
         absent: frozenset[Resource] = frozenset(),
     ) -> None:
@@ -59,7 +59,7 @@ class Watching:
         self.flags = flags
         self.settings = settings_of([*self._fixed, *flags])
         self.resources = required_resources(self.settings)
-        self.patches = {**role.SHORT, **(patches or {})}
+        self.timing = timing
         self.process: BaseProcess | None = None
         self._connection: socket.socket | None = None
         self.view = View(self.settings)
@@ -91,7 +91,7 @@ class Watching:
     def start(self, *, kill_at: int = 0, clock: float = 0.0) -> None:
         """Start it on what is there, and wait until it has begun."""
         ours, theirs = control.pair()
-        self.process = role.start(role.watch, self.settings, theirs, self.log, self.patches, kill_at, clock)
+        self.process = role.start(role.watch, self.settings, theirs, self.log, self.timing, kill_at, clock)
         theirs.close()
         self._connection = ours
         if not kill_at:

@@ -9,14 +9,16 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, cast
 
 import pytest
 from headwater.cluster.objects import Resource
 
 from tests.fakeapi import manifests
 from tests.fakeapi.cluster import APP, EVERYTHING, app, cluster
+from tests.fakeapi.role import SHORT
 from tests.fakeapi.server import Exchange, FakeApiServer
 from tests.fakeapi.watching import DEADLINE, Watching
 from tests.harness.instance import Headwater
@@ -25,10 +27,7 @@ from tests.harness.processes import wait_until
 #: Room on the small disk, in KiB.
 _DISK: Final = 12 * 1024
 _SERVICES: Final = 250
-_SOON: Final[dict[str, Any]] = {
-    "headwater.writer.process._RETRY": 0.05,
-    "headwater.writer.process._SECOND_OPINION": 0.5,
-}
+_SOON: Final = replace(SHORT, commit_retry=0.05, second_opinion=0.5)
 
 
 @contextmanager
@@ -69,7 +68,7 @@ def test_watches_that_expire_on_a_disk_that_is_nearly_full_lose_no_name(room: in
 
     with (
         small_disk(state),
-        cluster(tmp_path, "--reverse-zone", "in-addr.arpa", patches=_SOON, stable=stable) as (api, watching),
+        cluster(tmp_path, "--reverse-zone", "in-addr.arpa", timing=_SOON, stable=stable) as (api, watching),
     ):
         services()
         watching.ready()
@@ -129,7 +128,7 @@ def _expire(api: FakeApiServer) -> None:
 def test_a_wrong_list_takes_no_name_away(mode: str, tmp_path: Path) -> None:
     stable = {name(number): frozenset({f"172.16.{number}.1"}) for number in range(0, 40, 3)}
     flags = (*EVERYTHING, "--list", mode)
-    with cluster(tmp_path, *flags, patches=_SOON, stable=stable) as (api, watching):
+    with cluster(tmp_path, *flags, timing=_SOON, stable=stable) as (api, watching):
         _services(watching, 40)
         watching.ready()
         _wrong_lists(api, mode, times=1)
@@ -144,7 +143,7 @@ def test_a_wrong_list_takes_no_name_away(mode: str, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_true_is_served_after_the_second_list_and_survives_a_restart(tmp_path: Path) -> None:
-    with cluster(tmp_path, *EVERYTHING, patches={**_SOON, "headwater.writer.process._SECOND_OPINION": 60.0}) as (
+    with cluster(tmp_path, *EVERYTHING, timing=replace(_SOON, second_opinion=60.0)) as (
         api,
         watching,
     ):
@@ -161,7 +160,7 @@ def test_a_loss_that_is_true_is_served_after_the_second_list_and_survives_a_rest
         api.truth.put(manifests.service("event", "172.16.200.1"))
         watching.until("event.default.svc.cluster.local", "172.16.200.1")  # events are believed at once
         watching.kill()
-        watching.patches.update(_SOON)
+        watching.timing = _SOON
         watching.start()
         watching.until(name(7), rcode="NXDOMAIN")
         wait_until(lambda: watching.snapshot().second_opinions.get("confirmed") == 1, DEADLINE, "it is counted")
@@ -170,7 +169,7 @@ def test_a_loss_that_is_true_is_served_after_the_second_list_and_survives_a_rest
 
 
 def test_without_second_opinions_a_list_is_believed_at_once(tmp_path: Path) -> None:
-    with cluster(tmp_path, *EVERYTHING, "--second-opinion", "off", patches=_SOON) as (api, watching):
+    with cluster(tmp_path, *EVERYTHING, "--second-opinion", "off", timing=_SOON) as (api, watching):
         _services(watching, 40)
         watching.ready()
         _wrong_lists(api, "pages", times=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,42 @@ def test_first_list_then_changes_of_every_kind(mode: str, tmp_path: Path) -> Non
         watching.check()
         lists = {"pages": api.count("list"), "stream": api.count("watch")}[mode]
         assert lists == {"pages": 2 + 3 + 3 + 2 + 1, "stream": 5}[mode]
+
+
+@pytest.mark.parametrize("flushed", [False, True], ids=["in one page", "in pages that are gone"])
+def test_changes_in_the_midst_of_a_streamed_list_count(flushed: bool, tmp_path: Path) -> None:
+    """A deleted object is none, a deleted and created one is one, and of two versions the later counts."""
+    gone, back = (
+        manifests.service("gone", "172.16.8.8"),
+        manifests.service("kube-dns", "172.16.8.7", namespace="kube-system"),
+    )
+    filler = [faults.line("MODIFIED", manifests.service("web"), 3)] * (1200 if flushed else 1)
+    before = [faults.line("ADDED", gone, 1), faults.line("ADDED", back, 2), *filler]
+    before += [faults.line("DELETED", gone, 4), faults.line("DELETED", back, 5)]
+
+    def change(given: Iterator[bytes]) -> Iterator[bytes]:
+        yield from before
+        for line in given:
+            if b'"name":"api"' in line and b'"ADDED"' in line:
+                yield faults.line("ADDED", manifests.service("api", "172.16.8.9"), 6)
+                yield from filler
+                yield line.replace(b'"ADDED"', b'"MODIFIED"')
+            else:
+                yield line
+
+    with cluster(tmp_path, *EVERYTHING, "--list", "stream") as (api, watching):
+        streams = lambda request: "sendInitialEvents" in request.query  # noqa: E731
+        api.on("watch", "services", faults.events(change), times=2, only=streams)
+        watching.ready()
+        watching.until("gone.default.svc.cluster.local", rcode="NXDOMAIN")
+        watching.until("kube-dns.kube-system.svc.cluster.local", "172.16.0.53")
+        watching.until("api.default.svc.cluster.local", "172.16.0.10")
+        api.truth.put(app(2))
+        api.truth.compact()
+        api.break_watches()
+        watching.until(APP, "10.44.9.2")
+        watching.check()
+        assert not api.pending
 
 
 @pytest.mark.parametrize("support", ["refused", "ignored"])
@@ -201,7 +238,7 @@ def test_long_lines_are_taken(tmp_path: Path) -> None:
 
 def test_unfinished_list_takes_nothing_away(tmp_path: Path) -> None:
     """Its second page does not come for a while; events of other resources do, and are served."""
-    with cluster(tmp_path, behaviour=Behaviour(page=3), patches=IMPATIENT) as (api, watching):
+    with cluster(tmp_path, behaviour=Behaviour(page=3), timing=IMPATIENT) as (api, watching):
         many_services(watching)
         watching.prober.allowed[f"{SOME[-1]}.default.svc.cluster.local"] = frozenset({f"172.16.1.{len(SOME) - 1}"})
         watching.ready()

@@ -139,7 +139,7 @@ def test_list_that_fails_is_taken_again_with_patience(
 ) -> None:
     """Once at the start, where there is SERVFAIL until it succeeds, and for a while when all is to be listed anew."""
     verb: Verb = "list" if mode == "pages" else "watch"
-    with cluster(tmp_path, *EVERYTHING, "--list", mode, patches=IMPATIENT) as (api, watching):
+    with cluster(tmp_path, *EVERYTHING, "--list", mode, timing=IMPATIENT) as (api, watching):
         for resource, fault in batch.items():
             api.on(verb, resource, fault)
         watching.ready()
@@ -150,7 +150,7 @@ def test_list_that_fails_is_taken_again_with_patience(
 
 @pytest.mark.parametrize("batch", batches(WATCH))
 def test_watch_that_fails_is_resumed_with_patience(batch: Mapping[Resource, Fault], tmp_path: Path) -> None:
-    with cluster(tmp_path, patches=IMPATIENT) as (api, watching):
+    with cluster(tmp_path, timing=IMPATIENT) as (api, watching):
         watching.ready()
         api.truth.put(app(2))
         suffer(api, watching, "watch", batch)

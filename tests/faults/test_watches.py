@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ import pytest
 
 from tests.fakeapi import faults, manifests
 from tests.fakeapi.cluster import APP, EVERYTHING, app, cluster
-from tests.fakeapi.role import IMPATIENT
+from tests.fakeapi.role import IMPATIENT, SHORT
 from tests.fakeapi.server import Behaviour
 from tests.harness.processes import wait_until
 
@@ -231,6 +232,28 @@ def test_object_that_is_left_out_is_no_difference_to_an_audit(tmp_path: Path) ->
         assert api.count("list", "serviceimports") <= 2
 
 
+def test_versions_that_are_no_numbers_are_compared_and_not_ordered(tmp_path: Path) -> None:
+    """The audits find nothing where nothing is lost, and a lost event where there is one; events are in order."""
+    behaviour = Behaviour(opaque=True)
+    with cluster(tmp_path, *EVERYTHING, "--audit-interval", "0.2s", behaviour=behaviour) as (api, watching):
+        watching.start()
+        for number in range(1, 4):
+            api.truth.put(app(number))
+            watching.until(APP, f"10.44.9.{number}")
+        since = time.monotonic()
+        watching.until_asked(3 * len(watching.resources), "metadata", since=since)
+        assert api.count("list") == api.count("watch") == len(watching.resources)
+        assert watching.snapshot().audits
+
+        api.on("watch", "endpointslices", faults.lose(lost))
+        began = time.monotonic()
+        api.break_watches()
+        watching.until_asked(1, "watch", "endpointslices", since=began)
+        api.truth.put(app(9))
+        watching.until(APP, "10.44.9.9")
+        assert api.count("list", since=began) == 1
+
+
 def test_audit_of_a_store_that_is_right_asks_for_metadata_only(tmp_path: Path) -> None:
     """No list and no new watch for it, and nothing is counted as a difference."""
     with cluster(tmp_path, *EVERYTHING, "--audit-interval", "0.3s", behaviour=Behaviour(page=2)) as (api, watching):
@@ -246,7 +269,7 @@ def test_audit_of_a_store_that_is_right_asks_for_metadata_only(tmp_path: Path) -
 
 
 def test_audit_that_fails_is_harmless(tmp_path: Path) -> None:
-    with cluster(tmp_path, *EVERYTHING, "--audit-interval", "0.1s", behaviour=Behaviour(page=2), patches=IMPATIENT) as (
+    with cluster(tmp_path, *EVERYTHING, "--audit-interval", "0.1s", behaviour=Behaviour(page=2), timing=IMPATIENT) as (
         api,
         watching,
     ):
@@ -269,8 +292,8 @@ def test_audit_that_fails_is_harmless(tmp_path: Path) -> None:
 
 def test_idle_hour_costs_one_watch_after_the_other_and_no_list(tmp_path: Path) -> None:
     """Its watches last a second here, ten minutes at most in truth; and it goes on where they ended."""
-    patches = {"headwater.cluster.reflector.WATCH_SECONDS": (1, 1)}
-    with cluster(tmp_path, *EVERYTHING, "--audit-interval", "0", patches=patches) as (api, watching):
+    timing = replace(SHORT, watch=(1.0, 1.0))
+    with cluster(tmp_path, *EVERYTHING, "--audit-interval", "0", timing=timing) as (api, watching):
         watching.ready()
         began = time.monotonic()
         watching.until_asked(2 * len(watching.resources), "watch", since=began)

@@ -353,7 +353,6 @@ def test_the_variables_that_kubernetes_sets_for_a_service_named_headwater_are_no
         (["serve", "--zone", "a..b"], "--zone"),
         (["serve", "--zone", "a.org", "--zone", "A.org."], "--zone"),
         (["serve", "--namespace", "A"], "--namespace"),
-        (["serve", "--kubeconfig", "/nonexistent/config"], "--kubeconfig"),
         (["serve", "--manifests", "/nonexistent/folder"], "--manifests"),
         (["serve", "--manifests", "/", "--context", "c"], "--manifests"),
         (["serve", "superfluous"], "superfluous"),

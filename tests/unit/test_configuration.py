@@ -150,7 +150,7 @@ def test_every_command_reads_the_file(
          "expected (set by headwater.toml:3, [served] labels)")),
         ("[sources]\nkubeconfig = \"a\\u0000b\"\n", "--kubeconfig: a zero byte is in it (set by"),
         ("[sources]\nmanifests = ['tls', \"\\u0000\"]\n", "--manifests: a zero byte is in it (set by"),
-        ("[sources]\nkubeconfig = 'gone'\n", "--kubeconfig: 'gone' is not a file (set by"),
+        ("[sources]\nmanifests = ['gone']\n", "--manifests: 'gone' does not exist (set by"),
         ("", "--config: 'headwater.toml' is empty"),
         (" \n\n", "--config: 'headwater.toml' is empty"),
     ],

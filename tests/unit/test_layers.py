@@ -67,7 +67,7 @@ LAYERS = "The way of a record: each room knows those below it"
 READING = "The reading side knows nothing of Kubernetes"
 OBJECTS = "records knows what Kubernetes's objects are, and not how they come"
 NOBODY = "store and wire know nobody"
-KUBERNETES = "only cluster.api imports kubernetes"
+KUBERNETES = "only cluster.api and its plug-ins import kubernetes"
 GRPC = "only serve imports grpc (and the command that asks over it)"
 LMDB = "only store imports lmdb"
 

@@ -8,7 +8,6 @@ import pytest
 from headwater.cluster.reflector import (
     NOT_INSTALLED,
     PAGE,
-    WATCH_SECONDS,
     ListPage,
     Reflector,
     RequestFailed,
@@ -17,6 +16,7 @@ from headwater.cluster.reflector import (
     Watch,
 )
 from headwater.cluster.refusals import failure
+from headwater.cluster.timing import USUAL
 
 
 class Clockwork:
@@ -78,12 +78,12 @@ def test_pages_then_a_watch_from_the_list_s_version() -> None:
     assert machine.next() == ListPage("token-2", PAGE)
     assert machine.state.relists == 0, "not before the list is complete"
     assert machine.page("11", "")
-    assert machine.next() == Watch("11", WATCH_SECONDS[1])
+    assert machine.next() == Watch("11", int(USUAL.watch[1]))
     assert machine.state.relists == 1
 
 
 def test_a_stored_version_is_watched_from_without_a_list() -> None:
-    assert Clockwork().reflector("4711").next() == Watch("4711", WATCH_SECONDS[1])
+    assert Clockwork().reflector("4711").next() == Watch("4711", int(USUAL.watch[1]))
 
 
 @pytest.mark.parametrize(("high", "seconds"), [(False, 300), (True, 600)])
@@ -224,6 +224,40 @@ def test_a_list_that_breaks_off_goes_on_with_its_page() -> None:
         machine.failed(error)
         assert wait_of(machine) > 0
         assert machine.next() == ListPage("token-1")
+
+
+def test_a_page_that_is_too_large_is_asked_for_with_fewer_objects() -> None:
+    machine = Clockwork().reflector()
+    for limit in (500, 125, 31, 7, 1, 1):
+        assert machine.next() == ListPage("", limit)
+        machine.failed(RequestFailed(Trouble.TOO_LARGE, "a body of more than 48 MiB"))
+        assert wait_of(machine) > 0
+    machine.page("10", "token-1")
+    assert machine.next() == ListPage("token-1", 1)
+    machine.page("10", "")
+    machine.failed(failure(410, "too old resource version", "services", "watch"))
+    assert machine.next() == ListPage("", 500), "the next list begins as ever"
+
+
+def test_a_certificate_that_does_not_verify_is_tried_again_within_two_seconds() -> None:
+    machine = Clockwork().watching("7")
+    for _ in range(50):
+        machine.failed(RequestFailed(Trouble.UNVERIFIED, "certificate verify failed"))
+        assert 0.0 < wait_of(machine) <= 2.0
+    assert machine.next() == Watch("7", 600)
+    assert machine.state.errors == {"unverified": 50}
+
+
+def test_the_problem_is_told_until_something_is_heard() -> None:
+    machine = Clockwork().watching("7")
+    machine.failed(UNREACHABLE)
+    assert machine.state.problem == str(UNREACHABLE)
+    machine.credentials("--kubeconfig: empty")
+    assert machine.state.problem == "--kubeconfig: empty"
+    machine.watching()
+    assert machine.state.problem == ""
+    machine.failed(failure(410, "too old resource version", "services", "watch"))
+    assert machine.state.problem == "", "that is as it should be"
 
 
 ENDLESS = (0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0, 30.0)

@@ -127,8 +127,6 @@ def test_a_zone_that_no_name_can_hold_is_refused(text: str) -> None:
         ("--manifests", {"manifests": ("FOLDER",), "kubeconfig": "FILE"}),
         ("--manifests", {"manifests": ("FOLDER",), "context": "c"}),
         ("--manifests", {"manifests": ("FOLDER", "FOLDER/missing.yaml")}),
-        ("--kubeconfig", {"kubeconfig": "FOLDER"}),
-        ("--kubeconfig", {"kubeconfig": "FOLDER/missing"}),
         ("--zone", {"zones": ()}),
         ("--zone", {"zones": ("a.org", "b.org", "a.org")}),
         ("--workers", {"workers": 0}),

@@ -2,13 +2,17 @@
 
 The `kubernetes` package does what it is good at (kubeconfig, exec plugins,
 in-cluster tokens, TLS, proxies) and nothing else: its models cost 150 times
-what the reduced objects do. This is the only module that imports it.
+what the reduced objects do. Only this module and `plugins` import it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
+import logging
+import math
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
 from urllib.parse import urlencode
@@ -18,13 +22,18 @@ import yaml
 from kubernetes import config
 from kubernetes.client.api_client import ApiClient
 from kubernetes.client.configuration import Configuration
+from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 
+from headwater.cluster import plugins
 from headwater.cluster.objects import Resource
 from headwater.cluster.reflector import RequestFailed, Trouble
 from headwater.cluster.refusals import PATHS, failure
+from headwater.cluster.timing import USUAL, Timing
 from headwater.settings.error import SettingsError
 from headwater.settings.selectors import Selector
+
+_log = logging.getLogger(__name__)
 
 #: Pods that no longer own their address are left out by the server.
 _POD_FIELDS: Final = "status.phase!=Succeeded,status.phase!=Failed,status.phase!=Unknown"
@@ -32,10 +41,12 @@ _POD_FIELDS: Final = "status.phase!=Succeeded,status.phase!=Failed,status.phase!
 _JSON: Final = "application/json"
 #: Names and versions only, where the server can do that (every one since 1.15).
 _METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-_CONNECT_TIMEOUT: Final = 5.0
-_LIST_TIMEOUT: Final = 60.0
-#: A bookmark comes about once a minute: longer silence means a dead connection.
-_SILENCE_TIMEOUT: Final = 95.0
+#: So much of a body is asked for at a time, in bytes; what is there is taken.
+_PIECE: Final = 1 << 18
+#: No page is longer, in bytes: 500 slices of 100 endpoints are some 15 MiB. A longer one is asked for in parts.
+_MAX_BODY: Final = 48 << 20
+#: No event is longer: etcd takes objects of 1.5 MiB unless told otherwise.
+_MAX_LINE: Final = 16 << 20
 #: An error's body is read no further than this.
 _ERROR_BODY: Final = 64 * 1024
 
@@ -43,46 +54,81 @@ _ERROR_BODY: Final = 64 * 1024
 class ApiServer:
     """Credentials for one API server, and requests to it. One for each thread."""
 
-    def __init__(self, kubeconfig: str | None, context: str | None, selectors: Mapping[Resource, Selector]) -> None:
+    def __init__(
+        self,
+        kubeconfig: str | None,
+        context: str | None,
+        selectors: Mapping[Resource, Selector],
+        timing: Timing = USUAL,
+    ) -> None:
         """A kubeconfig file (or $KUBECONFIG's), or the pod's own service account when there is none.
 
-        `selectors`: which objects of a resource are asked for, where not all of them are.
-        Raises SettingsError with what is wrong with the kubeconfig.
+        `selectors`: which objects of a resource are asked for, where not all of them are. The
+        credentials are read by `reload`, or with the first request.
         """
         self._kubeconfig = kubeconfig
         self._context = context
         self._selectors = selectors
-        self._client = self._connect()
+        self._timing = timing
+        self._client: ApiClient | None = None
         self._watching: Any = None
+        self._read = -math.inf
+        self.confirmed = False
+        """Whether it is of the store's cluster (`recognition`), as far as is known now."""
+
+    @property
+    def host(self) -> str:
+        """The server's URL; "" before its credentials are read."""
+        return "" if self._client is None else cast("str", self._client.configuration.host)
+
+    def reload(self) -> None:
+        """Read the credentials again: tokens rotate, exec plugins hand out short-lived ones.
+
+        Those that were read before stay when it fails. Raises SettingsError with what is wrong.
+        """
+        self.confirmed = False
+        self._client = self._connect()
+
+    def prepare(self) -> ApiClient:
+        """Read the credentials, if they were never read. Raises RequestFailed."""
+        try:
+            if self._client is None:
+                self.reload()
+        except SettingsError as error:
+            raise RequestFailed(Trouble.CREDENTIALS, str(error)) from None
+        assert self._client is not None
+        return self._client
+
+    def reload_if_due(self) -> None:
+        """The same, but not more often than files are worth reading; a plug-in costs a process."""
+        if time.monotonic() - self._read > self._timing.credentials:
+            self.reload()
 
     def _connect(self) -> ApiClient:
+        self._read = time.monotonic()
         configuration = Configuration()
         try:
             if self._kubeconfig is None and self._context is None:
                 config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
             else:
-                config.load_kube_config(self._kubeconfig, self._context, configuration)  # type: ignore[no-untyped-call]
+                with plugins.limited(self._timing.plugin):
+                    config.load_kube_config(self._kubeconfig, self._context, configuration)  # type: ignore[no-untyped-call]
         except ConfigException as error:
             flag = "--kubeconfig" if self._context is None else "--context"
             raise SettingsError(flag, str(error).strip()) from None
         except yaml.YAMLError as error:
             problem = f"{self._kubeconfig!r} is not valid YAML: {str(error).splitlines()[0]}"
             raise SettingsError("--kubeconfig", problem) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise SettingsError("--kubeconfig", f"{self._kubeconfig!r} cannot be used: {error}") from None
+        except Exception as error:  # noqa: BLE001 (half a file can be anything, and the package checks little)
+            problem = f"{self._kubeconfig!r} cannot be used: {type(error).__name__}: {error}"
+            raise SettingsError("--kubeconfig", problem) from None
+        # urllib3 would follow a redirect otherwise, to anywhere.
         configuration.retries = False
+        if not configuration.verify_ssl:
+            _say_unverified(str(configuration.host))
         client = ApiClient(configuration)
         client.user_agent = "headwater"
         return client
-
-    @property
-    def host(self) -> str:
-        """The server's URL."""
-        return cast("str", self._client.configuration.host)
-
-    def reload(self) -> None:
-        """Read the credentials again: tokens rotate, exec plugins hand out short-lived ones."""
-        self._client = self._connect()
 
     def page(self, resource: Resource, limit: int, continue_token: str, *, metadata_only: bool = False) -> bytes:
         """One page of a list, as the server's JSON. Raises RequestFailed."""
@@ -90,13 +136,41 @@ class ApiServer:
         if continue_token:
             query["continue"] = continue_token
         accept = _METADATA if metadata_only else _JSON
-        response = self._get(resource, query, (_CONNECT_TIMEOUT, _LIST_TIMEOUT), accept)
+        response = self._get(resource, query, (self._timing.connect, self._timing.page), accept)
+        return self._body(response, f"list {resource}")
+
+    def kube_system(self) -> bytes:
+        """The list of namespaces, reduced to kube-system and its metadata, as JSON. Raises RequestFailed."""
+        query = urlencode({"fieldSelector": "metadata.name=kube-system"})
+        timeout = (self._timing.connect, self._timing.recognize)
+        response = self._send(f"{PATHS['namespaces']}?{query}", timeout, _METADATA)
+        if response.status != 200:
+            raise _refusal(response, "namespaces", "list")
+        return self._body(response, "namespace kube-system")
+
+    def _body(self, response: Any, what: str) -> bytes:
+        """All of a response. Raises RequestFailed when it breaks off, drips, or is too large."""
+        pieces: list[bytes] = []
+        size, end = 0, time.monotonic() + self._timing.whole_page
+        whole = False
         try:
-            return cast("bytes", response.read())
+            while piece := response.read1(_PIECE, decode_content=True):
+                pieces.append(piece)
+                size += len(piece)
+                if size > _MAX_BODY:
+                    raise RequestFailed(Trouble.TOO_LARGE, f"{what}: a body of more than {_MAX_BODY >> 20} MiB")
+                if time.monotonic() > end:
+                    text = f"{what}: not at its end after {self._timing.whole_page:g} s"
+                    raise RequestFailed(Trouble.UNREACHABLE, text)
+            whole = True
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise RequestFailed(Trouble.UNREACHABLE, f"the list broke off: {error}") from None
         finally:
-            response.release_conn()
+            if whole:
+                response.release_conn()
+            else:
+                response.close()
+        return b"".join(pieces)
 
     def watch(
         self, resource: Resource, resource_version: str, seconds: int, *, initial: bool = False
@@ -110,7 +184,7 @@ class ApiServer:
             query["resourceVersion"] = resource_version
         if initial:
             query |= {"sendInitialEvents": "true", "resourceVersionMatch": "NotOlderThan"}
-        response = self._get(resource, query, (_CONNECT_TIMEOUT, _SILENCE_TIMEOUT))
+        response = self._get(resource, query, (self._timing.connect, self._timing.silence))
         self._watching = response
         return self._lines(response)
 
@@ -124,18 +198,28 @@ class ApiServer:
 
     def _lines(self, response: Any) -> Iterator[bytes]:
         rest: list[bytes] = []
+        size, began = 0, 0.0
         try:
-            for chunk in response.stream(None, decode_content=True):
-                *lines, last = chunk.split(b"\n")
+            while piece := response.read1(_PIECE, decode_content=True):
+                *lines, last = piece.split(b"\n")
                 for line in lines:
                     if rest:
                         rest.append(line)
                         line = b"".join(rest)
                         rest.clear()
+                        size = 0
                     if line:
                         yield line
                 if last:
+                    if not rest:
+                        began = time.monotonic()
                     rest.append(last)
+                    size += len(last)
+                    if size > _MAX_LINE:
+                        raise RequestFailed(Trouble.SERVER, f"the watch has a line of more than {_MAX_LINE >> 20} MiB")
+                    if time.monotonic() - began > self._timing.silence:
+                        text = f"the watch has a line that does not end in {self._timing.silence:g} s"
+                        raise RequestFailed(Trouble.UNREACHABLE, text)
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise RequestFailed(Trouble.UNREACHABLE, f"the watch broke off: {error}") from None
         finally:
@@ -156,27 +240,40 @@ class ApiServer:
 
     def _is_api_server(self) -> bool:
         """Whether one answers: a proxy that has lost it says 404 to everything, and that must not delete a name."""
-        response = self._send("/version", (_CONNECT_TIMEOUT, _CONNECT_TIMEOUT))
+        response = self._send("/version", (self._timing.connect, self._timing.connect))
         response.close()
         return response.status in (200, 401, 403)
 
     def _send(self, path: str, timeout: tuple[float, float], accept: str = _JSON) -> Any:
         """The response to a GET, its body unread. Raises RequestFailed."""
-        client = self._client
-        method, url, headers, _, _ = client.param_serialize(
-            "GET",
-            path,
-            header_params={"Accept": accept, "Accept-Encoding": "identity"},
-            auth_settings=["BearerToken"],
-        )
+        client = self.prepare()
         try:
+            with plugins.limited(self._timing.plugin):  # one whose token has expired runs again
+                method, url, headers, _, _ = client.param_serialize(
+                    "GET",
+                    path,
+                    header_params={"Accept": accept, "Accept-Encoding": "identity"},
+                    auth_settings=["BearerToken"],
+                )
             answer = client.call_api(method, url, headers, _request_timeout=timeout)
+        except ConfigException as error:  # a token's file, read again in the course of it
+            raise RequestFailed(Trouble.CREDENTIALS, f"{self.host}: {error}") from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise RequestFailed(Trouble.UNREACHABLE, f"{self.host} cannot be reached: {error}") from None
+        except ApiException as error:  # what the package makes of urllib3's SSLError
+            raise RequestFailed(Trouble.UNVERIFIED, f"{self.host}: {' '.join(str(error.reason).split())}") from None
         return answer.response
 
     def close(self) -> None:
-        self._client.rest_client.pool_manager.clear()
+        if self._client is not None:
+            self._client.rest_client.pool_manager.clear()
+
+
+@functools.cache
+def _say_unverified(host: str) -> None:
+    """Once, where urllib3 would warn at each request."""
+    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+    _log.warning("%s: its certificate is not verified (insecure-skip-tls-verify): anybody between may answer", host)
 
 
 def _refusal(response: Any, resource: str, verb: str) -> RequestFailed:

@@ -18,6 +18,7 @@ import msgspec
 
 from headwater.cluster.changes import Change, ListComplete, Progress, Remove, Upsert
 from headwater.cluster.objects import OddObject, Resource, decode
+from headwater.cluster.recognition import AnotherCluster, Recognition
 from headwater.cluster.reflector import NOT_INSTALLED, PAGE, ListPage, Reflector, RequestFailed, Trouble, Wait, Watch
 from headwater.cluster.refusals import failure
 from headwater.settings.error import SettingsError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+#: So many pages without an object may follow each other before a list's end.
+_BARREN: Final = 100
 #: Marks the end of what a stream begins with.
 _INITIAL_END: Final = "k8s.io/initial-events-end"
 
@@ -55,14 +58,24 @@ class Inbox:
 class Follower:
     """One resource of one API server. `run` is the thread."""
 
-    def __init__(self, resource: Resource, reflector: Reflector, server: ApiServer, inbox: Inbox) -> None:
+    def __init__(
+        self,
+        resource: Resource,
+        reflector: Reflector,
+        server: ApiServer,
+        inbox: Inbox,
+        recognition: Recognition,
+    ) -> None:
         self.resource = resource
         self.reflector = reflector
         self.server = server
         self._inbox = inbox
+        self._recognition = recognition
+        self._barren = 0
+        """Pages in a row that had nothing in them and were not the last."""
 
     def run(self) -> None:
-        """Until told to stop: do what the reflector says, tell it how it went."""
+        """Until told to stop, or until this turns out to be another cluster: do what the reflector says."""
         last_error = ""
         while not self._inbox.stopping.is_set():
             action = self.reflector.next()
@@ -71,9 +84,12 @@ class Follower:
                     case Wait(seconds):
                         self._inbox.stopping.wait(seconds)
                     case ListPage():
+                        if not action.continue_token:
+                            self._recognition.confirm(self.server, listing=True)
                         self._list_page(action)
                         last_error = ""
                     case Watch():
+                        self._recognition.confirm(self.server, listing=action.initial)
                         lines = self.server.watch(
                             self.resource, action.resource_version, action.seconds, initial=action.initial
                         )
@@ -83,6 +99,8 @@ class Follower:
                             self.server.hang_up()  # asked for before there was anything to hang up
                         self._take_lines(lines, initial=action.initial)
                         self.reflector.watch_ended()
+            except AnotherCluster:
+                return  # the main thread sees it, and ends the process
             except RequestFailed as error:
                 if str(error) != last_error:
                     last_error = str(error)
@@ -91,8 +109,9 @@ class Follower:
                 if self.reflector.failed(error):
                     self._put_page([], first=True)
                     self._inbox.changes.put(ListComplete(self.resource, NOT_INSTALLED))
-                if error.trouble is Trouble.UNAUTHORIZED:
-                    self._read_credentials()
+                if error.trouble in (Trouble.UNAUTHORIZED, Trouble.UNVERIFIED, Trouble.UNREACHABLE):
+                    self._recognition.doubt(self.server)
+                self._read_credentials(error.trouble)
             except Exception as error:  # noqa: BLE001 (one resource's bug must not stop the others)
                 _log.exception("%s: unexpected", self.resource)
                 self.reflector.failed(RequestFailed(Trouble.SERVER, str(error)))
@@ -102,11 +121,17 @@ class Follower:
         self.reflector.relist(confirm=confirm)
         self.server.hang_up()
 
-    def _read_credentials(self) -> None:
+    def _read_credentials(self, why: Trouble) -> None:
+        """Read them again, if that may help."""
         try:
-            self.server.reload()
+            if why is Trouble.UNAUTHORIZED:
+                self.server.reload()
+            elif why in (Trouble.UNVERIFIED, Trouble.FORBIDDEN):
+                # 403 is what nobody is told too: a token's file may have been empty for a moment.
+                self.server.reload_if_due()
         except SettingsError as error:
-            _log.warning("%s", error)
+            self.reflector.credentials(str(error))
+            _log.warning("%s (the credentials from before are tried on)", error)
 
     def _list_page(self, action: ListPage) -> None:
         self._inbox.pages.acquire()
@@ -116,6 +141,7 @@ class Follower:
                 page = _PAGE.decode(body)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
                 raise RequestFailed(Trouble.SERVER, f"list {self.resource}: not a list: {error}") from None
+            self._check_progress(action.continue_token, page)
         except BaseException:
             self._inbox.pages.release()
             raise
@@ -124,13 +150,21 @@ class Follower:
         if self.reflector.page(page.metadata.resourceVersion, page.metadata.continue_):
             self._inbox.changes.put(ListComplete(self.resource, page.metadata.resourceVersion, confirms))
 
+    def _check_progress(self, asked: str, page: _Page) -> None:
+        """Raises RequestFailed for a list that does not come to an end: it is begun anew, after a while."""
+        token = page.metadata.continue_
+        self._barren = 0 if page.items or not token else self._barren + 1
+        if token and (token == asked or self._barren > _BARREN):
+            self._barren = 0
+            text = f"list {self.resource}: the server has more to come, and nothing comes: listing anew"
+            raise RequestFailed(Trouble.EXPIRED, text)
+
     def _put_page(self, items: list[msgspec.Raw], *, first: bool) -> None:
         self._inbox.pages.acquire()
         self._inbox.changes.put(RawPage(self.resource, items, first))
 
     def _take_lines(self, lines: Iterable[bytes], *, initial: bool) -> None:
-        waiting: list[msgspec.Raw] = []
-        first = True
+        stream = _Initial(self._put_page)
         for line in lines:
             try:
                 event = _EVENT.decode(line)
@@ -144,17 +178,16 @@ class Follower:
                 continue
             if event.type != "BOOKMARK":
                 self.reflector.initial()
-                waiting.append(event.object)
-                if len(waiting) == PAGE:
-                    self._put_page(waiting, first=first)
-                    waiting, first = [], False
+                stream.take(event)
                 continue
             meta = _metadata(event.object)
             if _INITIAL_END in (meta.annotations or ()):
                 initial = False
-                self._put_page(waiting, first=first)
+                stream.finish()
                 if self.reflector.initial_end(meta.resourceVersion):
                     self._inbox.changes.put(ListComplete(self.resource, meta.resourceVersion))
+                    for key in stream.deleted:
+                        self._inbox.changes.put(Remove(self.resource, key))
             else:  # a server that streams lists sends none before that one
                 text = f"watch {self.resource}: the server does not stream lists (listing in pages)"
                 raise RequestFailed(Trouble.REFUSED, text)
@@ -184,6 +217,33 @@ class Follower:
             changes.put(Upsert(resource, decoded))
 
 
+class _Initial:
+    """What a stream begins with, as the pages of a list; changes may come in the midst of it."""
+
+    def __init__(self, put: Callable[..., None]) -> None:
+        self._put = put
+        self._waiting: list[msgspec.Raw] = []
+        self._first = True
+        self.deleted: dict[tuple[str, str], None] = {}
+        """Objects that are no more: they may be in pages that have gone, so they are removed when all is there."""
+
+    def take(self, event: _Event) -> None:
+        meta = _metadata(event.object)
+        key = meta.namespace, meta.name
+        if event.type == "DELETED":
+            self.deleted[key] = None
+            return
+        # One that comes twice is in the page twice, or in a later one, and the later counts.
+        self.deleted.pop(key, None)
+        self._waiting.append(event.object)
+        if len(self._waiting) == PAGE:
+            self._put(self._waiting, first=self._first)
+            self._waiting, self._first = [], False
+
+    def finish(self) -> None:
+        self._put(self._waiting, first=self._first)
+
+
 class _ListMeta(msgspec.Struct):
     resourceVersion: str = ""  # noqa: N815 (the API's name)
     continue_: str = msgspec.field(default="", name="continue")
@@ -205,6 +265,8 @@ class _Status(msgspec.Struct):
 
 
 class _AnyMeta(msgspec.Struct):
+    name: str = ""
+    namespace: str = ""
     resourceVersion: str = ""  # noqa: N815
     annotations: dict[str, str] | None = None
 

@@ -14,6 +14,7 @@ of a cycle, and there are hundreds of thousands of them while a list is taken.
 
 from __future__ import annotations
 
+import hashlib
 from enum import IntFlag
 from typing import Annotated, Any, Final, Literal, cast
 
@@ -437,14 +438,15 @@ _PACKER: Final = msgspec.msgpack.Encoder()
 _UNPACKERS: Final = {resource: msgspec.msgpack.Decoder(type_) for resource, type_ in _TYPES.items()}
 
 
-#: What stands before a packed object: its resourceVersion, for the audit; 0 when it is not a number.
+#: What stands before a packed object: its resourceVersion, for the audit, as `version_mark` has it.
 _VERSION_SIZE: Final = 8
-_MAX_VERSION: Final = 2**64 - 1
+#: From here on a mark says nothing about order: it is a digest of a version that is no number.
+_OPAQUE: Final = 2**63
 
 
 def pack(item: Object, resource_version: str = "") -> bytes:
     """A reduced object as the store keeps it: its version, and msgpack, positional."""
-    return version_number(resource_version).to_bytes(_VERSION_SIZE, "big") + _PACKER.encode(item)
+    return version_mark(resource_version).to_bytes(_VERSION_SIZE, "big") + _PACKER.encode(item)
 
 
 def unpack(resource: Resource, data: bytes | bytearray | memoryview) -> Any:
@@ -460,12 +462,45 @@ def says_the_same(one: bytes | None, other: bytes | None) -> bool:
 
 
 def packed_version(data: bytes) -> int:
-    """The version of a packed object."""
+    """The mark of a packed object's version."""
     return int.from_bytes(data[:_VERSION_SIZE], "big")
 
 
 def version_number(resource_version: str) -> int:
-    """A resourceVersion as the number that it is (KEP-5504), 0 when it is none."""
-    if resource_version.isascii() and resource_version.isdigit() and len(resource_version) <= 20:
-        return min(int(resource_version), _MAX_VERSION)
+    """A resourceVersion as the number that it is (KEP-5504), 0 when it is none that 63 bits hold."""
+    if resource_version.isascii() and resource_version.isdigit() and len(resource_version) < 20:
+        number = int(resource_version)
+        return number if number < _OPAQUE else 0
     return 0
+
+
+def is_older(one: str, other: str) -> bool:
+    """Whether a version is known to come before another. Those that are no numbers have no order."""
+    return 0 < version_number(one) < version_number(other)
+
+
+def version_mark(resource_version: str) -> int:
+    """A resourceVersion in 64 bits: the number that it is, else a digest of it; 0 for none.
+
+    An aggregated API server may have versions that are no numbers. They are equal or not, and
+    nothing more can be said about them. The text of a mark has the same mark.
+    """
+    if not resource_version:
+        return 0
+    if number := version_number(resource_version):
+        return number
+    if resource_version.isascii() and resource_version.isdigit() and len(resource_version) <= 20:
+        number = int(resource_version)
+        if number < 2**64:
+            return number
+    return int.from_bytes(hashlib.blake2b(resource_version.encode(), digest_size=8).digest(), "big") | _OPAQUE
+
+
+def is_behind(mark: int, other: int) -> bool:
+    """Whether an object of the first mark lacks something that one of the other has.
+
+    Where there is no order another version is assumed to be a later one.
+    """
+    if mark >= _OPAQUE or other >= _OPAQUE:
+        return mark != other
+    return mark < other

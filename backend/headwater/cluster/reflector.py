@@ -20,7 +20,8 @@ a new list, server errors back off to 30 s. A refused connection is cheap and is
 tried again within 2 s.
 
 Versions are numbers that grow (KEP-5504), and so does a watch's: one that tells
-of an older version is out of order, and leads to a new list.
+of an older version is out of order, and leads to a new list. An aggregated API
+server may have others: these have no order, and no watch of theirs is out of it.
 """
 
 from __future__ import annotations
@@ -32,27 +33,19 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
-from headwater.cluster.objects import version_number
+from headwater.cluster.objects import is_older
+from headwater.cluster.timing import USUAL, Timing
 
 #: Objects per page of a list, as kubectl and client-go ask for.
 PAGE: Final = 500
-#: How long one watch may last, in seconds; the server ends it (client-go: 5 to 10 minutes).
-WATCH_SECONDS: Final = (300, 600)
-#: Back-off after a server's error: seconds, doubled each time, with full jitter.
-_BACKOFF_FIRST: Final = 0.8
-_BACKOFF_LAST: Final = 30.0
-#: After a refused connection or a silent one: a connect costs the server nothing.
-_RECONNECT: Final = (0.1, 1.0)
 #: A version that the server has not reached yet: asked so often, then listed anew (it was restored from a backup).
 _AHEAD: Final = 3
-#: A list whose token expires before its end is taken in larger pages, up to that many times.
-_LARGEST: Final = 16
+#: A list whose token expires before its end is taken in larger pages, up to that many objects.
+_LARGEST: Final = 16 * PAGE
+#: A page that is too large is asked for again with so many times fewer objects.
+_FEWER: Final = 4
 #: So many versions are remembered, to tell an event that came twice from one that came too late.
 _TOLD: Final = 256
-#: A missing permission, or resource, does not appear by asking often.
-_MISSING: Final = (20.0, 40.0)
-#: A watch that ends well but sooner than this, in seconds, is treated as an error.
-_TOO_SHORT: Final = 1.0
 #: The version of the empty list that stands for a resource that is not installed. Nothing can be watched from it.
 NOT_INSTALLED: Final = "none"
 
@@ -76,6 +69,12 @@ class Trouble(Enum):
     """429, or 503 with Retry-After: the server says when."""
     SERVER = "server"
     """Another status, or a body that does not parse."""
+    CREDENTIALS = "credentials"
+    """They cannot be read, so that nothing was asked."""
+    UNVERIFIED = "unverified"
+    """TLS: one side does not believe the other. Read the credentials again."""
+    TOO_LARGE = "too large"
+    """A page of more bytes than are taken; ask for fewer objects."""
     UNREACHABLE = "unreachable"
     """No connection, or one that fell silent."""
 
@@ -131,6 +130,8 @@ class Counters:
     relists: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     """By HTTP status, or by the trouble's name where there was none."""
+    problem: str = ""
+    """Why the last request failed; empty since one succeeded."""
 
 
 class Reflector:
@@ -143,14 +144,16 @@ class Reflector:
         uniform: Callable[[float, float], float] = random.uniform,
         *,
         stream: bool = False,
+        timing: Timing = USUAL,
     ) -> None:
         self._clock = clock
+        self._timing = timing
         self._uniform = uniform
         self._stream = stream
         self._initial = False
         self._unfinished = 0
         self._continue = ""
-        self._pages = 1
+        self._limit = PAGE
         self._failures = 0
         self._wait = 0.0
         self._watch_began = 0.0
@@ -179,11 +182,11 @@ class Reflector:
             self.confirming, self._must_confirm = self._must_confirm or self.confirming, False
         self._initial = self._stream and not self.confirming and not self.state.resource_version
         if not self.state.resource_version and not self._initial:
-            return ListPage(self._continue, PAGE * self._pages)
+            return ListPage(self._continue, self._limit)
         self._watch_began = self._clock()
         self._watch_events = 0
-        low, high = WATCH_SECONDS
-        return Watch(self.state.resource_version, int(self._uniform(low, high)), self._initial)
+        seconds = int(self._uniform(*self._timing.watch))
+        return Watch(self.state.resource_version, seconds, self._initial)
 
     def page(self, resource_version: str, continue_token: str) -> bool:
         """A page came. True when it was the last: the list is complete as of that version."""
@@ -201,7 +204,7 @@ class Reflector:
             self._back_off()
             return False
         self._failures = 0
-        self._pages = 1
+        self._limit = PAGE
         self._ahead = 0
         self.state.resource_version = resource_version
         self.state.relists += 1
@@ -241,7 +244,7 @@ class Reflector:
         """
         self._progress()
         self.state.events += 1
-        if version_number(resource_version) < version_number(self.state.resource_version) and resource_version:
+        if is_older(resource_version, self.state.resource_version):
             self.state.outdated += 1
             if resource_version not in self._told:
                 self.out_of_order = True
@@ -256,7 +259,7 @@ class Reflector:
     def bookmark(self, resource_version: str) -> None:
         """Nothing changed up to that version."""
         self._progress()
-        if version_number(resource_version) >= version_number(self.state.resource_version) and resource_version:
+        if resource_version and not is_older(resource_version, self.state.resource_version):
             self.state.resource_version = resource_version
 
     def _progress(self) -> None:
@@ -272,7 +275,7 @@ class Reflector:
         if self._initial:
             self._not_finished()
             self._back_off()
-        elif self._watch_events == 0 and self._clock() - self._watch_began < _TOO_SHORT:
+        elif self._watch_events == 0 and self._clock() - self._watch_began < self._timing.too_short:
             self._back_off()
         else:
             self._failures = 0
@@ -291,6 +294,8 @@ class Reflector:
         self.state.connected = False
         name = str(error.status) if error.status else error.trouble.value
         self.state.errors[name] = self.state.errors.get(name, 0) + 1
+        if error.trouble is not Trouble.EXPIRED:
+            self.state.problem = str(error)
         if self._initial and error.trouble is Trouble.REFUSED:
             self._stream = False
             return False
@@ -300,7 +305,7 @@ class Reflector:
             case Trouble.EXPIRED:
                 if not self.state.resource_version:
                     # A continue token expires like a version does: the list starts over, to be faster this time.
-                    self._pages = min(self._pages * 2, _LARGEST)
+                    self._limit = min(self._limit * 2, _LARGEST)
                     self._back_off()
                 elif self._expired:
                     self._back_off()  # a list whose own version is gone at once, again
@@ -313,10 +318,17 @@ class Reflector:
                     self._ahead = 0
                     self.state.resource_version = ""
                 self._back_off()
+            case Trouble.TOO_LARGE:
+                self._limit = max(1, self._limit // _FEWER)
+                self._back_off()
+            case Trouble.CREDENTIALS:
+                self._wait = self._uniform(*self._timing.unreadable)
+            case Trouble.UNVERIFIED:
+                self._wait = self._uniform(*self._timing.unverified)
             case Trouble.UNREACHABLE:
-                self._wait = self._uniform(*_RECONNECT)
+                self._wait = self._uniform(*self._timing.reconnect)
             case Trouble.FORBIDDEN:
-                self._wait = self._uniform(*_MISSING)
+                self._wait = self._uniform(*self._timing.missing)
             case Trouble.NOT_INSTALLED:
                 return self._not_installed()
             case Trouble.THROTTLED if error.retry_after > 0:
@@ -324,6 +336,12 @@ class Reflector:
             case _:
                 self._back_off()
         return False
+
+    def credentials(self, problem: str) -> None:
+        """They should have been read again, and could not be; the ones before are used on."""
+        name = Trouble.CREDENTIALS.value
+        self.state.errors[name] = self.state.errors.get(name, 0) + 1
+        self.state.problem = problem
 
     def _not_installed(self) -> bool:
         watching, self.state.resource_version = bool(self.state.resource_version), ""
@@ -334,7 +352,7 @@ class Reflector:
             return False
         self._alive()
         self._failures = 0
-        self._wait = self._uniform(*_MISSING)
+        self._wait = self._uniform(*self._timing.missing)
         if self._absent:
             return False
         self._absent = True
@@ -343,8 +361,9 @@ class Reflector:
 
     def _alive(self) -> None:
         self.state.proof_of_life = self._clock()
+        self.state.problem = ""
 
     def _back_off(self) -> None:
-        ceiling = min(_BACKOFF_LAST, _BACKOFF_FIRST * 2**self._failures)
+        ceiling = min(self._timing.backoff_last, self._timing.backoff_first * 2**self._failures)
         self._failures = min(self._failures + 1, 16)
         self._wait = max(0.05, self._uniform(0.0, ceiling))

@@ -1,4 +1,4 @@
-"""Which cluster, or which files, and which of their objects: what a store's objects came from, as a fingerprint.
+"""A cluster or which files, and which of their objects: what a store's objects came from, as a fingerprint.
 
 A kubeconfig is read here without the `kubernetes` package, which would cost
 whoever only needs this 24 MiB.
@@ -7,6 +7,7 @@ whoever only needs this 24 MiB.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +18,12 @@ from headwater.settings import selectors
 from headwater.settings.error import SettingsError
 from headwater.settings.selectors import Selector
 from headwater.settings.settings import Settings
+from headwater.store.identity import is_there
 
 if TYPE_CHECKING:
     from headwater.cluster.objects import Resource
+
+_log = logging.getLogger(__name__)
 
 
 def selectors_of(settings: Settings) -> dict[Resource, Selector]:
@@ -39,44 +43,65 @@ def selectors_of(settings: Settings) -> dict[Resource, Selector]:
 
 
 def source_of(settings: Settings) -> str:
-    """The server's URL and its CA, or the paths of the files, and the selectors: 16 hex digits. Raises SettingsError.
+    """A cluster, or the paths of the files; and the selectors: 16 hex digits.
 
-    Without selectors it is what it was before there were any: stores stay in use.
+    Not which cluster: credentials need not be readable for a store to be used, and `Origin` says it.
     """
+    parts = ["cluster"]
     if settings.manifests:
         parts = ["files", *sorted(str(Path(path).absolute()) for path in settings.manifests)]
-    elif settings.kubeconfig is None:
-        ca = Path("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
-        host = os.environ.get("KUBERNETES_SERVICE_HOST", "")
-        if not host:
-            raise SettingsError("--kubeconfig", "needed outside a cluster (or --manifests to serve files)")
-        parts = ["cluster", host, os.environ.get("KUBERNETES_SERVICE_PORT", ""), ca.read_text() if ca.exists() else ""]
-    else:
-        parts = ["kubeconfig", *_cluster_of(settings.kubeconfig, settings.context)]
     for flag, text in (("--labels", settings.labels), ("--namespace-labels", settings.namespace_labels)):
         if selector := str(selectors.parse(text)):
             parts += [flag, selector]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def _cluster_of(kubeconfig: str, context: str | None) -> list[str]:
-    """Server and CA of a kubeconfig's context."""
+def place_of(settings: Settings) -> str:
+    """The API server's URL, or the files. Raises SettingsError when that cannot be read."""
+    if settings.manifests:
+        return ", ".join(settings.manifests)
+    if settings.kubeconfig is None:
+        host, port = (os.environ.get(f"KUBERNETES_SERVICE_{name}", "") for name in ("HOST", "PORT"))
+        if not host:
+            raise SettingsError("--kubeconfig", "needed outside a cluster (or --manifests to serve files)")
+        return f"https://{f'[{host}]' if ':' in host else host}:{port}"
+    if not Path(settings.kubeconfig).is_file():
+        raise SettingsError("--kubeconfig", f"{settings.kubeconfig!r} is not a file")
+    return _server_of(settings.kubeconfig, settings.context)
+
+
+def check(settings: Settings) -> None:
+    """Raises SettingsError for a source that cannot be read; with a store to serve it is only logged.
+
+    Bad configuration stops the first start. Later, what is stored is served, and the watch
+    process tries on.
+    """
+    try:
+        place_of(settings)
+    except SettingsError as error:
+        if not is_there(Path(settings.state_dir)):
+            raise
+        _log.warning("%s (serving what is stored, and trying on)", error)
+
+
+def _server_of(kubeconfig: str, context: str | None) -> str:
+    """The server of a kubeconfig's context."""
     try:
         config = yaml.safe_load(Path(kubeconfig).read_bytes())
         wanted = context or config["current-context"]
         entry = _named(config["contexts"], wanted, "context")["context"]
         cluster = _named(config["clusters"], entry["cluster"], "cluster")["cluster"]
-        authority = cluster.get("certificate-authority")
-        # Relative to the kubeconfig, as kubectl takes it.
-        data = (Path(kubeconfig).parent / authority).read_text() if authority else ""
-        return [cluster["server"], cluster.get("certificate-authority-data", data)]
+        if authority := cluster.get("certificate-authority"):
+            # Relative to the kubeconfig, as kubectl takes it.
+            (Path(kubeconfig).parent / authority).read_bytes()
+        return str(cluster["server"])
     except OSError as error:
         raise SettingsError("--kubeconfig", f"{error.filename}: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise SettingsError("--kubeconfig", f"{kubeconfig} is not valid YAML: {str(error).splitlines()[0]}") from None
     except KeyError as error:
         raise SettingsError("--kubeconfig", f"{kubeconfig} is not a kubeconfig: it has no {error}") from None
-    except (TypeError, AttributeError):
+    except (TypeError, AttributeError, ValueError):
         raise SettingsError("--kubeconfig", f"{kubeconfig} is not a kubeconfig") from None
     except LookupError as error:
         raise SettingsError("--context" if context else "--kubeconfig", f"{kubeconfig}: {error}") from None

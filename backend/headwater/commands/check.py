@@ -59,10 +59,10 @@ def check(configuration: Configuration) -> int:
 def checks(settings: Settings) -> Iterator[Check]:
     """What `serve` needs, in the order in which it needs it."""
     from headwater.cluster.files import files_of
-    from headwater.cluster.source import source_of
+    from headwater.cluster.source import place_of
     from headwater.serve.tls import Certificates
 
-    yield "source", lambda: f"fingerprint {source_of(settings)}"
+    yield "source", lambda: place_of(settings)
     if settings.manifests:
         for file in files_of(settings.manifests):
             yield f"read {file}", partial(_read, file, settings)
@@ -91,8 +91,10 @@ def _api_checks(settings: Settings) -> Iterator[Check]:
     connected: list[ApiServer] = []
 
     def connect() -> str:
-        connected.append(ApiServer(settings.kubeconfig, settings.context, selectors_of(settings)))
-        return connected[0].host
+        server = ApiServer(settings.kubeconfig, settings.context, selectors_of(settings))
+        server.reload()
+        connected.append(server)
+        return server.host
 
     yield "credentials", connect
     for resource in required_resources(settings):

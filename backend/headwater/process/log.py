@@ -9,6 +9,7 @@ import json
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import Final
 
@@ -80,5 +81,11 @@ def configure(process: str, level: str, form: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    warnings.showwarning = _warned  # type: ignore[assignment]  # the rest of its arguments is not read
     for chatty in ("urllib3", "kubernetes", "watchfiles", "asyncio", "uvicorn", "uvicorn.error"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+
+
+def _warned(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+    """A warning of Python's or of a library's as a line like any other; each place of it has one."""
+    logging.getLogger(__name__).warning("%s:%d: %s: %s", filename, lineno, category.__name__, message)

@@ -28,15 +28,16 @@ _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
 def sources(settings: Settings) -> None:
-    """The API server or files, not both; and what is named must be there."""
+    """The API server or files, not both; manifests must be there.
+
+    A kubeconfig need not: where something is stored it is waited for (`cluster.source.check`).
+    """
     for flag, other in (("--kubeconfig", settings.kubeconfig), ("--context", settings.context)):
         if settings.manifests and other:
             raise SettingsError("--manifests", f"cannot be used together with {flag}", flag)
     for path in settings.manifests:
         if not Path(path).exists():
             raise SettingsError("--manifests", f"{path!r} does not exist")
-    if settings.kubeconfig:
-        _is_file("--kubeconfig", settings.kubeconfig)
 
 
 def zones(settings: Settings) -> None:

@@ -16,6 +16,7 @@ LINK: Final = "current"
 PREFIX: Final = "store-"
 #: What the link names when a store was taken back.
 WITHDRAWN: Final = "none"
+_ORIGIN: Final = "origin"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -23,9 +24,10 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 class Identity:
     """What a store must agree with to be used.
 
-    `source`: the API server or the files that the objects came from; another
-    one discards the store. `shape`: the settings that the records were made
-    with; others mean that they are compiled anew.
+    `source`: whether the objects came from a cluster or from which files, and
+    by which selectors; another one discards the store. Which cluster it was
+    says `Origin`. `shape`: the settings that the records were made with; others
+    mean that they are compiled anew.
     """
 
     source: str
@@ -40,12 +42,54 @@ class Identity:
             return b"unknown"
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Which cluster a store's objects came from. A file beside the store keeps it."""
+
+    uid: str
+    """Of the namespace kube-system: it stays when certificates and addresses change. "" when it was not seen."""
+    address: str
+    """The API server's URL."""
+
+    def is_another(self, seen: Origin) -> bool:
+        """Whether what is seen now is another cluster: by the UIDs, where one is not known by the address."""
+        if self.uid and seen.uid:
+            return self.uid != seen.uid
+        return self.address != seen.address
+
+    def __str__(self) -> str:
+        return f"{self.address} (kube-system {self.uid or 'not seen'})"
+
+    @staticmethod
+    def read(folder: Path) -> Origin | None:
+        """That of a generation; None when none was written, and one that equals no other when it is damaged."""
+        try:
+            uid, address = (folder / _ORIGIN).read_text().splitlines()
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError):
+            return Origin("", "")
+        return Origin(uid, address)
+
+    def write(self, folder: Path) -> None:
+        """Keep it with a generation, in one step. Raises OSError."""
+        file = folder / f".{_ORIGIN}"
+        file.write_text(f"{self.uid}\n{self.address}\n")
+        file.rename(folder / _ORIGIN)
+
+
 def published(state_dir: Path) -> Path | None:
     """The folder of the published generation."""
     try:
         return state_dir / (state_dir / LINK).readlink()
     except OSError:
         return None
+
+
+def is_there(state_dir: Path) -> bool:
+    """Whether a store is published: what it holds is served, whatever becomes of its source."""
+    folder = published(state_dir)
+    return folder is not None and folder.name != WITHDRAWN and folder.is_dir()
 
 
 def discard(state_dir: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import setproctitle
 
-from headwater.cluster.source import source_of
+from headwater.cluster import source
 from headwater.process import early
 from headwater.process.counters import AnswerSnapshot, Kind, ProcessView
 from headwater.serve.assignment import Assignment
@@ -45,7 +45,8 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._context = forks.begin()
-        self.identity = Identity(source_of(settings), settings.records_fingerprint())
+        source.check(settings)
+        self.identity = Identity(source.source_of(settings), settings.records_fingerprint())
         self._lock = claims.take_state_dir(Path(settings.state_dir))
         if files := Certificates.of(settings):
             files.load()  # what is wrong with them is said before anything starts

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from headwater.cluster.objects import Resource, version_number
+from headwater.cluster.objects import Resource, is_behind, version_mark
 from headwater.cluster.reflector import PAGE, RequestFailed, Trouble
+from headwater.cluster.timing import USUAL, Timing
 from headwater.writer.ledger import Ledger
 from headwater.writer.posting import object_key
 
@@ -26,13 +27,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: Between two pages, in seconds: the audit is in no hurry.
-_PAUSE: Final = 1.0
-#: How long a change may be on its way.
-_GRACE: Final = 5.0
-#: After a request that failed; the audit that it belonged to is given up.
-_RETRY: Final = 300.0
-
 
 @dataclass(frozen=True, slots=True)
 class Listed:
@@ -40,6 +34,7 @@ class Listed:
 
     key: bytes
     version: int
+    """Its mark (`objects.version_mark`), 0 when the server does not say."""
 
 
 class _Meta(msgspec.Struct):
@@ -73,8 +68,8 @@ def compare(listed: Iterable[Listed], stored: Iterable[tuple[bytes, int]]) -> It
     """
     known = dict(stored)
     for item in listed:
-        version = known.pop(item.key, 0)
-        if not version or (item.version and version < item.version):
+        version = known.pop(item.key, None)
+        if version is None or (item.version and is_behind(version, item.version)):
             yield item.key, item.version
     for key in known:
         yield key, 0
@@ -92,6 +87,7 @@ class Auditor:
         relist: Callable[[Resource], None],
         interval: float,
         stopping: threading.Event,
+        timing: Timing = USUAL,
     ) -> None:
         """`connect` makes a client, when the first is needed; nothing is read before `is_ready`; `relist` mends."""
         self._resources = resources
@@ -102,10 +98,15 @@ class Auditor:
         self._relist = relist
         self._interval = interval
         self._stopping = stopping
+        self._timing = timing
         self.differences: dict[str, int] = dict.fromkeys(resources, 0)
         """Found so far."""
         self._left_out: dict[Resource, dict[bytes, int]] = {}
-        """What the last audit found, {key: version}: where a list did not mend it, it is no object for us."""
+        """What the last audit found, {key: version or 0}: a list did not mend it, so another one would not.
+
+        An object that is none for us (it does not decode, its records cannot be made), or one that
+        could not be removed.
+        """
         self.runs = 0
         """Audits that went through everything."""
 
@@ -124,7 +125,7 @@ class Auditor:
                 self._server = None  # its credentials may be old
                 if error.trouble is not Trouble.NOT_INSTALLED:
                     _log.info("audit given up: %s", error)
-                    wait = min(self._interval, _RETRY)
+                    wait = min(self._interval, self._timing.audit_retry)
             except Exception:  # noqa: BLE001 (an audit harms nobody)
                 _log.exception("audit: unexpected")
 
@@ -134,17 +135,17 @@ class Auditor:
         if not suspects:
             self._left_out.pop(resource, None)
             return 0
-        if self._stopping.wait(_GRACE):
+        if self._stopping.wait(self._timing.audit_grace):
             return 0
         again, version = self._suspects(resource)
-        if self._stopping.wait(_GRACE):
+        if self._stopping.wait(self._timing.audit_grace):
             return 0
         differing = {
             key: again[key] for key in suspects.keys() & again.keys() if self._still_differs(key, again[key], version)
         }
         known = self._left_out.get(resource, {})
-        self._left_out[resource] = {key: version for key, version in differing.items() if version}
-        lost = [key for key, version in differing.items() if not version or known.get(key) != version]
+        self._left_out[resource] = differing
+        lost = [key for key, version in differing.items() if known.get(key) != version]
         if lost:
             self.differences[resource] += len(lost)
             names = ", ".join(key.decode().partition("/")[2] for key in sorted(lost)[:3])
@@ -159,8 +160,8 @@ class Auditor:
         """Whether the store has not got to an object's version; 0: to its absence, as of the list's version."""
         stored = self._ledger.stored_version(key)
         if version:
-            return stored is None or stored < version
-        return stored is not None and stored <= listed
+            return stored is None or is_behind(stored, version)
+        return stored is not None and (stored == listed or is_behind(stored, listed))
 
     def _suspects(self, resource: Resource) -> tuple[dict[bytes, int], int]:
         """What differs now, as {key: the server's version or 0}, and the list's own version; page by page."""
@@ -168,8 +169,15 @@ class Auditor:
         found: dict[bytes, int] = {}
         token, start = "", resource.encode() + b"/"
         end = resource.encode() + b"0"  # behind every "resource/…"
+        limit = PAGE
         while True:
-            body = server.page(resource, PAGE, token, metadata_only=True)
+            try:
+                body = server.page(resource, limit, token, metadata_only=True)
+            except RequestFailed as error:
+                if error.trouble is not Trouble.TOO_LARGE or limit == 1:
+                    raise
+                limit = max(1, limit // 4)
+                continue
             try:
                 page = _PAGE.decode(body)
             except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -177,7 +185,7 @@ class Auditor:
             listed = [
                 Listed(
                     object_key(resource, (item.metadata.namespace, item.metadata.name)),
-                    version_number(item.metadata.resourceVersion),
+                    version_mark(item.metadata.resourceVersion),
                 )
                 for item in page.items or ()
             ]
@@ -186,6 +194,6 @@ class Auditor:
             found.update(compare(listed, self._ledger.stored_versions(start, stop)))
             start = stop
             if not token:
-                return found, version_number(page.metadata.resourceVersion)
-            if self._stopping.wait(_PAUSE):
+                return found, version_mark(page.metadata.resourceVersion)
+            if self._stopping.wait(self._timing.audit_pause):
                 return {}, 0

@@ -33,8 +33,10 @@ from headwater.cluster.changes import Change, ListComplete, ListPageArrived
 from headwater.cluster.files import Manifests, Objects, signature
 from headwater.cluster.follower import Follower, Inbox, RawPage
 from headwater.cluster.objects import Decoded, OddObject, Resource, decode
+from headwater.cluster.recognition import AnotherCluster, Recognition
 from headwater.cluster.reflector import Reflector
 from headwater.cluster.source import selectors_of
+from headwater.cluster.timing import USUAL, Timing
 from headwater.process import control, log
 from headwater.process.counters import LATENCY_BUCKETS, Histogram, ResourceState, WatchSnapshot
 from headwater.process.progress import Progress
@@ -42,7 +44,7 @@ from headwater.records.compiler import Compiler
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
 from headwater.store.environment import Store, StoreDamaged, StoreFull
-from headwater.store.identity import Identity
+from headwater.store.identity import Identity, discard
 from headwater.store.node import Kind
 from headwater.writer import host
 from headwater.writer.audit import Auditor
@@ -64,14 +66,10 @@ _IDLE: Final = 0.5
 _READER_CHECK: Final = 5.0
 #: How often the files' thread looks for a SIGHUP, in milliseconds.
 _FILES_WAKE: Final = 200
-#: How long to wait before a commit that the disk refused is tried again, in seconds.
-_RETRY: Final = 1.0
 #: After so many pages of lists the store's pages that they have touched are let go.
 _UNMAP: Final = 50
 #: How often it is written down how old the truth is, in seconds.
 _HEARD: Final = 0.5
-#: Between a list that would take much away and the second that is asked for, in seconds.
-_SECOND_OPINION: Final = 5.0
 
 Changes = queue.Queue[Change | RawPage]
 
@@ -93,6 +91,7 @@ class Watcher:
         self,
         settings: Settings,
         store: Store,
+        timing: Timing = USUAL,
         *,
         changes: Changes | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -101,6 +100,7 @@ class Watcher:
     ) -> None:
         """`clock` counts seconds, `wall` is the time of day; `wait` lets seconds pass, or less when it is to stop."""
         self._settings = settings
+        self._timing = timing
         self._store = store
         self._clock = clock
         self._wall = wall
@@ -118,6 +118,7 @@ class Watcher:
         self.ledger = Ledger(store, compiler, self._resources, wall, second_opinion=asks)
         self.auditor: Auditor | None = None
         self._followers: dict[Resource, Follower] = {}
+        self._recognition = Recognition(store.folder)
         self._unsettled: deque[Change] = deque()
         """What was taken from the queue and is not committed."""
         self._refused = ""
@@ -141,28 +142,42 @@ class Watcher:
     # Sources
 
     def start_sources(self) -> None:
-        """The threads that fill the queue. Raises SettingsError for credentials that cannot be used."""
+        """The threads that fill the queue.
+
+        Raises SettingsError for credentials that cannot be used, where there is nothing to serve.
+        With a store their threads try on: what it holds is served meanwhile.
+        """
         if self._settings.manifests:
             self._thread("files", self._follow_files)
             return
         # Only here: the import costs 24 MiB, and only this process may have it.
         from headwater.cluster.api import ApiServer
 
-        versions, selectors = self.ledger.versions(), selectors_of(self._settings)
+        selectors = selectors_of(self._settings)
+
+        def connect() -> ApiServer:
+            return ApiServer(self._settings.kubeconfig, self._settings.context, selectors, self._timing)
+
+        if not self._store.is_published:
+            connect().reload()
+        versions = self.ledger.versions()
         for resource in self._resources:
-            server = ApiServer(self._settings.kubeconfig, self._settings.context, selectors)
-            reflector = Reflector(versions[resource], self._clock, stream=self._settings.list_mode == "stream")
-            follower = self._followers[resource] = Follower(resource, reflector, server, self._inbox)
+            stream = self._settings.list_mode == "stream"
+            reflector = Reflector(versions[resource], self._clock, stream=stream, timing=self._timing)
+            follower = Follower(resource, reflector, connect(), self._inbox, self._recognition)
+            self._followers[resource] = follower
+        for resource, follower in self._followers.items():
             self._thread(resource, follower.run)
         if self._settings.audit_interval:
             self.auditor = Auditor(
                 self._resources,
-                lambda: ApiServer(self._settings.kubeconfig, self._settings.context, selectors),
+                connect,
                 self.ledger,
                 lambda: self._announced,
                 lambda resource: self._followers[resource].relist(),
                 self._settings.audit_interval,
                 self.stopping,
+                self._timing,
             )
             self._thread("audit", self.auditor.run)
 
@@ -214,13 +229,18 @@ class Watcher:
     # Commits
 
     def loop(self) -> None:
-        """Take batches and commit them until told to stop. Raises StoreDamaged."""
+        """Take batches and commit them until told to stop. Raises StoreDamaged, AnotherCluster."""
         while not self.stopping.is_set():
             self.step()
 
     def step(self) -> None:
-        """Take what waits and commit it, or try again what was refused; then look around. Raises StoreDamaged."""
+        """Take what waits and commit it, or try again what was refused; then look around.
+
+        Raises StoreDamaged, AnotherCluster.
+        """
         self.progress.step()
+        if self._recognition.another:
+            raise AnotherCluster(self._recognition.another)
         if not self._unsettled and not self._refused:
             self._unsettled.extend(self._batch())
         busy = bool(self._unsettled or self._refused)
@@ -245,7 +265,7 @@ class Watcher:
             _log.info("the store can be written again")
         self._refused = refused
         if refused:
-            self._wait(_RETRY)
+            self._wait(self._timing.commit_retry)
 
     def _look_around(self, now: float, *, busy: bool) -> None:
         """What is to be done now and then, whether changes come or not."""
@@ -312,7 +332,7 @@ class Watcher:
         for what, loss in outcome.opinions:
             self._second_opinions[what] = self._second_opinions.get(what, 0) + 1
             if what == "asked":
-                self._ask_again[loss.resource] = self._clock() + _SECOND_OPINION
+                self._ask_again[loss.resource] = self._clock() + self._timing.second_opinion
                 _log.warning("%s: not before a second list says so", loss)
             else:
                 _log.warning("%s: a second list has %s it", loss, what)
@@ -337,7 +357,7 @@ class Watcher:
         return WatchSnapshot(
             taken=now,
             ready=self.ledger.ready,
-            detail=self._refused or self._detail or self._waiting_for(),
+            detail=self._refused or self._detail or self._trouble() or self._waiting_for(),
             resources={
                 resource: ResourceState(
                     connected=state.connected,
@@ -363,6 +383,11 @@ class Watcher:
             second_opinions=dict(self._second_opinions),
         )
 
+    def _trouble(self) -> str:
+        """What the API server or its credentials are wrong with, each once."""
+        problems = (item.reflector.state.problem for item in self._followers.values())
+        return "; ".join(dict.fromkeys(filter(None, problems)))
+
     def _waiting_for(self) -> str:
         if self.ledger.ready:
             doubts = list(self.ledger.doubts.values())
@@ -378,7 +403,7 @@ def release_memory(store: Store) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def run(settings: Settings, identity: Identity, end: socket.socket) -> None:
+def run(settings: Settings, identity: Identity, end: socket.socket, timing: Timing = USUAL) -> None:
     """The process's main function; `end` is its end of the link to the supervisor."""
     setproctitle.setproctitle("headwater: watch")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -389,7 +414,7 @@ def run(settings: Settings, identity: Identity, end: socket.socket) -> None:
         store, why = Store.open(Path(settings.state_dir), identity)
         if why:
             _log.warning("the stored state is discarded: %s", why)
-        watcher = Watcher(settings, store)
+        watcher = Watcher(settings, store, timing)
         signal.signal(signal.SIGTERM, lambda *_: watcher.stopping.set())
         link.attend(
             watcher.progress,
@@ -402,6 +427,10 @@ def run(settings: Settings, identity: Identity, end: socket.socket) -> None:
         _log.error("%s", error)
         link.tell(control.Ending(str(error)))
         sys.exit(control.UNUSABLE)
+    except AnotherCluster as error:
+        _log.warning("the stored state is discarded: %s", error)
+        discard(Path(settings.state_dir))
+        sys.exit(1)
     except StoreDamaged as error:
         _log.error("the store is damaged: %s", error)
         sys.exit(control.STORE_DAMAGED)
