@@ -1,7 +1,8 @@
 """Which node a name stands for when it is not stored under itself.
 
 What CoreDNS takes besides (plugin/kubernetes/parse.go): port and protocol
-without their underscores, the zonal names, and labels before a pod's name.
+without their underscores, the zonal names, and labels before a pod's name. And
+what follows from these: a protocol without its underscore has names below it.
 """
 
 from __future__ import annotations
@@ -10,12 +11,14 @@ import socket
 from typing import Any, Final
 
 from headwater.store.environment import Snapshot
-from headwater.store.node import Flag
-from headwater.wire.names import MARKER, MAX_LABEL, MAX_NAME, PIN, PREFER
+from headwater.store.node import Flag, base_of_shared, unshared
+from headwater.wire.names import MARKER, MAX_LABEL, MAX_NAME, PIN, PREFER, PROTOCOLS
 from headwater.wire.rdata import unmapped
 
 _SVC: Final = b"\x03svc"
 _POD: Final = b"\x03pod"
+#: Before SVC.NS.svc.Z: what may be known though it is not stored.
+_BEFORE_A_SERVICE: Final = PROTOCOLS | {MARKER}
 
 
 def labels_of(name: bytes, zone: bytes) -> list[bytes]:
@@ -33,7 +36,7 @@ def find(name: bytes, zone: bytes, snapshot: Snapshot, *, clusters: bool) -> tup
     """A node and the name that it is stored under. `name` is lower-cased; `clusters`: a multicluster zone."""
     node = snapshot.get(name)
     if node is not None:
-        return node, name
+        return _whole(node, name, snapshot)
     labels = labels_of(name, zone)
     key = b""
     if len(labels) < 4:
@@ -49,10 +52,21 @@ def find(name: bytes, zone: bytes, snapshot: Snapshot, *, clusters: bool) -> tup
         # Two labels are a host and its cluster in a multicluster zone, unless one has the underscore.
         if len(labels) == 5 and (not clusters or labels[0][1:2] == b"_" or labels[1][1:2] == b"_"):
             key = b"".join((_underscored(labels[0]), _underscored(labels[1]), *labels[2:], zone))
+        elif len(labels) == 4 and labels[0] in PROTOCOLS:
+            key = b"".join((_underscored(labels[0]), *labels[1:], zone))
     if not key or key == name or len(key) > MAX_NAME:
         return None
     node = snapshot.get(key)
-    return None if node is None else (node, key)
+    return None if node is None else _whole(node, key, snapshot)
+
+
+def _whole(node: Any, key: bytes, snapshot: Snapshot) -> tuple[Any, bytes]:
+    """The node and its name; one that shares the set of its Service with that set."""
+    if node[0] & Flag.SHARED:
+        own = snapshot.get(key[len(key) - base_of_shared(node) :])
+        if own is not None:
+            return unshared(node, own), key
+    return node, key
 
 
 def may_be_known(name: bytes, labels: list[int], end: int) -> bool:
@@ -65,7 +79,7 @@ def may_be_known(name: bytes, labels: list[int], end: int) -> bool:
     last = name[labels[-1] : end]
     if last == _POD:
         return True
-    return last == _SVC and len(labels) > 3 and (len(labels) == 5 or name[labels[-4] : labels[-3]] == MARKER)
+    return last == _SVC and len(labels) > 3 and (len(labels) == 5 or name[labels[-4] : labels[-3]] in _BEFORE_A_SERVICE)
 
 
 def _zonal(labels: list[bytes], zone: bytes, snapshot: Snapshot) -> tuple[Any, bytes] | None:

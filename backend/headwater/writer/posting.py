@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Final, cast
 
 from headwater.cluster.objects import (
@@ -17,7 +18,8 @@ from headwater.cluster.objects import (
     says_the_same,
     unpack,
 )
-from headwater.records.compiler import Changes, Compiler, differing_labels
+from headwater.records import limits
+from headwater.records.compiler import Changes, Compiler
 from headwater.records.zone import NameServer
 from headwater.store.environment import Transaction
 from headwater.store.node import Kind
@@ -58,7 +60,9 @@ class Posting:
         # What stood before this batch, for whatever it touches.
         self._namespaces: dict[str, bool] = {}
         self._services: dict[tuple[str, str], Service | None] = {}
-        self._slices: dict[tuple[str, str], EndpointSlice | None] = {}
+        self._slices: dict[tuple[str, str], _Before] = {}
+        # {(namespace, owner): names of its slices among these, as they were or as they are}
+        self._slices_by_owner: dict[tuple[str, str], set[str]] = {}
         self._imports: dict[tuple[str, str], ServiceImport | None] = {}
         self._pods: dict[tuple[str, str], None] = {}
         self._touched: dict[tuple[str, str], None] = {}
@@ -121,8 +125,9 @@ class Posting:
         self._index_addresses(reverse(before), reverse(now))
         self._index_host(before, now)
         if self._compiling:
-            self._slices.setdefault(key, before)
+            self._slices.setdefault(key, _Before(before, len(data or b""), old))
             for owner in (old | new) - _NOBODY:
+                self._slices_by_owner.setdefault((key[0], owner), set()).add(key[1])
                 touched = self._touched_imports if owner.startswith(_IMPORT) else self._touched
                 touched[key[0], owner.removeprefix(_IMPORT)] = None
 
@@ -176,7 +181,7 @@ class Posting:
 
     def compile(self, *, anew: bool = False) -> None:
         """Write what follows from the changes. `anew`: of what was touched `records` holds nothing yet."""
-        changes = Changes()
+        changes = self._compiler.changes()
         for name, existed in self._namespaces.items():
             exists = self._exists(name)
             self._compiler.namespace(name, exists and self._compiler.serves(name), changes)
@@ -212,17 +217,12 @@ class Posting:
         existed, exists = self._existence(key[0])
         after = self._service(key)
         before = self._services.get(key, after)
-        slices_after = self._slices_of(key)
-        changed_after = [item for item in slices_after if item.key in self._slices]
-        changed_before = [item for item in self._slices.values() if item is not None and owner_of(item) == key]
-        slices_before = [item for item in slices_after if item.key not in self._slices] + changed_before
-        only = None
-        if before == after and exists == existed and not anew:
-            only = differing_labels(changed_before, changed_after, self._compiler.pod_names)
+        slices_before, slices_after = self._slices_of(key)
+        changed = {(key[0], name) for name in self._slices_by_owner.get(key, ())}
         self._compiler.service(
             (None, ()) if anew else (before if existed else None, slices_before),
             (after if exists else None, slices_after),
-            only,
+            None if anew else changed,
             changes,
         )
 
@@ -231,10 +231,7 @@ class Posting:
         data = self._txn.get("objects", object_key("serviceimports", key))
         after: ServiceImport | None = None if data is None else unpack("serviceimports", data)
         before = self._imports.get(key, after)
-        slices_after = self._slices_of((key[0], _IMPORT + key[1]))
-        slices_before = [item for item in slices_after if item.key not in self._slices] + [
-            item for item in self._slices.values() if item is not None and (item.namespace, item.imported) == key
-        ]
+        slices_before, slices_after = self._slices_of((key[0], _IMPORT + key[1]))
         self._compiler.service_import(
             (None, ()) if anew else (before if existed else None, slices_before),
             (after if exists else None, slices_after),
@@ -290,10 +287,45 @@ class Posting:
         data = self._txn.get("objects", object_key("services", key))
         return None if data is None else cast("Service", unpack("services", data))
 
-    def _slices_of(self, key: tuple[str, str]) -> list[EndpointSlice]:
-        found: list[EndpointSlice] = []
-        for index, _ in self._txn.scan("slices", _index(*key, "")):
-            data = self._txn.get("objects", object_key("endpointslices", (key[0], index.decode().rpartition("/")[2])))
-            if data is not None:
-                found.append(unpack("endpointslices", data))
-        return found
+    def _slices_of(self, owner: tuple[str, str]) -> tuple[list[EndpointSlice], list[EndpointSlice]]:
+        """The slices of a Service, or an import, before this batch and now, both in the order of their names.
+
+        Of either no more than `limits.MAX_READ` bytes: what was left out before is known to have been.
+        """
+        namespace = owner[0]
+        stored = [key.decode().rpartition("/")[2] for key, _ in self._txn.scan("slices", _index(*owner, ""))]
+        changed = self._slices_by_owner.get(owner, ())
+        before: list[EndpointSlice] = []
+        after: list[EndpointSlice] = []
+        room_before = room_after = limits.MAX_READ
+        mine = set(stored)
+        for name in sorted(mine.union(changed)) if changed else stored:
+            now: EndpointSlice | None = None
+            size = 0
+            if name in mine:
+                data = self._txn.get("objects", object_key("endpointslices", (namespace, name)))
+                if data is not None:
+                    now, size = unpack("endpointslices", data), len(data)
+            was, size_before = now, size
+            if name in changed:
+                known = self._slices[namespace, name]
+                was, size_before = (known.piece, known.size) if owner[1] in known.owners else (None, 0)
+            if was is not None and room_before > 0:
+                room_before -= max(size_before, limits.LEAST_READ)
+                before.append(was)
+            if now is not None and room_after > 0:
+                room_after -= max(size, limits.LEAST_READ)
+                after.append(now)
+            if room_before <= 0 and room_after <= 0:
+                self._compiler.too_many_slices(namespace, owner[1].removeprefix(_IMPORT))
+                break
+        return before, after
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """A slice before this batch: its size in the store, and who owned it."""
+
+    piece: EndpointSlice | None
+    size: int
+    owners: Collection[str]
