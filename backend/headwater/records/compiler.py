@@ -149,18 +149,18 @@ class Compiler:
         self,
         before: tuple[Service | None, Sequence[EndpointSlice]],
         after: tuple[Service | None, Sequence[EndpointSlice]],
-        changed: Collection[tuple[str, str]] | None,
         changes: Changes,
     ) -> None:
         """The names of one Service, given all its slices in the order of their names.
 
-        A Service in a namespace that does not exist or is not served is None.
-        `changed` are the keys of the slices that may differ, None when everything may.
+        A Service in a namespace that does not exist or is not served is None, and so is
+        one of which nothing is stored yet. Slices that are the same object before and
+        after are not looked at one by one when the Service has not changed.
         """
         old, new = self._state(*before, silent), self._state(*after, self._report)
         only = None
-        if changed is not None and old.service is not None and old.service == new.service:
-            only = self._differing_labels(old, new, changed)
+        if old.service is not None and old.service == new.service:
+            only = self._differing_labels(old, new)
         options = DEFAULTS if new.service is None else options_of(new.service, self._report)
         groups = [] if new.service is None else self._groups(new, options)
         serving = new.service if new.service is not None and not self._is_hidden(new.service, groups) else None
@@ -179,17 +179,17 @@ class Compiler:
             return _State(None, slices)
         return _State(limits.of_service(service, report), limits.of_slices(slices, report))
 
-    def _differing_labels(self, old: _State, new: _State, changed: Collection[tuple[str, str]]) -> set[bytes]:
+    def _differing_labels(self, old: _State, new: _State) -> set[bytes]:
         """The labels of endpoint names that an unchanged Service may have to have written, or dropped.
 
         A hostname may also be a label of ours, such as _tcp: those are always
         among them, since the Service's own names are made again, and overwrite it.
         """
-        pieces = old.slices, new.slices
-        if len(changed) < len(new.slices) and _is_whole(old.slices) and _is_whole(new.slices):
-            # Else a limit cuts: what changed in one slice decides what of the next one has names.
-            pieces = tuple([item for item in some if item.key in changed] for some in pieces)  # type: ignore[assignment]
-        found = endpoints.differing_labels(*pieces, self._pod_names)
+        # By identity, not by name: a slice that grows may have moved a limit, behind which others lie.
+        before, after = ({id(piece): piece for piece in state.slices} for state in (old, new))
+        gone = [piece for key, piece in before.items() if key not in after]
+        come = [piece for key, piece in after.items() if key not in before]
+        found = endpoints.differing_labels(gone, come, self._pod_names)
         assert new.service is not None
         ports = _distinct_ports(new.service, (*old.slices, *new.slices))
         protocols = {protocol for _, protocol in sets.ports_by_name(ports)} | sets.unusual_protocols(ports)
@@ -268,12 +268,6 @@ class Compiler:
                 self._report("pod", namespace, address, str(error))
                 continue
             changes.merge({name: node} if holders else {}, (name,))
-
-
-def _is_whole(slices: Sequence[EndpointSlice]) -> bool:
-    """Whether no limit may have cut what is a Service's."""
-    addresses = sum(len(item.addresses) for piece in slices for item in piece.endpoints)
-    return addresses < limits.MAX_ADDRESSES and sum(len(piece.ports) for piece in slices) < limits.MAX_PORTS
 
 
 def _distinct_ports(service: Service, slices: Iterable[EndpointSlice]) -> list[Port]:

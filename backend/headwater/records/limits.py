@@ -29,7 +29,7 @@ MAX_OWN_ADDRESSES: Final = 16
 #: Bytes of a Service's slices that are read at all, as the store keeps them.
 MAX_READ: Final = 4 << 20
 #: What the smallest slice counts for, in bytes.
-LEAST_READ: Final = 512
+LEAST_READ: Final = 2_048
 
 #: Of the ports that endpoints' names, or topology zones, repeat, so many in all, and always so many each.
 _PORTS_REPEATED: Final = 16_384

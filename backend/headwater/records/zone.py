@@ -90,7 +90,6 @@ def addresses(texts: Iterable[str]) -> tuple[list[bytes], list[bytes]]:
 
 #: What a reply to a query for the zone has besides its name and the records: header, type and class, OPT.
 _QUESTION_AND_OPT: Final = types.HEADER_SIZE + 4 + 11
-_MAX_MESSAGE: Final = 65_535
 #: Bytes of an NS record besides its target, and of a glue record besides its owner and address.
 _RECORD: Final = 12
 _GLUE: Final = 10
@@ -102,7 +101,7 @@ def _that_fit(zone: Zone, name_servers: Sequence[NameServer]) -> list[NameServer
     In their order, each owner with its first address or not at all; link-local
     addresses are nobody's but one link's (RFC 3927, RFC 4291 section 2.5.6).
     """
-    room = _MAX_MESSAGE - _QUESTION_AND_OPT - len(zone.wire)
+    room = types.MAX_MESSAGE - _QUESTION_AND_OPT - len(zone.wire)
     found: dict[NameServer, None] = {}
     owners: set[bytes] = set()
     size = 0

@@ -218,11 +218,9 @@ class Posting:
         after = self._service(key)
         before = self._services.get(key, after)
         slices_before, slices_after = self._slices_of(key)
-        changed = {(key[0], name) for name in self._slices_by_owner.get(key, ())}
         self._compiler.service(
             (None, ()) if anew else (before if existed else None, slices_before),
             (after if exists else None, slices_after),
-            None if anew else changed,
             changes,
         )
 
