@@ -8,7 +8,7 @@ object is the one that is changed again and again: `edit` says how.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import deepcopy
 from ipaddress import IPv6Address
 from typing import Any, Final
@@ -22,12 +22,14 @@ MOST_ADDRESSES: Final = 100
 ANNOTATION: Final = "headwater.dev/publish"
 
 
-def service(namespace: str, name: str, ports: int, *, headless: bool = True, **annotations: str) -> Object:
+def service(
+    namespace: str, name: str, ports: int, *, headless: bool = True, annotations: Mapping[str, str] | None = None
+) -> Object:
     """Without a selector: its slices are whoever's who creates them."""
     spec: Object = {"ports": [{"name": f"p{i}", "port": i + 1} for i in range(ports)]}
     if headless:
         spec["clusterIP"] = "None"
-    metadata = {"namespace": namespace, "name": name, "annotations": annotations}
+    metadata = {"namespace": namespace, "name": name, "annotations": dict(annotations or {})}
     return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
 
 
@@ -143,7 +145,7 @@ def long_names(namespace: str, size: int) -> list[Object]:
     ]
     wide = [{"name": f"{i:08}".translate(_LETTERS).ljust(63, "x"), "port": 1 + i} for i in range(8)]
     return [
-        service(namespace, name, 1, **{"headwater.dev/pod-names": "true"}),
+        service(namespace, name, 1, annotations={"headwater.dev/pod-names": "true"}),
         slice_of(namespace, "l" * 253, name, members, wide),
     ]
 
@@ -151,10 +153,10 @@ def long_names(namespace: str, size: int) -> list[Object]:
 _LETTERS: Final = str.maketrans("0123456789", "abcdefghij")
 
 
-def annotations(namespace: str, size: int) -> list[Object]:
+def long_annotations(namespace: str, size: int) -> list[Object]:
     """Values of what we read, as long as the API takes them: 256 KiB together."""
     values = {"headwater.dev/ttl": "9" * (size // 2), "headwater.dev/max-answers": "x" * (size // 2)}
-    return [service(namespace, "annotated", 1, **values)]
+    return [service(namespace, "annotated", 1, annotations=values)]
 
 
 def many_services(namespace: str, size: int) -> list[Object]:
@@ -174,7 +176,7 @@ KINDS: Final[dict[str, tuple[Callable[[str, int], list[Object]], int]]] = {
     "names_of_an_address": (names_of_an_address, 400),
     "colliding_names": (colliding_names, 400),
     "long_names": (long_names, 200),
-    "annotations": (annotations, 100_000),
+    "annotations": (long_annotations, 100_000),
     "many_services": (many_services, 500),
 }
 """Every kind, and a size of it whose double is below every limit."""

@@ -143,7 +143,7 @@ def test_a_change_before_the_limit_moves_what_lies_at_it(tmp_path: Path) -> None
         if world is other:
             world.fill(*items)
         else:
-            world.commit(*map(changed, items))
+            world.commit(changed(shorter))
         assert ("limit", "default", "deep", "more than 10,000 addresses") in world.reports
     assert one.records() == other.records()
     one.commit(changed(pieces[0]), remove(pieces[2]))
