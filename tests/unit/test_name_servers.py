@@ -11,7 +11,8 @@ import dns.message
 import psutil
 import pytest
 from headwater.cluster.changes import Change
-from headwater.cluster.objects import Namespace
+from headwater.cluster.objects import Namespace, Object
+from headwater.records import limits
 from headwater.writer import host
 
 from tests.harness.small import (
@@ -305,10 +306,24 @@ def test_as_many_name_servers_as_every_reply_holds(tmp_path: Path, count: int, f
 
 def test_which_name_servers_are_left_out_does_not_change(tmp_path: Path) -> None:
     members = [at(f"10.{i >> 8}.{i & 255}.7") for i in range(1, 1_500)]
-    items = [headless("dns", SYSTEM), slice_of("dns", *members, namespace=SYSTEM)]
-    one, other = (Small(tmp_path / name, name_servers=("10.0.1.7",)).fill(*items, namespaces=[SYSTEM]) for name in "ab")
+    one, other = (Small(tmp_path / name, name_servers=("10.0.1.7",)) for name in "ab")
+    for world in (one, other):
+        world.fill(headless("dns", SYSTEM), slice_of("dns", *members, namespace=SYSTEM), namespaces=[SYSTEM])
     other.commit(upsert(headless("other", SYSTEM)), upsert(slice_of("dns", *members[:-1], namespace=SYSTEM)))
     assert servers(one) == servers(other)
+
+
+def test_who_claims_this_host_many_times_is_heard_some_times(world: Small) -> None:
+    """Each change of such a slice looks at all of them: one tenant must not make that long, nor keep others out."""
+    claims: list[Object] = []
+    for number in range(20):
+        name = f"claim-{number:02}"
+        claims += headless(name, "a-tenant"), slice_of(name, at("10.0.0.53", hostname="h"), namespace="a-tenant")
+    service = cluster_ip("dns", "172.16.0.10", namespace=SYSTEM)
+    world.fill(*claims, service, slice_of("dns", at("10.0.0.53"), namespace=SYSTEM), namespaces=["a-tenant", SYSTEM])
+    found = servers(world)
+    assert f"{DNS}." in found
+    assert len(found) == 1 + limits.HOST_SLICES_OF_A_NAMESPACE
 
 
 @pytest.mark.parametrize("address", ["fe80::3c1f:abff:fe12:3456", "169.254.20.10", "febf::1"])

@@ -26,6 +26,9 @@ MAX_SLICE_ADDRESSES: Final = 5_000
 MAX_ADDRESSES: Final = 10_000
 #: Of a ServiceImport itself: each of its port names has all of them. KEP-1645 says two.
 MAX_OWN_ADDRESSES: Final = 16
+#: Slices with this host among their endpoints that are looked at for the zones' name servers.
+HOST_SLICES_OF_A_NAMESPACE: Final = 8
+HOST_SLICES: Final = 32
 #: Bytes of a Service's slices that are read at all, as the store keeps them.
 MAX_READ: Final = 4 << 20
 #: What the smallest slice counts for, in bytes.

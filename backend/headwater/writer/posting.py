@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, cast
@@ -239,8 +240,14 @@ class Posting:
     def name_servers(self) -> list[NameServer] | None:
         """The addresses of the DNS Service, None when this host is not known to be one of its endpoints."""
         found: list[NameServer] | None = None
+        slices: Counter[str] = Counter()
         for key, _ in self._txn.scan("hosts"):
             namespace, owner, name = key.decode().split("/", 2)
+            if slices[namespace] == limits.HOST_SLICES_OF_A_NAMESPACE:
+                continue  # anybody may say that this host is an endpoint of theirs
+            if slices.total() == limits.HOST_SLICES:
+                break
+            slices[namespace] += 1
             service = self._service((namespace, owner))
             data = self._txn.get("objects", object_key("endpointslices", (namespace, name)))
             found = found or []
