@@ -285,11 +285,11 @@ def test_as_many_name_servers_as_every_reply_holds(tmp_path: Path, count: int, f
     """The host is among the endpoints of a headless Service: each is a name server, with glue."""
     first, namespace = ip_address("10.9.0.1" if family == 4 else "fd09::1"), "dns-system"
     texts = [str(first + i) for i in range(count)]
-    members = [at(text, hostname=f"coredns-of-node-{i:04}") for i, text in enumerate(texts)]
+    members = [at(text, hostname=f"coredns-of-node-in-the-cluster-{i:05}") for i, text in enumerate(texts)]
     world = Small(tmp_path, name_servers=(texts[0],)).fill(
         headless("dns", namespace), slice_of("dns", *members, namespace=namespace), namespaces=[namespace]
     )
-    name = len(b"\x14coredns-of-node-0000\x03dns\x0adns-system\x03svc\x07cluster\x05local\0")
+    name = len(b"\x24coredns-of-node-in-the-cluster-00000\x03dns\x0adns-system\x03svc\x07cluster\x05local\0")
     each = 12 + name + name + 10 + (4 if family == 4 else 16)
     room = 65_535 - 12 - 4 - len(b"\x07cluster\x05local\0") - 11
     for edns in (False, True):
