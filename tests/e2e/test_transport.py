@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,12 +23,14 @@ import pytest
 import trustme
 from headwater.commands.corefile import ClientTls, stanza
 from headwater.commands.query import question
+from headwater.process.counters import Kind
 from headwater.serve.service import QUERY, pack, unpack
 from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
 from headwater.supervise import claims
 from headwater.supervise.child import Child
 from headwater.supervise.claims import StartFailed
+from headwater.supervise.descriptors import Reserve
 
 from tests.harness.instance import Headwater
 from tests.harness.processes import CoreDNS, wait_until
@@ -232,8 +235,11 @@ def test_who_comes_while_a_process_cannot_be_started_is_turned_away(tmp_path: Pa
 
     listening = Listening(tmp_path / "s")
 
+    def never(_: socket.socket) -> BaseProcess:
+        raise AssertionError("it is not to be started")
+
     async def play() -> None:
-        role = Child("answer 0", lambda _: None, lambda: None, listening.socket)
+        role = Child(Kind.ANSWER, "answer 0", never, reserve=Reserve(), listening=listening.socket)
         assert not await asyncio.to_thread(listening.is_turned_away)
         with role._turning_away():
             assert await asyncio.to_thread(listening.is_turned_away)

@@ -19,7 +19,8 @@ from headwater.records.compiler import Compiler
 from headwater.settings.settings import Settings
 from headwater.store.environment import Reader, Store
 from headwater.store.identity import Identity
-from headwater.writer.ledger import Ledger, version_key
+from headwater.writer.ledger import Ledger
+from headwater.writer.lists import version_key
 from headwater.writer.process import required_resources
 
 from tests.fakeapi.truth import Truth

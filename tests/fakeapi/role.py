@@ -11,16 +11,16 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
 from headwater.settings.settings import Settings
-from headwater.supervise.child import unseen_main
+from headwater.supervise.forks import unseen_main
 
 #: Long waits, by module and constant, and what tests make of them.
 SHORT: Final[dict[str, Any]] = {
@@ -56,7 +56,7 @@ def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
 
 
 def watch(
-    settings: Settings, connection: Connection, log: Path, patches: Mapping[str, Any], kill_at: int, clock: float
+    settings: Settings, connection: socket.socket, log: Path, patches: Mapping[str, Any], kill_at: int, clock: float
 ) -> None:
     """The child's main function. `kill_at`: see `KillPoints`; `clock`: seconds that the wall clock is wrong by."""
     with log.open("ab") as file:

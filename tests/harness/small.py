@@ -32,7 +32,8 @@ from headwater.records.compiler import Compiler
 from headwater.settings.settings import Settings
 from headwater.store.environment import Reader, Store
 from headwater.store.identity import Identity
-from headwater.writer.ledger import Ledger, Outcome
+from headwater.writer.ledger import Ledger
+from headwater.writer.outcome import Outcome
 
 READY = 3
 NOT_READY = 0

@@ -21,7 +21,7 @@ from headwater import __version__
 from headwater.commands.cli import COMMANDS, cli, main
 from headwater.commands.query import LookupFailed
 from headwater.commands.serve import progress
-from headwater.process.counters import AnswerSnapshot, ProcessView, WatchSnapshot
+from headwater.process.counters import AnswerSnapshot, Kind, ProcessView, WatchSnapshot
 from headwater.settings.address import Address
 from headwater.settings.settings import Settings
 from headwater.supervise.claims import StartFailed, take_state_dir
@@ -35,6 +35,7 @@ SERVE_FLAGS = {
     "--transport", "--state-dir", "--admin", "--dns", "--ttl", "--negative-ttl", "--pods", "--endpoint-pod-names",
     "--ignore-empty-service", "--namespace", "--log-level", "--log-format", "--zonal", "--namespace-labels",
     "--labels", "--upstream", "--list", "--max-staleness", "--audit-interval",
+    "--second-opinion",
 }  # fmt: skip
 ALL_FLAGS = SOURCE_FLAGS | LISTEN_FLAGS | SERVE_FLAGS
 
@@ -234,6 +235,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "--list": ("stream", "stream"),
     "--max-staleness": ("1h1m30s", 3690.0),
     "--audit-interval": ("0", 0.0),
+    "--second-opinion": ("off", "off"),
     "--namespace-labels": ("team=db", "team=db"),
     "--labels": ("app in (db, web)", "app in (db, web)"),
     "--upstream": ("192.0.2.1:53", (Address(host="192.0.2.1", port=53),)),
@@ -424,7 +426,10 @@ class Starting:
     def views(self) -> list[ProcessView]:
         watch = WatchSnapshot(ready=True, objects={"services": 12_000, "pods": 0})
         answer = AnswerSnapshot(ready=self.looked > 2)
-        return [ProcessView("watch", True, 0, watch, None), ProcessView("answer 0", True, 0, answer, None)]
+        return [
+            ProcessView(Kind.WATCH, "watch", True, 0, watch, None),
+            ProcessView(Kind.ANSWER, "answer 0", True, 0, answer, None),
+        ]
 
 
 def test_on_a_terminal_serve_says_when_it_is_ready_and_how_to_ask(capsys: pytest.CaptureFixture[str]) -> None:

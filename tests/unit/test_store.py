@@ -6,11 +6,12 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from headwater.store import environment
-from headwater.store.environment import READY, Reader, Store, Transaction
+from headwater.store.environment import READY, Reader, ReadTransaction, Store, Transaction
 from headwater.store.identity import Identity, discard, published
 
 IDENTITY = Identity("here", "shape")
@@ -150,6 +151,46 @@ def test_the_map_grows_when_it_is_full(tmp_path: Path, monkeypatch: pytest.Monke
     store, _ = Store.open(tmp_path, IDENTITY)
     fill(store, 5000)
     assert store.read(lambda txn: (txn.count("records"), txn.checksum_holds())) == (5000, True)
+    store.close()
+
+
+def test_the_map_does_not_grow_under_who_is_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an audit does in its thread: LMDB moves the map, and a reader in it would read elsewhere."""
+    monkeypatch.setattr(environment, "_MAP_SIZE", 1 << 18)
+    store, _ = Store.open(tmp_path, IDENTITY)
+    fill(store, 10)
+    reading, grown, seen = threading.Event(), threading.Event(), []
+
+    def read(txn: ReadTransaction) -> None:
+        for _ in txn.scan("records"):
+            reading.set()
+            # It is not to happen: the time is how long a mistake is waited for.
+            seen.append(grown.wait(0.05))
+
+    reader = threading.Thread(target=lambda: store.read(read))
+    reader.start()
+    assert reading.wait(10)
+    real = store._env
+
+    class Watched:
+        def __getattr__(self, name: str) -> object:
+            if name == "set_mapsize":
+                grown.set()
+            return getattr(real, name)
+
+    monkeypatch.setattr(store, "_env", Watched())
+    fill(store, 5000)
+    assert grown.is_set()
+    reader.join(10)
+    assert seen == [False] * 10
+    store.close()
+
+
+def test_who_reads_cannot_write(tmp_path: Path) -> None:
+    store, _ = Store.open(tmp_path, IDENTITY)
+    writing = {name for name in vars(Transaction) if not name.startswith("_")}
+    assert {"put", "delete", "fill", "index", "unindex", "clear", "set_meta", "finish"} <= writing
+    store.read(lambda txn: [pytest.fail(name) for name in writing if hasattr(txn, name)])
     store.close()
 
 

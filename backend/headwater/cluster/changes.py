@@ -48,6 +48,8 @@ class ListComplete:
 
     resource: Resource
     resource_version: str
+    confirms: bool = False
+    """It is the second list that was asked for, begun since, in pages that no cache has made."""
 
 
 Change = Upsert | Remove | Progress | ListPageArrived | ListComplete

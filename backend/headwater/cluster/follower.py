@@ -97,9 +97,9 @@ class Follower:
                 _log.exception("%s: unexpected", self.resource)
                 self.reflector.failed(RequestFailed(Trouble.SERVER, str(error)))
 
-    def relist(self) -> None:
-        """Take a new list at once. From any thread."""
-        self.reflector.relist()
+    def relist(self, *, confirm: bool = False) -> None:
+        """Take a new list at once; `confirm`: as a second opinion, not from a cache. From any thread."""
+        self.reflector.relist(confirm=confirm)
         self.server.hang_up()
 
     def _read_credentials(self) -> None:
@@ -120,8 +120,9 @@ class Follower:
             self._inbox.pages.release()
             raise
         self._inbox.changes.put(RawPage(self.resource, page.items or [], not action.continue_token))
+        confirms = self.reflector.confirming
         if self.reflector.page(page.metadata.resourceVersion, page.metadata.continue_):
-            self._inbox.changes.put(ListComplete(self.resource, page.metadata.resourceVersion))
+            self._inbox.changes.put(ListComplete(self.resource, page.metadata.resourceVersion, confirms))
 
     def _put_page(self, items: list[msgspec.Raw], *, first: bool) -> None:
         self._inbox.pages.acquire()

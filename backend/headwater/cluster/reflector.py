@@ -160,6 +160,9 @@ class Reflector:
         self._absent = False
         self.must_list = False
         """A new list was asked for, and is not begun yet."""
+        self._must_confirm = False
+        self.confirming = False
+        """The list that is under way was asked for as a second one: it is taken in pages, which no cache has made."""
         self._told: deque[str] = deque(maxlen=_TOLD)
         self.out_of_order = False
         """The watch that is under way is not to be followed further."""
@@ -173,7 +176,8 @@ class Reflector:
         if self.must_list:
             self.must_list = self.out_of_order = False
             self.state.resource_version = self._continue = ""
-        self._initial = self._stream and not self.state.resource_version
+            self.confirming, self._must_confirm = self._must_confirm or self.confirming, False
+        self._initial = self._stream and not self.confirming and not self.state.resource_version
         if not self.state.resource_version and not self._initial:
             return ListPage(self._continue, PAGE * self._pages)
         self._watch_began = self._clock()
@@ -201,10 +205,15 @@ class Reflector:
         self._ahead = 0
         self.state.resource_version = resource_version
         self.state.relists += 1
+        self.confirming = False
         return True
 
-    def relist(self) -> None:
-        """Take a new list next; the watch that is under way should be ended. From any thread."""
+    def relist(self, *, confirm: bool = False) -> None:
+        """Take a new list next; the watch that is under way should be ended. From any thread.
+
+        `confirm`: to confirm another list, see `confirming`.
+        """
+        self._must_confirm |= confirm
         self.must_list = True
 
     def watching(self) -> None:

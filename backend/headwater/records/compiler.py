@@ -84,6 +84,11 @@ class Compiler:
         """`--endpoint-pod-names`."""
         return self._pod_names
 
+    @property
+    def report(self) -> Report:
+        """Hears of records that cannot be made."""
+        return self._report
+
     def serves(self, namespace: str) -> bool:
         """Whether `--namespace` lets it through."""
         return not self._namespaces or namespace in self._namespaces

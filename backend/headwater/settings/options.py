@@ -225,6 +225,8 @@ OPTIONS: Final = (
     Option("--state-dir", "state_dir", STATE, "Where the records are kept between restarts.", "DIR"),
     Option("--audit-interval", "audit_interval", STATE, "How often the store is compared with the API server, and "
            "mended; 0: never.", "DURATION", parse=parse_duration, show=duration_text, basic=False),
+    Option("--second-opinion", "second_opinion", STATE, "Ask for a second list before one that takes more than a third "
+           "away is believed.", choices=("on", "off"), basic=False),
 
     Option("--admin", "admin", OBSERVING, "/metrics, /healthz and /readyz; 'off' for none.", "ADDRESS",
            parse=_address_or_off, show=lambda address: _address(address) or "off"),

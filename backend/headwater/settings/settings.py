@@ -67,6 +67,8 @@ class Settings:
     """Seconds; older truth is not answered from. 0: any is."""
     audit_interval: float = 3600.0
     """Seconds between two comparisons of the store with the API server; 0: none."""
+    second_opinion: Literal["on", "off"] = "on"
+    """Whether a list that would take much away at once is confirmed by a second one."""
     upstreams: tuple[Address, ...] = ()
     """Where names outside the zones are asked; empty: the system's resolvers."""
     log_level: str = "info"

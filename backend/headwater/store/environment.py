@@ -51,8 +51,11 @@ _SHAPE: Final = b"shape"
 _BOOT: Final = b"boot"
 _CHECKSUM: Final = b"checksum"
 
+#: LMDB takes no longer key, in bytes.
+MAX_KEY: Final = 511
+
 _HEARD: Final = struct.Struct(">d?")
-_SUB_DATABASES: Final = ("meta", "objects", "slices", "pods", "hosts", "staging", "addresses", "records")
+_SUB_DATABASES: Final = ("meta", "objects", "slices", "pods", "hosts", "staging", "faulty", "addresses", "records")
 #: What is covered by the checksum; the others are indexes that are rebuilt from the objects.
 _CHECKED: Final = ("objects", "addresses", "records")
 
@@ -131,30 +134,74 @@ def _sizes(env: lmdb.Environment, folder: Path) -> tuple[int, int]:
     return (env.info()["last_pgno"] + 1) * env.stat()["psize"], (folder / "data.mdb").stat().st_size
 
 
-class Transaction:
-    """One write transaction. Reads see its own writes.
+class ReadTransaction:
+    """One moment of the store, for the writer's own process. Values are bytes: they stay valid."""
 
-    Every put and delete in `objects`, `addresses` and `records` goes through
-    here, for the checksum. Values are read as bytes: they stay valid after the next write.
-    """
-
-    __slots__ = ("_checksum", "_dbs", "_txn", "changed")
+    __slots__ = ("_dbs", "_txn")
 
     def __init__(self, txn: lmdb.Transaction, dbs: dict[str, Any]) -> None:
         self._txn = txn
         self._dbs = dbs
-        self._checksum = int(txn.get(_CHECKSUM, b"0", db=dbs["meta"]))
-        self.changed = 0
-        """How many records, or names of addresses, this transaction put or deleted."""
 
     def meta(self, key: bytes) -> bytes | None:
         return cast("bytes | None", self._txn.get(key, db=self._dbs["meta"]))
 
-    def set_meta(self, key: bytes, value: bytes) -> None:
-        self._txn.put(key, value, db=self._dbs["meta"])
-
     def get(self, db: str, key: bytes) -> bytes | None:
         return cast("bytes | None", self._txn.get(key, db=self._dbs[db]))
+
+    def scan(self, db: str, prefix: bytes = b"", start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of every key with that prefix, from `start` on, in order. Do not write to `db` meanwhile."""
+        with self._txn.cursor(db=self._dbs[db]) as cursor:
+            if not cursor.set_range(start or prefix):
+                return
+            for key, value in cast("Iterator[tuple[bytes, bytes]]", iter(cursor)):
+                if not key.startswith(prefix):
+                    return
+                yield key, value
+
+    def keys(self, db: str, start: bytes, stop: bytes) -> Iterator[bytes]:
+        """The keys from `start` on and before `stop`, in order. Do not write to `db` meanwhile."""
+        with self._txn.cursor(db=self._dbs[db]) as cursor:
+            if cursor.set_range(start):
+                for key in cast("Iterator[bytes]", cursor.iternext(keys=True, values=False)):
+                    if key >= stop:
+                        return
+                    yield key
+
+    def count(self, db: str) -> int:
+        """How many entries a sub-database has."""
+        return int(self._txn.stat(self._dbs[db])["entries"])
+
+    def checksum_holds(self) -> bool:
+        """Read everything and compare it with the checksum that was written down."""
+        return self._total() == int(self.meta(_CHECKSUM) or b"0")
+
+    def _total(self) -> int:
+        total = 0
+        for db in _CHECKED:
+            with self._txn.cursor(db=self._dbs[db]) as cursor:
+                for key, value in cursor:
+                    total ^= zlib.crc32(value, zlib.crc32(key))
+        return total
+
+
+class Transaction(ReadTransaction):
+    """One write transaction. Reads see its own writes.
+
+    Every put and delete in `objects`, `addresses` and `records` goes through
+    here, for the checksum.
+    """
+
+    __slots__ = ("_checksum", "changed")
+
+    def __init__(self, txn: lmdb.Transaction, dbs: dict[str, Any]) -> None:
+        super().__init__(txn, dbs)
+        self._checksum = int(self.meta(_CHECKSUM) or b"0")
+        self.changed = 0
+        """How many records, or names of addresses, this transaction put or deleted."""
+
+    def set_meta(self, key: bytes, value: bytes) -> None:
+        self._txn.put(key, value, db=self._dbs["meta"])
 
     def put(self, db: str, key: bytes, value: bytes) -> bytes | None:
         """Store a value; returns the one before. An equal value is not written."""
@@ -194,36 +241,13 @@ class Transaction:
             self.changed += db != "objects"
         return cast("bytes | None", before)
 
-    # Indexes and the staging area: rebuilt from the objects, so not in the checksum.
+    # Indexes, the staging area and what is noted beside: not in the checksum.
 
     def index(self, db: str, key: bytes, value: bytes = b"") -> None:
         self._txn.put(key, value, db=self._dbs[db])
 
     def unindex(self, db: str, key: bytes) -> None:
         self._txn.delete(key, db=self._dbs[db])
-
-    def scan(self, db: str, prefix: bytes = b"", start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) of every key with that prefix, from `start` on, in order. Do not write to `db` meanwhile."""
-        with self._txn.cursor(db=self._dbs[db]) as cursor:
-            if not cursor.set_range(start or prefix):
-                return
-            for key, value in cast("Iterator[tuple[bytes, bytes]]", iter(cursor)):
-                if not key.startswith(prefix):
-                    return
-                yield key, value
-
-    def keys(self, db: str, start: bytes, stop: bytes) -> Iterator[bytes]:
-        """The keys from `start` on and before `stop`, in order. Do not write to `db` meanwhile."""
-        with self._txn.cursor(db=self._dbs[db]) as cursor:
-            if cursor.set_range(start):
-                for key in cast("Iterator[bytes]", cursor.iternext(keys=True, values=False)):
-                    if key >= stop:
-                        return
-                    yield key
-
-    def count(self, db: str) -> int:
-        """How many entries a sub-database has."""
-        return int(self._txn.stat(self._dbs[db])["entries"])
 
     def clear(self, db: str) -> None:
         """Empty a sub-database."""
@@ -236,18 +260,6 @@ class Transaction:
         """Write down the checksum; the last thing before the commit."""
         self.set_meta(_CHECKSUM, b"%d" % self._checksum)
 
-    def checksum_holds(self) -> bool:
-        """Read everything and compare."""
-        return self._total() == self._checksum
-
-    def _total(self) -> int:
-        total = 0
-        for db in _CHECKED:
-            with self._txn.cursor(db=self._dbs[db]) as cursor:
-                for key, value in cursor:
-                    total ^= zlib.crc32(value, zlib.crc32(key))
-        return total
-
 
 class Store:
     """The writer's side: the watch process has one."""
@@ -257,7 +269,7 @@ class Store:
         self.folder = folder
         self._env = env
         self._identity = identity
-        # Held by whoever reads, for another thread may want to unmap the file.
+        # Held by whoever reads, for another thread may want to unmap the file or to make its map larger.
         self._mapped = threading.RLock()
         self._dbs = {name: env.open_db(name.encode()) for name in _SUB_DATABASES}
 
@@ -307,7 +319,7 @@ class Store:
     def _unusable(self) -> str:
         """Why the generation cannot be used; "" when it can."""
         with self._env.begin() as raw:
-            txn = Transaction(raw, self._dbs)
+            txn = ReadTransaction(raw, self._dbs)
             if txn.meta(_FORMAT_KEY) != FORMAT:
                 return f"another format ({(txn.meta(_FORMAT_KEY) or b'none').decode()}, ours is {FORMAT.decode()})"
             if txn.meta(_SOURCE) != self._identity.source.encode():
@@ -321,8 +333,7 @@ class Store:
     @property
     def shape_matches(self) -> bool:
         """Whether the records were made with these settings."""
-        with self._env.begin() as raw:
-            return bool(raw.get(_SHAPE, db=self._dbs["meta"]) == self._identity.shape.encode())
+        return self.read(lambda txn: txn.meta(_SHAPE)) == self._identity.shape.encode()
 
     def sign_shape(self, txn: Transaction) -> None:
         """Say that from this transaction on the records are of these settings."""
@@ -341,7 +352,9 @@ class Store:
                     result = work(txn)
                     txn.finish()
             except lmdb.MapFullError:
-                self._env.set_mapsize(self._env.info()["map_size"] * 2)
+                # It moves the map: nobody may be reading in it.
+                with self._mapped:
+                    self._env.set_mapsize(self._env.info()["map_size"] * 2)
             except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.InvalidError) as error:
                 raise StoreDamaged(str(error)) from error
             except (lmdb.Error, OSError) as error:
@@ -367,10 +380,10 @@ class Store:
             if size < needed + _HOLE // 2:
                 os.truncate(self.folder / "data.mdb", needed + _HOLE)
 
-    def read(self, work: Callable[[Transaction], _T]) -> _T:
-        """Run `work` in a read transaction (whose writing methods must not be used). From any thread."""
+    def read(self, work: Callable[[ReadTransaction], _T]) -> _T:
+        """Run `work` in a read transaction. From any thread."""
         with self._mapped, self._env.begin() as raw:
-            return work(Transaction(raw, self._dbs))
+            return work(ReadTransaction(raw, self._dbs))
 
     def heard(self) -> tuple[float, bool] | None:
         """As `Snapshot.heard`."""

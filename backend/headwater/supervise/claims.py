@@ -35,6 +35,7 @@ def take_state_dir(folder: Path) -> IO[str]:
     except OSError:
         lock.seek(0)
         owner = lock.read().strip()
+        lock.close()
         raise StartFailed(
             f"--state-dir: {folder} is in use by another headwater (process {owner or 'unknown'})"
         ) from None

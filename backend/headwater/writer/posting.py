@@ -1,11 +1,20 @@
-"""One transaction's changes: objects and indexes at once, the records that follow at the end."""
+"""One transaction's changes: objects and indexes at once, the records that follow at the end.
+
+An object is stored whatever the compiler makes of it. Where the compiler fails on
+the records of a Service or a ServiceImport (its *owner*), that owner is *faulty*:
+it is counted and logged, what was served of it stays, and everybody else's records
+are written. The sub-database `faulty` keeps the names that it still has, so that
+the next change to any of its objects replaces them all, if it compiles then.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Any, Final, TypeVar, cast
+
+import msgspec
 
 from headwater.cluster.objects import (
     Decoded,
@@ -22,18 +31,50 @@ from headwater.cluster.objects import (
 from headwater.records import limits
 from headwater.records.compiler import Changes, Compiler
 from headwater.records.zone import NameServer
-from headwater.store.environment import Transaction
+from headwater.store.environment import MAX_KEY, StoreDamaged, Transaction
 from headwater.store.node import Kind
+from headwater.writer.isolation import NOT_AN_OBJECTS, Unstorable, told
 
 _SEPARATOR: Final = b"/"
 #: No Service has such a name: the slices of ServiceImports are indexed among those of Services.
 _IMPORT: Final = "/"
 #: Owners of slices without the label that would name one.
 _NOBODY: Final = frozenset({"", _IMPORT})
+_NAMES: Final = msgspec.msgpack.Decoder(list[bytes])
+
+_T = TypeVar("_T")
+_M = TypeVar("_M", bound=Mapping[bytes, bytes])
 
 
 def object_key(resource: Resource, key: tuple[str, str]) -> bytes:
     return b"/".join((resource.encode(), key[0].encode(), key[1].encode()))
+
+
+def storable_key(resource: Resource, key: tuple[str, str]) -> bytes:
+    """The key of an object that is to be stored. Raises Unstorable."""
+    try:
+        place = object_key(resource, key)
+    except UnicodeEncodeError:
+        raise Unstorable("its name is no text") from None
+    if len(place) > MAX_KEY:
+        raise Unstorable(f"its name is too long to be stored ({len(place)} bytes of {MAX_KEY})")
+    return place
+
+
+def stored(resource: Resource, data: bytes) -> Any:
+    """An object that the store keeps. Raises StoreDamaged: what was packed does unpack."""
+    try:
+        return unpack(resource, data)
+    except msgspec.MsgspecError as error:
+        raise StoreDamaged(f"an object in it does not unpack: {error}") from error
+
+
+def _names(data: bytes) -> list[bytes]:
+    """What `Posting.mark_faulty` has noted. Raises StoreDamaged."""
+    try:
+        return _NAMES.decode(data)
+    except msgspec.MsgspecError as error:
+        raise StoreDamaged(f"a faulty owner's names do not unpack: {error}") from error
 
 
 def _index(namespace: str, owner: str, name: str) -> bytes:
@@ -69,6 +110,7 @@ class Posting:
         self._touched: dict[tuple[str, str], None] = {}
         self._touched_imports: dict[tuple[str, str], None] = {}
         self._dns_service_changed = False
+        self._report = compiler.report
 
     # Objects
 
@@ -77,8 +119,8 @@ class Posting:
         if decoded.absent:
             self.remove(resource, item.key)
             return
-        data = pack(item, decoded.resource_version)
-        before = self._txn.put("objects", object_key(resource, item.key), data)
+        place, data = storable_key(resource, item.key), pack(item, decoded.resource_version)
+        before = self._txn.put("objects", place, data)
         if before is None:
             self.objects[resource] += 1
         if not says_the_same(before, data):
@@ -98,7 +140,7 @@ class Posting:
                 self._service_changed(key, data, cast("Service | None", now))
             case "serviceimports":
                 if self._compiling:
-                    self._imports.setdefault(key, None if data is None else unpack(resource, data))
+                    self._imports.setdefault(key, None if data is None else stored(resource, data))
                     self._touched_imports[key] = None
             case "endpointslices":
                 self._slice_changed(key, data, cast("EndpointSlice | None", now))
@@ -106,24 +148,22 @@ class Posting:
                 self._pod_changed(data, cast("Pod | None", now))
 
     def _service_changed(self, key: tuple[str, str], data: bytes | None, now: Service | None) -> None:
-        before: Service | None = None if data is None else unpack("services", data)
-        reverse = self._compiler.reverse_of_service
-        self._index_addresses(reverse(before), reverse(now))
+        before: Service | None = None if data is None else stored("services", data)
+        self._index_addresses(self._addresses("services", before), self._addresses("services", now))
         if self._compiling:
             self._services.setdefault(key, before)
             self._touched[key] = None
             self._dns_service_changed |= any(True for _ in self._txn.scan("hosts", _index(*key, "")))
 
     def _slice_changed(self, key: tuple[str, str], data: bytes | None, now: EndpointSlice | None) -> None:
-        before: EndpointSlice | None = None if data is None else unpack("endpointslices", data)
+        before: EndpointSlice | None = None if data is None else stored("endpointslices", data)
         old = set() if before is None else {before.service, _IMPORT + before.imported}
         new = set() if now is None else {now.service, _IMPORT + now.imported}
         for owner in old - new - _NOBODY:
             self._txn.unindex("slices", _index(key[0], owner, key[1]))
         for owner in new - old - _NOBODY:
             self._txn.index("slices", _index(key[0], owner, key[1]))
-        reverse = self._compiler.reverse_of_slice
-        self._index_addresses(reverse(before), reverse(now))
+        self._index_addresses(self._addresses("endpointslices", before), self._addresses("endpointslices", now))
         self._index_host(before, now)
         if self._compiling:
             self._slices.setdefault(key, _Before(before, len(data or b""), old))
@@ -131,6 +171,32 @@ class Posting:
                 self._slices_by_owner.setdefault((key[0], owner), set()).add(key[1])
                 touched = self._touched_imports if owner.startswith(_IMPORT) else self._touched
                 touched[key[0], owner.removeprefix(_IMPORT)] = None
+
+    def _addresses(self, resource: Resource, item: Object | None) -> Mapping[bytes, bytes]:
+        """An object's entries in the index of addresses: none when it makes the compiler fail, before as now."""
+
+        def entries() -> Mapping[bytes, bytes]:
+            if resource == "services":
+                return _storable(self._compiler.reverse_of_service(cast("Service | None", item)))
+            return _storable(self._compiler.reverse_of_slice(cast("EndpointSlice | None", item)))
+
+        return self._guarded(item, entries, {})
+
+    def _is_here(self, piece: EndpointSlice | None) -> bool:
+        """Whether a slice with a Service has this host among its endpoints."""
+        if piece is None or not piece.service:
+            return False
+        return self._guarded(piece, lambda: self._compiler.is_here(piece), False)
+
+    def _guarded(self, item: Object | None, work: Callable[[], _T], otherwise: _T) -> _T:
+        """What `work` makes of an object; reported, and `otherwise`, when that fails."""
+        try:
+            return work()
+        except NOT_AN_OBJECTS:
+            raise
+        except Exception as error:  # noqa: BLE001 (an object must not stop the process)
+            self._report("unexpected", *(item.key if item is not None else ("", "")), told(error))
+            return otherwise
 
     def _index_addresses(self, before: Mapping[bytes, bytes], now: Mapping[bytes, bytes]) -> None:
         for entry in before.keys() - now.keys():
@@ -141,16 +207,15 @@ class Posting:
 
     def _index_host(self, before: EndpointSlice | None, now: EndpointSlice | None) -> None:
         """Remember the slices that this host is an endpoint of: theirs is the DNS Service."""
-        was = before is not None and before.service and self._compiler.is_here(before)
-        still = now is not None and now.service and self._compiler.is_here(now)
+        was, still = self._is_here(before), self._is_here(now)
         if was and before is not None:
             self._txn.unindex("hosts", _index(before.namespace, before.service, before.name))
         if still and now is not None:
             self._txn.index("hosts", _index(now.namespace, now.service, now.name))
-        self._dns_service_changed |= bool(was or still)
+        self._dns_service_changed |= was or still
 
     def _pod_changed(self, data: bytes | None, now: Pod | None) -> None:
-        before: Pod | None = None if data is None else unpack("pods", data)
+        before: Pod | None = None if data is None else stored("pods", data)
         old = {(before.namespace, item) for item in before.addresses} if before is not None else set()
         new = {(now.namespace, item) for item in now.addresses} if now is not None else set()
         pod = before or now
@@ -163,20 +228,21 @@ class Posting:
 
     # What has to be compiled although it did not change
 
-    def touch_namespace(self, name: str) -> None:
-        self._namespaces.setdefault(name, False)
-
     def touch_service(self, key: tuple[str, str]) -> None:
         self._touched[key] = None
 
     def host_changed(self) -> None:
         self._dns_service_changed = True
 
-    def touch_import(self, key: tuple[str, str]) -> None:
-        self._touched_imports[key] = None
-
-    def touch_pod(self, pod: Pod) -> None:
-        self._pods.update(dict.fromkeys((pod.namespace, item) for item in pod.addresses))
+    def touch_all_but_services(self) -> None:
+        """Every namespace, ServiceImport and pod that there is."""
+        for _, data in self._txn.scan("objects", b"namespaces/"):
+            self._namespaces.setdefault(stored("namespaces", data).name, False)
+        for _, data in self._txn.scan("objects", b"serviceimports/"):
+            self._touched_imports[stored("serviceimports", data).key] = None
+        for _, data in self._txn.scan("objects", b"pods/"):
+            pod = cast("Pod", stored("pods", data))
+            self._pods.update(dict.fromkeys((pod.namespace, item) for item in pod.addresses))
 
     # Records
 
@@ -185,28 +251,108 @@ class Posting:
         changes = self._compiler.changes()
         for name, existed in self._namespaces.items():
             exists = self._exists(name)
-            self._compiler.namespace(name, exists and self._compiler.serves(name), changes)
+            self._add(changes, ("", name), lambda mine: self._compile_namespace(mine, name, exists=exists))  # noqa: B023
             if existed != exists and not anew:
-                for key, _ in self._txn.scan("objects", b"services/" + name.encode() + _SEPARATOR):
-                    self._touched[name, key.decode().split("/", 2)[2]] = None
-                for key, _ in self._txn.scan("objects", b"serviceimports/" + name.encode() + _SEPARATOR):
-                    self._touched_imports[name, key.decode().split("/", 2)[2]] = None
-                for key, _ in self._txn.scan("pods", name.encode() + _SEPARATOR):
-                    self._pods[name, key.decode().split("/", 2)[1]] = None
-        for service in self._touched:
-            self._compile_service(service, changes, anew=anew)
-        for item in self._touched_imports:
-            self._compile_import(item, changes, anew=anew)
+                self._touch_inhabitants(name)
+        faulty = not anew and self._txn.count("faulty") > 0
+        for resource, touched in (("services", self._touched), ("serviceimports", self._touched_imports)):
+            for key in touched:
+                self._compile_owner(cast("Resource", resource), key, changes, anew=anew, maybe_faulty=faulty)
         if self._dns_service_changed and not anew:
-            changes.merge(self._compiler.fixed(self.name_servers()), ())
+            changes.merge(self.fixed(), ())
         for namespace, address in self._pods:
-            known = self._exists(namespace) and self._compiler.serves(namespace)
-            held = sum(1 for _ in self._txn.scan("pods", _index(namespace, address, ""))) if known else 0
-            self._compiler.pod_address(namespace, address, held, changes)
+            self._add(changes, (namespace, address), lambda mine: self._compile_pod(mine, namespace, address))  # noqa: B023
         if anew:
             self.fill(changes.put)
         else:
             self.write(changes)
+
+    def _add(self, changes: Changes, key: tuple[str, str], work: Callable[[Changes], None]) -> None:
+        """Add what `work` changes, or nothing of it when it fails: then its names stay as they are."""
+        mine = self._compiler.changes()
+        try:
+            work(mine)
+            _storable(mine.put)
+        except NOT_AN_OBJECTS:
+            raise
+        except Exception as error:  # noqa: BLE001 (one object must not stop the others)
+            self._report("unexpected", *key, told(error))
+        else:
+            changes.merge(mine.put, mine.drop)
+
+    def _touch_inhabitants(self, namespace: str) -> None:
+        """Everything in a namespace that came or went is compiled too."""
+        start = namespace.encode() + _SEPARATOR
+        for key, _ in self._txn.scan("objects", b"services/" + start):
+            self._touched[namespace, key.decode().split("/", 2)[2]] = None
+        for key, _ in self._txn.scan("objects", b"serviceimports/" + start):
+            self._touched_imports[namespace, key.decode().split("/", 2)[2]] = None
+        for key, _ in self._txn.scan("pods", start):
+            self._pods[namespace, key.decode().split("/", 2)[1]] = None
+
+    def _compile_namespace(self, changes: Changes, name: str, *, exists: bool) -> None:
+        self._compiler.namespace(name, exists and self._compiler.serves(name), changes)
+
+    def _compile_pod(self, changes: Changes, namespace: str, address: str) -> None:
+        known = self._exists(namespace) and self._compiler.serves(namespace)
+        held = sum(1 for _ in self._txn.scan("pods", _index(namespace, address, ""))) if known else 0
+        self._compiler.pod_address(namespace, address, held, changes)
+
+    def _compile_owner(
+        self, resource: Resource, key: tuple[str, str], changes: Changes, *, anew: bool, maybe_faulty: bool
+    ) -> None:
+        """The names of a Service or a ServiceImport; it is faulty from now on, or no more, as that goes."""
+        place = object_key(resource, key)
+        noted = self._txn.get("faulty", place) if maybe_faulty else None
+        if noted is None and (mine := self._compiled(resource, key, nothing_before=anew)) is not None:
+            changes.merge(mine.put, mine.drop)
+            return
+        # What it was may be what fails: all its names are replaced, whatever they were.
+        names = _names(noted) if noted is not None else [] if anew else self._names_before(resource, key)
+        mine = None if anew else self._compiled(resource, key, nothing_before=True)
+        if mine is None:
+            self.mark_faulty(resource, key, names)
+            return
+        changes.merge(mine.put, names)
+        if noted is not None:
+            self._txn.unindex("faulty", place)
+
+    def _compiled(self, resource: Resource, key: tuple[str, str], *, nothing_before: bool) -> Changes | None:
+        """The changes to an owner's names; None, and reported, when the compiler fails on it."""
+        changes = self._compiler.changes()
+        try:
+            if resource == "services":
+                self._compile_service(key, changes, nothing_before=nothing_before)
+            else:
+                self._compile_import(key, changes, nothing_before=nothing_before)
+            _storable(changes.put)
+        except NOT_AN_OBJECTS:
+            raise
+        except Exception as error:  # noqa: BLE001 (one Service must not stop the others)
+            self._report("unexpected", *key, told(error))
+            return None
+        return changes
+
+    def mark_faulty(self, resource: Resource, key: tuple[str, str], names: Iterable[bytes]) -> None:
+        """Note that an owner's records cannot be made, and which names it still has."""
+        self._txn.index("faulty", object_key(resource, key), msgspec.msgpack.encode(sorted(names)))
+
+    def _names_before(self, resource: Resource, key: tuple[str, str]) -> Iterable[bytes]:
+        """The names that an owner had before this transaction: those that it would be given now, for it had none.
+
+        It compiled then. Should it not any more, they are not known: they stay until everything is compiled anew.
+        """
+        names = Changes()
+        try:
+            if resource == "services":
+                self._compiler.service((None, ()), self._service_before(key), names)
+            else:
+                self._compiler.service_import((None, ()), self._import_before(key), names)
+        except NOT_AN_OBJECTS:
+            raise
+        except Exception:  # noqa: BLE001 (it is reported already)
+            return []
+        return list(names.put)
 
     def _existence(self, namespace: str) -> tuple[bool, bool]:
         """Whether a namespace was, and is, there and served."""
@@ -214,28 +360,49 @@ class Posting:
         exists = served and self._exists(namespace)
         return served and self._namespaces.get(namespace, exists), exists
 
-    def _compile_service(self, key: tuple[str, str], changes: Changes, *, anew: bool) -> None:
+    def _service_before(self, key: tuple[str, str]) -> tuple[Service | None, list[EndpointSlice]]:
+        """A Service, None where its namespace was not there, and its slices, before this transaction."""
+        existed, _ = self._existence(key[0])
+        before = self._services[key] if key in self._services else self._service(key)
+        return before if existed else None, self._slices_of(key)[0]
+
+    def _import_before(self, key: tuple[str, str]) -> tuple[ServiceImport | None, list[EndpointSlice]]:
+        """The same of a ServiceImport."""
+        existed, _ = self._existence(key[0])
+        before = self._imports[key] if key in self._imports else self._import(key)
+        return before if existed else None, self._slices_of((key[0], _IMPORT + key[1]))[0]
+
+    def _compile_service(self, key: tuple[str, str], changes: Changes, *, nothing_before: bool) -> None:
         existed, exists = self._existence(key[0])
         after = self._service(key)
         before = self._services.get(key, after)
         slices_before, slices_after = self._slices_of(key)
         self._compiler.service(
-            (None, ()) if anew else (before if existed else None, slices_before),
+            (None, ()) if nothing_before else (before if existed else None, slices_before),
             (after if exists else None, slices_after),
             changes,
         )
 
-    def _compile_import(self, key: tuple[str, str], changes: Changes, *, anew: bool) -> None:
+    def _compile_import(self, key: tuple[str, str], changes: Changes, *, nothing_before: bool) -> None:
         existed, exists = self._existence(key[0])
-        data = self._txn.get("objects", object_key("serviceimports", key))
-        after: ServiceImport | None = None if data is None else unpack("serviceimports", data)
+        after = self._import(key)
         before = self._imports.get(key, after)
         slices_before, slices_after = self._slices_of((key[0], _IMPORT + key[1]))
         self._compiler.service_import(
-            (None, ()) if anew else (before if existed else None, slices_before),
+            (None, ()) if nothing_before else (before if existed else None, slices_before),
             (after if exists else None, slices_after),
             changes,
         )
+
+    def fixed(self) -> dict[bytes, bytes]:
+        """The nodes that every zone has; with this host's addresses when those of the DNS Service make it fail."""
+        try:
+            return _storable(self._compiler.fixed(self.name_servers()))
+        except NOT_AN_OBJECTS:
+            raise
+        except Exception as error:  # noqa: BLE001 (the DNS Service's slices must not stop the others)
+            self._report("unexpected", "", "ns.dns", told(error))
+            return self._compiler.fixed(None)
 
     def name_servers(self) -> list[NameServer] | None:
         """The addresses of the DNS Service, None when this host is not known to be one of its endpoints."""
@@ -252,15 +419,13 @@ class Posting:
             data = self._txn.get("objects", object_key("endpointslices", (namespace, name)))
             found = found or []
             if service is not None and data is not None:
-                found += self._compiler.name_servers(service, unpack("endpointslices", data))
+                found += self._compiler.name_servers(service, stored("endpointslices", data))
         return found
 
     def reindex(self, resource: Resource, item: Object) -> None:
         """Enter an object into the indexes that depend on the settings: they were emptied."""
-        if resource == "services":
-            self._index_addresses({}, self._compiler.reverse_of_service(cast("Service", item)))
-        elif resource == "endpointslices":
-            self._index_addresses({}, self._compiler.reverse_of_slice(cast("EndpointSlice", item)))
+        self._index_addresses({}, self._addresses(resource, item))
+        if resource == "endpointslices":
             self._index_host(None, cast("EndpointSlice", item))
 
     def write(self, changes: Changes) -> None:
@@ -290,7 +455,11 @@ class Posting:
 
     def _service(self, key: tuple[str, str]) -> Service | None:
         data = self._txn.get("objects", object_key("services", key))
-        return None if data is None else cast("Service", unpack("services", data))
+        return None if data is None else cast("Service", stored("services", data))
+
+    def _import(self, key: tuple[str, str]) -> ServiceImport | None:
+        data = self._txn.get("objects", object_key("serviceimports", key))
+        return None if data is None else cast("ServiceImport", stored("serviceimports", data))
 
     def _slices_of(self, owner: tuple[str, str]) -> tuple[list[EndpointSlice], list[EndpointSlice]]:
         """The slices of a Service, or an import, before this batch and now, both in the order of their names.
@@ -298,19 +467,19 @@ class Posting:
         Of either no more than `limits.MAX_READ` bytes: what was left out before is known to have been.
         """
         namespace = owner[0]
-        stored = [key.decode().rpartition("/")[2] for key, _ in self._txn.scan("slices", _index(*owner, ""))]
+        known_names = [key.decode().rpartition("/")[2] for key, _ in self._txn.scan("slices", _index(*owner, ""))]
         changed = self._slices_by_owner.get(owner, ())
         before: list[EndpointSlice] = []
         after: list[EndpointSlice] = []
         room_before = room_after = limits.MAX_READ
-        mine = set(stored)
-        for name in sorted(mine.union(changed)) if changed else stored:
+        mine = set(known_names)
+        for name in sorted(mine.union(changed)) if changed else known_names:
             now: EndpointSlice | None = None
             size = 0
             if name in mine:
                 data = self._txn.get("objects", object_key("endpointslices", (namespace, name)))
                 if data is not None:
-                    now, size = unpack("endpointslices", data), len(data)
+                    now, size = stored("endpointslices", data), len(data)
             was, size_before = now, size
             if name in changed:
                 known = self._slices[namespace, name]
@@ -334,3 +503,11 @@ class _Before:
     piece: EndpointSlice | None
     size: int
     owners: Collection[str]
+
+
+def _storable(entries: _M) -> _M:
+    """The same entries. Raises ValueError for a key that LMDB would not take: that is found before it is written."""
+    longest = max(map(len, entries), default=0)
+    if longest > MAX_KEY:
+        raise ValueError(f"a name of {longest} bytes cannot be stored")
+    return entries

@@ -3,7 +3,10 @@
 One thread per resource reads the API server (or one reads the files) and puts
 changes into a queue; this process's main thread takes what is there, and
 commits it as one batch. A change that comes alone is committed at once; under a
-storm the batches grow.
+storm the batches grow. What the disk refuses stays at the head, and is tried again.
+
+The main thread's work is `Watcher.step`, again and again. Its queue, clocks and
+waiting are arguments: a test can take the steps itself.
 """
 
 from __future__ import annotations
@@ -14,11 +17,12 @@ import datetime as dt
 import logging
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from multiprocessing.connection import Connection
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -31,8 +35,9 @@ from headwater.cluster.follower import Follower, Inbox, RawPage
 from headwater.cluster.objects import Decoded, OddObject, Resource, decode
 from headwater.cluster.reflector import Reflector
 from headwater.cluster.source import selectors_of
-from headwater.process import control, counters, log
+from headwater.process import control, log
 from headwater.process.counters import LATENCY_BUCKETS, Histogram, ResourceState, WatchSnapshot
+from headwater.process.progress import Progress
 from headwater.records.compiler import Compiler
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
@@ -42,6 +47,8 @@ from headwater.store.node import Kind
 from headwater.writer import host
 from headwater.writer.audit import Auditor
 from headwater.writer.ledger import Ledger
+from headwater.writer.outcome import Outcome
+from headwater.writer.skipped import Skipped
 
 _log = logging.getLogger(__name__)
 
@@ -63,23 +70,10 @@ _RETRY: Final = 1.0
 _UNMAP: Final = 50
 #: How often it is written down how old the truth is, in seconds.
 _HEARD: Final = 0.5
+#: Between a list that would take much away and the second that is asked for, in seconds.
+_SECOND_OPINION: Final = 5.0
 
-
-class Skipped:
-    """Records that cannot be made: each counted, and logged once (contract 6)."""
-
-    _REMEMBERED: Final = 10_000
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-        self._seen: set[tuple[str, str, str]] = set()
-
-    def report(self, reason: str, namespace: str, name: str, detail: str) -> None:
-        self.counts[reason] = self.counts.get(reason, 0) + 1
-        key = (namespace, name, detail)
-        if key not in self._seen and len(self._seen) < self._REMEMBERED:
-            self._seen.add(key)
-            _log.warning("left out: %s/%s: %s", namespace or "-", name or "-", detail)
+Changes = queue.Queue[Change | RawPage]
 
 
 def required_resources(settings: Settings) -> tuple[Resource, ...]:
@@ -95,19 +89,42 @@ def required_resources(settings: Settings) -> tuple[Resource, ...]:
 class Watcher:
     """The state of the role; `run` is the process."""
 
-    def __init__(self, settings: Settings, store: Store) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        *,
+        changes: Changes | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        wait: Callable[[float], object] | None = None,
+    ) -> None:
+        """`clock` counts seconds, `wall` is the time of day; `wait` lets seconds pass, or less when it is to stop."""
         self._settings = settings
         self._store = store
-        self._queue: queue.Queue[Change | RawPage] = queue.Queue(_QUEUE)
-        self.skipped = Skipped()
+        self._clock = clock
+        self._wall = wall
         self.stopping = threading.Event()
+        self._wait = wait or self.stopping.wait
+        self._queue = changes if changes is not None else queue.Queue(_QUEUE)
+        self.skipped = Skipped(clock)
+        self.progress = Progress()
         self._inbox = Inbox(self._queue, threading.Semaphore(_PAGES), self.skipped.report, self.stopping)
         compiler = Compiler(settings, host.of_this_host(), self.skipped.report)
         self._resources = required_resources(settings)
-        self._began = time.monotonic()
-        self.ledger = Ledger(store, compiler, self._resources)
+        self._began = self._checked = self._noted = clock()
+        # The files are the truth: there is no second list of them.
+        asks = settings.second_opinion == "on" and not settings.manifests
+        self.ledger = Ledger(store, compiler, self._resources, wall, second_opinion=asks)
         self.auditor: Auditor | None = None
         self._followers: dict[Resource, Follower] = {}
+        self._unsettled: deque[Change] = deque()
+        """What was taken from the queue and is not committed."""
+        self._refused = ""
+        """Why the store could not be written, the last time."""
+        self._ask_again: dict[Resource, float] = {}
+        """When a second list is to be asked for."""
+        self._second_opinions: dict[str, int] = {}
         self._programming = Histogram.of(LATENCY_BUCKETS)
         self._commits = 0
         self._commit_failures = 0
@@ -119,6 +136,7 @@ class Watcher:
         self._heard = store.heard() or (self._began, False)
         if settings.max_staleness:
             store.write_heard(*self._heard)
+        self._announce()
 
     # Sources
 
@@ -133,7 +151,7 @@ class Watcher:
         versions, selectors = self.ledger.versions(), selectors_of(self._settings)
         for resource in self._resources:
             server = ApiServer(self._settings.kubeconfig, self._settings.context, selectors)
-            reflector = Reflector(versions[resource], time.monotonic, stream=self._settings.list_mode == "stream")
+            reflector = Reflector(versions[resource], self._clock, stream=self._settings.list_mode == "stream")
             follower = self._followers[resource] = Follower(resource, reflector, server, self._inbox)
             self._thread(resource, follower.run)
         if self._settings.audit_interval:
@@ -152,9 +170,10 @@ class Watcher:
     def _thread(name: str, work: Callable[[], None]) -> None:
         threading.Thread(target=work, name=name, daemon=True).start()
 
-    def reload(self) -> None:
+    def reload(self, _: control.Reload, reply: Callable[[control.Reply], None]) -> None:
         """SIGHUP: read the files again (credentials are read again whenever the server refuses them)."""
         self._reload.set()
+        reply(control.Done())
 
     def _decoded(self, resource: Resource, items: Iterable[msgspec.Raw]) -> Iterable[Decoded]:
         for item in items:
@@ -196,21 +215,52 @@ class Watcher:
 
     def loop(self) -> None:
         """Take batches and commit them until told to stop. Raises StoreDamaged."""
-        checked = heard = time.monotonic()
-        self._announce()
         while not self.stopping.is_set():
-            batch = self._batch()
-            if batch:
-                self._commit(batch)
-            now = time.monotonic()
-            if self._settings.max_staleness and (now - heard > _HEARD or batch):
-                heard = now
-                self._write_heard(now)
-            if now - checked > _READER_CHECK:
-                checked = now
-                self._store.release_dead_readers()
-                if not self._store.exists:
-                    raise StoreDamaged("its file was removed")
+            self.step()
+
+    def step(self) -> None:
+        """Take what waits and commit it, or try again what was refused; then look around. Raises StoreDamaged."""
+        self.progress.step()
+        if not self._unsettled and not self._refused:
+            self._unsettled.extend(self._batch())
+        busy = bool(self._unsettled or self._refused)
+        if busy:
+            self._settle()
+        self._look_around(self._clock(), busy=busy)
+
+    def _settle(self) -> None:
+        """Hand the ledger what is not settled; account for what it has taken, be it all or not."""
+        before, outcome = tuple(self._unsettled), Outcome()
+        refused = ""
+        try:
+            with self.progress.commit():
+                self.ledger.settle(self._unsettled, outcome)
+        except StoreFull as error:
+            refused = f"the store cannot be written: {error}"
+            self._commit_failures += 1
+        self._account(before[: len(before) - len(self._unsettled)], outcome)
+        if refused and not self._refused:
+            _log.error("%s (answers stay as they are; trying on)", refused)
+        elif self._refused and not refused:
+            _log.info("the store can be written again")
+        self._refused = refused
+        if refused:
+            self._wait(_RETRY)
+
+    def _look_around(self, now: float, *, busy: bool) -> None:
+        """What is to be done now and then, whether changes come or not."""
+        if self._settings.max_staleness and (now - self._noted > _HEARD or busy):
+            self._noted = now
+            self._write_heard(now)
+        for resource in [item for item, moment in self._ask_again.items() if now >= moment]:
+            del self._ask_again[resource]
+            self._followers[resource].relist(confirm=True)
+        if now - self._checked > _READER_CHECK:
+            self._checked = now
+            self.skipped.look()
+            self._store.release_dead_readers()
+            if not self._store.exists:
+                raise StoreDamaged("its file was removed")
 
     def _write_heard(self, now: float) -> None:
         """Let the answer processes know how old the truth is; never older than what they were told before."""
@@ -241,52 +291,38 @@ class Watcher:
     def _decoded_page(self, page: RawPage) -> ListPageArrived:
         return ListPageArrived(page.resource, list(self._decoded(page.resource, page.items)), page.first)
 
-    def _commit(self, batch: list[Change]) -> None:
-        complained = False
-        while not self.stopping.is_set():
-            try:
-                outcome = self.ledger.commit(batch)
-            except msgspec.MsgspecError as error:
-                raise StoreDamaged(f"an object in it does not unpack: {error}") from error
-            except StoreFull as error:
-                self._commit_failures += 1
-                self._detail = f"the store cannot be written: {error}"
-                if not complained:
-                    complained = True
-                    _log.error("%s (answers stay as they are; trying on)", self._detail)
-                self.stopping.wait(_RETRY)
-                continue
-            break
-        else:
-            return
-        for change in batch:
-            if isinstance(change, ListPageArrived) and not self._settings.manifests:
-                self._inbox.pages.release()
-        if complained:
-            self._detail = ""
-            _log.info("the store can be written again")
-        self._commits += 1
+    def _account(self, settled: Sequence[Change], outcome: Outcome) -> None:
+        """Count, log and let go what was committed."""
+        self._commits += bool(settled)
         self._records_changed += outcome.records_changed
-        if outcome.trigger_times:
-            now = time.time()
-            for text in outcome.trigger_times:
-                self._observe(text, now)
-        for change in batch:
+        now = self._wall()
+        for text in outcome.trigger_times:
+            self._observe(text, now)
+        for change in settled:
             if isinstance(change, ListPageArrived):
+                if not self._settings.manifests:
+                    self._inbox.pages.release()
                 self._pages_taken += 1
                 if self._pages_taken % _UNMAP == 0:
                     self._store.unmap()
-            if isinstance(change, ListComplete):
+            if isinstance(change, ListComplete) and change.resource not in self.ledger.doubts:
                 release_memory(self._store)
                 count = self.ledger.objects[change.resource]
                 _log.info("%s: %s objects as of version %s", change.resource, f"{count:,}", change.resource_version)
+        for what, loss in outcome.opinions:
+            self._second_opinions[what] = self._second_opinions.get(what, 0) + 1
+            if what == "asked":
+                self._ask_again[loss.resource] = self._clock() + _SECOND_OPINION
+                _log.warning("%s: not before a second list says so", loss)
+            else:
+                _log.warning("%s: a second list has %s it", loss, what)
         self._announce()
 
     def _announce(self) -> None:
         if self.ledger.ready and not self._announced:
             self._announced = True
             names = f"{sum(self.ledger.counts):,}"
-            _log.info("ready: %s names, %.1f s after the start", names, time.monotonic() - self._began)
+            _log.info("ready: %s names, %.1f s after the start", names, self._clock() - self._began)
 
     def _observe(self, trigger_time: str, now: float) -> None:
         try:
@@ -297,10 +333,11 @@ class Watcher:
 
     def snapshot(self) -> WatchSnapshot:
         """What the supervisor shows of this process."""
-        now = time.monotonic()
+        now = self._clock()
         return WatchSnapshot(
+            taken=now,
             ready=self.ledger.ready,
-            detail=self._detail or self._waiting_for(),
+            detail=self._refused or self._detail or self._waiting_for(),
             resources={
                 resource: ResourceState(
                     connected=state.connected,
@@ -323,11 +360,13 @@ class Watcher:
             store_bytes=self._store.size,
             audits=self.auditor.runs if self.auditor is not None else 0,
             audit_differences=dict(self.auditor.differences) if self.auditor is not None else {},
+            second_opinions=dict(self._second_opinions),
         )
 
     def _waiting_for(self) -> str:
         if self.ledger.ready:
-            return ""
+            doubts = list(self.ledger.doubts.values())
+            return "; ".join(f"{loss}: a second list is awaited" for loss in doubts)
         missing = [name for name, item in self._followers.items() if not item.reflector.state.relists]
         return f"waiting for the first complete list of {', '.join(missing)}" if missing else "compiling"
 
@@ -339,28 +378,34 @@ def release_memory(store: Store) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def run(settings: Settings, identity: Identity, connection: Connection) -> None:
-    """The process's main function."""
+def run(settings: Settings, identity: Identity, end: socket.socket) -> None:
+    """The process's main function; `end` is its end of the link to the supervisor."""
     setproctitle.setproctitle("headwater: watch")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log.configure("watch", settings.log_level, settings.log_format)
+    link = control.Link(end)
     try:
         store, why = Store.open(Path(settings.state_dir), identity)
         if why:
             _log.warning("the stored state is discarded: %s", why)
         watcher = Watcher(settings, store)
         signal.signal(signal.SIGTERM, lambda *_: watcher.stopping.set())
-        control.attend(connection, lambda: counters.encode(watcher.snapshot()), watcher.reload)
-        connection.send_bytes(control.STARTED)
+        link.attend(
+            watcher.progress,
+            {control.Snapshot: lambda _, reply: reply(watcher.snapshot()), control.Reload: watcher.reload},
+        )
+        link.tell(control.Started())
         watcher.start_sources()
         watcher.loop()
     except SettingsError as error:
         _log.error("%s", error)
+        link.tell(control.Ending(str(error)))
         sys.exit(control.UNUSABLE)
     except StoreDamaged as error:
         _log.error("the store is damaged: %s", error)
         sys.exit(control.STORE_DAMAGED)
     except (OSError, StoreFull) as error:
         _log.error("%s: %s", settings.state_dir, error)
+        link.tell(control.Ending(f"{settings.state_dir}: {error}"))
         sys.exit(1)
