@@ -15,7 +15,7 @@ from headwater.records.zone import Zone
 from headwater.store.holders import Holder, key, key_end, prefix
 from headwater.wire import names, rdata
 
-_SVC = b"\x03svc\0"
+_SVC = names.SVC + names.ROOT
 #: A plain integer: an operation on a flag is a call.
 _READY = int(Condition.READY)
 

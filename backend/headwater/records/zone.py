@@ -14,14 +14,12 @@ from typing import Final
 
 from headwater.store.node import Flag, Kind, pack_node
 from headwater.wire import names, rdata, types
+from headwater.wire.edns import OPT_SIZE
+from headwater.wire.header import HEADER_SIZE, MAX_MESSAGE
 
 #: The version of the Kubernetes DNS specification that is served.
 DNS_VERSION: Final = "1.1.0"
 _VERSION_TTL: Final = 28800
-
-
-#: The name server's name in its zone when no DNS Service is known.
-DEFAULT_NS: Final = b"\x02ns\x03dns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +41,7 @@ class Zone:
     def of(cls, index: int, name: str, *, clusters: bool = False, reverse: bool = False) -> Zone:
         """`name` as in the settings ("cluster.local"). Raises names.BadName."""
         wire = names.name(name)
-        return cls(index, wire, b"\x03svc" + wire, b"\x03pod" + wire, clusters, reverse)
+        return cls(index, wire, names.SVC + wire, names.POD + wire, clusters, reverse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +72,7 @@ def between(zones: Sequence[Zone]) -> dict[bytes, bytes]:
 def name_servers_of(texts: Iterable[str]) -> list[NameServer]:
     """ns.dns.Z with these addresses, without those that do not parse."""
     v4, v6 = addresses(texts)
-    return [NameServer(DEFAULT_NS, item) for item in (*v4, *v6)]
+    return [NameServer(names.NS_DNS, item) for item in (*v4, *v6)]
 
 
 def addresses(texts: Iterable[str]) -> tuple[list[bytes], list[bytes]]:
@@ -89,7 +87,7 @@ def addresses(texts: Iterable[str]) -> tuple[list[bytes], list[bytes]]:
 
 
 #: What a reply to a query for the zone has besides its name and the records: header, type and class, OPT.
-_QUESTION_AND_OPT: Final = types.HEADER_SIZE + 4 + 11
+_QUESTION_AND_OPT: Final = HEADER_SIZE + 4 + OPT_SIZE
 #: Bytes of an NS record besides its target, and of a glue record besides its owner and address.
 _RECORD: Final = 12
 _GLUE: Final = 10
@@ -101,7 +99,7 @@ def _that_fit(zone: Zone, name_servers: Sequence[NameServer]) -> list[NameServer
     In their order, each owner with its first address or not at all; link-local
     addresses are nobody's but one link's (RFC 3927, RFC 4291 section 2.5.6).
     """
-    room = types.MAX_MESSAGE - _QUESTION_AND_OPT - len(zone.wire)
+    room = MAX_MESSAGE - _QUESTION_AND_OPT - len(zone.wire)
     found: dict[NameServer, None] = {}
     owners: set[bytes] = set()
     size = 0
@@ -142,18 +140,18 @@ def nodes(zone: Zone, ttl: int, name_servers: Sequence[NameServer]) -> dict[byte
             flags=Flag.APEX,
             other=[(types.NS, len(owners), len(glue), answer)] if owners else (),
         ),
-        DEFAULT_NS + zone.wire: pack_node(
+        names.NS_DNS + zone.wire: pack_node(
             zone=zone.index,
             kind=Kind.ZONE,
             a=[a_head + item for item in packed if len(item) == 4],
             aaaa=[aaaa_head + item for item in packed if len(item) == 16],
         ),
-        b"\x0bdns-version" + zone.wire: pack_node(
+        names.DNS_VERSION + zone.wire: pack_node(
             zone=zone.index,
             kind=Kind.ZONE,
             other=[(types.TXT, 1, 0, rdata.record(types.TXT, _VERSION_TTL, rdata.text(DNS_VERSION)))],
         ),
-        b"\x03dns" + zone.wire: empty,
+        names.DNS + zone.wire: empty,
         zone.svc: empty,
         zone.pod: empty,
     }
