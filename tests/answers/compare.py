@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from typing import Final
 
 from tests.answers.names import Names, dashes, relative_to
-from tests.answers.servers import Pair
+from tests.answers.servers import CLUSTERSET, Pair
 from tests.answers.wire import (
     NOERROR,
     NXDOMAIN,
@@ -195,13 +195,34 @@ Deviation = Callable[[Case], bool]
 
 
 def empty_non_terminal(case: Case) -> bool:
-    """RFC 8020: names exist below `_tcp.SVC` and `dns.Z`, so these are NODATA; CoreDNS says NXDOMAIN."""
+    """RFC 8020: names exist below `_tcp.SVC` and `dns.Z`, so these are NODATA; CoreDNS says NXDOMAIN.
+
+    Likewise below a Service that has nothing but its endpoints' names, and between two served zones.
+    """
     if not case.nodata_for_nxdomain:
         return False
     if case.name in case.oracle.below_every_zone("dns"):
         return True  # ns.dns.Z
+    if case.name not in case.oracle.every_zone and any(z.endswith(f".{case.name}") for z in case.oracle.every_zone):
+        return True
+    if case.is_service_and():
+        return case.oracle.below(case.name)
     protocol = any(case.is_service_and(label) for label in ("_tcp", "_udp", "_sctp"))
     return protocol and case.oracle.below(case.name)
+
+
+def protocol_without_underscore(case: Case) -> bool:
+    """RFC 8020: `http.tcp.SVC` is found for `_http._tcp.SVC`, so `tcp.SVC` is there: NODATA; CoreDNS says NXDOMAIN."""
+    protocol = any(case.is_service_and(label) for label in ("tcp", "udp", "sctp"))
+    label, _, base = case.name.partition(".")
+    return protocol and case.nodata_for_nxdomain and case.oracle.below(f"_{label}.{base}")
+
+
+def cluster_non_terminal(case: Case) -> bool:
+    """RFC 8020: endpoints have names below their cluster's, in a zone of ServiceImports; CoreDNS says NXDOMAIN."""
+    found = case.relative
+    here = found is not None and len(found) == 4 and found[-1] == "svc" and case.name.endswith(f".{CLUSTERSET}")
+    return here and case.nodata_for_nxdomain and case.oracle.below(case.name)
 
 
 def version_of_other_types(case: Case) -> bool:
@@ -313,7 +334,8 @@ def topology_non_terminal(case: Case) -> bool:
 
 
 DEVIATIONS: Final[tuple[Deviation, ...]] = (
-    empty_non_terminal, topology_non_terminal, partial_reverse_name, other_types_of_an_address,
+    empty_non_terminal, protocol_without_underscore, cluster_non_terminal, topology_non_terminal,
+    partial_reverse_name, other_types_of_an_address,
     labels_before_an_address, version_of_other_types, name_server_of_other_types, zone_in_capitals, txt_of_something,
     dotted_pod_name, target_in_a_zone_below, soa_of_nothing,
 )  # fmt: skip

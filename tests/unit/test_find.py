@@ -45,7 +45,7 @@ def test_a_port_is_found_with_and_without_its_underscores(world: Small, base: st
 @pytest.mark.parametrize(
     "labels",
     [
-        "__http._tcp", "_http.__tcp", "http", "tcp", "tcp.http", "_tcp._http", "http.udp", "_http._udp", "https.tcp",
+        "__http._tcp", "_http.__tcp", "http", "sctp", "tcp.http", "_tcp._http", "http.udp", "_http._udp", "https.tcp",
         "h._http._tcp", "h.http.tcp", "_.tcp", "http._", "a.b.c.d", "h.h", "http.http",
         "x" * 63 + ".tcp", "http." + "x" * 63,
     ],

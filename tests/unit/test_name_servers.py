@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import socket
+from ipaddress import ip_address
 from pathlib import Path
+from typing import NamedTuple
 
+import dns.message
+import psutil
 import pytest
 from headwater.cluster.changes import Change
-from headwater.cluster.objects import Namespace
+from headwater.cluster.objects import Namespace, Object
+from headwater.records import limits
+from headwater.writer import host
 
 from tests.harness.small import (
     NOT_READY,
@@ -270,3 +277,78 @@ def test_ns_is_the_apexs_alone(world: Small) -> None:
     world.fill(cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), namespaces=[SYSTEM])
     assert world.status(DNS, "NS") == world.status(f"ns.dns.{ZONE}", "NS") == "NODATA"
     assert world.status(f"ghost.{ZONE}", "NS") == "NXDOMAIN"
+
+
+@pytest.mark.parametrize("count", [394, 395, 396, 5_000])
+@pytest.mark.parametrize("family", [4, 6])
+def test_as_many_name_servers_as_every_reply_holds(tmp_path: Path, count: int, family: int) -> None:
+    """The host is among the endpoints of a headless Service: each is a name server, with glue."""
+    first, namespace = ip_address("10.9.0.1" if family == 4 else "fd09::1"), "dns-system"
+    texts = [str(first + i) for i in range(count)]
+    members = [at(text, hostname=f"coredns-of-node-in-the-cluster-{i:05}") for i, text in enumerate(texts)]
+    world = Small(tmp_path, name_servers=(texts[0],)).fill(
+        headless("dns", namespace), slice_of("dns", *members, namespace=namespace), namespaces=[namespace]
+    )
+    name = len(b"\x24coredns-of-node-in-the-cluster-00000\x03dns\x0adns-system\x03svc\x07cluster\x05local\0")
+    each = 12 + name + name + 10 + (4 if family == 4 else 16)
+    room = 65_535 - 12 - 4 - len(b"\x07cluster\x05local\0") - 11
+    for edns in (False, True):
+        query = dns.message.make_query(ZONE, "NS", use_edns=0 if edns else None)
+        (wire,) = world.ask_wire(query.to_wire())
+        assert wire is not None
+        assert len(wire) <= 65_535
+        reply = dns.message.from_wire(wire)
+        targets = {item.to_text().rstrip(".") for item in reply.answer[0]}
+        assert {owner for owner, _ in glue(reply)} == targets, "each has its address"
+        assert len(targets) == min(count, room // each)
+    assert len(world.answers(f"ns.dns.{ZONE}", "A" if family == 4 else "AAAA")) == min(count, room // each)
+
+
+def test_which_name_servers_are_left_out_does_not_change(tmp_path: Path) -> None:
+    members = [at(f"10.{i >> 8}.{i & 255}.7") for i in range(1, 1_500)]
+    one, other = (Small(tmp_path / name, name_servers=("10.0.1.7",)) for name in "ab")
+    for world in (one, other):
+        world.fill(headless("dns", SYSTEM), slice_of("dns", *members, namespace=SYSTEM), namespaces=[SYSTEM])
+    other.commit(upsert(headless("other", SYSTEM)), upsert(slice_of("dns", *members[:-1], namespace=SYSTEM)))
+    assert servers(one) == servers(other)
+
+
+def test_who_claims_this_host_many_times_is_heard_some_times(world: Small) -> None:
+    """Each change of such a slice looks at all of them: one tenant must not make that long, nor keep others out."""
+    claims: list[Object] = []
+    for number in range(20):
+        name = f"claim-{number:02}"
+        claims += headless(name, "a-tenant"), slice_of(name, at("10.0.0.53", hostname="h"), namespace="a-tenant")
+    service = cluster_ip("dns", "172.16.0.10", namespace=SYSTEM)
+    world.fill(*claims, service, slice_of("dns", at("10.0.0.53"), namespace=SYSTEM), namespaces=["a-tenant", SYSTEM])
+    found = servers(world)
+    assert f"{DNS}." in found
+    assert len(found) == 1 + limits.HOST_SLICES_OF_A_NAMESPACE
+
+
+@pytest.mark.parametrize("address", ["fe80::3c1f:abff:fe12:3456", "169.254.20.10", "febf::1"])
+def test_a_link_local_address_is_no_name_servers(tmp_path: Path, address: str) -> None:
+    world = Small(tmp_path, name_servers=(address, "10.0.0.53", "fd00::53")).fill()
+    assert addresses(world) == {"10.0.0.53", "fd00::53"}
+    assert servers(world) == {f"ns.dns.{ZONE}."}
+
+
+def test_a_host_with_nothing_but_link_local_addresses_has_no_name_server(tmp_path: Path) -> None:
+    world = Small(tmp_path, name_servers=("fe80::1", "169.254.1.1")).fill()
+    assert world.status(ZONE, "NS") == world.status(f"ns.dns.{ZONE}", "AAAA") == "NODATA"
+
+
+def test_this_hosts_addresses_are_those_that_others_can_reach(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Entry(NamedTuple):
+        family: int
+        address: str
+
+    found = {
+        "lo": [Entry(socket.AF_INET, "127.0.0.1"), Entry(socket.AF_INET6, "::1")],
+        "eth0": [
+            Entry(socket.AF_INET, "10.0.0.53"), Entry(socket.AF_INET6, "fe80::1%eth0"),
+            Entry(socket.AF_INET6, "fd00::53"), Entry(socket.AF_INET, "169.254.20.10"), Entry(-1, "00:00:00:00:00:00"),
+        ],
+    }  # fmt: skip
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: found)
+    assert host.of_this_host() == ["10.0.0.53", "fd00::53"]

@@ -22,8 +22,8 @@ ROOM = 60_000
 
 def table(*addresses: bytes, base: bytes = WEB, limit: int = 0) -> bytes:
     none: list[bytes] = []
-    rows = [((80,), f"web-{number}".encode(), [address], none) for number, address in enumerate(addresses)]
-    part = pack_srv_table(5, 10, len(base), rows, form=SrvForm.TABLE)
+    rows = [(0, f"web-{number}".encode(), [address], none) for number, address in enumerate(addresses)]
+    part = pack_srv_table(5, 10, len(base), [(80,)], rows, form=SrvForm.TABLE)
     return pack_node(zone=0, kind=Kind.SERVICE, srv=part, limit=limit)
 
 
@@ -123,7 +123,8 @@ FORMS = {
             5,
             10,
             len(WEB),
-            [((80, 81), b"\1h\4east", [b"\x0a\0\0\1"], [bytes(16)]), ((80,), b"\1h\4west", [], [])],
+            [(80, 81), (80,)],
+            [(0, b"\1h\4east", [b"\x0a\0\0\1"], [bytes(16)]), (1, b"\1h\4west", [], [])],
             form=SrvForm.NAMES,
         ),
     ),

@@ -1,7 +1,8 @@
 """Which node a name stands for when it is not stored under itself.
 
 What CoreDNS takes besides (plugin/kubernetes/parse.go): port and protocol
-without their underscores, the zonal names, and labels before a pod's name.
+without their underscores, the zonal names, and labels before a pod's name. And
+what follows from these: a protocol without its underscore has names below it.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from enum import Enum
 from typing import Any, Final
 
 from headwater.store.environment import Snapshot
-from headwater.store.node import Flag
-from headwater.wire.names import MARKER, MAX_LABEL, MAX_NAME, PIN, POD, PREFER, SVC
+from headwater.store.node import Flag, base_of_shared, unshared
+from headwater.wire.names import MARKER, MAX_LABEL, MAX_NAME, PIN, POD, PREFER, PROTOCOLS, SVC
 from headwater.wire.rdata import unmapped
 
 #: How many labels a Service's name has, an endpoint's, a port's.
 _SERVICE: Final = 3
 _ENDPOINT: Final = 4
 _PORT: Final = 5
+#: Before SVC.NS.svc.Z: what may be known though it is not stored.
+_BEFORE_A_SERVICE: Final = PROTOCOLS | {MARKER}
 
 
 def labels_of(name: bytes, zone: bytes) -> list[bytes]:
@@ -68,7 +71,7 @@ def find(name: bytes, zone: bytes, snapshot: Snapshot, *, clusters: bool) -> tup
     """A node and the name that it is stored under. `name` is lower-cased; `clusters`: a multicluster zone."""
     node = snapshot.get(name)
     if node is not None:
-        return node, name
+        return _whole(node, name, snapshot)
     labels = labels_of(name, zone)
     shape = shape_of(labels, clusters=clusters)
     if shape in _ONLY_AS_STORED:
@@ -80,12 +83,23 @@ def find(name: bytes, zone: bytes, snapshot: Snapshot, *, clusters: bool) -> tup
         return _zonal(labels, zone, snapshot)
     elif labels[-1] == SVC and shape is Shape.PORT:
         key = b"".join((*map(_underscored, labels[:2]), *labels[2:], zone))
+    elif labels[-1] == SVC and shape is Shape.ENDPOINT and labels[0] in PROTOCOLS:
+        key = b"".join((_underscored(labels[0]), *labels[1:], zone))
     else:
         return None
     if key == name or len(key) > MAX_NAME:
         return None
     node = snapshot.get(key)
-    return None if node is None else (node, key)
+    return None if node is None else _whole(node, key, snapshot)
+
+
+def _whole(node: Any, key: bytes, snapshot: Snapshot) -> tuple[Any, bytes]:
+    """The node and its name; one that shares the set of its Service with that set."""
+    if node[0] & Flag.SHARED:
+        own = snapshot.get(key[len(key) - base_of_shared(node) :])
+        if own is not None:
+            return unshared(node, own), key
+    return node, key
 
 
 def may_be_known(name: bytes, labels: list[int], end: int) -> bool:
@@ -101,7 +115,7 @@ def may_be_known(name: bytes, labels: list[int], end: int) -> bool:
     if last == POD:
         return True
     return last == SVC and (
-        count == _PORT or (count >= _ENDPOINT and name[labels[-_ENDPOINT] : labels[-_SERVICE]] == MARKER)
+        count == _PORT or (count >= _ENDPOINT and name[labels[-_ENDPOINT] : labels[-_SERVICE]] in _BEFORE_A_SERVICE)
     )
 
 

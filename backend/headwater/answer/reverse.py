@@ -8,9 +8,12 @@ from headwater.answer.find import labels_of
 from headwater.store import holders
 from headwater.store.environment import Snapshot
 from headwater.store.holders import Holder
+from headwater.wire.header import MAX_MESSAGE
 from headwater.wire.names import IN_ADDR_ARPA, IP6_ARPA
 from headwater.wire.rdata import unmapped
 
+#: Slices that are looked at for one address: anybody may name it in any number of them.
+_MAX_HOLDERS: Final = 4_096
 _HEX: Final = frozenset(b"0123456789abcdef")
 
 
@@ -49,13 +52,19 @@ def _digits(name: bytes) -> tuple[int, str]:
 
 
 def _names_of(address: bytes, snapshot: Snapshot) -> list[bytes]:
-    """A Service's name if it is its own address, else the names of all endpoints that have it."""
+    """A Service's name if it is its own address, else those of all endpoints that have it, as many as a reply holds."""
     prefix = holders.prefix(address)
     found: dict[bytes, None] = {}
-    for key, value in snapshot.addresses(prefix):
-        if not key.startswith(prefix):
+    room = MAX_MESSAGE
+    for read, (key, value) in enumerate(snapshot.addresses(prefix)):
+        if not key.startswith(prefix) or read == _MAX_HOLDERS:
             break
-        found.update(dict.fromkeys(holders.targets(value)))
+        for target in holders.targets(value):
+            if target not in found:
+                found[target] = None
+                room -= len(target)
+            if room < 0:
+                return list(found)
         if holders.holder_of(key) is Holder.SERVICE:
             break
     return list(found)

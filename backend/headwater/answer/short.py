@@ -48,7 +48,8 @@ _Plain: TypeAlias = tuple[bytes, int, int, bytes]
 _ANSWER: Final = int(Reason.ANSWER)
 _NODATA: Final = int(Reason.NODATA)
 _NXDOMAIN: Final = int(Reason.NXDOMAIN)
-_ALIAS: Final = int(Flag.ALIAS)
+#: What has its addresses under another name takes the long way.
+_ELSEWHERE: Final = int(Flag.ALIAS | Flag.SHARED)
 _LIMITED: Final = int(Flag.LIMITED)
 #: Ends of plain queries that are remembered: types, and sizes that clients say they take over UDP.
 _MAX_TAILS: Final = 1024
@@ -150,7 +151,7 @@ class ShortWay:
             count, body, cut = state.rotated(node, offset, count, size, MAX_MESSAGE - len(query))
             reason = Reason.CUT if cut else _ANSWER
             reply = b"".join((query[:2], flags, COUNTS.pack(count, 0, more), question, *body, opt))
-        elif node[0] & _ALIAS:
+        elif node[0] & _ELSEWHERE:
             return None
         else:
             reason = _NODATA

@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from headwater.cluster.objects import Condition, Endpoint, EndpointSlice, Pod, Port, Service, ServiceImport
-from headwater.records import endpoints, multicluster, pods, reverse, services, topology, zone
-from headwater.records.endpoints import Writer
+from headwater.cluster.objects import Condition, EndpointSlice, Pod, Port, Service, ServiceImport
+from headwater.records import endpoints, limits, multicluster, pods, reverse, services, sets, topology, zone
+from headwater.records.endpoints import Group
 from headwater.records.options import DEFAULTS, Options, Report, options_of, silent
+from headwater.records.sets import Writer
 from headwater.records.zone import NameServer, Zone
 from headwater.settings.settings import PodMode, Settings
 from headwater.wire import names, rdata
@@ -28,30 +29,26 @@ class Changes:
 
     put: dict[bytes, bytes] = field(default_factory=dict)
     drop: set[bytes] = field(default_factory=set)
+    kept: Mapping[bytes, bytes] = field(default_factory=dict)
+    """Names that stay, as these nodes, when nothing else has them."""
 
     def merge(self, nodes: Mapping[bytes, bytes], before: Iterable[bytes]) -> None:
         """Put these nodes, and drop those names of `before` that are not among them."""
         self.put.update(nodes)
-        self.drop.update(name for name in before if name not in nodes)
+        for name in before:
+            if name not in nodes:
+                if name in self.kept:
+                    self.put.setdefault(name, self.kept[name])
+                else:
+                    self.drop.add(name)
 
 
-def differing_labels(before: Sequence[EndpointSlice], after: Sequence[EndpointSlice], pod_names: bool) -> set[bytes]:
-    """The endpoint names whose records may differ; pods' names, which they may have beside, among them.
+@dataclass(frozen=True, slots=True)
+class _State:
+    """A Service and its endpoints at one moment, as far as they have names (`limits`)."""
 
-    `before` and `after` are the changed slices of one Service. Ports are
-    shared by all endpoints of a slice: when they change, all its names do.
-    """
-    old = _placed(before)
-    new = _placed(after)
-    return set(endpoints.labels(_as_slices(old ^ new), pod_names, aliases=True))
-
-
-def _placed(slices: Iterable[EndpointSlice]) -> set[tuple[tuple[Port, ...], Endpoint]]:
-    return {(piece.ports, endpoint) for piece in slices for endpoint in piece.endpoints}
-
-
-def _as_slices(placed: Iterable[tuple[tuple[Port, ...], Endpoint]]) -> Iterable[EndpointSlice]:
-    return (EndpointSlice("", "", "", ports, (endpoint,)) for ports, endpoint in placed)
+    service: Service | None
+    slices: Sequence[EndpointSlice]
 
 
 class Compiler:
@@ -68,6 +65,7 @@ class Compiler:
             Zone.of(index, name, clusters=clusters, reverse=reverse)
             for index, (name, clusters, reverse) in enumerate(kinds)
         )
+        self._between = zone.between(self.zones)
         self._own = [item for item in self.zones if not item.clusters and not item.reverse]
         self._shared = [item for item in self.zones if item.clusters]
         self._ttl = settings.ttl
@@ -99,7 +97,7 @@ class Compiler:
 
     def fixed(self, found: Sequence[NameServer] | None) -> dict[bytes, bytes]:
         """The nodes that every zone has. `found`: the DNS Service's addresses, None when none is known."""
-        nodes: dict[bytes, bytes] = {}
+        nodes = dict(self._between)
         for item in self.zones:
             nodes |= zone.nodes(item, self._ttl, self._host if found is None else found)
         return nodes
@@ -125,7 +123,7 @@ class Compiler:
             return []
         if not service.headless:
             return [NameServer(owner, packed) for packed in _packed(service.cluster_ips)]
-        (group,) = endpoints.gather([piece], self._pod_names, silent) or [endpoints.Group(())]
+        (group,) = endpoints.gather([limits.of_slice(piece, silent)], self._pod_names, silent) or [Group(())]
         return [NameServer(label + owner, packed) for label, some in group.hosts.items() for packed in some]
 
     # PTR
@@ -144,44 +142,82 @@ class Compiler:
 
     # Services
 
+    def changes(self) -> Changes:
+        """Nothing changed yet."""
+        return Changes(kept=self._between)
+
+    def too_many_slices(self, namespace: str, name: str) -> None:
+        """Report a Service of which not all slices were read."""
+        self._report("limit", namespace, name, f"more than {limits.MAX_READ >> 20} MiB of slices")
+
     def service(
         self,
         before: tuple[Service | None, Sequence[EndpointSlice]],
         after: tuple[Service | None, Sequence[EndpointSlice]],
-        only: Collection[bytes] | None,
         changes: Changes,
     ) -> None:
-        """The names of one Service. `only`: the endpoint names that can differ (None: all).
+        """The names of one Service, given all its slices in the order of their names.
 
-        A Service in a namespace that does not exist or is not served is None.
+        A Service in a namespace that does not exist or is not served is None, and so is
+        one of which nothing is stored yet. Slices that are the same object before and
+        after are not looked at one by one when the Service has not changed.
         """
-        old, old_slices = before
-        new, new_slices = after
-        touched: Collection[bytes] = ()
-        if only is not None and old is not None:
-            # A hostname may be a label of ours, such as _tcp: made again with the Service's own names.
-            ports = [old.ports, *(piece.ports for piece in (*old_slices, *new_slices))]
-            ours = endpoints.port_names(port for some in dict.fromkeys(ports) for port in some)
-            only = {*only, names.MARKER, *(protocol for _, protocol in ours)}
-        if old is not None:
-            every = [*old_slices, *new_slices]
-            touched = set(endpoints.labels(every, self._pod_names, aliases=True)) if only is None else only
-        groups: list[endpoints.Group] = []
-        options = DEFAULTS
-        if new is not None:
-            options = options_of(new, self._report)
-            groups = endpoints.gather(new_slices, self._pod_names, self._report, options)
-            if self._ignore_empty and not groups and not new.headless and new.type != "ExternalName":
-                new = None
+        old, new = self._state(*before, silent), self._state(*after, self._report)
+        only = None
+        if old.service is not None and old.service == new.service:
+            only = self._differing_labels(old, new)
+        options = DEFAULTS if new.service is None else options_of(new.service, self._report)
+        groups = [] if new.service is None else self._groups(new, options)
+        serving = new.service if new.service is not None and not self._is_hidden(new.service, groups) else None
         for item in self._own:
-            gone = list(services.names_of(old, old_slices, touched, item)) if old is not None else []
-            nodes = services.nodes(new, groups, item, self._ttl, self._report, only, options) if new is not None else {}
-            if self._zonal:
-                if (writer := self._headless_writer(old, item)) is not None:
-                    gone += topology.names_of(writer.base, old_slices)
-                if (writer := self._headless_writer(new, item, options)) is not None:
-                    nodes.update(topology.nodes(writer, new_slices, self._pod_names, options))
-            changes.merge(nodes, gone)
+            before_names = self._names_before(old, new, only, item)
+            nodes: dict[bytes, bytes] = {}
+            if serving is not None:
+                nodes = services.nodes(serving, groups, item, self._ttl, self._report, only, options)
+                if self._zonal and (writer := self._headless_writer(serving, item, options)) is not None:
+                    nodes.update(topology.nodes(writer, new.slices, self._pod_names, options))
+            changes.merge(nodes, before_names)
+
+    @staticmethod
+    def _state(service: Service | None, slices: Sequence[EndpointSlice], report: Report) -> _State:
+        if service is None:
+            return _State(None, slices)
+        return _State(limits.of_service(service, report), limits.of_slices(slices, report))
+
+    def _differing_labels(self, old: _State, new: _State) -> set[bytes]:
+        """The labels of endpoint names that an unchanged Service may have to have written, or dropped.
+
+        A hostname may also be a label of ours, such as _tcp: those are always
+        among them, since the Service's own names are made again, and overwrite it.
+        """
+        # By identity, not by name: a slice that grows may have moved a limit, behind which others lie.
+        before, after = ({id(piece): piece for piece in state.slices} for state in (old, new))
+        gone = [piece for key, piece in before.items() if key not in after]
+        come = [piece for key, piece in after.items() if key not in before]
+        found = endpoints.differing_labels(gone, come, self._pod_names)
+        assert new.service is not None
+        ports = _distinct_ports(new.service, (*old.slices, *new.slices))
+        protocols = {protocol for _, protocol in sets.ports_by_name(ports)} | sets.unusual_protocols(ports)
+        return {*found, names.MARKER, *protocols}
+
+    def _groups(self, state: _State, options: Options) -> list[Group]:
+        return endpoints.gather(state.slices, self._pod_names, self._report, options)
+
+    def _is_hidden(self, service: Service, groups: Sequence[Group]) -> bool:
+        """Whether `--ignore-empty-service` leaves it out."""
+        return self._ignore_empty and not groups and not service.headless and service.type != "ExternalName"
+
+    def _names_before(self, old: _State, new: _State, only: Collection[bytes] | None, item: Zone) -> Iterable[bytes]:
+        """The names in one zone that the Service may have had, of its endpoints' those in `only`."""
+        if old.service is None:
+            return
+        labels = only
+        if labels is None:
+            # Those of the new slices too: a hostname may have been left out as it was, say for its length.
+            labels = set(endpoints.labels((*old.slices, *new.slices), self._pod_names, aliases=True))
+        yield from services.names_of(old.service, old.slices, labels, item)
+        if self._zonal and (writer := self._headless_writer(old.service, item)) is not None:
+            yield from topology.names_of(writer.base, old.slices)
 
     def _headless_writer(self, service: Service | None, item: Zone, options: Options = DEFAULTS) -> Writer | None:
         if service is None or not service.headless or service.type == "ExternalName":
@@ -200,8 +236,11 @@ class Compiler:
         """The names of one ServiceImport; None as for `service`."""
         old, old_slices = before
         new, new_slices = after
-        groups: list[endpoints.Group] = []
+        if old is not None:
+            old, old_slices = limits.of_import(old, silent), limits.of_slices(old_slices, silent)
+        groups: list[Group] = []
         if new is not None:
+            new, new_slices = limits.of_import(new, self._report), limits.of_slices(new_slices, self._report)
             groups = endpoints.gather(new_slices, self._pod_names, self._report, clusters=True)
             if self._ignore_empty and not groups and not new.headless:
                 new = None
@@ -234,6 +273,11 @@ class Compiler:
                 self._report("pod", namespace, address, str(error))
                 continue
             changes.merge({name: node} if holders else {}, (name,))
+
+
+def _distinct_ports(service: Service, slices: Iterable[EndpointSlice]) -> list[Port]:
+    """The ports of a Service and its slices, equal ones of several slices once."""
+    return [port for some in dict.fromkeys([service.ports, *(piece.ports for piece in slices)]) for port in some]
 
 
 def _packed(texts: Iterable[str]) -> Iterable[bytes]:

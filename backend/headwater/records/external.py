@@ -9,7 +9,7 @@ names, as in CoreDNS.
 from __future__ import annotations
 
 from headwater.cluster.objects import Service
-from headwater.records.endpoints import Writer
+from headwater.records.sets import Writer
 from headwater.store.node import Flag, Kind, pack_node
 from headwater.wire import names, rdata, types
 

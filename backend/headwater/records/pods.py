@@ -7,7 +7,7 @@ the namespace's node says that the resolver may answer from the name; with
 
 from __future__ import annotations
 
-from headwater.records.endpoints import weight
+from headwater.records.sets import weight
 from headwater.records.zone import Zone
 from headwater.settings.settings import PodMode
 from headwater.store.node import Flag, Kind, pack_node, pack_srv_own

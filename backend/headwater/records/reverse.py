@@ -9,12 +9,15 @@ address may be in any number of slices.
 from __future__ import annotations
 
 from headwater.cluster.objects import Condition, EndpointSlice, Service
-from headwater.records import endpoints
+from headwater.records import endpoints, limits
+from headwater.records.options import silent
 from headwater.records.zone import Zone
-from headwater.store.holders import Holder, key
+from headwater.store.holders import Holder, key, key_end, prefix
 from headwater.wire import names, rdata
 
 _SVC = names.SVC + names.ROOT
+#: A plain integer: an operation on a flag is a call.
+_READY = int(Condition.READY)
 
 
 def of_service(service: Service, zone: Zone) -> dict[bytes, bytes]:
@@ -37,24 +40,27 @@ def of_service(service: Service, zone: Zone) -> dict[bytes, bytes]:
 
 def of_slice(piece: EndpointSlice, pod_names: bool, zone: Zone) -> dict[bytes, bytes]:
     """The index entries of a slice's ready endpoints, whether its Service is there or not; as `of_service`."""
-    found: dict[bytes, bytes] = {}
     if not piece.service:
-        return found
+        return {}
     try:
         base = names.label(piece.service) + names.label(piece.namespace) + _SVC
     except names.BadName:
-        return found
-    for endpoint in piece.endpoints:
-        if not endpoint.conditions & Condition.READY:
+        return {}
+    found: dict[bytes, dict[bytes, None]] = {}
+    holder = key_end(Holder.SLICE, *piece.key)
+    room = names.MAX_NAME - len(base) + 1 - len(zone.wire)
+    # What is too much is reported with the Service's names.
+    for endpoint in limits.of_slice(piece, silent).endpoints:
+        if not endpoint.conditions & _READY:
             continue
+        pod = endpoint.pod if pod_names else ""
         for text in endpoint.addresses:
             try:
-                entry = key(rdata.address(text), Holder.SLICE, *piece.key)
-                target = endpoints.endpoint_label(endpoint.hostname, endpoint.pod if pod_names else "", text) + base
-                names.fits(target[:-1] + zone.wire)
+                entry = prefix(rdata.address(text)) + holder
+                label = endpoints.endpoint_label(endpoint.hostname, pod, text)
             except ValueError:  # reported where the endpoint's own name is made
                 continue
-            known = found.get(entry, b"")
-            if target not in known:
-                found[entry] = known + target
-    return found
+            if len(label) > room:
+                continue
+            found.setdefault(entry, {})[label + base] = None
+    return {entry: b"".join(targets) for entry, targets in found.items()}

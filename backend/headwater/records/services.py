@@ -13,11 +13,12 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 from headwater.cluster.objects import NO_PORT, EndpointSlice, Port, Service, ServiceImport
-from headwater.records import endpoints, external
-from headwater.records.endpoints import Group, Writer
+from headwater.records import external, sets
+from headwater.records.endpoints import Group
 from headwater.records.options import DEFAULTS, Options, Report
+from headwater.records.sets import Writer
 from headwater.records.zone import Zone
-from headwater.store.node import Kind
+from headwater.store.node import Flag, Kind
 from headwater.wire import names, rdata
 from headwater.wire.names import BadName
 
@@ -50,10 +51,26 @@ def nodes(
         return {}
     found = writer.hosts(groups, only, report, service)
     if service.headless:
-        found.update(endpoints.nodes(writer, groups))
+        found.update(sets.nodes(writer, groups, report, service))
+        ports: Iterable[Port] = (port for group in groups for port in group.ports)
     else:
         found.update(own_addresses(service, service.cluster_ips, writer, report))
+        ports = service.ports if writer.base in found else ()
+    add_non_terminals(found, groups, ports, writer)
     return found
+
+
+def add_non_terminals(
+    found: dict[bytes, bytes], groups: Sequence[Group], ports: Iterable[Port], writer: Writer
+) -> None:
+    """Names that have names below them, and nothing else (RFC 8020): `found` lacks them.
+
+    A Service without an address of its own may have endpoints; `ports` are those that have names.
+    """
+    if writer.base not in found and any(len(label) <= writer.room for group in groups for label in group.hosts):
+        found[writer.base] = writer.empty(Kind.SERVICE)
+    for label in sets.unusual_protocols(ports):
+        found.setdefault(label + writer.base, writer.empty(Kind.PORT))
 
 
 def own_addresses(
@@ -69,17 +86,18 @@ def own_addresses(
     if not packed:
         return
     ports = service.ports or _NO_PORTS
-    srv = writer.own_srv(len(ports) * len(packed), endpoints.port_numbers(ports))
+    srv = writer.own_srv(len(ports) * len(packed), sets.port_numbers(ports))
     yield writer.base, writer.addresses(Kind.SERVICE, packed, srv)
-    protocols: dict[bytes, None] = {}
-    for port, protocol in endpoints.port_names(ports):
-        protocols[protocol] = None
-        matching = [item for item in ports if (port, protocol) in endpoints.port_names((item,))]
+    named = sets.ports_by_name(ports)
+    # There may be thousands: what is the same for all is made once.
+    bare = writer.addresses(Kind.PORT, packed, b"")
+    head = bytes((bare[0] | Flag.SRV,)) + bare[1:]
+    for (port, protocol), matching in named.items():
         owner = port + protocol + writer.base
         if len(owner) <= names.MAX_NAME:
-            srv = writer.own_srv(len(matching) * len(packed), endpoints.port_numbers(matching), writer.base)
-            yield owner, writer.addresses(Kind.PORT, packed, srv)
-    for protocol in protocols:
+            srv = writer.own_srv(len(matching) * len(packed), sets.port_numbers(matching), writer.base)
+            yield owner, head + srv if srv else bare
+    for protocol in dict.fromkeys(protocol for _, protocol in named):
         yield protocol + writer.base, writer.empty(Kind.PORT)
 
 
@@ -100,6 +118,10 @@ def names_of(service: Service, slices: Iterable[EndpointSlice], labels: Iterable
 def own_names(base: bytes, ports: Iterable[Iterable[Port]]) -> Iterator[bytes]:
     """The names with these ports, below and including `base`."""
     yield base
-    for port, protocol in endpoints.port_names(item for some in ports for item in some):
-        yield port + protocol + base
+    distinct = [port for some in dict.fromkeys(map(tuple, ports)) for port in some]
+    named = sets.ports_by_name(distinct)
+    for port, protocol in named:
+        if len(port) + len(protocol) + len(base) <= names.MAX_NAME:
+            yield port + protocol + base
+    for protocol in {protocol for _, protocol in named} | sets.unusual_protocols(distinct):
         yield protocol + base

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from headwater.cluster.objects import Endpoint, EndpointSlice
-from headwater.records import endpoints
-from headwater.records.endpoints import Writer
+from headwater.records import endpoints, limits
 from headwater.records.options import Options, silent
+from headwater.records.sets import Writer
 from headwater.store.node import Kind
 from headwater.wire import names
 from headwater.wire.names import MARKER, PIN, BadName
@@ -29,9 +31,16 @@ def nodes(
     if len(marker) > names.MAX_NAME:
         return
     yield marker, writer.empty(Kind.TOPOLOGY)
-    for zone, pieces in _by_zone(slices, options).items():
+    by_zone = _by_zone(slices, options)
+    most = limits.ports_each(sum(map(len, by_zone.values())))
+    for zone, parts in by_zone.items():
         owner = _owner(zone, writer.base)
         if owner is not None:
+            # Each zone repeats the ports.
+            pieces = [
+                part if len(part.ports) <= most else msgspec.structs.replace(part, ports=part.ports[:most])
+                for part in parts
+            ]
             # What cannot be a record was reported with the Service's own.
             groups = endpoints.gather(pieces, pod_names, silent, options)
             if groups:

@@ -14,6 +14,8 @@ from typing import Final
 
 from headwater.store.node import Flag, Kind, pack_node
 from headwater.wire import names, rdata, types
+from headwater.wire.edns import OPT_SIZE
+from headwater.wire.header import HEADER_SIZE, MAX_MESSAGE
 
 #: The version of the Kubernetes DNS specification that is served.
 DNS_VERSION: Final = "1.1.0"
@@ -50,6 +52,23 @@ class NameServer:
     address: bytes
 
 
+def between(zones: Sequence[Zone]) -> dict[bytes, bytes]:
+    """Empty non-terminals (RFC 8020): the names between a served zone and another one that lies in it."""
+    found: dict[bytes, bytes] = {}
+    known = {zone.wire: zone for zone in zones}
+    for inner in zones:
+        waiting: list[bytes] = []
+        name = inner.wire[1 + inner.wire[0] :]
+        while name:
+            if name in known:
+                outer = known[name]
+                found |= {item: pack_node(zone=outer.index, kind=Kind.ZONE) for item in waiting}
+                break
+            waiting.append(name)
+            name = name[1 + name[0] :]
+    return found
+
+
 def name_servers_of(texts: Iterable[str]) -> list[NameServer]:
     """ns.dns.Z with these addresses, without those that do not parse."""
     v4, v6 = addresses(texts)
@@ -67,10 +86,46 @@ def addresses(texts: Iterable[str]) -> tuple[list[bytes], list[bytes]]:
     return [item for item in packed if len(item) == 4], [item for item in packed if len(item) == 16]
 
 
+#: What a reply to a query for the zone has besides its name and the records: header, type and class, OPT.
+_QUESTION_AND_OPT: Final = HEADER_SIZE + 4 + OPT_SIZE
+#: Bytes of an NS record besides its target, and of a glue record besides its owner and address.
+_RECORD: Final = 12
+_GLUE: Final = 10
+
+
+def _that_fit(zone: Zone, name_servers: Sequence[NameServer]) -> list[NameServer]:
+    """The name servers that a reply has room for, with their glue.
+
+    In their order, each owner with its first address or not at all; link-local
+    addresses are nobody's but one link's (RFC 3927, RFC 4291 section 2.5.6).
+    """
+    room = MAX_MESSAGE - _QUESTION_AND_OPT - len(zone.wire)
+    found: dict[NameServer, None] = {}
+    owners: set[bytes] = set()
+    size = 0
+    for item in name_servers:
+        name = len(item.owner) + len(zone.wire)
+        if item in found or name > names.MAX_NAME or is_link_local(item.address):
+            continue
+        more = name + _GLUE + len(item.address) + (0 if item.owner in owners else _RECORD + name)
+        if size + more <= room:
+            size += more
+            owners.add(item.owner)
+            found[item] = None
+    return list(found)
+
+
+def is_link_local(address: bytes) -> bool:
+    """Whether a packed address is one of 169.254.0.0/16 or fe80::/10."""
+    if len(address) == 4:
+        return address.startswith(b"\xa9\xfe")
+    return address[0] == 0xFE and address[1] & 0xC0 == 0x80
+
+
 def nodes(zone: Zone, ttl: int, name_servers: Sequence[NameServer]) -> dict[bytes, bytes]:
     """The fixed names of a zone."""
     a_head, aaaa_head = rdata.address_heads(ttl)
-    known = dict.fromkeys(item for item in name_servers if len(item.owner) + len(zone.wire) <= names.MAX_NAME)
+    known = _that_fit(zone, name_servers)
     owners = dict.fromkeys(item.owner + zone.wire for item in known)
     glue = [
         item.owner + zone.wire + (a_head if len(item.address) == 4 else aaaa_head)[2:] + item.address for item in known

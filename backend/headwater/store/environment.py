@@ -33,7 +33,7 @@ import lmdb
 from headwater.store.identity import PREFIX, WITHDRAWN, Identity, discard, point, published
 
 #: Another number discards the store: raised whenever a stored byte means something else.
-FORMAT: Final = b"3"
+FORMAT: Final = b"4"
 
 _MAP_SIZE: Final = 4 << 30
 _MAX_READERS: Final = 512

@@ -30,7 +30,12 @@ def prefix(address: bytes) -> bytes:
 
 def key(address: bytes, holder: Holder, namespace: str, name: str) -> bytes:
     """The key of one holder."""
-    return b"".join((prefix(address), bytes((holder,)), namespace.encode(), b"/", name.encode()))
+    return prefix(address) + key_end(holder, namespace, name)
+
+
+def key_end(holder: Holder, namespace: str, name: str) -> bytes:
+    """What stands behind the address in a holder's keys."""
+    return b"".join((bytes((holder,)), namespace.encode(), b"/", name.encode()))
 
 
 def holder_of(key: bytes) -> Holder:

@@ -29,6 +29,12 @@ to write it:
            ..  rows to the end: set u16, n_a u16, n_aaaa u16, length u8, label,
                addresses of 4 and 16 bytes; the target is label + base
     NAMES      the same, but that "label" is any number of labels in wire format
+
+A SHARED node is the Service's own but for the ports: as many port names as a Service has
+would otherwise store its endpoints as many times. It has no addresses; behind the head stand
+
+           0   base      u8   length of the Service's own name, the end of this one
+           ..  if SRV: the SRV part without rows; its sets are for the rows of the Service's
 """
 
 from __future__ import annotations
@@ -52,6 +58,8 @@ class Flag(IntFlag):
     """A CNAME: A and AAAA are its target's."""
     LIMITED = 32
     """A reply shows a part of the set, another one each time."""
+    SHARED = 64
+    """The set is the Service's own, under other ports: `unshared` makes the node of both."""
 
 
 class Kind(IntEnum):
@@ -146,11 +154,6 @@ def _behind_addresses(node: Any) -> int:
     return at
 
 
-def of_kind(node: bytes, kind: Kind) -> bytes:
-    """The same node as another kind of name."""
-    return node[:2] + bytes((kind,)) + node[3:]
-
-
 def _ports(ports: Sequence[int]) -> bytes:
     return struct.pack(f">H{len(ports)}H", len(ports), *ports)
 
@@ -164,27 +167,44 @@ def pack_srv_table(
     ttl: int,
     weight: int,
     base: int,
-    rows: Iterable[tuple[tuple[int, ...], bytes, Sequence[bytes], Sequence[bytes]]],
-    known_sets: Sequence[tuple[int, ...]] = (),
+    sets: Sequence[Sequence[int]],
+    rows: Iterable[tuple[int, bytes, Sequence[bytes], Sequence[bytes]]],
     form: SrvForm = SrvForm.TABLE,
 ) -> bytes:
     """The SRV part of a name with a target per endpoint.
 
-    A row is (ports, label, IPv4 addresses, IPv6 addresses), packed addresses.
-    `known_sets` come first among the sets of ports: rows that the caller adds
-    behind may refer to them.
+    A row is (index of its ports in `sets`, label, IPv4 addresses, IPv6 addresses), packed addresses.
     """
-    sets = {ports: index for index, ports in enumerate(known_sets)}
     body: list[bytes] = []
     row = SRV_ROW.pack
-    for ports, label, a, aaaa in rows:
-        index = sets.setdefault(ports, len(sets))
+    for index, label, a, aaaa in rows:
         body.append(row(index, len(a), len(aaaa), len(label)))
         body.append(label)
         body += a
         body += aaaa
     head = SRV.pack(ttl, weight, base, form) + struct.pack(">H", len(sets))
     return b"".join((head, *map(_ports, sets), *body))
+
+
+def pack_shared(*, zone: int, kind: Kind, base: int, srv: bytes) -> bytes:
+    """A node that shares the set of the Service's own; `srv` is a table without rows, or empty."""
+    return HEAD.pack(Flag.SHARED | (Flag.SRV if srv else 0), zone, kind, 0, 0) + bytes((base,)) + srv
+
+
+def base_of_shared(node: Any) -> int:
+    """How long the Service's own name is, with which a SHARED node's name ends."""
+    size: int = node[HEAD_SIZE]
+    return size
+
+
+def unshared(node: Any, own: Any) -> bytes:
+    """The node that a SHARED one stands for; `own` is the Service's."""
+    flags, _, _, n_a, n_aaaa = HEAD.unpack_from(own)
+    head = HEAD.pack(flags, node[1], node[2], n_a, n_aaaa)
+    if not flags & Flag.SRV:
+        return b"".join((head, own[HEAD_SIZE:]))
+    _, rows = srv_port_sets(own, srv_part(own))
+    return b"".join((head, own[HEAD_SIZE : _behind_addresses(own)], node[HEAD_SIZE + 1 :], own[rows:]))
 
 
 # Read again

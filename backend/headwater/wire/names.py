@@ -27,6 +27,10 @@ IP6_ARPA: Final = b"\x03ip6\x04arpa\0"
 MARKER: Final = b"\x05_zone"
 PIN: Final = b"\x03pin"
 PREFER: Final = b"\x06prefer"
+#: What a port's protocol can be (the API server's validation), without the underscore.
+PROTOCOLS: Final = frozenset({b"\x03tcp", b"\x03udp", b"\x04sctp"})
+#: So much of a text that is no name is told: it may be as long as an object.
+_SHOWN: Final = 80
 
 
 class BadName(ValueError):  # noqa: N818 (names a name)
@@ -40,10 +44,10 @@ def label(text: str) -> bytes:
     Raises BadName for an empty or long one, a dot, or what is not ASCII.
     """
     if "." in text or not text.isascii():
-        raise BadName(f"{text!r} is not a DNS label")
+        raise BadName(f"{text[:_SHOWN]!r} is not a DNS label")
     data = text.lower().encode("ascii")
     if not 0 < len(data) <= MAX_LABEL or b"\0" in data:
-        raise BadName(f"{text!r} is not a DNS label of 1 to {MAX_LABEL} bytes")
+        raise BadName(f"{text[:_SHOWN]!r} is not a DNS label of 1 to {MAX_LABEL} bytes")
     return bytes((len(data),)) + data
 
 
@@ -57,7 +61,7 @@ def name(text: str) -> bytes:
 def fits(wire: bytes) -> bytes:
     """The same name. Raises BadName when it is longer than 255 bytes (RFC 1035 2.3.4)."""
     if len(wire) > MAX_NAME:
-        raise BadName(f"{text_of(wire)} is longer than a DNS name may be")
+        raise BadName(f"{text_of(wire)[:MAX_NAME]} is longer than a DNS name may be")
     return wire
 
 

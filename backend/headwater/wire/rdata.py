@@ -64,7 +64,7 @@ def address(text: str) -> bytes:
             return socket.inet_pton(socket.AF_INET, text)
         return unmapped(socket.inet_pton(socket.AF_INET6, text))
     except (OSError, UnicodeError):
-        raise ValueError(f"{text!r} is not an IP address") from None
+        raise ValueError(f"{text[:80]!r} is not an IP address") from None
 
 
 def unmapped(packed: bytes) -> bytes:

@@ -7,7 +7,11 @@ import socket
 
 
 def of_this_host() -> list[str]:
-    """Every address of its interfaces, loopback ones aside, as CoreDNS counts them (plugin/kubernetes/local.go)."""
+    """Every address of its interfaces, loopback and link-local ones aside.
+
+    CoreDNS leaves out loopback ones alone (boundIPs in plugin/kubernetes/local.go);
+    nobody off the link can ask a name server at fe80::1.
+    """
     # Only here: the import takes 30 ms, and only the watch process needs it.
     import psutil
 
@@ -16,6 +20,6 @@ def of_this_host() -> list[str]:
         for entry in entries:
             if entry.family in (socket.AF_INET, socket.AF_INET6):
                 address = ipaddress.ip_address(entry.address.partition("%")[0])
-                if not address.is_loopback:
+                if not (address.is_loopback or address.is_link_local):
                     found[str(address)] = None
     return list(found)

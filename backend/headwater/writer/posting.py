@@ -9,7 +9,9 @@ the next change to any of its objects replaces them all, if it compiles then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
 import msgspec
@@ -26,7 +28,8 @@ from headwater.cluster.objects import (
     says_the_same,
     unpack,
 )
-from headwater.records.compiler import Changes, Compiler, differing_labels
+from headwater.records import limits
+from headwater.records.compiler import Changes, Compiler
 from headwater.records.zone import NameServer
 from headwater.store.environment import MAX_KEY, StoreDamaged, Transaction
 from headwater.store.node import Kind
@@ -99,7 +102,9 @@ class Posting:
         # What stood before this batch, for whatever it touches.
         self._namespaces: dict[str, bool] = {}
         self._services: dict[tuple[str, str], Service | None] = {}
-        self._slices: dict[tuple[str, str], EndpointSlice | None] = {}
+        self._slices: dict[tuple[str, str], _Before] = {}
+        # {(namespace, owner): names of its slices among these, as they were or as they are}
+        self._slices_by_owner: dict[tuple[str, str], set[str]] = {}
         self._imports: dict[tuple[str, str], ServiceImport | None] = {}
         self._pods: dict[tuple[str, str], None] = {}
         self._touched: dict[tuple[str, str], None] = {}
@@ -161,8 +166,9 @@ class Posting:
         self._index_addresses(self._addresses("endpointslices", before), self._addresses("endpointslices", now))
         self._index_host(before, now)
         if self._compiling:
-            self._slices.setdefault(key, before)
+            self._slices.setdefault(key, _Before(before, len(data or b""), old))
             for owner in (old | new) - _NOBODY:
+                self._slices_by_owner.setdefault((key[0], owner), set()).add(key[1])
                 touched = self._touched_imports if owner.startswith(_IMPORT) else self._touched
                 touched[key[0], owner.removeprefix(_IMPORT)] = None
 
@@ -242,7 +248,7 @@ class Posting:
 
     def compile(self, *, anew: bool = False) -> None:
         """Write what follows from the changes. `anew`: of what was touched `records` holds nothing yet."""
-        changes = Changes()
+        changes = self._compiler.changes()
         for name, existed in self._namespaces.items():
             exists = self._exists(name)
             self._add(changes, ("", name), lambda mine: self._compile_namespace(mine, name, exists=exists))  # noqa: B023
@@ -263,7 +269,7 @@ class Posting:
 
     def _add(self, changes: Changes, key: tuple[str, str], work: Callable[[Changes], None]) -> None:
         """Add what `work` changes, or nothing of it when it fails: then its names stay as they are."""
-        mine = Changes()
+        mine = self._compiler.changes()
         try:
             work(mine)
             _storable(mine.put)
@@ -313,7 +319,7 @@ class Posting:
 
     def _compiled(self, resource: Resource, key: tuple[str, str], *, nothing_before: bool) -> Changes | None:
         """The changes to an owner's names; None, and reported, when the compiler fails on it."""
-        changes = Changes()
+        changes = self._compiler.changes()
         try:
             if resource == "services":
                 self._compile_service(key, changes, nothing_before=nothing_before)
@@ -339,7 +345,7 @@ class Posting:
         names = Changes()
         try:
             if resource == "services":
-                self._compiler.service((None, ()), self._service_before(key), None, names)
+                self._compiler.service((None, ()), self._service_before(key), names)
             else:
                 self._compiler.service_import((None, ()), self._import_before(key), names)
         except NOT_AN_OBJECTS:
@@ -354,60 +360,39 @@ class Posting:
         exists = served and self._exists(namespace)
         return served and self._namespaces.get(namespace, exists), exists
 
-    def _slices_before(self, after: Sequence[EndpointSlice], key: tuple[str, str]) -> list[EndpointSlice]:
-        """A Service's slices as they stood before this transaction, rebuilt from those that it has now.
-
-        What was not changed is what it is now; of what was changed, `_slices` kept
-        the state before, in which it may have been another Service's.
-        """
-        unchanged = [item for item in after if item.key not in self._slices]
-        return unchanged + [item for item in self._slices.values() if item is not None and owner_of(item) == key]
-
-    def _imported_before(self, after: Sequence[EndpointSlice], key: tuple[str, str]) -> list[EndpointSlice]:
-        """The same of a ServiceImport."""
-        unchanged = [item for item in after if item.key not in self._slices]
-        return unchanged + [
-            item for item in self._slices.values() if item is not None and (item.namespace, item.imported) == key
-        ]
-
     def _service_before(self, key: tuple[str, str]) -> tuple[Service | None, list[EndpointSlice]]:
         """A Service, None where its namespace was not there, and its slices, before this transaction."""
         existed, _ = self._existence(key[0])
         before = self._services[key] if key in self._services else self._service(key)
-        return before if existed else None, self._slices_before(self._slices_of(key), key)
+        return before if existed else None, self._slices_of(key)[0]
 
     def _import_before(self, key: tuple[str, str]) -> tuple[ServiceImport | None, list[EndpointSlice]]:
         """The same of a ServiceImport."""
         existed, _ = self._existence(key[0])
         before = self._imports[key] if key in self._imports else self._import(key)
-        return before if existed else None, self._imported_before(self._slices_of((key[0], _IMPORT + key[1])), key)
+        return before if existed else None, self._slices_of((key[0], _IMPORT + key[1]))[0]
 
     def _compile_service(self, key: tuple[str, str], changes: Changes, *, nothing_before: bool) -> None:
         existed, exists = self._existence(key[0])
         after = self._service(key)
-        slices_after = self._slices_of(key)
-        now = (after if exists else None, slices_after)
-        if nothing_before:
-            self._compiler.service((None, ()), now, None, changes)
-            return
         before = self._services.get(key, after)
-        slices_before = self._slices_before(slices_after, key)
-        only = None
-        if before == after and exists == existed:
-            only = differing_labels(
-                [item for item in slices_before if item.key in self._slices],
-                [item for item in slices_after if item.key in self._slices],
-                self._compiler.pod_names,
-            )
-        self._compiler.service((before if existed else None, slices_before), now, only, changes)
+        slices_before, slices_after = self._slices_of(key)
+        self._compiler.service(
+            (None, ()) if nothing_before else (before if existed else None, slices_before),
+            (after if exists else None, slices_after),
+            changes,
+        )
 
     def _compile_import(self, key: tuple[str, str], changes: Changes, *, nothing_before: bool) -> None:
-        _, exists = self._existence(key[0])
-        before: tuple[ServiceImport | None, Sequence[EndpointSlice]] = (None, ())
-        if not nothing_before:
-            before = self._import_before(key)
-        after = self._import(key) if exists else None
-        self._compiler.service_import(before, (after, self._slices_of((key[0], _IMPORT + key[1]))), changes)
+        existed, exists = self._existence(key[0])
+        after = self._import(key)
+        before = self._imports.get(key, after)
+        slices_before, slices_after = self._slices_of((key[0], _IMPORT + key[1]))
+        self._compiler.service_import(
+            (None, ()) if nothing_before else (before if existed else None, slices_before),
+            (after if exists else None, slices_after),
+            changes,
+        )
 
     def fixed(self) -> dict[bytes, bytes]:
         """The nodes that every zone has; with this host's addresses when those of the DNS Service make it fail."""
@@ -422,8 +407,14 @@ class Posting:
     def name_servers(self) -> list[NameServer] | None:
         """The addresses of the DNS Service, None when this host is not known to be one of its endpoints."""
         found: list[NameServer] | None = None
+        slices: Counter[str] = Counter()
         for key, _ in self._txn.scan("hosts"):
             namespace, owner, name = key.decode().split("/", 2)
+            if slices[namespace] == limits.HOST_SLICES_OF_A_NAMESPACE:
+                continue  # anybody may say that this host is an endpoint of theirs
+            if slices.total() == limits.HOST_SLICES:
+                break
+            slices[namespace] += 1
             service = self._service((namespace, owner))
             data = self._txn.get("objects", object_key("endpointslices", (namespace, name)))
             found = found or []
@@ -470,13 +461,48 @@ class Posting:
         data = self._txn.get("objects", object_key("serviceimports", key))
         return None if data is None else cast("ServiceImport", stored("serviceimports", data))
 
-    def _slices_of(self, key: tuple[str, str]) -> list[EndpointSlice]:
-        found: list[EndpointSlice] = []
-        for index, _ in self._txn.scan("slices", _index(*key, "")):
-            data = self._txn.get("objects", object_key("endpointslices", (key[0], index.decode().rpartition("/")[2])))
-            if data is not None:
-                found.append(stored("endpointslices", data))
-        return found
+    def _slices_of(self, owner: tuple[str, str]) -> tuple[list[EndpointSlice], list[EndpointSlice]]:
+        """The slices of a Service, or an import, before this batch and now, both in the order of their names.
+
+        Of either no more than `limits.MAX_READ` bytes: what was left out before is known to have been.
+        """
+        namespace = owner[0]
+        known_names = [key.decode().rpartition("/")[2] for key, _ in self._txn.scan("slices", _index(*owner, ""))]
+        changed = self._slices_by_owner.get(owner, ())
+        before: list[EndpointSlice] = []
+        after: list[EndpointSlice] = []
+        room_before = room_after = limits.MAX_READ
+        mine = set(known_names)
+        for name in sorted(mine.union(changed)) if changed else known_names:
+            now: EndpointSlice | None = None
+            size = 0
+            if name in mine:
+                data = self._txn.get("objects", object_key("endpointslices", (namespace, name)))
+                if data is not None:
+                    now, size = stored("endpointslices", data), len(data)
+            was, size_before = now, size
+            if name in changed:
+                known = self._slices[namespace, name]
+                was, size_before = (known.piece, known.size) if owner[1] in known.owners else (None, 0)
+            if was is not None and room_before > 0:
+                room_before -= max(size_before, limits.LEAST_READ)
+                before.append(was)
+            if now is not None and room_after > 0:
+                room_after -= max(size, limits.LEAST_READ)
+                after.append(now)
+            if room_before <= 0 and room_after <= 0:
+                self._compiler.too_many_slices(namespace, owner[1].removeprefix(_IMPORT))
+                break
+        return before, after
+
+
+@dataclass(frozen=True, slots=True)
+class _Before:
+    """A slice before this batch: its size in the store, and who owned it."""
+
+    piece: EndpointSlice | None
+    size: int
+    owners: Collection[str]
 
 
 def _storable(entries: _M) -> _M:

@@ -1,0 +1,113 @@
+"""How much of what its owner asks for one object gets.
+
+The API server takes a Service of tens of thousands of ports, a slice of 100,000
+addresses, and any number of slices of one Service. Whoever owns a namespace may
+create them, and everybody else's changes wait in the same line. So what one Service
+can cost is bounded, far beyond what a reply could say: one of 65,535 bytes holds
+4,095 addresses. What lies beyond a limit is left out, counted and logged;
+docs/limits.md says what each limit costs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+import msgspec
+
+from headwater.cluster.objects import Endpoint, EndpointSlice, Port, Service, ServiceImport
+from headwater.records.options import Report
+
+#: Of a Service; of all its slices together, equal ports of two slices counted once.
+MAX_PORTS: Final = 4_096
+#: Of one slice: 1,000 endpoints are the API's limit, of 100 addresses each.
+MAX_SLICE_ADDRESSES: Final = 5_000
+#: Of all the slices of a Service that are read.
+MAX_ADDRESSES: Final = 10_000
+#: Of a ServiceImport itself: each of its port names has all of them. KEP-1645 says two.
+MAX_OWN_ADDRESSES: Final = 16
+#: Slices with this host among their endpoints that are looked at for the zones' name servers.
+HOST_SLICES_OF_A_NAMESPACE: Final = 8
+HOST_SLICES: Final = 32
+#: Bytes of a Service's slices that are read at all, as the store keeps them.
+MAX_READ: Final = 4 << 20
+#: What the smallest slice counts for, in bytes.
+LEAST_READ: Final = 2_048
+
+#: Of the ports that endpoints' names, or topology zones, repeat, so many in all, and always so many each.
+_PORTS_REPEATED: Final = 16_384
+_PORTS_EACH: Final = 16
+#: Addresses repeated under port names that only a part of the slices has: in all, and per address.
+_REPEATED: Final = 256
+_REPEATED_EACH: Final = 8
+
+
+def ports_each(names: int) -> int:
+    """How many ports the SRV set of each of so many names says: together they are linear in what was asked for."""
+    return max(_PORTS_EACH, _PORTS_REPEATED // max(1, names))
+
+
+def repeated(addresses: int) -> int:
+    """How often the addresses of a Service that has so many may be stored again under port names."""
+    return _REPEATED + _REPEATED_EACH * addresses
+
+
+def of_service(service: Service, report: Report) -> Service:
+    """A Service with the ports that have names."""
+    if len(service.ports) <= MAX_PORTS:
+        return service
+    report("limit", service.namespace, service.name, f"more than {MAX_PORTS:,} ports")
+    return msgspec.structs.replace(service, ports=service.ports[:MAX_PORTS])
+
+
+def of_import(item: ServiceImport, report: Report) -> ServiceImport:
+    """A ServiceImport with the ports and addresses that have names."""
+    if len(item.ports) <= MAX_PORTS and len(item.addresses) <= MAX_OWN_ADDRESSES:
+        return item
+    report("limit", item.namespace, item.name, f"more than {MAX_PORTS:,} ports or {MAX_OWN_ADDRESSES} addresses")
+    return msgspec.structs.replace(item, ports=item.ports[:MAX_PORTS], addresses=item.addresses[:MAX_OWN_ADDRESSES])
+
+
+def of_slice(piece: EndpointSlice, report: Report) -> EndpointSlice:
+    """A slice with the endpoints that have names."""
+    if sum(len(item.addresses) for item in piece.endpoints) <= MAX_SLICE_ADDRESSES:
+        return piece
+    report("limit", piece.namespace, piece.name, f"more than {MAX_SLICE_ADDRESSES:,} addresses in one slice")
+    return msgspec.structs.replace(piece, endpoints=_first(piece.endpoints, MAX_SLICE_ADDRESSES))
+
+
+def of_slices(slices: Sequence[EndpointSlice], report: Report) -> list[EndpointSlice]:
+    """The slices of one Service, in the order of their names, with the endpoints and ports that have names.
+
+    Those that are whole are the same objects as before.
+    """
+    found: list[EndpointSlice] = []
+    room, room_for_ports = MAX_ADDRESSES, MAX_PORTS
+    known: set[tuple[Port, ...]] = {()}
+    for piece in slices:
+        part = of_slice(piece, report)
+        addresses = sum(len(item.addresses) for item in part.endpoints)
+        if addresses > room:
+            report("limit", piece.namespace, piece.service or piece.imported, f"more than {MAX_ADDRESSES:,} addresses")
+            part = msgspec.structs.replace(part, endpoints=_first(part.endpoints, room))
+        room -= min(room, addresses)
+        if part.ports not in known:
+            if len(part.ports) > room_for_ports:
+                report("limit", piece.namespace, piece.service or piece.imported, f"more than {MAX_PORTS:,} ports")
+                part = msgspec.structs.replace(part, ports=part.ports[:room_for_ports])
+            known.add(part.ports)
+            room_for_ports -= len(part.ports)
+        found.append(part)
+    return found
+
+
+def _first(endpoints: Iterable[Endpoint], room: int) -> tuple[Endpoint, ...]:
+    found: list[Endpoint] = []
+    for item in endpoints:
+        if not room:
+            break
+        if len(item.addresses) > room:
+            item = msgspec.structs.replace(item, addresses=item.addresses[:room])
+        room -= len(item.addresses)
+        found.append(item)
+    return tuple(found)

@@ -1,0 +1,211 @@
+"""Objects that one namespace's owner may create, made to be expensive.
+
+Each function is one kind of expense, of a size: twice the size asks for twice as
+much. All of it passes a kube-apiserver's validation (`tests/cluster/test_hostile.py`
+shows that) as long as the objects stay below its limit for requests. The last
+object is the one that is changed again and again: `edit` says how.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from ipaddress import IPv6Address
+from typing import Any, Final
+
+Object = dict[str, Any]
+
+SERVICE_NAME: Final = "kubernetes.io/service-name"
+#: What a slice may have (pkg/apis/discovery/validation).
+MOST_ENDPOINTS: Final = 1_000
+MOST_ADDRESSES: Final = 100
+ANNOTATION: Final = "headwater.dev/publish"
+
+
+def service(
+    namespace: str, name: str, ports: int, *, headless: bool = True, annotations: Mapping[str, str] | None = None
+) -> Object:
+    """Without a selector: its slices are whoever's who creates them."""
+    spec: Object = {"ports": [{"name": f"p{i}", "port": i + 1} for i in range(ports)]}
+    if headless:
+        spec["clusterIP"] = "None"
+    metadata = {"namespace": namespace, "name": name, "annotations": dict(annotations or {})}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}
+
+
+def slice_of(namespace: str, name: str, owner: str, endpoints: list[Object], ports: list[Object]) -> Object:
+    family = "IPv6" if endpoints and ":" in endpoints[0]["addresses"][0] else "IPv4"
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"namespace": namespace, "name": name, "labels": {SERVICE_NAME: owner}},
+        "addressType": family,
+        "endpoints": endpoints,
+        "ports": ports,
+    }
+
+
+def v4(number: int) -> str:
+    return f"10.{200 + (number >> 16 & 15)}.{number >> 8 & 255}.{number & 255}"
+
+
+def v6(number: int) -> str:
+    return str(IPv6Address("fd99::") + number)
+
+
+def endpoints(first: int, count: int, each: int = 1, draw: Callable[[int], str] = v4, **rest: Any) -> list[Object]:
+    return [{"addresses": [draw(first + i * each + k) for k in range(each)], **rest} for i in range(count)]
+
+
+def ports(count: int, prefix: str = "p") -> list[Object]:
+    return [{"name": f"{prefix}{i}", "port": 1 + i % 65_535, "protocol": "TCP"} for i in range(count)]
+
+
+def many_ports(namespace: str, size: int) -> list[Object]:
+    """A Service with a cluster IP and nothing but ports."""
+    return [service(namespace, "ports", size, headless=False)]
+
+
+def ports_times_endpoints(namespace: str, size: int) -> list[Object]:
+    """Every endpoint under every port's name, and every port under every endpoint's."""
+    members = min(size, MOST_ENDPOINTS)
+    return [
+        service(namespace, "product", 1),
+        slice_of(namespace, "product", "product", endpoints(0, members), ports(size)),
+    ]
+
+
+def ports_of_parts(namespace: str, size: int) -> list[Object]:
+    """Ports that all slices but one have: none can share the Service's own set."""
+    half = min(size // 2, MOST_ENDPOINTS)
+    return [
+        service(namespace, "parts", 1),
+        slice_of(namespace, "parts-0", "parts", endpoints(0, half), ports(1)),
+        slice_of(namespace, "parts-1", "parts", endpoints(half, half), ports(size)),
+    ]
+
+
+def other_ports_in_each_slice(namespace: str, size: int) -> list[Object]:
+    """As many groups of endpoints as there are slices; one hostname is in all of them."""
+    found = [service(namespace, "groups", 1)]
+    for i in range(size):
+        here = [*endpoints(2 * i, 1, hostname="everywhere"), *endpoints(2 * i + 1, 1)]
+        found.append(slice_of(namespace, f"groups-{i:05}", "groups", here, ports(3, f"g{i}-")))
+    return found
+
+
+def addresses_of_an_endpoint(namespace: str, size: int) -> list[Object]:
+    """100 addresses an endpoint, each with a name of its own."""
+    members = endpoints(0, max(1, size // MOST_ADDRESSES), MOST_ADDRESSES, v6)
+    return [service(namespace, "wide", 1), slice_of(namespace, "wide", "wide", members, ports(1))]
+
+
+def slices_of_a_service(namespace: str, size: int) -> list[Object]:
+    """Slices of 1,000 endpoints, all of one Service: an event on one of them concerns all."""
+    found = [service(namespace, "deep", 2)]
+    for i in range(max(1, size // MOST_ENDPOINTS)):
+        members = endpoints(i * MOST_ENDPOINTS, min(size, MOST_ENDPOINTS))
+        found.append(slice_of(namespace, f"deep-{i:04}", "deep", members, ports(2)))
+    return found
+
+
+def small_slices(namespace: str, size: int) -> list[Object]:
+    """Slices of one endpoint each, all of one Service."""
+    found = [service(namespace, "thin", 1)]
+    return found + [slice_of(namespace, f"thin-{i:05}", "thin", endpoints(i, 1), ports(1)) for i in range(size)]
+
+
+def topology_zones(namespace: str, size: int) -> list[Object]:
+    """An endpoint in each topology zone, and ports for all of them."""
+    members = [
+        item | {"zone": f"z{i}.{'y' * 50}.{'x' * 50}"} for i, item in enumerate(endpoints(0, min(size, MOST_ENDPOINTS)))
+    ]
+    return [service(namespace, "zones", 1), slice_of(namespace, "zones", "zones", members, ports(size // 4 + 1))]
+
+
+def names_of_an_address(namespace: str, size: int) -> list[Object]:
+    """One address under many hostnames: all of them are its names."""
+    members = [{"addresses": [v4(7)], "hostname": f"h{i}-{'x' * 50}"} for i in range(min(size, MOST_ENDPOINTS))]
+    return [service(namespace, "aliases", 1), slice_of(namespace, "aliases", "aliases", members, ports(1))]
+
+
+def colliding_names(namespace: str, size: int) -> list[Object]:
+    """Hostnames that are all the same, or what else stands below a Service."""
+    labels = ("tcp", "pin", "prefer", "p0", "same", "same", "same")
+    members = [item | {"hostname": labels[i % 7]} for i, item in enumerate(endpoints(0, min(size, MOST_ENDPOINTS)))]
+    return [service(namespace, "collide", 1), slice_of(namespace, "collide", "collide", members, ports(3))]
+
+
+def long_names(namespace: str, size: int) -> list[Object]:
+    """Everything as long as it can be, pods' names and topology zones too."""
+    name = "s" * 63
+    members = [
+        item | {"hostname": f"{i:063}", "targetRef": {"kind": "Pod", "name": "p" * 253}, "zone": "z" * 1_000}
+        for i, item in enumerate(endpoints(0, min(size, MOST_ENDPOINTS)))
+    ]
+    wide = [{"name": f"{i:08}".translate(_LETTERS).ljust(63, "x"), "port": 1 + i} for i in range(8)]
+    return [
+        service(namespace, name, 1, annotations={"headwater.dev/pod-names": "true"}),
+        slice_of(namespace, "l" * 253, name, members, wide),
+    ]
+
+
+_LETTERS: Final = str.maketrans("0123456789", "abcdefghij")
+
+
+def long_annotations(namespace: str, size: int) -> list[Object]:
+    """Values of what we read, as long as the API takes them: 256 KiB together."""
+    values = {"headwater.dev/ttl": "9" * (size // 2), "headwater.dev/max-answers": "x" * (size // 2)}
+    return [service(namespace, "annotated", 1, annotations=values)]
+
+
+def many_services(namespace: str, size: int) -> list[Object]:
+    """Nothing but Services, each with a few ports."""
+    return [service(namespace, f"one-{i:05}", 3, headless=False) for i in range(size)]
+
+
+KINDS: Final[dict[str, tuple[Callable[[str, int], list[Object]], int]]] = {
+    "many_ports": (many_ports, 2_000),
+    "ports_times_endpoints": (ports_times_endpoints, 500),
+    "ports_of_parts": (ports_of_parts, 400),
+    "other_ports_in_each_slice": (other_ports_in_each_slice, 400),
+    "addresses_of_an_endpoint": (addresses_of_an_endpoint, 2_000),
+    "slices_of_a_service": (slices_of_a_service, 4_000),
+    "small_slices": (small_slices, 1_000),
+    "topology_zones": (topology_zones, 400),
+    "names_of_an_address": (names_of_an_address, 400),
+    "colliding_names": (colliding_names, 400),
+    "long_names": (long_names, 200),
+    "annotations": (long_annotations, 100_000),
+    "many_services": (many_services, 500),
+}
+"""Every kind, and a size of it whose double is below every limit."""
+
+
+def edit(item: Object, turn: int) -> Object:
+    """The same object, but that everything it asks for is asked for anew.
+
+    Of a slice, every other endpoint leaves and the others come; a Service's ports have other names.
+    """
+    found = deepcopy(item)
+    if item["kind"] == "EndpointSlice":
+        for index, endpoint in enumerate(found["endpoints"]):
+            endpoint["conditions"] = {"ready": (index + turn) % 2 == 0}
+    else:
+        for port in found["spec"]["ports"]:
+            port["name"] = f"t{turn % 2}-{port['name']}"
+    return found
+
+
+def path(item: Object) -> str:
+    """Where the API server has the objects of this kind and namespace."""
+    namespace = item["metadata"]["namespace"]
+    if item["kind"] == "Service":
+        return f"/api/v1/namespaces/{namespace}/services"
+    return f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+
+
+def everything(namespace: str) -> Iterator[Object]:
+    """One of each kind."""
+    for make, size in KINDS.values():
+        yield from make(namespace, size)
