@@ -351,7 +351,7 @@ class Watcher:
         now = self._clock()
         return WatchSnapshot(
             ready=self.ledger.ready,
-            detail=self._refused or self._detail or self._trouble() or self._waiting_for(),
+            detail=self._refused or self._detail or ": ".join(filter(None, (self._waiting_for(), self._trouble()))),
             resources={
                 resource: ResourceState(
                     connected=state.connected,
