@@ -72,9 +72,12 @@ def installed() -> dict[str, Path]:
 
 
 def environment(python: Path) -> Path:
-    """The Python of a virtual environment with the pinned requirements, made when it is missing."""
+    """The Python of a virtual environment with the pinned requirements, made when it is missing.
+
+    The package is installed too, for its metadata; its modules are read from the checkout.
+    """
     recipe = hashlib.sha256(str(python).encode())
-    for name in ("constraints.txt", "pyproject.toml"):
+    for name in ("constraints.txt", "pyproject.toml", "backend/headwater/__init__.py"):
         recipe.update((ROOT / name).read_bytes())
     folder = cache_folder() / "pythons" / f"{python.name}-{recipe.hexdigest()[:10]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -84,12 +87,10 @@ def environment(python: Path) -> Path:
             print(f"installing the pinned requirements for {python.name} ...", flush=True)
             shutil.rmtree(folder, ignore_errors=True)
             subprocess.run([python, "-m", "venv", folder], check=True)
-            project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
             subprocess.run(
                 [
                     folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
-                    "--constraint", ROOT / "constraints.txt",
-                    *project["dependencies"], *project["optional-dependencies"]["dev"],
+                    "--constraint", ROOT / "constraints.txt", f"{ROOT}[dev]",
                 ],
                 check=True,
             )  # fmt: skip

@@ -1,8 +1,18 @@
-"""`python -m headwater`."""
+"""`python -m headwater`, and the console script."""
 
 import sys
 
-from headwater.commands.cli import main
+
+def main() -> int:
+    """Listen for a stop before anything is imported that takes time, then run the command line."""
+    if sys.argv[1:2] == ["serve"]:
+        from headwater.process import early
+
+        early.listen()
+    from headwater.commands.cli import main as run
+
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -154,9 +154,31 @@ def test_server_accepts_it(folder: Path, namespaces: Plane) -> None:
     lines = namespaces.kubectl("apply", "-k", folder, "--dry-run=server").splitlines()
     assert {re.split("[./]", line)[0] for line in lines} == {
         "namespace", "serviceaccount", "clusterrole", "clusterrolebinding", "configmap", "service", "deployment",
-        "poddisruptionbudget",
+        "poddisruptionbudget", "networkpolicy",
     }  # fmt: skip
     assert all(line.endswith("(server dry run)") for line in lines)
+
+
+@pytest.mark.parametrize("folder", COMPLETE, ids=lambda folder: folder.name)
+def test_ports_are_for_everybody_or_for_who_scrapes(folder: Path, plane: Plane) -> None:
+    """What is not in the policy is closed: of the ports that listen, only those for probes may be missing."""
+    objects = render(plane, folder)
+    policy = only(objects, "NetworkPolicy")["spec"]
+    labels = only(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert policy["policyTypes"] == ["Ingress"]
+    everybody, scrapers = policy["ingress"]
+    assert "from" not in everybody
+    assert [port["port"] for port in everybody["ports"]] == [53, 53]
+    assert scrapers["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    spec = pod_spec(objects)
+    listening = {
+        (port["containerPort"], port.get("protocol", "TCP"))
+        for container in (*spec["containers"], *spec["initContainers"])
+        for port in container["ports"]
+    }
+    named = {(port["port"], port["protocol"]) for rule in policy["ingress"] for port in rule["ports"]}
+    assert named == listening
 
 
 def test_server_accepts_the_component_on_an_existing_coredns(coredns: Plane, patched: Path) -> None:

@@ -13,21 +13,25 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
+import dns.flags
 import grpc
 import psutil
 import pytest
 import trustme
 from headwater.commands.corefile import ClientTls, stanza
 from headwater.commands.query import question
+from headwater.process.counters import Kind
 from headwater.serve.service import QUERY, pack, unpack
 from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
 from headwater.supervise import claims
 from headwater.supervise.child import Child
 from headwater.supervise.claims import StartFailed
+from headwater.supervise.descriptors import Reserve
 
 from tests.harness.instance import Headwater
 from tests.harness.processes import CoreDNS, wait_until
@@ -96,6 +100,45 @@ def test_coredns_is_served_over_either(transport: str, source: Path, tmp_path: P
         with concurrent(lambda: dns.records(SERVICE) == ["10.44.0.1"], 16) as outcomes:
             wait_until(lambda: len(outcomes) > 500, SETTLE, "500 answers")
         assert all(outcomes)
+
+
+@pytest.mark.coredns
+def test_an_srv_set_fits_a_datagram_in_any_letters(tmp_path: Path) -> None:
+    """CoreDNS compresses what is the same letter for letter, and cuts what is longer than 512 bytes then."""
+    items: list[dict[str, Any]] = []
+    counts = range(2, 6)
+    for count in counts:
+        name = f"set-{count}"
+        port = {"name": "http", "port": 80, "protocol": "TCP"}
+        items.append(
+            {
+                "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
+                "spec": {"clusterIP": "None", "ports": [port]},
+            }
+        )  # fmt: skip
+        items.append(
+            {
+                "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4", "ports": [port],
+                "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": name}},
+                "endpoints": [
+                    {"addresses": [f"10.45.{count}.{number}"], "hostname": f"web-{number}".ljust(50, "x")}
+                    for number in range(1, count + 1)
+                ],
+            }
+        )  # fmt: skip
+    source = tmp_path / "sets.json"
+    source.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    with (
+        Headwater(tmp_path, "--manifests", source) as headwater,
+        CoreDNS(tmp_path, headwater.grpc_corefile_stanza()) as coredns,
+    ):
+        cut = {}
+        for count in counts:
+            qname = f"_http._tcp.set-{count}.default.svc.cluster.local"
+            for letters in (qname, qname.upper(), qname.title(), qname.replace("cluster.local", "CLUSTER.local")):
+                cut[count, letters] = bool(coredns.ask(letters, "SRV").flags & dns.flags.TC)
+            assert len({was for (number, _), was in cut.items() if number == count}) == 1, cut
+    assert set(cut.values()) == {True, False}
 
 
 @contextlib.contextmanager
@@ -232,8 +275,11 @@ def test_who_comes_while_a_process_cannot_be_started_is_turned_away(tmp_path: Pa
 
     listening = Listening(tmp_path / "s")
 
+    def never(_: socket.socket) -> BaseProcess:
+        raise AssertionError("it is not to be started")
+
     async def play() -> None:
-        role = Child("answer 0", lambda _: None, lambda: None, listening.socket)
+        role = Child(Kind.ANSWER, "answer 0", never, reserve=Reserve(), listening=listening.socket)
         assert not await asyncio.to_thread(listening.is_turned_away)
         with role._turning_away():
             assert await asyncio.to_thread(listening.is_turned_away)

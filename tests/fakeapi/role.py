@@ -10,18 +10,18 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
 from headwater.cluster.timing import Timing
 from headwater.settings.settings import Settings
-from headwater.supervise.child import unseen_main
+from headwater.supervise.forks import unseen_main
 
 #: The product's waits, the long ones shortened.
 SHORT: Final = Timing(
@@ -58,7 +58,7 @@ def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
     return process
 
 
-def watch(settings: Settings, connection: Connection, log: Path, timing: Timing, kill_at: int, clock: float) -> None:
+def watch(settings: Settings, connection: socket.socket, log: Path, timing: Timing, kill_at: int, clock: float) -> None:
     """The child's main function. `kill_at`: see `KillPoints`; `clock`: seconds that the wall clock is wrong by."""
     with log.open("ab") as file:
         for stream in (1, 2):

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import select
 import signal
+import socket
 from collections.abc import Iterator, Mapping, Sequence
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 
 from headwater.cluster.objects import Resource
 from headwater.cluster.timing import Timing
-from headwater.process import control, counters
+from headwater.process import control
 from headwater.process.counters import WatchSnapshot
 from headwater.writer import host
 from headwater.writer.process import required_resources
@@ -61,7 +61,7 @@ class Watching:
         self.resources = required_resources(self.settings)
         self.timing = timing
         self.process: BaseProcess | None = None
-        self._connection: Connection | None = None
+        self._connection: socket.socket | None = None
         self.view = View(self.settings)
         self.prober = Prober(self.view, stable or {})
 
@@ -90,13 +90,13 @@ class Watching:
 
     def start(self, *, kill_at: int = 0, clock: float = 0.0) -> None:
         """Start it on what is there, and wait until it has begun."""
-        ours, theirs = Pipe()
+        ours, theirs = control.pair()
         self.process = role.start(role.watch, self.settings, theirs, self.log, self.timing, kill_at, clock)
         theirs.close()
         self._connection = ours
         if not kill_at:
-            assert ours.poll(DEADLINE), "the watch process does not start"
-            assert ours.recv_bytes() == control.STARTED
+            assert _hears(ours, DEADLINE), "the watch process does not start"
+            assert control.decode(ours.recv(control.MAX_MESSAGE)) == control.Started()
 
     def run_into(self, kill_at: int) -> bool:
         """Start it, to be killed at that point (`role.KillPoints`); False when it has caught up without reaching it."""
@@ -107,7 +107,7 @@ class Watching:
 
         def over() -> bool:
             # Readable when it says that it has begun, and when it is no more.
-            return not process.is_alive() or (connection.poll() and self.goes_as_far())
+            return not process.is_alive() or (_hears(connection) and self.goes_as_far())
 
         wait_until(over, DEADLINE, "it is killed, or it has caught up", interval=_INTERVAL)
         died = not process.is_alive()
@@ -139,9 +139,12 @@ class Watching:
         """What the process has counted."""
         connection = self._connection
         assert connection is not None
-        connection.send_bytes(control.SNAPSHOT)
-        assert connection.poll(DEADLINE), "the watch process does not answer"
-        return counters.decode_watch(connection.recv_bytes())
+        connection.send(control.encode(control.Asked(1, control.Snapshot())))
+        assert _hears(connection, DEADLINE), "the watch process does not answer"
+        heard = control.decode(connection.recv(control.MAX_MESSAGE))
+        assert isinstance(heard, control.Replied)
+        assert isinstance(heard.reply, WatchSnapshot)
+        return heard.reply
 
     def logged(self, text: str) -> int:
         """How many lines of its log hold a text."""
@@ -236,6 +239,11 @@ class Watching:
         expected = fresh(self.settings, identity, self.api.truth, here, self.absent)
         wrong = differences(contents(Path(self.settings.state_dir), identity), expected)
         assert not wrong, "the store is not what the API server has:\n" + "\n".join(wrong[:20])
+
+
+def _hears(end: socket.socket, timeout: float = 0.0) -> bool:
+    """Whether there is something to read, or nobody any more to write it."""
+    return bool(select.select([end], [], [], timeout)[0])
 
 
 def longest_rush(requests: Sequence[Request]) -> int:

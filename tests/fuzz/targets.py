@@ -20,8 +20,8 @@ from headwater.serve.queries import Queries
 from headwater.serve.upstream import Upstream
 from headwater.settings.settings import Settings
 from headwater.store.environment import Reader
-from headwater.wire.question import Malformed, Question, name_end, parse
-from headwater.wire.types import HEADER_SIZE
+from headwater.wire.header import HEADER_SIZE
+from headwater.wire.question import Malformed, Question, name_end
 
 from tests.harness.small import Small, at, cluster_ip, external_name, headless, slice_of
 from tests.wire.bounds import assert_bounded
@@ -87,7 +87,7 @@ def question(message: bytes) -> None:
 def _parsed(message: bytes) -> Question | int:
     """What is asked; for a malformed query, where its question ends."""
     try:
-        return parse(message)
+        return Question(message)
     except Malformed as malformed:
         return malformed.end
 

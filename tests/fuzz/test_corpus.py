@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from headwater.answer.resolver import Resolver
+from headwater.answer.long import LongWay
 from headwater.serve.http2 import Connection
-from headwater.wire.question import parse
+from headwater.wire.question import Question
 
 from tests.fuzz import seeds, targets
 from tests.fuzz.targets import TARGETS
@@ -49,9 +49,9 @@ def test_a_target_is_not_blind(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     if name == "http2":
         monkeypatch.setattr(Connection, "_spend", lambda *_: 1 // 0)
     elif name == "question":
-        monkeypatch.setattr(targets, "parse", lambda message: parse(message[:12] + message[12:].lower()))
+        monkeypatch.setattr(targets, "_parsed", lambda message: Question(message[:12] + message[12:].lower()))
     else:
-        monkeypatch.setattr(Resolver, "_long_way", lambda _, query, __: query)
+        monkeypatch.setattr(LongWay, "_reply", lambda _, query, *__: query.message)
 
     def all_of_it() -> None:
         for sent in (*seeds.SEEDS[name](), *(file.read_bytes() for file in (seeds.CORPUS / name).iterdir())):

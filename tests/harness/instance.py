@@ -152,6 +152,10 @@ class Headwater:
         except OSError:
             return False
 
+    def is_complete(self) -> bool:
+        """Whether every process is up; one answer process is enough to be ready."""
+        return self.admin("/healthz")[0] == 200 and len(self.pids()) == 2 + self.settings.workers
+
     def grpc_corefile_stanza(self) -> str:
         """The server block that makes CoreDNS ask this instance."""
         return stanza(self.settings)

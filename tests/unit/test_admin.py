@@ -14,6 +14,7 @@ from headwater.process.counters import (
     BUCKETS,
     LATENCY_BUCKETS,
     AnswerSnapshot,
+    Kind,
     ProcessView,
     ResourceState,
     WatchSnapshot,
@@ -24,6 +25,8 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 A, AAAA, TXT = 1, 28, 16
+#: The monotonic time at which everything here was heard, unless said otherwise.
+NOW = 1000.0
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
@@ -39,6 +42,7 @@ def answered(count: int = 1, *, ready: bool = True) -> AnswerSnapshot:
 
 def watched(count: int = 1, *, ready: bool = True) -> WatchSnapshot:
     snapshot = WatchSnapshot(
+        taken=NOW,
         ready=ready,
         detail="" if ready else "waiting for the first complete list of services",
         resources={
@@ -73,14 +77,26 @@ class FakeInstance:
         return self._views
 
 
-def watch(*, up: bool = True, now: WatchSnapshot | None = None, before: WatchSnapshot | None = None) -> ProcessView:
-    return ProcessView("watch", up, 0, now, before)
+def watch(
+    *,
+    up: bool = True,
+    now: WatchSnapshot | None = None,
+    before: WatchSnapshot | None = None,
+    silent: float = 0.0,
+    trouble: str = "",
+) -> ProcessView:
+    return ProcessView(Kind.WATCH, "watch", up, 0, now, before, silent, 3, {78: 1, -9: 3}, trouble)
 
 
 def answer(
-    index: int = 0, *, up: bool = True, now: AnswerSnapshot | None = None, before: AnswerSnapshot | None = None
+    index: int = 0,
+    *,
+    up: bool = True,
+    now: AnswerSnapshot | None = None,
+    before: AnswerSnapshot | None = None,
+    silent: float = 0.0,
 ) -> ProcessView:
-    return ProcessView(f"answer {index}", up, 2, now, before)
+    return ProcessView(Kind.ANSWER, f"answer {index}", up, 2, now, before, silent)
 
 
 #: A start, a life, a life after others, and the moment in which everything is dead.
@@ -96,19 +112,19 @@ STATES: dict[str, tuple[ProcessView, ...]] = {
 }
 
 
-def asked(instance: FakeInstance, method: str, path: str, accept: str = "*/*") -> httpx.Response:
+def asked(instance: FakeInstance, method: str, path: str, accept: str = "*/*", now: float = NOW) -> httpx.Response:
     """What the application says, without a socket."""
 
     async def ask() -> httpx.Response:
-        transport = httpx.ASGITransport(application(instance))
+        transport = httpx.ASGITransport(application(instance, lambda: now))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
             return await client.request(method, path, headers={"Accept": accept})
 
     return asyncio.run(ask())
 
 
-def page(instance: FakeInstance, path: str, accept: str = "*/*") -> httpx.Response:
-    return asked(instance, "GET", path, accept)
+def page(instance: FakeInstance, path: str, accept: str = "*/*", now: float = NOW) -> httpx.Response:
+    return asked(instance, "GET", path, accept, now)
 
 
 def families(instance: FakeInstance, accept: str = "text/plain") -> dict[str, Metric]:
@@ -261,6 +277,11 @@ def test_queries_are_told_by_zone_type_rcode_and_reason() -> None:
         ("headwater_watch_errors_total", {"resource": "services", "code": "500"}, 3 + 4),
         ("headwater_programming_duration_seconds_count", {}, 3 + 4),
         ("headwater_process_restarts_total", {"process": "answer 1"}, 2),
+        ("headwater_process_killed_total", {"process": "watch"}, 3),
+        ("headwater_process_killed_total", {"process": "answer 1"}, 0),
+        ("headwater_process_exits_total", {"process": "watch", "code": "78"}, 1),
+        ("headwater_process_exits_total", {"process": "watch", "code": "-9"}, 3),
+        ("headwater_process_silent_seconds", {"process": "watch"}, 0),
         # A state is the present life's alone.
         ("headwater_objects", {"resource": "services"}, 3),
         ("headwater_names", {"kind": "headless"}, 5),
@@ -309,6 +330,22 @@ def test_healthz_names_the_process_that_is_down(views: tuple[ProcessView, ...], 
     assert response.text == ("ok\n" if status == 200 else f"down: {', '.join(named)}\n")
 
 
+@pytest.mark.parametrize(
+    ("views", "named"),
+    [
+        ((watch(silent=2.5), answer(0)), "silent: watch (2.5 s)"),
+        ((watch(), answer(0, silent=1.0), answer(1)), "silent: answer 0 (1.0 s)"),
+        ((watch(silent=20.0), answer(0, silent=3.0)), "silent: watch (20.0 s), answer 0 (3.0 s)"),
+        ((watch(up=False), answer(0, silent=3.0)), "down: watch; silent: answer 0 (3.0 s)"),
+        # It has not come up yet: that is enough to know.
+        ((watch(up=False, silent=3.0), answer(0)), "down: watch"),
+    ],
+)
+def test_healthz_names_the_process_that_does_not_get_on(views: tuple[ProcessView, ...], named: str) -> None:
+    response = page(FakeInstance(*views), "/healthz")
+    assert (response.status_code, response.text) == (503, f"{named}\n")
+
+
 READY, NOT_READY = answered(), answered(ready=False)
 
 
@@ -325,6 +362,9 @@ READY, NOT_READY = answered(), answered(ready=False)
         ((watch(now=watched()), answer(0, up=False, now=READY)), 503),
         ((watch(now=watched()), answer(0)), 503),
         ((watch(now=watched()),), 503),
+        # What it said before it fell silent is not how it is.
+        ((watch(now=watched()), answer(0, now=READY, silent=1.0)), 503),
+        ((watch(now=watched()), answer(0, now=READY, silent=1.0), answer(1, now=READY)), 200),
     ],
 )
 def test_ready_is_when_an_answer_process_can_answer(views: tuple[ProcessView, ...], status: int) -> None:
@@ -358,6 +398,35 @@ def test_readyz_explains() -> None:
             },
         },
     }
+
+
+@pytest.mark.parametrize(
+    ("view", "later", "expected"),
+    [
+        (watch(now=watched()), 0.0, 0.25),
+        (watch(now=watched()), 40.0, 40.25),
+        (watch(up=False, before=watched()), 40.0, 40.25),
+        # The next life has not heard the API server yet: what the one before has heard counts.
+        (watch(now=WatchSnapshot(taken=NOW + 30), before=watched()), 40.0, 40.25),
+    ],
+)
+def test_ages_grow_while_nothing_is_heard_of_the_watch_process(
+    view: ProcessView, later: float, expected: float
+) -> None:
+    instance = FakeInstance(view)
+    said = page(instance, "/readyz", now=NOW + later).json()["watch"]["resources"]["services"]
+    assert said["age_seconds"] == expected
+    metrics = page(instance, "/metrics", now=NOW + later).text
+    assert f'headwater_watch_age_seconds{{resource="services"}} {expected}' in metrics
+
+
+def test_readyz_says_why_a_process_is_down_or_silent() -> None:
+    why = "--kubeconfig: /etc/kubeconfig: Permission denied"
+    said = page(FakeInstance(watch(up=False, trouble=why), answer(0, now=READY, silent=2.0)), "/readyz").json()
+    assert said["watch"]["detail"] == why
+    assert said["answer"]["answer 0"] == {"up": True, "ready": False, "silent_seconds": 2.0}
+    said = page(FakeInstance(watch(now=watched(), silent=12.0)), "/readyz").json()
+    assert said["watch"]["silent_seconds"] == 12.0
 
 
 def test_the_first_page_says_where_to_look() -> None:

@@ -13,9 +13,10 @@ import dns.rrset
 import pytest
 from headwater.answer.alias import Pending
 from headwater.answer.counts import Reason, count_parts
-from headwater.answer.resolver import MAX_MESSAGE, Resolver
+from headwater.answer.resolver import Resolver
 from headwater.cluster.objects import Object, Pod, Service
 from headwater.store.environment import Reader
+from headwater.wire.header import MAX_MESSAGE
 from headwater.wire.names import name
 
 from tests.harness.small import (

@@ -21,7 +21,7 @@ from headwater import __version__
 from headwater.commands.cli import COMMANDS, cli, main
 from headwater.commands.query import LookupFailed
 from headwater.commands.serve import progress
-from headwater.process.counters import AnswerSnapshot, ProcessView, WatchSnapshot
+from headwater.process.counters import AnswerSnapshot, Kind, ProcessView, WatchSnapshot
 from headwater.settings.address import Address
 from headwater.settings.settings import Settings
 from headwater.supervise.claims import StartFailed, take_state_dir
@@ -425,7 +425,10 @@ class Starting:
     def views(self) -> list[ProcessView]:
         watch = WatchSnapshot(ready=True, objects={"services": 12_000, "pods": 0})
         answer = AnswerSnapshot(ready=self.looked > 2)
-        return [ProcessView("watch", True, 0, watch, None), ProcessView("answer 0", True, 0, answer, None)]
+        return [
+            ProcessView(Kind.WATCH, "watch", True, 0, watch, None),
+            ProcessView(Kind.ANSWER, "answer 0", True, 0, answer, None),
+        ]
 
 
 def test_on_a_terminal_serve_says_when_it_is_ready_and_how_to_ask(capsys: pytest.CaptureFixture[str]) -> None:

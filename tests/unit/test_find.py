@@ -6,7 +6,7 @@ from pathlib import Path
 
 import dns.message
 import pytest
-from headwater.answer.find import labels_of
+from headwater.answer.find import Shape, labels_of, shape_of
 from headwater.cluster.objects import Pod, Port, ServiceImport
 from headwater.wire.names import name
 
@@ -200,3 +200,27 @@ def test_labels_with_any_byte_harm_nothing(world: Small) -> None:
             (reply,) = world.ask_wire(query)
             assert reply is not None
             assert dns.message.from_wire(reply).rcode() in (0, 3)
+
+
+@pytest.mark.parametrize("clusters", [False, True])
+@pytest.mark.parametrize(
+    ("labels", "shape", "in_clusters"),
+    [
+        ("", Shape.SERVICE, Shape.SERVICE),
+        ("svc", Shape.SERVICE, Shape.SERVICE),
+        ("web.default.svc", Shape.SERVICE, Shape.SERVICE),
+        ("h.web.default.svc", Shape.ENDPOINT, Shape.ENDPOINT),
+        ("http.tcp.web.default.svc", Shape.PORT, Shape.HOST_OF_CLUSTER),
+        ("_http.tcp.web.default.svc", Shape.PORT, Shape.PORT),
+        ("http._tcp.web.default.svc", Shape.PORT, Shape.PORT),
+        ("a.b.c.web.default.svc", Shape.TOO_LONG, Shape.TOO_LONG),
+        ("_zone.web.default.svc", Shape.ZONAL, Shape.ENDPOINT),
+        ("pin._zone.web.default.svc", Shape.ZONAL, Shape.PORT),
+        ("a.b.pin._zone.web.default.svc", Shape.ZONAL, Shape.TOO_LONG),
+        ("_zone.10-0-0-1.default.pod", Shape.ENDPOINT, Shape.ENDPOINT),
+        ("a.pin._zone.web.default.pod", Shape.TOO_LONG, Shape.TOO_LONG),
+    ],
+)
+def test_the_shapes_of_names(labels: str, shape: Shape, in_clusters: Shape, clusters: bool) -> None:
+    found = labels_of(name(f"{labels}.z.test".lstrip(".")), name("z.test"))
+    assert shape_of(found, clusters=clusters) is (in_clusters if clusters else shape)

@@ -20,10 +20,11 @@ import pytest
 from headwater.answer.alias import Pending
 from headwater.answer.counts import Reason, count_parts
 from headwater.answer.find import address_of_label
-from headwater.answer.resolver import MAX_MESSAGE, Resolver
+from headwater.answer.resolver import Resolver
 from headwater.cluster.objects import Namespace
 from headwater.store.environment import Reader
 from headwater.store.identity import Identity
+from headwater.wire.header import MAX_MESSAGE
 from headwater.wire.names import name
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as hypothesis_settings
@@ -249,7 +250,7 @@ def both_ways(reader: Reader, resolver: Resolver, asked: bytes) -> bytes | Pendi
     assert snapshot is not None
     found = []
     for answer in (resolver.answer, resolver._long_way):
-        resolver._turn = 0
+        resolver._state.turn = 0
         resolver.counts.clear()
         found.append((answer(asked, snapshot), dict(resolver.counts)))
     snapshot.close()

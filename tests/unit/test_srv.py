@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import random
 
+import dns.message
+import dns.name
 import pytest
 from headwater.answer import srv
-from headwater.answer.srv import SrvSets, srv_set
+from headwater.answer.sections import Sections
+from headwater.answer.srv import SrvSets, srv_of_itself, srv_set
 from headwater.store.node import Kind, SrvForm, pack_node, pack_srv_own, pack_srv_table
 from headwater.wire.names import name
+from headwater.wire.rdata import record
+from headwater.wire.types import AAAA, A
 
 WEB = name("web.default.svc.cluster.local")
 PORT = name("_http._tcp.web.default.svc.cluster.local")
@@ -79,5 +84,92 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         node = table(*addresses(10, number))
         qname = name(f"web-{number % 200}.default.svc.cluster.local")
         sets.get(node, qname, qname, ROOM, 0)
-        most = max(most, sum(len(entry[0]) + len(entry[4]) for entry in sets._known.values()))
+        most = max(most, sum(len(entry.node) + len(entry.answer.body[0]) for entry in sets._known.values()))
     assert 50_000 < most <= 100_000
+
+
+# The question's letters (draft-vixie-dnsext-dns0x20)
+
+
+def asked_as_is(qname: bytes) -> bytes:
+    return b"\0\1\1\0\0\1\0\0\0\0\0\0" + qname + b"\0\x21\0\1"
+
+
+def decoded(qname: bytes, found: Sections) -> dns.message.Message:
+    """The set in a reply to that question."""
+    counts = found.ancount.to_bytes(2, "big") + b"\0\0" + found.arcount.to_bytes(2, "big")
+    query = asked_as_is(qname)
+    return dns.message.from_wire(query[:2] + b"\x84\0\0\1" + counts + query[12:] + b"".join(found.body))
+
+
+def spelt(qname: str) -> bytes:
+    """As `name`, in its own letters."""
+    return dns.name.from_text(qname).to_wire() or b""
+
+
+FORMS = {
+    "own": pack_node(
+        zone=0,
+        kind=Kind.PORT,
+        a=[record(A, 5, b"\x0a\0\0\1")],
+        aaaa=[record(AAAA, 5, bytes(16))],
+        srv=pack_srv_own(5, 100, len(WEB), (80, 81)),
+    ),
+    "table": table(*addresses(5), base=WEB),
+    "names": pack_node(
+        zone=0,
+        kind=Kind.PORT,
+        srv=pack_srv_table(
+            5,
+            10,
+            len(WEB),
+            [((80, 81), b"\1h\4east", [b"\x0a\0\0\1"], [bytes(16)]), ((80,), b"\1h\4west", [], [])],
+            form=SrvForm.NAMES,
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("room", [ROOM, 200, 90])
+def test_targets_end_in_the_letters_of_the_question(form: str, room: int) -> None:
+    """CoreDNS compresses letter for letter: a target and its glue's owner have the same ones, as its own plugin's."""
+    node, qname = FORMS[form], spelt("_hTTp._tCP.wEb.DEFAULT.svc.Cluster.LOCAL")
+    sets = SrvSets()
+    lower = srv_set(node, PORT, PORT, room, 0)
+    assert lower.ancount
+    for letters in (qname, qname, PORT, qname, qname.upper(), PORT):
+        found = sets.get(memoryview(node), PORT, letters, room, 0)
+        assert whole(found) == whole(srv_set(node, PORT, letters, room, 0))
+        assert b"".join(found.body).lower() == b"".join(lower.body).lower()
+        assert found[:2] == lower[:2]
+        assert (
+            found.cut == lower.cut == (room != ROOM and room < len(b"".join(srv_set(node, PORT, PORT, ROOM, 0).body)))
+        )
+        end = decoded(letters, found).question[0].name.to_text().split(".", 2)[2]
+        message = decoded(letters, found)
+        targets = {item.target.to_text() for item in message.answer[0]}
+        assert all(target.endswith(end) for target in targets)
+        assert {rrset.name.to_text() for rrset in message.additional} <= targets
+
+
+def test_the_target_of_a_pod_has_the_letters_of_the_question() -> None:
+    qname = spelt("a.10-0-0-1.Default.POD.cluster.Local")
+    found = srv_of_itself(qname, qname[2:], b"\x0a\0\0\1", 5)
+    message = decoded(qname, found)
+    assert message.answer[0][0].target.to_text() == "10-0-0-1.Default.POD.cluster.Local."
+    assert message.additional[0].name.to_text() == "10-0-0-1.Default.POD.cluster.Local."
+
+
+def test_what_is_remembered_for_other_letters_is_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(srv, "MAX_KNOWN", 100_000)
+    sets = SrvSets()
+    most = 0
+    for number in range(300):
+        node = table(*addresses(10, number))
+        qname = spelt(f"Web-{number % 200}.default.svc.cluster.LOCAL")
+        sets.get(node, qname.lower(), qname, ROOM, 0)
+        entries = sets._known.values()
+        pieces = [piece for entry in entries if entry.written for piece in entry.written.pieces]
+        most = max(most, sum(len(entry.answer.body[0]) for entry in entries) + sum(map(len, pieces)))
+    assert 30_000 < most <= 100_000

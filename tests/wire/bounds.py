@@ -14,9 +14,9 @@ def assert_bounded(connection: Connection[H]) -> None:
     assert not opened.keys() & sending.keys()
     assert not due.keys() & sending.keys()
     assert len(connection._requests) <= 3 * MAX_STREAMS
-    assert len(connection._ours) <= 256
-    assert len(connection._unread) <= MAX_STREAMS
-    assert connection._thirsty.keys() <= sending.keys()
+    assert len(connection._reset_by_us) <= 256
+    assert len(connection._still_sent) <= MAX_STREAMS
+    assert connection._for_window.keys() <= sending.keys()
     assert len(connection._blocks.known) <= 16
     assert all(len(known) <= 1024 for known in connection._blocks.known)
     assert len(connection._rest) < 9 + 16_384

@@ -335,7 +335,7 @@ def test_streams_that_wait_are_given_up_in_any_order_without_a_trace() -> None:
             connection.tick()
     assert not connection.closed
     assert not connection._sending
-    assert not connection._thirsty
+    assert not connection._for_window
     assert connection._queued == connection._blocked == 0
 
 

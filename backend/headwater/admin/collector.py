@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -10,7 +11,15 @@ from prometheus_client.registry import Collector
 
 from headwater import __version__
 from headwater.answer.counts import COUNTED_TYPES, RCODES, count_parts
-from headwater.process.counters import BUCKETS, LATENCY_BUCKETS, AnswerSnapshot, Histogram, ProcessView, WatchSnapshot
+from headwater.process.counters import (
+    BUCKETS,
+    LATENCY_BUCKETS,
+    AnswerSnapshot,
+    Histogram,
+    Kind,
+    ProcessView,
+    WatchSnapshot,
+)
 
 
 def answers_of(views: Iterable[ProcessView]) -> AnswerSnapshot:
@@ -23,20 +32,29 @@ def answers_of(views: Iterable[ProcessView]) -> AnswerSnapshot:
     return total
 
 
-def watch_of(views: Iterable[ProcessView]) -> WatchSnapshot:
-    """The watch process's state, with the counters of its earlier lives."""
+def watch_of(views: Iterable[ProcessView], at: float) -> WatchSnapshot:
+    """The watch process's state, with the counters of its earlier lives.
+
+    `at` is now, by the machine's monotonic clock: ages go on from what was heard last.
+    """
     for view in views:
-        if view.name == "watch":
+        if view.kind is Kind.WATCH:
             now = view.snapshot if isinstance(view.snapshot, WatchSnapshot) else WatchSnapshot()
             total = WatchSnapshot(
-                ready=now.ready, detail=now.detail, objects=now.objects, names=now.names, store_bytes=now.store_bytes
+                taken=now.taken,
+                ready=now.ready,
+                detail=now.detail,
+                objects=now.objects,
+                names=now.names,
+                store_bytes=now.store_bytes,
             )
             for name, state in now.resources.items():
                 mine = total.resources.setdefault(name, type(state)())
-                mine.connected, mine.resource_version, mine.age = state.connected, state.resource_version, state.age
+                mine.connected, mine.resource_version = state.connected, state.resource_version
             total.add_counters(now)
             if isinstance(view.before, WatchSnapshot):
                 total.add_counters(view.before)
+            total.grow_older(at)
             return total
     return WatchSnapshot()
 
@@ -53,16 +71,19 @@ def _buckets(bounds: Sequence[float], histogram: Histogram) -> tuple[list[tuple[
 class HeadwaterCollector(Collector):
     """`views` gives the processes as they are now; `zones` are the names of the served zones."""
 
-    def __init__(self, zones: Sequence[str], views: Callable[[], list[ProcessView]]) -> None:
+    def __init__(
+        self, zones: Sequence[str], views: Callable[[], list[ProcessView]], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._zones = zones
         self._views = views
+        self._clock = clock
 
     def collect(self) -> Iterator[Metric]:
         views = self._views()
         yield _build_info()
         yield from self._processes(views)
         yield from self._answers(answers_of(views))
-        yield from self._watch(watch_of(views))
+        yield from self._watch(watch_of(views, self._clock()))
 
     @staticmethod
     def _processes(views: Sequence[ProcessView]) -> Iterator[Metric]:
@@ -70,11 +91,25 @@ class HeadwaterCollector(Collector):
         restarts = CounterMetricFamily(
             "headwater_process_restarts", "How often a process was started again.", labels=["process"]
         )
+        killed = CounterMetricFamily(
+            "headwater_process_killed", "How often a process was killed because it did not get on.", labels=["process"]
+        )
+        silent = GaugeMetricFamily(
+            "headwater_process_silent_seconds", "For how long a process has not got on.", labels=["process"]
+        )
+        exits = CounterMetricFamily(
+            "headwater_process_exits",
+            "How often a process has ended, by exit code; a negative one is a signal.",
+            labels=["process", "code"],
+        )
         for view in views:
             up.add_metric([view.name], float(view.up))
             restarts.add_metric([view.name], view.restarts)
-        yield up
-        yield restarts
+            killed.add_metric([view.name], view.killed)
+            silent.add_metric([view.name], view.silent)
+            for code, count in sorted(view.exits.items()):
+                exits.add_metric([view.name, str(code)], count)
+        yield from (up, restarts, killed, silent, exits)
 
     def _answers(self, total: AnswerSnapshot) -> Iterator[Metric]:
         queries = CounterMetricFamily(

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-import uvicorn
+import msgspec
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from headwater import __version__
-from headwater.admin.collector import HeadwaterCollector, watch_of
-from headwater.process.counters import AnswerSnapshot, ProcessView
+from headwater.admin.collector import HeadwaterCollector
+from headwater.admin.http import Server
+from headwater.admin.status import status_of
+from headwater.process.counters import ProcessView
 from headwater.settings.settings import Settings
 
 
@@ -29,43 +32,18 @@ class Instance(Protocol):
     def views(self) -> list[ProcessView]: ...
 
 
-def readiness(views: list[ProcessView]) -> tuple[bool, dict[str, object]]:
-    """Whether queries are answered, and why or why not, for /readyz."""
-    watch = watch_of(views)
-    answering: dict[str, dict[str, bool]] = {}
-    for view in views:
-        if view.name != "watch":
-            snapshot = view.snapshot if isinstance(view.snapshot, AnswerSnapshot) else AnswerSnapshot()
-            answering[view.name] = {"up": view.up, "ready": snapshot.ready}
-            if snapshot.stale:
-                answering[view.name]["stale"] = True
-    ready = any(state["up"] and state["ready"] for state in answering.values())
-    watching = next((view for view in views if view.name == "watch"), None)
-    return ready, {
-        "ready": ready,
-        "answer": answering,
-        "watch": {
-            "up": watching is not None and watching.up,
-            "ready": watch.ready,
-            "detail": watch.detail,
-            "objects": watch.objects,
-            "resources": {
-                name: {
-                    "connected": state.connected,
-                    "resourceVersion": state.resource_version,
-                    "age_seconds": round(state.age, 3) if state.age >= 0 else None,
-                    "errors": state.errors,
-                }
-                for name, state in watch.resources.items()
-            },
-        },
-    }
+def health(views: list[ProcessView]) -> str:
+    """What is wrong with the processes, in a line; empty when nothing is."""
+    down = [view.name for view in views if not view.up]
+    silent = [f"{view.name} ({view.silent:.1f} s)" for view in views if view.up and view.silent]
+    found = {"down": down, "silent": silent}
+    return "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names)
 
 
-def application(instance: Instance) -> Starlette:
-    """The ASGI application."""
+def application(instance: Instance, clock: Callable[[], float] = time.monotonic) -> Starlette:
+    """The ASGI application. `clock` is the machine's monotonic one, as the processes read it."""
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(HeadwaterCollector(instance.settings.served_zones(), instance.views))
+    registry.register(HeadwaterCollector(instance.settings.served_zones(), instance.views, clock))
 
     async def metrics(request: Request) -> Response:
         await instance.refresh()
@@ -73,15 +51,13 @@ def application(instance: Instance) -> Starlette:
         return Response(encode(registry), headers={"Content-Type": content_type})
 
     async def healthz(_: Request) -> Response:
-        down = [view.name for view in instance.views() if not view.up]
-        if down:
-            return PlainTextResponse(f"down: {', '.join(down)}\n", 503)
-        return PlainTextResponse("ok\n")
+        wrong = health(instance.views())
+        return PlainTextResponse(f"{wrong}\n", 503) if wrong else PlainTextResponse("ok\n")
 
     async def readyz(_: Request) -> Response:
         await instance.refresh()
-        ready, explanation = readiness(instance.views())
-        return JSONResponse(explanation, 200 if ready else 503)
+        status = status_of(instance.views(), clock())
+        return Response(msgspec.json.encode(status), 200 if status.ready else 503, media_type="application/json")
 
     async def index(_: Request) -> Response:
         return PlainTextResponse(f"headwater {__version__}\n\n/metrics\n/healthz\n/readyz\n")
@@ -97,15 +73,4 @@ def application(instance: Instance) -> Starlette:
 
 async def serve(bound: socket.socket, instance: Instance) -> None:
     """Serve on a socket that is bound already, until cancelled."""
-    config = uvicorn.Config(
-        application(instance), log_config=None, access_log=False, lifespan="off", server_header=False, http="h11"
-    )
-    server = uvicorn.Server(config)
-    # The supervisor has its own signal handlers.
-    server.config.load()
-    server.lifespan = config.lifespan_class(config)
-    await server.startup(sockets=[bound])
-    try:
-        await server.main_loop()
-    finally:
-        await server.shutdown(sockets=[bound])
+    await Server(application(instance), bound).serve()

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from headwater.store.node import A_SIZE, AAAA_SIZE, HEAD, HEAD_SIZE, OTHER
+from headwater.store.node import other_of
+from headwater.wire.rdata import OWNER, RECORD_HEAD, record, type_of_address
+from headwater.wire.types import CNAME
 
 #: CNAMEs in one zone (CoreDNS: maxCnameChainLength, plus the one that is found too long).
 _MAX_CHAIN: Final = 11
 #: Zones gone through and names in each, in all.
 MAX_HOPS: Final = 64
-_CNAME: Final = 5
-_IN: Final = 1
-_FIXED: Final = struct.Struct(">HHIH")
-#: What stands before the target in a stored CNAME: owner, type, class, TTL, length.
-_RECORD_HEAD: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +41,13 @@ class Chain:
 
     def take(self, owner: bytes, node: Any) -> bool:
         """Follow the CNAME of a node. False for a loop, or a chain that is too long."""
-        _, _, (record,) = other_records(node, _CNAME)
-        target = bytes(record[_RECORD_HEAD:])
+        _, _, (alias,) = other_of(node, CNAME)
+        target = bytes(alias[RECORD_HEAD:])
         if _is_below(target, owner) or self._in_zone == _MAX_CHAIN or target in self._seen:
             return False
         self._in_zone += 1
         self._seen.add(target)
-        self.records.append(owner + bytes(record[2:]) if self.records else bytes(record))
+        self.records.append(owner + bytes(alias[len(OWNER) :]) if self.records else bytes(alias))
         self.target = target
         return True
 
@@ -62,16 +58,14 @@ class Chain:
 
     def arrive_at(self, records: Iterable[bytes]) -> None:
         """The target's own records, as they are stored."""
-        found = [self.target + bytes(record[2:]) for record in records]
+        found = [self.target + bytes(item[len(OWNER) :]) for item in records]
         if found:
             self.records += found
             self._stands = len(self.records)
 
     def arrive(self, qtype: int, addresses: Sequence[bytes], ttl: int) -> None:
         """The target is a pod's name, with these addresses."""
-        size = 4 if qtype == 1 else 16
-        head = b"\xc0\x0c" + _FIXED.pack(qtype, _IN, ttl, size)
-        self.arrive_at(head + item for item in addresses if len(item) == size)
+        self.arrive_at(record(qtype, ttl, item) for item in addresses if type_of_address(item) == qtype)
 
     def settled(self) -> Chain:
         """Without what came to nothing."""
@@ -85,18 +79,3 @@ def _is_below(name: bytes, other: bytes) -> bool:
     while len(name) - at > len(other):
         at += 1 + name[at]
     return name[at:] == other
-
-
-def other_records(node: Any, qtype: int) -> tuple[int, int, Sequence[bytes]]:
-    """(ancount, arcount, bytes) of a node's type that is neither an address nor SRV."""
-    _, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
-    at = HEAD_SIZE + n_a * A_SIZE + n_aaaa * AAAA_SIZE
-    count = node[at]
-    at += 1
-    for _ in range(count):
-        rtype, ancount, arcount, size = OTHER.unpack_from(node, at)
-        at += OTHER.size
-        if rtype == qtype:
-            return ancount, arcount, (node[at : at + size],)
-        at += size
-    return 0, 0, ()

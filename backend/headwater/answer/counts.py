@@ -8,13 +8,10 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
-from headwater.wire.types import Rcode
+from headwater.wire.types import MNEMONICS, Rcode
 
 #: Query types that are counted by name; all others count as 0, or a client could fill the table.
-COUNTED_TYPES: Final = {
-    1: "A", 2: "NS", 5: "CNAME", 6: "SOA", 12: "PTR", 15: "MX", 16: "TXT", 28: "AAAA",
-    33: "SRV", 35: "NAPTR", 64: "SVCB", 65: "HTTPS", 255: "ANY",
-}  # fmt: skip
+COUNTED_TYPES: Final = MNEMONICS
 
 
 class Reason(IntEnum):

@@ -7,15 +7,18 @@ without their underscores, the zonal names, and labels before a pod's name.
 from __future__ import annotations
 
 import socket
+from enum import Enum
 from typing import Any, Final
 
 from headwater.store.environment import Snapshot
 from headwater.store.node import Flag
-from headwater.wire.names import MARKER, MAX_LABEL, MAX_NAME, PIN, PREFER
+from headwater.wire.names import MARKER, MAX_LABEL, MAX_NAME, PIN, POD, PREFER, SVC
 from headwater.wire.rdata import unmapped
 
-_SVC: Final = b"\x03svc"
-_POD: Final = b"\x03pod"
+#: How many labels a Service's name has, an endpoint's, a port's.
+_SERVICE: Final = 3
+_ENDPOINT: Final = 4
+_PORT: Final = 5
 
 
 def labels_of(name: bytes, zone: bytes) -> list[bytes]:
@@ -29,27 +32,57 @@ def labels_of(name: bytes, zone: bytes) -> list[bytes]:
     return found
 
 
+class Shape(Enum):
+    """What the labels before a zone are, by their number and place: the five cases of CoreDNS's parseRequest.
+
+    `pod` for `svc` is read alike, but that it has no zonal names.
+    """
+
+    SERVICE = "service.namespace.svc, and what is above it"
+    ENDPOINT = "endpoint.service.namespace.svc"
+    PORT = "port.protocol.service.namespace.svc"
+    HOST_OF_CLUSTER = "endpoint.cluster.service.namespace.svc, in a multicluster zone"
+    ZONAL = "topozone.pin|prefer._zone.service.namespace.svc, and what is above it"
+    TOO_LONG = "nothing that CoreDNS answers"
+
+
+def shape_of(labels: list[bytes], *, clusters: bool) -> Shape:
+    """The shape of the labels before a zone; `clusters`: a multicluster one."""
+    if len(labels) < _ENDPOINT:
+        return Shape.SERVICE
+    if labels[-_ENDPOINT] == MARKER and labels[-1] == SVC and not clusters:
+        return Shape.ZONAL
+    if len(labels) == _ENDPOINT:
+        return Shape.ENDPOINT
+    if len(labels) > _PORT:
+        return Shape.TOO_LONG
+    # Two labels are a host and its cluster in a multicluster zone, unless one has the underscore.
+    return Shape.HOST_OF_CLUSTER if clusters and not any(map(_has_underscore, labels[:2])) else Shape.PORT
+
+
+#: Shapes of names that are stored under themselves, or that nothing has.
+_ONLY_AS_STORED: Final = (Shape.SERVICE, Shape.TOO_LONG)
+
+
 def find(name: bytes, zone: bytes, snapshot: Snapshot, *, clusters: bool) -> tuple[Any, bytes] | None:
     """A node and the name that it is stored under. `name` is lower-cased; `clusters`: a multicluster zone."""
     node = snapshot.get(name)
     if node is not None:
         return node, name
     labels = labels_of(name, zone)
-    key = b""
-    if len(labels) < 4:
+    shape = shape_of(labels, clusters=clusters)
+    if shape in _ONLY_AS_STORED:
         return None
-    if labels[-1] == _POD:
+    if labels[-1] == POD:
         # CoreDNS does not look at an endpoint, or a port and protocol, before a pod's name.
-        if len(labels) > 5:
-            return None
-        key = b"".join((*labels[-3:], zone))
-    elif labels[-1] == _SVC:
-        if labels[-4] == MARKER and not clusters:
-            return _zonal(labels, zone, snapshot)
-        # Two labels are a host and its cluster in a multicluster zone, unless one has the underscore.
-        if len(labels) == 5 and (not clusters or labels[0][1:2] == b"_" or labels[1][1:2] == b"_"):
-            key = b"".join((_underscored(labels[0]), _underscored(labels[1]), *labels[2:], zone))
-    if not key or key == name or len(key) > MAX_NAME:
+        key = b"".join((*labels[-_SERVICE:], zone))
+    elif labels[-1] == SVC and shape is Shape.ZONAL:
+        return _zonal(labels, zone, snapshot)
+    elif labels[-1] == SVC and shape is Shape.PORT:
+        key = b"".join((*map(_underscored, labels[:2]), *labels[2:], zone))
+    else:
+        return None
+    if key == name or len(key) > MAX_NAME:
         return None
     node = snapshot.get(key)
     return None if node is None else (node, key)
@@ -58,49 +91,59 @@ def find(name: bytes, zone: bytes, snapshot: Snapshot, *, clusters: bool) -> tup
 def may_be_known(name: bytes, labels: list[int], end: int) -> bool:
     """Whether `find` or `pod_from_name` may know a name that is not stored.
 
-    `labels` are the offsets of those before the zone, which begins at `end`.
+    `labels` are the offsets of those before the zone, which begins at `end`. On the short way: it
+    asks for no more than that, and says yes where `shape_of` would have to look at more.
     """
-    if len(labels) < 3:
+    count = len(labels)
+    if count < _SERVICE:
         return False
     last = name[labels[-1] : end]
-    if last == _POD:
+    if last == POD:
         return True
-    return last == _SVC and len(labels) > 3 and (len(labels) == 5 or name[labels[-4] : labels[-3]] == MARKER)
+    return last == SVC and (
+        count == _PORT or (count >= _ENDPOINT and name[labels[-_ENDPOINT] : labels[-_SERVICE]] == MARKER)
+    )
 
 
 def _zonal(labels: list[bytes], zone: bytes, snapshot: Snapshot) -> tuple[Any, bytes] | None:
     """TOPOZONE.pin|prefer._zone.SVC.NS.svc.Z where no endpoint is in that zone, and what lies between."""
-    base = b"".join((*labels[-3:], zone))
+    *above, word, _, service, namespace, svc = [b"", *labels]
+    base = b"".join((service, namespace, svc, zone))
     marker = MARKER + base
     empty = snapshot.get(marker)
-    if empty is None or len(labels) < 5 or labels[-5] not in (PIN, PREFER):
+    if empty is None or word not in (PIN, PREFER):
         return None
-    if labels[-5] == PREFER and len(labels) > 5:
-        for key in (b"".join((*labels[:-5], PIN, marker)), base):
+    zones = b"".join(above)
+    if word == PREFER and zones:
+        for key in (zones + PIN + marker, base):
             node = snapshot.get(key)
             if node is not None:
                 return node, key
     return empty, marker
 
 
+def _has_underscore(label: bytes) -> bool:
+    return label[1:2] == b"_"
+
+
 def _underscored(label: bytes) -> bytes:
-    if label[1:2] == b"_" or len(label) > MAX_LABEL:
+    if _has_underscore(label) or len(label) > MAX_LABEL:
         return label
     return bytes((label[0] + 1,)) + b"_" + label[1:]
 
 
 def pod_from_name(name: bytes, zone: bytes, snapshot: Snapshot) -> tuple[bytes, bytes] | None:
     """The address in a name like 10-44-0-7.NS.pod.Z, and that name, if the namespace's node allows it."""
-    if not name.endswith(_POD + zone):
+    if not name.endswith(POD + zone):
         return None
     labels = labels_of(name, zone)
-    if not 3 <= len(labels) <= 5 or labels[-1] != _POD:
+    if not _SERVICE <= len(labels) <= _PORT or labels[-1] != POD:
         return None
     namespace = snapshot.get(b"".join((*labels[-2:], zone)))
     if namespace is None or not namespace[0] & Flag.PODS_FROM_NAME:
         return None
-    address = address_of_label(labels[-3][1:])
-    return None if address is None else (address, b"".join((*labels[-3:], zone)))
+    address = address_of_label(labels[-_SERVICE][1:])
+    return None if address is None else (address, b"".join((*labels[-_SERVICE:], zone)))
 
 
 def address_of_label(label: bytes) -> bytes | None:

@@ -8,10 +8,9 @@ from headwater.answer.find import labels_of
 from headwater.store import holders
 from headwater.store.environment import Snapshot
 from headwater.store.holders import Holder
+from headwater.wire.names import IN_ADDR_ARPA, IP6_ARPA
 from headwater.wire.rdata import unmapped
 
-_IN_ADDR: Final = b"\x07in-addr\x04arpa\0"
-_IP6: Final = b"\x03ip6\x04arpa\0"
 _HEX: Final = frozenset(b"0123456789abcdef")
 
 
@@ -35,14 +34,14 @@ def ptr_targets(name: bytes, snapshot: Snapshot) -> list[bytes] | None:
 def _digits(name: bytes) -> tuple[int, str]:
     """The family, and the address's hexadecimal digits, most significant first; "" for what is not an address."""
     found: list[str] = []
-    if name.endswith(_IN_ADDR):
-        for label in reversed(labels_of(name, _IN_ADDR)):
+    if name.endswith(IN_ADDR_ARPA):
+        for label in reversed(labels_of(name, IN_ADDR_ARPA)):
             text = label[1:]
             if not text.isdigit() or len(text) > 3 or (text[:1] == b"0" and text != b"0") or int(text) > 255:
                 return 4, ""
             found.append(f"{int(text):02x}")
         return 4, "".join(found)
-    for label in reversed(labels_of(name, _IP6) if name.endswith(_IP6) else []):
+    for label in reversed(labels_of(name, IP6_ARPA) if name.endswith(IP6_ARPA) else []):
         if len(label) != 2 or label[1] not in _HEX:
             return 6, ""
         found.append(chr(label[1]))

@@ -2,58 +2,112 @@
 
 from __future__ import annotations
 
-import struct
 import threading
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
 
-from headwater.store.node import A_SIZE, AAAA_SIZE, HEAD, HEAD_SIZE, OTHER, SRV, SRV_ROW, Flag, SrvForm
-from headwater.wire.types import HEADER_SIZE
+from headwater.answer.sections import Sections
+from headwater.store.node import (
+    A_SIZE,
+    AAAA_SIZE,
+    HEAD,
+    HEAD_SIZE,
+    Flag,
+    SrvForm,
+    SrvPart,
+    limit_of,
+    srv_part,
+    srv_port_sets,
+    srv_ports,
+    srv_rows,
+)
+from headwater.wire.rdata import (
+    FIXED,
+    IPV4,
+    IPV6,
+    OWNER,
+    RECORD_HEAD,
+    SRV_FIXED,
+    SRV_NUMBERS,
+    pointer,
+    record,
+    type_of_address,
+)
+from headwater.wire.types import AAAA, IN, SRV, A
 
-_A: Final = 1
-_AAAA: Final = 28
-_SRV: Final = 33
-_IN: Final = 1
-_SRV_HEAD: Final = struct.Struct(">HHIHHHH")
-_ADDRESS_HEAD: Final = struct.Struct(">HHIH")
 #: Bytes of nodes and sets that are remembered, and what an entry takes besides.
 MAX_KNOWN: Final = 2 << 20
 _OVERHEAD: Final = 400
+_PIECE: Final = 40
+#: An SRV record without its target.
+_SRV_SIZE: Final = RECORD_HEAD + SRV_NUMBERS
+#: The weight of a name with one target (CoreDNS's too).
+_WHOLE_WEIGHT: Final = 100
 
 
-def srv_of_itself(name: bytes, own: bytes, address: bytes, ttl: int) -> tuple[int, int, tuple[bytes, ...]]:
-    """(ancount, arcount, bytes) for a pod's name that is not stored: itself and port 0, as in CoreDNS; its address.
+class Written(NamedTuple):
+    """The same before the targets' common end is put in: it has the letters of the question."""
+
+    ancount: int
+    arcount: int
+    pieces: Sequence[bytes]
+    """What stands before each target's end, and what stands behind the last one: one more than `ancount`."""
+    base: int
+    """Bytes of that end, which is also the end of the name asked for: the Service's own name."""
+    cut: bool = False
+
+    def asked_as(self, name: bytes) -> Sections:
+        """With the end that a name has."""
+        return Sections(self.ancount, self.arcount, (name[len(name) - self.base :].join(self.pieces),), self.cut)
+
+
+def srv_of_itself(name: bytes, own: bytes, address: bytes, ttl: int) -> Sections:
+    """The set of a pod's name that is not stored: itself and port 0, as in CoreDNS; its address.
 
     `own` is the pod's name, the end of the one that was asked for.
     """
-    rtype = _A if len(address) == 4 else _AAAA
-    answer = b"\xc0\x0c" + _SRV_HEAD.pack(_SRV, _IN, ttl, 6 + len(own), 0, 100, 0)
-    pointer = (0xC000 | HEADER_SIZE + len(name) - len(own)).to_bytes(2, "big")
-    glue = pointer + _ADDRESS_HEAD.pack(rtype, _IN, ttl, len(address))
-    return 1, 1, (answer, own, glue, address)
+    answer = OWNER + _head(len(own), ttl, _WHOLE_WEIGHT, 0)
+    glue = record(type_of_address(address), ttl, address, pointer(len(name) - len(own)))
+    return Sections(1, 1, (answer, own, glue))
+
+
+class _Known(NamedTuple):
+    """What was written for a name, and what it was written from."""
+
+    node: bytes
+    key: bytes
+    answer: Sections
+    """In lower case, in one piece."""
+    written: Written | None
+    """For other letters, once they were asked for."""
 
 
 class SrvSets:
     """The sets that were written lately, each for as long as its node is the same: SRV queries come again and again."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[bytes, bytes, int, int, bytes]] = {}
+        self._known: dict[bytes, _Known] = {}
         self._room = MAX_KNOWN
         self._lock = threading.Lock()
 
-    def get(self, node: Any, key: bytes, name: bytes, room: int, turn: int) -> tuple[int, int, Sequence[bytes], bool]:
+    def get(self, node: Any, key: bytes, name: bytes, room: int, turn: int) -> Sections:
         """As `srv_set`."""
         data = bytes(node)
-        known = self._known.get(name)
-        if known is not None and known[0] == data and known[1] == key and len(known[4]) <= room:
-            return known[2], known[3], known[4:], False
-        ancount, arcount, body, cut = srv_set(node, key, name, room, turn)
-        if not cut and not data[0] & Flag.LIMITED:
+        lower = name.lower()
+        known = self._known.get(lower)
+        if known is not None and known.node == data and known.key == key and len(known.answer.body[0]) <= room:
+            if name == lower:
+                return known.answer
+            if known.written is not None:
+                return known.written.asked_as(name)
+        written = write(data, key, lower, room, turn)
+        answer = written.asked_as(lower)
+        if not answer.cut and not data[0] & Flag.LIMITED:
             with self._lock:
-                self._remember(name, (data, key, ancount, arcount, b"".join(body)))
-        return ancount, arcount, body, cut
+                self._remember(lower, _Known(data, key, answer, None if name == lower else written))
+        return answer if name == lower else written.asked_as(name)
 
-    def _remember(self, name: bytes, found: tuple[bytes, bytes, int, int, bytes]) -> None:
+    def _remember(self, name: bytes, found: _Known) -> None:
         before = self._known.pop(name, None)
         if before is not None:
             self._room += _weight(name, before)
@@ -64,139 +118,139 @@ class SrvSets:
         self._known[name] = found
 
 
-def _weight(name: bytes, found: tuple[bytes, bytes, int, int, bytes]) -> int:
-    return _OVERHEAD + len(name) + len(found[0]) + len(found[1]) + len(found[4])
+def _weight(name: bytes, found: _Known) -> int:
+    """Bytes of an entry; pieces are small objects, each with a head of its own."""
+    pieces = () if found.written is None else found.written.pieces
+    size = len(name) + len(found.node) + len(found.key) + len(found.answer.body[0]) + sum(map(len, pieces))
+    return _OVERHEAD + size + len(pieces) * _PIECE
 
 
-def srv_set(node: Any, key: bytes, name: bytes, room: int, turn: int) -> tuple[int, int, list[bytes], bool]:
-    """(ancount, arcount, bytes, cut) of a node's SRV set (RFC 2782), glue included.
+def srv_set(node: Any, key: bytes, name: bytes, room: int, turn: int) -> Sections:
+    """A node's SRV set (RFC 2782), glue included, in at most `room` bytes.
 
     `key` is the name it is stored under, `name` the one asked for, which may be
     shorter by underscores: both end in the Service's name, which the glue's
-    owners point to. Targets are not compressed (RFC 2782: "not to be used").
+    owners point to. Targets are not compressed (RFC 2782: "not to be used"),
+    but they end in the question's own letters: CoreDNS compresses what is the
+    same letter for letter, such as a target and its glue's owner.
     `turn` says where a part of the set begins, as a fraction of 2**32.
     """
-    flags, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
-    at = HEAD_SIZE + n_a * A_SIZE + n_aaaa * AAAA_SIZE
-    if flags & Flag.OTHER:
-        count = node[at]
-        at += 1
-        for _ in range(count):
-            at += OTHER.size + OTHER.unpack_from(node, at)[3]
-    ttl, weight, base_size, form = SRV.unpack_from(node, at)
-    at += SRV.size
-    base = key[len(key) - base_size :] if base_size else key
-    pointer = (0xC000 | HEADER_SIZE + len(name) - len(base)).to_bytes(2, "big")
-    answers: list[bytes] = []
-    glue: list[bytes] = []
-    if form == SrvForm.OWN:
-        ports, _ = _port_set(node, at)
-        rdlength = 6 + len(base)
-        for port in ports:
-            if room < 12 + rdlength:
-                break
-            room -= 12 + rdlength
-            answers += b"\xc0\x0c", _SRV_HEAD.pack(_SRV, _IN, ttl, rdlength, 0, weight, port), base
-        fit_a = min(n_a, room // A_SIZE)
-        for i in range(fit_a):
-            glue += pointer, node[HEAD_SIZE + 2 + i * A_SIZE : HEAD_SIZE + (i + 1) * A_SIZE]
-        room -= fit_a * A_SIZE
-        start = HEAD_SIZE + n_a * A_SIZE
-        fit_aaaa = min(n_aaaa, room // AAAA_SIZE)
-        for i in range(fit_aaaa):
-            glue += pointer, node[start + 2 + i * AAAA_SIZE : start + (i + 1) * AAAA_SIZE]
-        cut = len(answers) // 3 < len(ports) or fit_a < n_a or fit_aaaa < n_aaaa
-        return len(answers) // 3, len(glue) // 2, answers + glue, cut
-    n_sets = int.from_bytes(node[at : at + 2], "big")
-    at += 2
-    sets: list[tuple[int, ...]] = []
-    for _ in range(n_sets):
-        ports, at = _port_set(node, at)
-        sets.append(ports)
-    a_fixed = _ADDRESS_HEAD.pack(_A, _IN, ttl, 4)
-    aaaa_fixed = _ADDRESS_HEAD.pack(_AAAA, _IN, ttl, 16)
+    return write(node, key, name, room, turn).asked_as(name)
+
+
+class _Asked(NamedTuple):
+    """A node's SRV part, and how it is to be written."""
+
+    node: bytes
+    part: SrvPart
+    base: int
+    """Bytes of the Service's own name, which every target ends in."""
+    pointer: bytes
+    """To the same in the question."""
+    room: int
+
+
+def write(node: Any, key: bytes, name: bytes, room: int, turn: int) -> Written:
+    """As `srv_set`, whatever letters the question has."""
+    part = srv_part(node)
+    base = part.base or len(key)
+    asked = _Asked(bytes(node), part, base, pointer(len(name) - base), room)
+    return _of_itself(asked) if part.form == SrvForm.OWN else _of_endpoints(asked, turn)
+
+
+def _head(target: int, ttl: int, weight: int, port: int) -> bytes:
+    """What stands between an SRV record's owner and its target of so many bytes."""
+    return SRV_FIXED.pack(SRV, IN, ttl, SRV_NUMBERS + target, 0, weight, port)
+
+
+def _of_itself(asked: _Asked) -> Written:
+    """Form OWN: a record for each port, one target, the node's own addresses for glue."""
+    node, part, base, owner, room = asked
+    _, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
+    ports, _ = srv_ports(node, part.at)
+    fit = min(len(ports), room // (_SRV_SIZE + base))
+    room -= fit * (_SRV_SIZE + base)
+    fit_a = min(n_a, room // A_SIZE)
+    fit_aaaa = min(n_aaaa, (room - fit_a * A_SIZE) // AAAA_SIZE)
+    glue = _with_owner(owner, node, HEAD_SIZE, fit_a, A_SIZE)
+    glue += _with_owner(owner, node, HEAD_SIZE + n_a * A_SIZE, fit_aaaa, AAAA_SIZE)
+    pieces = [OWNER + _head(base, part.ttl, part.weight, port) for port in ports[:fit]]
+    pieces.append(b"".join(glue))
+    cut = fit < len(ports) or fit_a < n_a or fit_aaaa < n_aaaa
+    return Written(fit, fit_a + fit_aaaa, pieces, base, cut)
+
+
+def _with_owner(owner: bytes, node: Any, at: int, count: int, size: int) -> list[bytes]:
+    """Stored records, so many of that size from an offset on, with another owner than the question's name."""
+    found: list[bytes] = []
+    for start in range(at, at + count * size, size):
+        found += owner, node[start + len(OWNER) : start + size]
+    return found
+
+
+def _of_endpoints(asked: _Asked, turn: int) -> Written:
+    """Forms TABLE and NAMES: a record for each row and each of its ports, the row's addresses for glue."""
+    node, part, base, to_base, room = asked
+    ttl, weight, _, form, _ = part
+    sets, at = srv_port_sets(node, part)
+    rows: Iterable[tuple[int, int, int, int, int]] = srv_rows(node, form, at)
+    if node[0] & Flag.LIMITED:
+        rows = _some(list(rows), limit_of(node), turn)
+    # Between a glue record's label and its address.
+    before_a, before_aaaa = to_base + FIXED.pack(A, IN, ttl, IPV4), to_base + FIXED.pack(AAAA, IN, ttl, IPV6)
     # The fixed part of a record depends on its target's length and its port only.
     heads: dict[tuple[int, int], bytes] = {}
-    size = len(node)
-    whole = room
-    long = form == SrvForm.NAMES
-    if flags & Flag.LIMITED:
-        size -= 2
-        node, at, size = _some_rows(node, at, size, (node[size] << 8) | node[size + 1], turn)
+    answers: list[bytes] = []
+    glue: list[bytes] = []
     ancount = arcount = 0
-    while at < size:
-        index, row_a, row_aaaa, length = SRV_ROW.unpack_from(node, at)
-        at += SRV_ROW.size
-        label = bytes(node[at : at + length]) if long else bytes((length,)) + node[at : at + length]
-        at += length
-        length = len(label)
+    left = room
+    for index, n_a, n_aaaa, start, at in rows:
+        label = node[start:at]
+        size = len(label)
         ports = sets[index]
-        target = label + base
-        room -= len(ports) * (18 + len(target)) + row_a * (16 + length) + row_aaaa * (28 + length)
         for port in ports:
-            head = heads.get((length, port))
+            head = heads.get((size, port))
             if head is None:
-                rdlength = 6 + len(target)
-                head = b"\xc0\x0c" + _SRV_HEAD.pack(_SRV, _IN, ttl, rdlength, 0, weight, port)
-                heads[length, port] = head
-            answers += head, target
+                head = heads[size, port] = OWNER + _head(size + base, ttl, weight, port)
+            answers.append(head + label)
+        behind = at + n_a * IPV4
+        for address in range(at, behind, IPV4):
+            glue += label, before_a, node[address : address + IPV4]
+        if n_aaaa:
+            for address in range(behind, behind + n_aaaa * IPV6, IPV6):
+                glue += label, before_aaaa, node[address : address + IPV6]
         ancount += len(ports)
-        owner = label + pointer
-        for _ in range(row_a):
-            glue += owner, a_fixed, node[at : at + 4]
-            at += 4
-        for _ in range(row_aaaa):
-            glue += owner, aaaa_fixed, node[at : at + 16]
-            at += 16
-        arcount += row_a + row_aaaa
-    if room < 0:
-        return _cut(answers, 2, glue, 3, whole)
-    return ancount, arcount, answers + glue, False
+        arcount += n_a + n_aaaa
+        left -= len(ports) * (_SRV_SIZE + size + base) + n_a * (A_SIZE + size) + n_aaaa * (AAAA_SIZE + size)
+    if left < 0:
+        return _cut(answers, base, glue, room)
+    answers.append(b"".join(glue))
+    return Written(ancount, arcount, answers, base)
 
 
-def _cut(
-    answers: list[bytes], per_answer: int, glue: list[bytes], per_glue: int, room: int
-) -> tuple[int, int, list[bytes], bool]:
-    """(ancount, arcount, bytes, True) of what fits, whole records.
+def _cut(answers: list[bytes], base: int, glue: list[bytes], room: int) -> Written:
+    """What fits, in whole records: an answer is a piece and its target's end, glue is three pieces.
 
     Answers first: glue is a courtesy, the set is not (RFC 2181 section 9).
     """
+    pieces: list[bytes] = []
+    for piece in answers:
+        room -= len(piece) + base
+        if room < 0:
+            return Written(len(pieces), 0, [*pieces, b""], base, cut=True)
+        pieces.append(piece)
     found: list[bytes] = []
-    counts = []
-    for parts, size in ((answers, per_answer), (glue, per_glue)):
-        count = 0
-        for at in range(0, len(parts), size):
-            room -= sum(map(len, parts[at : at + size]))
-            if room < 0:
-                break
-            found += parts[at : at + size]
-            count += 1
-        counts.append(count)
-    return counts[0], counts[1], found, True
+    for at in range(0, len(glue), 3):
+        room -= sum(map(len, glue[at : at + 3]))
+        if room < 0:
+            break
+        found += glue[at : at + 3]
+    return Written(len(pieces), len(found) // 3, [*pieces, b"".join(found)], base, cut=True)
 
 
-def _port_set(node: Any, at: int) -> tuple[tuple[int, ...], int]:
-    """The ports at an offset, and the offset behind them."""
-    count = (node[at] << 8) | node[at + 1]
-    after = at + 2 + 2 * count
-    return struct.unpack(f">{count}H", node[at + 2 : after]), after
-
-
-def _some_rows(node: Any, at: int, end: int, count: int, turn: int) -> tuple[bytes, int, int]:
-    """That many of the rows between two offsets, beginning with another one each turn.
-
-    Returns their bytes, and where they begin and end in these.
-    """
-    starts = []
-    while at < end:
-        starts.append(at)
-        _, row_a, row_aaaa, length = SRV_ROW.unpack_from(node, at)
-        at += SRV_ROW.size + length + 4 * row_a + 16 * row_aaaa
-    if count >= len(starts):
-        rows = bytes(node[starts[0] : end]) if starts else b""
-        return rows, 0, len(rows)
-    first = turn * len(starts) >> 32
-    starts.append(end)
-    rows = bytes(node[starts[first] : starts[min(first + count, len(starts) - 1)]])
-    rows += node[starts[0] : starts[max(0, first + count - len(starts) + 1)]]
-    return rows, 0, len(rows)
+def _some(rows: list[tuple[int, int, int, int, int]], count: int, turn: int) -> list[tuple[int, int, int, int, int]]:
+    """That many of the rows, beginning with another one each turn; all in their order when there are no more."""
+    if count >= len(rows):
+        return rows
+    first = turn * len(rows) >> 32
+    return (rows + rows)[first : first + count]

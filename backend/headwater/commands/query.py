@@ -12,8 +12,9 @@ from headwater.commands.help import Formatted, flag
 from headwater.serve.service import QUERY, NotAPacket, pack, unpack
 from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
+from headwater.wire.types import Rcode
 
-_RCODES: Final = {0: "NOERROR", 1: "FORMERR", 2: "SERVFAIL", 3: "NXDOMAIN", 4: "NOTIMP", 5: "REFUSED"}
+_RCODES: Final = {int(rcode): rcode.name for rcode in Rcode}
 
 
 @click.command(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -53,19 +54,17 @@ async def progress(supervisor: Supervisor) -> None:
 
     from rich.console import Console
 
-    from headwater.admin.server import readiness
+    from headwater.admin.status import status_of
 
     console = Console(stderr=True)
     with console.status("starting") as status:
         while True:
             await supervisor.refresh()
-            ready, explanation = readiness(supervisor.views())
-            watch = explanation["watch"]
-            assert isinstance(watch, dict)
-            held = ", ".join(f"{count:,} {name}" for name, count in watch["objects"].items() if count)
-            if ready:
+            found = status_of(supervisor.views(), time.monotonic())
+            held = ", ".join(f"{count:,} {name}" for name, count in found.watch.objects.items() if count)
+            if found.ready:
                 break
-            status.update(f"{watch['detail'] or 'starting'}{': ' + held if held else ''}")
+            status.update(f"{found.watch.detail or 'starting'}{': ' + held if held else ''}")
             await asyncio.sleep(0.1)
     click.echo(f"Ready{': ' + held if held else ''}. Ask:", err=True)
     click.echo(f"  headwater query NAME --server {supervisor.settings.listen_addresses()[0]}", err=True)

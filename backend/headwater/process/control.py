@@ -1,42 +1,173 @@
-"""The pipe between the supervisor and one of its processes, the process's end.
+"""The link between the supervisor and one of its processes, the process's end, and what passes over it.
 
-The supervisor asks for a snapshot or for a reload, one byte each; nothing else
-passes. When the pipe closes the supervisor is gone, killed perhaps, and the
-process goes at once: nobody would restart it or bind its address again.
+A message is one packet of a SOCK_SEQPACKET pair, in MessagePack: it arrives
+whole or not at all, so nobody waits for the other half of one. The supervisor
+sends an `Asked` with a number; the process sends a `Replied` with the same
+number, in whatever order it gets done, and `News` that nobody asked for. When
+the link closes the supervisor is gone, killed perhaps, and the process goes at
+once: nobody would restart it or bind its address again.
+
+A new kind of request is one more Struct here, in `Request`, and one more
+handler where the process begins to attend.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import logging
 import os
+import socket
 import threading
-from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
-SNAPSHOT: Final = b"s"
-RELOAD: Final = b"r"
-#: Said once by the process: it does what it was started for.
-STARTED: Final = b"started"
+import msgspec
+from msgspec import Struct
+
+from headwater.process.counters import AnswerSnapshot, WatchSnapshot
+from headwater.process.progress import Mark, Progress
+
+_log = logging.getLogger(__name__)
+
+#: A message's size at most, in bytes: a packet has to fit into the send buffer, half of which the kernel needs.
+MAX_MESSAGE: Final = 192 << 10
+_SEND_BUFFER: Final = 2 * MAX_MESSAGE
 #: Exit code of a process whose supervisor is gone.
 ORPHANED: Final = 3
 #: Exit code of a process that found the store damaged: the supervisor takes the store back.
 STORE_DAMAGED: Final = 70
-#: Exit code of a process that cannot ever start with these settings; its last message says why.
+#: Exit code of a process that cannot start with these settings or credentials; its `Ending` says why.
 UNUSABLE: Final = 78
 
 
-def attend(connection: Connection, snapshot: Callable[[], bytes], reload: Callable[[], None]) -> None:
-    """Answer the supervisor in a thread of its own: it is heard also while the process is busy."""
+class Snapshot(Struct, frozen=True, tag="snapshot"):
+    """What have you counted, and how are you?"""
 
-    def run() -> None:
-        try:
-            while True:
-                command = connection.recv_bytes(16)
-                if command == SNAPSHOT:
-                    connection.send_bytes(snapshot())
-                elif command == RELOAD:
-                    reload()
-        except (EOFError, OSError):
+
+class Reload(Struct, frozen=True, tag="reload"):
+    """Read your sources again."""
+
+
+Request = Snapshot | Reload
+
+
+class Asked(Struct, frozen=True):
+    """A request, with the number that its reply will carry."""
+
+    id: int
+    request: Request
+
+
+class Done(Struct, frozen=True, tag="done"):
+    """It was done, and there is nothing to tell."""
+
+
+class Refused(Struct, frozen=True, tag="refused"):
+    """It was not done."""
+
+    why: str
+
+
+Reply = AnswerSnapshot | WatchSnapshot | Done | Refused
+
+
+class Replied(Struct, frozen=True, tag="replied"):
+    """A reply; every one says how far the main loop is."""
+
+    id: int
+    mark: Mark
+    reply: Reply
+
+
+class Started(Struct, frozen=True, tag="started"):
+    """The process does what it was started for."""
+
+
+class Ending(Struct, frozen=True, tag="ending"):
+    """The process is about to end."""
+
+    why: str
+
+
+News = Started | Ending
+Heard = Replied | Started | Ending
+
+#: Gets the request, and a function that takes its reply, now or later, from any thread. It returns soon: what takes
+#: time is done in another thread, for the next request waits meanwhile.
+Handler = Callable[[Any, Callable[[Reply], None]], None]
+
+_asked: Final = msgspec.msgpack.Decoder(Asked)
+_heard: Final[msgspec.msgpack.Decoder[Heard]] = msgspec.msgpack.Decoder(Heard)
+
+
+def pair() -> tuple[socket.socket, socket.socket]:
+    """The supervisor's end and the process's. Raises OSError without descriptors."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in ends:
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+    return ends
+
+
+def encode(message: Asked | Heard) -> bytes:
+    return msgspec.msgpack.encode(message)
+
+
+def decode(packet: bytes) -> Heard:
+    """What a process has sent. Raises msgspec.MsgspecError for what is no message."""
+    return _heard.decode(packet)
+
+
+class Link:
+    """The process's end."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+
+    def tell(self, news: News) -> None:
+        """Say what nobody asked for; without a supervisor it is not heard."""
+        with contextlib.suppress(OSError):
+            self._end.send(encode(news))
+
+    def attend(self, progress: Progress, handlers: Mapping[type[Request], Handler]) -> None:
+        """Answer the supervisor in a thread of its own: it is heard also while the main loop is busy.
+
+        Each reply carries the mark of `progress`.
+        """
+
+        def run() -> None:
+            try:
+                while packet := self._end.recv(MAX_MESSAGE):
+                    self._handle(packet, handlers, progress)
+            except OSError:
+                pass
             os._exit(ORPHANED)
 
-    threading.Thread(target=run, name="control", daemon=True).start()
+        threading.Thread(target=run, name="control", daemon=True).start()
+
+    def _handle(self, packet: bytes, handlers: Mapping[type[Request], Handler], progress: Progress) -> None:
+        asked = _asked.decode(packet)
+
+        def reply(reply: Reply) -> None:
+            self._reply(asked.id, progress.mark(), reply)
+
+        handler = handlers.get(type(asked.request))
+        if handler is None:
+            reply(Refused(f"{type(asked.request).__name__} is not for this process"))
+            return
+        try:
+            handler(asked.request, reply)
+        except Exception as error:  # noqa: BLE001 (a bug in one request must not silence the others)
+            _log.error("%s: %r", type(asked.request).__name__, error)
+            reply(Refused(repr(error)))
+
+    def _reply(self, number: int, mark: Mark, reply: Reply) -> None:
+        packet = encode(Replied(number, mark, reply))
+        if len(packet) > MAX_MESSAGE:
+            packet = encode(Replied(number, mark, Refused(f"{len(packet):,} bytes are too many")))
+        try:
+            self._end.send(packet)
+        except OSError as error:
+            if error.errno in (errno.EPIPE, errno.ECONNRESET):
+                os._exit(ORPHANED)
+            raise

@@ -1,17 +1,19 @@
 """What the processes count: plain integers there, Prometheus families here.
 
-An answer process adds to lists and dictionaries (0.07 us), sends a snapshot over
-its pipe when asked, and knows nothing of Prometheus. The supervisor keeps what
+An answer process adds to lists and dictionaries (0.07 us), sends a snapshot to
+the supervisor when asked, and knows nothing of Prometheus. The supervisor keeps what
 a process had counted before it died, so that counters never go back.
 """
 
 from __future__ import annotations
 
+import enum
 from bisect import bisect_left
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from typing import Final
 
-from msgspec import Struct, field, msgpack
+from msgspec import Struct, field
 
 #: Upper bounds of the duration histogram's buckets, in seconds.
 BUCKETS: Final = (
@@ -40,7 +42,7 @@ class Histogram(Struct):
         self.total += other.total
 
 
-class AnswerSnapshot(Struct):
+class AnswerSnapshot(Struct, tag="answer"):
     """What an answer process has counted since it started."""
 
     queries: dict[int, int] = field(default_factory=dict)
@@ -55,7 +57,7 @@ class AnswerSnapshot(Struct):
     """Whether everything is SERVFAIL because of `--max-staleness`."""
 
     def add(self, other: AnswerSnapshot) -> None:
-        """Take the counters of a process that died over."""
+        """Add the counters of a process that has died."""
         for key, count in other.queries.items():
             self.queries[key] = self.queries.get(key, 0) + count
         self.durations.add(other.durations)
@@ -77,9 +79,11 @@ class ResourceState(Struct):
     outdated: int = 0
 
 
-class WatchSnapshot(Struct):
+class WatchSnapshot(Struct, tag="watch"):
     """What the watch process knows and has counted."""
 
+    taken: float = 0.0
+    """When, by the machine's monotonic clock: ages go on from there while nothing more is heard."""
     ready: bool = False
     detail: str = ""
     """Why it is not ready, or what is wrong."""
@@ -99,8 +103,17 @@ class WatchSnapshot(Struct):
     second_opinions: dict[str, int] = field(default_factory=dict)
     """Lists that would have taken much away, by what became of them (`writer.opinion.Opinion`)."""
 
+    def grow_older(self, now: float) -> None:
+        """Let the ages be those of a later moment, by the machine's monotonic clock."""
+        for state in self.resources.values():
+            if state.age >= 0:
+                state.age += max(0.0, now - self.taken)
+        self.taken = max(self.taken, now)
+
     def add_counters(self, other: WatchSnapshot) -> None:
-        """Take the counters, not the state, of a process that died over."""
+        """Add the counters of a process that has died, and when it last heard the API server; no other state."""
+        moment = max(self.taken, other.taken)
+        self.grow_older(moment)
         self.commits += other.commits
         self.commit_failures += other.commit_failures
         self.records_changed += other.records_changed
@@ -114,6 +127,9 @@ class WatchSnapshot(Struct):
             self.skipped[reason] = self.skipped.get(reason, 0) + count
         for name, theirs in other.resources.items():
             mine = self.resources.setdefault(name, ResourceState())
+            if theirs.age >= 0:
+                age = theirs.age + moment - other.taken
+                mine.age = min(mine.age, age) if mine.age >= 0 else age
             mine.events += theirs.events
             mine.outdated += theirs.outdated
             mine.relists += theirs.relists
@@ -121,28 +137,32 @@ class WatchSnapshot(Struct):
                 mine.errors[code] = mine.errors.get(code, 0) + count
 
 
+class Kind(enum.Enum):
+    """What a process is for."""
+
+    WATCH = "watch"
+    ANSWER = "answer"
+
+
 @dataclass(frozen=True, slots=True)
 class ProcessView:
     """One process as the supervisor knows it."""
 
+    kind: Kind
     name: str
     """"watch", "answer 0", …"""
     up: bool
+    """It has started, and has not ended."""
     restarts: int
     snapshot: AnswerSnapshot | WatchSnapshot | None
     """Of its present life; None before the first."""
     before: AnswerSnapshot | WatchSnapshot | None
     """The counters of its earlier lives."""
-
-
-def encode(snapshot: AnswerSnapshot | WatchSnapshot) -> bytes:
-    """A snapshot for the pipe."""
-    return msgpack.encode(snapshot)
-
-
-def decode_answer(data: bytes) -> AnswerSnapshot:
-    return msgpack.decode(data, type=AnswerSnapshot)
-
-
-def decode_watch(data: bytes) -> WatchSnapshot:
-    return msgpack.decode(data, type=WatchSnapshot)
+    silent: float = 0.0
+    """For how long it has not got on, in seconds; 0 while it does."""
+    killed: int = 0
+    """How often it was killed because it did not get on."""
+    exits: dict[int, int] = dataclass_field(default_factory=dict)
+    """How often it has ended, by exit code; a signal is negative."""
+    trouble: str = ""
+    """Why it is down, in its own words if it had any."""

@@ -10,8 +10,12 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from typing import Final
 
+#: For how long `Seldom` counts, in seconds; and how many sorts of lines it tells apart.
+_MINUTE: Final = 60.0
+_SORTS: Final = 100
 LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -44,6 +48,30 @@ class _Json(logging.Formatter):
         if record.exc_info:
             fields["exception"] = self.formatException(record.exc_info)
         return json.dumps(fields, ensure_ascii=False)
+
+
+class Seldom(logging.Filter):
+    """At most so many lines a minute of each sort; the next minute's first says how many were left out."""
+
+    def __init__(self, lines: int, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._lines = lines
+        self._clock = clock
+        self._seen: dict[str, tuple[float, int]] = {}
+        """By what was to be formatted: when its minute began, and how many lines there were in it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now, sort = self._clock(), str(record.msg)[:200]
+        began, count = self._seen.get(sort, (now, 0))
+        left_out = 0
+        if now - began >= _MINUTE:
+            began, left_out, count = now, max(0, count - self._lines), 0
+        if len(self._seen) >= _SORTS and sort not in self._seen:
+            self._seen.clear()
+        self._seen[sort] = began, count + 1
+        if left_out:
+            record.msg, record.args = f"{record.getMessage()} (and {left_out:,} times before)", ()
+        return count < self._lines
 
 
 def configure(process: str, level: str, form: str) -> None:

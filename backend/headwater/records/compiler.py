@@ -120,7 +120,7 @@ class Compiler:
     def name_servers(self, service: Service, piece: EndpointSlice) -> list[NameServer]:
         """The addresses of the DNS Service; `piece` is its slice that `is_here`."""
         try:
-            owner = names.label(service.name) + names.label(service.namespace) + b"\x03svc"
+            owner = names.label(service.name) + names.label(service.namespace) + names.SVC
         except BadName:
             return []
         if not service.headless:

@@ -14,7 +14,7 @@ from headwater.records.zone import Zone
 from headwater.store.holders import Holder, key
 from headwater.wire import names, rdata
 
-_SVC = b"\x03svc\0"
+_SVC = names.SVC + names.ROOT
 
 
 def of_service(service: Service, zone: Zone) -> dict[bytes, bytes]:

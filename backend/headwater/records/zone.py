@@ -20,10 +20,6 @@ DNS_VERSION: Final = "1.1.0"
 _VERSION_TTL: Final = 28800
 
 
-#: The name server's name in its zone when no DNS Service is known.
-DEFAULT_NS: Final = b"\x02ns\x03dns"
-
-
 @dataclass(frozen=True, slots=True)
 class Zone:
     """One served zone: its place among all that are served, and its wire-format names."""
@@ -43,7 +39,7 @@ class Zone:
     def of(cls, index: int, name: str, *, clusters: bool = False, reverse: bool = False) -> Zone:
         """`name` as in the settings ("cluster.local"). Raises names.BadName."""
         wire = names.name(name)
-        return cls(index, wire, b"\x03svc" + wire, b"\x03pod" + wire, clusters, reverse)
+        return cls(index, wire, names.SVC + wire, names.POD + wire, clusters, reverse)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +53,7 @@ class NameServer:
 def name_servers_of(texts: Iterable[str]) -> list[NameServer]:
     """ns.dns.Z with these addresses, without those that do not parse."""
     v4, v6 = addresses(texts)
-    return [NameServer(DEFAULT_NS, item) for item in (*v4, *v6)]
+    return [NameServer(names.NS_DNS, item) for item in (*v4, *v6)]
 
 
 def addresses(texts: Iterable[str]) -> tuple[list[bytes], list[bytes]]:
@@ -89,18 +85,18 @@ def nodes(zone: Zone, ttl: int, name_servers: Sequence[NameServer]) -> dict[byte
             flags=Flag.APEX,
             other=[(types.NS, len(owners), len(glue), answer)] if owners else (),
         ),
-        DEFAULT_NS + zone.wire: pack_node(
+        names.NS_DNS + zone.wire: pack_node(
             zone=zone.index,
             kind=Kind.ZONE,
             a=[a_head + item for item in packed if len(item) == 4],
             aaaa=[aaaa_head + item for item in packed if len(item) == 16],
         ),
-        b"\x0bdns-version" + zone.wire: pack_node(
+        names.DNS_VERSION + zone.wire: pack_node(
             zone=zone.index,
             kind=Kind.ZONE,
             other=[(types.TXT, 1, 0, rdata.record(types.TXT, _VERSION_TTL, rdata.text(DNS_VERSION)))],
         ),
-        b"\x03dns" + zone.wire: empty,
+        names.DNS + zone.wire: empty,
         zone.svc: empty,
         zone.pod: empty,
     }

@@ -13,15 +13,15 @@ from typing import Final, cast
 
 from headwater.answer.alias import Pending
 from headwater.serve.queries import Failed, Queries
-from headwater.wire.question import MIN_UDP_SIZE, Malformed, parse
-from headwater.wire.types import HEADER_SIZE
+from headwater.wire.edns import MIN_UDP_SIZE, OPT_SIZE
+from headwater.wire.header import COUNTS, HEADER_SIZE, QR, TC, flags_of, reply_head, servfail
+from headwater.wire.question import Malformed, Question
 
 #: No larger UDP reply, whatever the client says: fragments get lost.
 _MAX_UDP: Final = 4096
 #: An idle TCP connection lives this long, in seconds (RFC 7766 section 6.2.3: "a few seconds").
 _IDLE: Final = 10.0
 _MAX_CONNECTIONS: Final = 256
-_OPT_SIZE: Final = 11
 
 
 def for_udp(query: bytes, reply: bytes) -> bytes:
@@ -29,34 +29,29 @@ def for_udp(query: bytes, reply: bytes) -> bytes:
     if len(reply) <= MIN_UDP_SIZE:
         return reply
     try:
-        asked = parse(query)
+        asked = Question(query)
     except Malformed:
         return reply[:HEADER_SIZE]
     limit = MIN_UDP_SIZE if asked.edns is None else min(asked.edns.udp_size, _MAX_UDP)
     if len(reply) <= limit:
         return reply
-    opt = reply[-_OPT_SIZE:] if asked.edns is not None else b""
-    counts = b"\0\1\0\0\0\0" + (b"\0\1" if opt else b"\0\0")
-    return reply[:2] + bytes((reply[2] | 2, reply[3])) + counts + reply[HEADER_SIZE : asked.end] + opt
+    opt = reply[-OPT_SIZE:] if asked.edns is not None else b""
+    counts = COUNTS.pack(0, 0, 1 if opt else 0)
+    return reply_head(reply, flags_of(reply) | TC) + counts + reply[HEADER_SIZE : asked.end] + opt
 
 
 def _answer(queries: Queries, query: bytes) -> bytes | Pending | None:
     try:
         return queries.answer(query)
     except Failed:
-        return _failure(query)
+        return servfail(query)
 
 
 async def _complete(queries: Queries, query: bytes, pending: Pending) -> bytes:
     try:
         return await queries.complete(pending)
     except Failed:
-        return _failure(query)
-
-
-def _failure(query: bytes) -> bytes:
-    """SERVFAIL, for a bug of ours."""
-    return query[:2] + b"\x80\x02" + bytes(8)
+        return servfail(query)
 
 
 class _Udp(asyncio.DatagramProtocol):
@@ -68,7 +63,7 @@ class _Udp(asyncio.DatagramProtocol):
         self._transport = cast("asyncio.DatagramTransport", transport)
 
     def datagram_received(self, data: bytes, addr: tuple[str | object, int]) -> None:
-        if len(data) > 2 and data[2] & 0x80:
+        if len(data) > 2 and flags_of(data[:4].ljust(4, b"\0")) & QR:
             return  # a reply: answering it could go back and forth for ever
         reply = _answer(self._queries, data)
         if isinstance(reply, Pending):

@@ -9,16 +9,23 @@ second, and closes when `closed` says so:
         connection.send(stream, HEAD, reply_to(head, body), TRAILERS)
     transport.write(connection.take())
 
-A stream is in at most one of these, its state. One that is in none is idle when
-its number is above all before it, else closed (section 5.1):
+A stream's state (section 5.1) is a `State`; `TRANSITIONS` is the whole table:
 
-            HEADERS              END_STREAM          send                 window
-    idle ─────────────▶ _open ─────────────▶ _due ─────────▶ _sending ─────────────▶ closed
-                          │                    └───────── it all fits ──────────────▶  ▲
-                          └── RST_STREAM, from either side, out of any state ──────────┘
+    state    | HEADERS | END_STREAM, TOO_LONG | REPLY   | FITS   | RESET
+    ---------+---------+----------------------+---------+--------+-------
+    IDLE     | OPEN    |                      |         |        |
+    OPEN     |         | DUE                  |         |        | CLOSED
+    DUE      |         |                      | SENDING |        | CLOSED
+    SENDING  |         |                      |         | CLOSED | CLOSED
+    CLOSED   |         |                      |         |        |
 
-The state "half-closed (local)" does not occur: a reply that overtakes its
-request is followed by RST_STREAM (section 8.1).
+A call whose HEADERS and DATA come together goes from IDLE to DUE at once, a reply that fits both
+windows from DUE to CLOSED: the short way passes over OPEN and SENDING. It keeps no object for a
+stream, but one entry in the collection of its state, which `Connection.state_of` reads: an object
+each was tried, and made a call's frames an eighth dearer.
+
+"Half-closed (local)" does not occur: a reply that overtakes its request is followed by RST_STREAM
+(section 8.1). Such a request may still be sent while its stream is DUE or SENDING.
 
 **What makes it cheap.** We announce a header table of no size, so that header
 blocks mean the same on any connection at any time. A call's block differs from
@@ -38,13 +45,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from enum import IntEnum
+from enum import Enum, IntEnum
 from struct import Struct
 from typing import Final, Generic, TypeAlias, TypeVar
 
 from hpack import HPACKError, OversizedHeaderListError
 
 from headwater.serve.fields import MAX_LIST, Blocks, Headers, Malformed, check_fields, encode
+from headwater.wire.header import MAX_MESSAGE
 
 H = TypeVar("H")
 #: (stream, what `route` made of its headers, value of the varying field, body); the body is
@@ -60,7 +68,7 @@ MAX_STREAMS: Final = 512
 #: SETTINGS_MAX_FRAME_SIZE, which has its least value (section 6.5.2).
 MAX_FRAME_SIZE: Final = 16_384
 #: Bytes of a request's body: a gRPC frame of a DnsPacket of a DNS message.
-MAX_BODY: Final = 5 + 16 + 65_535
+MAX_BODY: Final = 5 + 16 + MAX_MESSAGE
 #: Bytes of all bodies that are not complete.
 MAX_UNFINISHED: Final = 2 * MAX_BODY
 #: Bytes of replies that wait to be taken, or for the peer's windows. The last one may exceed it.
@@ -124,6 +132,40 @@ class Code(IntEnum):
     ENHANCE_YOUR_CALM = 0xB
     INADEQUATE_SECURITY = 0xC
     HTTP_1_1_REQUIRED = 0xD
+
+
+class State(Enum):
+    """Of a stream, as section 5.1 has them where it has a name."""
+
+    IDLE = "idle"
+    OPEN = "open: the end of its request has not come"
+    DUE = "half-closed (remote): its reply is to be made"
+    SENDING = "half-closed (remote): its reply has not gone out whole"
+    CLOSED = "closed"
+
+
+class Event(Enum):
+    """What changes a stream's state."""
+
+    HEADERS = "a request begins"
+    END_STREAM = "it is complete"
+    TOO_LONG = "it is longer than is kept: it is answered, and not read on"
+    REPLY = "its reply begins"
+    FITS = "the reply has gone out whole"
+    RESET = "RST_STREAM, from either side"
+
+
+#: Any other event is no event of that state: it is an error of the peer's, or nothing.
+TRANSITIONS: Final = {
+    (State.IDLE, Event.HEADERS): State.OPEN,
+    (State.OPEN, Event.END_STREAM): State.DUE,
+    (State.OPEN, Event.TOO_LONG): State.DUE,
+    (State.DUE, Event.REPLY): State.SENDING,
+    (State.SENDING, Event.FITS): State.CLOSED,
+    (State.OPEN, Event.RESET): State.CLOSED,
+    (State.DUE, Event.RESET): State.CLOSED,
+    (State.SENDING, Event.RESET): State.CLOSED,
+}
 
 
 class _ConnectionFault(Exception):  # noqa: N818 (section 5.4.1 calls it a connection error)
@@ -206,6 +248,7 @@ class Connection(Generic[H]):
         "_draining",
         "_due",
         "_final",
+        "_for_window",
         "_frame_size",
         "_goodbye",
         "_heard",
@@ -213,20 +256,19 @@ class Connection(Generic[H]):
         "_last",
         "_last_asked",
         "_open",
-        "_ours",
         "_out",
         "_queued",
         "_quiet",
         "_received",
         "_requests",
+        "_reset_by_us",
         "_rest",
         "_sending",
         "_settled",
         "_started",
-        "_thirsty",
+        "_still_sent",
         "_ticks",
         "_unfinished",
-        "_unread",
         "_window",
         "cancelled",
         "closed",
@@ -250,9 +292,11 @@ class Connection(Generic[H]):
         self._open: dict[int, _Open[H]] = {}
         self._due: dict[int, int] = {}  # to what the peer lets us send beyond its initial window
         self._sending: dict[int, _Sending] = {}
-        self._thirsty: dict[int, _Sending] = {}  # of those, the ones that wait for the connection's window, in order
-        self._unread: set[int] = set()  # streams not in _open whose request is of no more interest, but not at its end
-        self._ours: dict[int, None] = {}  # streams that we have reset
+        self._for_window: dict[int, _Sending] = {}  # of those, the ones that wait for the connection's window, in order
+        self._still_sent: set[int] = (
+            set()
+        )  # streams not in _open whose request is of no more interest, but not at its end
+        self._reset_by_us: dict[int, None] = {}  # streams that we have reset
 
         self._requests: deque[Request[H]] = deque()
         self._unfinished = 0  # bytes in _open
@@ -344,7 +388,7 @@ class Connection(Generic[H]):
                 return
             if tail is not None:
                 self._out.append(tail[0] + name + tail[1])
-        if self._unread:
+        if self._still_sent:
             self._finish(stream)
 
     def take(self) -> bytes:
@@ -403,7 +447,7 @@ class Connection(Generic[H]):
 
     def _forget(self) -> None:
         """Nothing follows what was said last: no request is there any more, and no stream."""
-        for kept in (self._open, self._due, self._sending, self._thirsty, self._requests):
+        for kept in (self._open, self._due, self._sending, self._for_window, self._requests):
             kept.clear()
         self._unfinished = self._blocked = 0
 
@@ -450,7 +494,7 @@ class Connection(Generic[H]):
             try:
                 _HANDLERS[kind](self, flags, stream, data[start:end])
             except _StreamFault as fault:
-                if self._is_idle(stream):  # section 5.1: RST_STREAM has no place there
+                if self.state_of(stream) is State.IDLE:  # section 5.1: RST_STREAM has no place there
                     raise _ConnectionFault(fault.code, "on an idle stream") from None
                 self._reset(stream, fault.code)
                 self._spend()
@@ -472,15 +516,26 @@ class Connection(Generic[H]):
     def _live(self) -> int:
         return len(self._open) + len(self._due) + len(self._sending)
 
-    def _is_idle(self, stream: int) -> bool:
-        return stream > self._last or not stream & 1  # we open none ourselves, so even numbers stay idle
+    def state_of(self, stream: int) -> State:
+        """The state of a stream, stream 0 and those that a server opens included: they are idle for ever."""
+        if stream in self._open:
+            return State.OPEN
+        if stream in self._due:
+            return State.DUE
+        if stream in self._sending:
+            return State.SENDING
+        return State.IDLE if stream > self._last or not stream & 1 else State.CLOSED
 
-    def _is_live(self, stream: int) -> bool:
-        return stream in self._open or stream in self._due or stream in self._sending
+    def _goes_on(self, flags: int, stream: int) -> bool:
+        """Whether a frame belongs to a request that was too long to be kept; its last one is the end of that."""
+        known = stream in self._still_sent
+        if known and flags & _END_STREAM:
+            self._still_sent.discard(stream)
+        return known
 
     def _is_ignored(self, stream: int) -> bool:
         """Whether the peer may not have known: it was reset (section 5.1), or after our GOAWAY (section 6.8)."""
-        return stream in self._ours or (self._final is not None and stream > self._final)
+        return stream in self._reset_by_us or (self._final is not None and stream > self._final)
 
     # Streams
 
@@ -488,31 +543,31 @@ class Connection(Generic[H]):
         """End a stream (section 5.4.2)."""
         self._out.append(frame(_RST_STREAM, 0, stream, code.to_bytes(4, "big")))
         self._drop(stream)
-        self._ours[stream] = None
-        if len(self._ours) > _MAX_REMEMBERED:
-            del self._ours[next(iter(self._ours))]
+        self._reset_by_us[stream] = None
+        if len(self._reset_by_us) > _MAX_REMEMBERED:
+            del self._reset_by_us[next(iter(self._reset_by_us))]
 
     def _drop(self, stream: int) -> None:
         """Forget a stream, whatever its state."""
-        request = self._open.pop(stream, None)
-        if request is not None:
-            self._unfinished -= request.size
-        elif self._due.pop(stream, None) is not None:
+        state = self.state_of(stream)
+        if state is State.OPEN:
+            self._unfinished -= self._open.pop(stream).size
+        elif state is State.DUE:
+            del self._due[stream]
             self.cancelled.append(stream)
             if len(self._requests) > 2 * MAX_STREAMS:  # requests that are not due any more are passed over, but kept
                 self._requests = deque(request for request in self._requests if request[0] in self._due)
-        else:
-            reply = self._sending.pop(stream, None)
-            if reply is not None:
-                left = len(reply.body) - reply.at
-                self._blocked -= left
-                self._queued -= left
-                self._thirsty.pop(stream, None)
-        self._unread.discard(stream)
+        elif state is State.SENDING:
+            reply = self._sending.pop(stream)
+            left = len(reply.body) - reply.at
+            self._blocked -= left
+            self._queued -= left
+            self._for_window.pop(stream, None)
+        self._still_sent.discard(stream)
 
     def _finish(self, stream: int) -> None:
         """A reply has gone out whole; if its request was not read to the end, it need not be sent (section 8.1)."""
-        if stream in self._unread:
+        if stream in self._still_sent:
             self._reset(stream, Code.NO_ERROR)
 
     # Requests
@@ -564,20 +619,18 @@ class Connection(Generic[H]):
 
     def _on_data(self, flags: int, stream: int, payload: bytes) -> None:
         """Section 6.1."""
-        if self._is_idle(stream):  # section 5.1; and stream 0
+        state = self.state_of(stream)
+        if state is State.IDLE:  # section 5.1; and stream 0
             raise _ConnectionFault(Code.PROTOCOL_ERROR, "DATA on an idle stream")
         size = len(payload)
         self._account(size)
         data = _unpadded(flags, payload)
-        request = self._open.get(stream)
-        if request is None:
+        if state is not State.OPEN:
             self._spend()
-            if stream in self._unread:
-                if flags & _END_STREAM:
-                    self._unread.discard(stream)
-            elif not self._is_ignored(stream):
+            if not self._goes_on(flags, stream) and not self._is_ignored(stream):
                 raise _StreamFault(Code.STREAM_CLOSED)
             return
+        request = self._open[stream]
         request.room -= size
         if request.room < 0:
             raise _StreamFault(Code.FLOW_CONTROL_ERROR)  # section 6.9.1
@@ -591,7 +644,7 @@ class Connection(Generic[H]):
             self._end(stream, request, data)
         elif request.size > MAX_BODY or self._unfinished > MAX_UNFINISHED:
             self._give_up(stream, request)
-            self._unread.add(stream)
+            self._still_sent.add(stream)
         else:
             request.body += data
             self._spend()
@@ -663,20 +716,19 @@ class Connection(Generic[H]):
             self._on_request(flags, stream, block)
             return
         trailers = self._blocks.decode(block)  # section 4.3: always, the table belongs to the connection
-        request = self._open.get(stream)
-        if request is not None:
+        state = self.state_of(stream)
+        if state is State.OPEN:
             if not flags & _END_STREAM:
                 raise _StreamFault(Code.PROTOCOL_ERROR)  # section 8.1
             check_fields(trailers)  # pseudo-header fields are none of them (section 8.1)
-            self._end(stream, request)
+            self._end(stream, self._open[stream])
             return
         self._spend()
-        if stream in self._unread:
-            if flags & _END_STREAM:
-                self._unread.discard(stream)
-        elif stream in self._due or stream in self._sending:
+        if self._goes_on(flags, stream):
+            return
+        if state is not State.CLOSED:
             raise _StreamFault(Code.STREAM_CLOSED)  # section 5.1, half-closed (remote)
-        elif not self._is_ignored(stream):
+        if not self._is_ignored(stream):
             raise _ConnectionFault(Code.STREAM_CLOSED, "HEADERS on a closed stream")  # section 5.1, closed
 
     def _on_request(self, flags: int, stream: int, block: bytes) -> None:
@@ -702,7 +754,7 @@ class Connection(Generic[H]):
             room = min(self._window, self._initial + reply.extra)
             if room <= 0:
                 if self._initial + reply.extra > 0:
-                    self._thirsty[stream] = reply
+                    self._for_window[stream] = reply
                 return
             length = min(room, size - reply.at, self._frame_size)
             part = body[reply.at : reply.at + length]
@@ -731,29 +783,30 @@ class Connection(Generic[H]):
             self._window += increment
             if self._window > _MAX_WINDOW:  # section 6.9.1
                 raise _ConnectionFault(Code.FLOW_CONTROL_ERROR, "a window is too large")
-            while self._thirsty and self._window > 0:
-                thirsty = next(iter(self._thirsty))
-                self._pour(thirsty, self._thirsty.pop(thirsty))
+            while self._for_window and self._window > 0:
+                waiting = next(iter(self._for_window))
+                self._pour(waiting, self._for_window.pop(waiting))
             return
-        if self._is_idle(stream):
+        state = self.state_of(stream)
+        if state is State.IDLE:
             raise _ConnectionFault(Code.PROTOCOL_ERROR, "WINDOW_UPDATE on an idle stream")  # section 5.1
-        if not increment:
-            if self._is_live(stream):
-                raise _StreamFault(Code.PROTOCOL_ERROR)
-            return
-        request, reply = self._open.get(stream), self._sending.get(stream)
-        if request is not None:
-            extra = request.extra = request.extra + increment
-        elif reply is not None:
-            extra = reply.extra = reply.extra + increment
-        elif stream in self._due:
-            extra = self._due[stream] = self._due[stream] + increment
-        else:
+        if state is State.CLOSED:
             return  # section 5.1: it was closed when this was under way
-        if self._initial + extra > _MAX_WINDOW:
+        if not increment:
+            raise _StreamFault(Code.PROTOCOL_ERROR)
+        if self._initial + self._widen(stream, state, increment) > _MAX_WINDOW:
             raise _StreamFault(Code.FLOW_CONTROL_ERROR)  # section 6.9.1
-        if reply is not None and stream not in self._thirsty:
-            self._pour(stream, reply)
+        if state is State.SENDING and stream not in self._for_window:
+            self._pour(stream, self._sending[stream])
+
+    def _widen(self, stream: int, state: State, increment: int) -> int:
+        """Let us send more on a stream; how much that is then, beyond its initial window."""
+        if state is State.DUE:
+            self._due[stream] += increment
+            return self._due[stream]
+        kept = self._open[stream] if state is State.OPEN else self._sending[stream]
+        kept.extra += increment
+        return kept.extra
 
     # Frames about the connection
 
@@ -783,8 +836,8 @@ class Connection(Generic[H]):
             # HEADER_TABLE_SIZE: our blocks use no table. MAX_CONCURRENT_STREAMS: we open none.
             # MAX_LIST_SIZE: ours are tiny. Section 6.5.2: unknown ones are ignored.
         self._out.append(frame(_SETTINGS, _ACK, 0))
-        for thirsty in [stream for stream in self._sending if stream not in self._thirsty]:
-            self._pour(thirsty, self._sending[thirsty])
+        for waiting in [stream for stream in self._sending if stream not in self._for_window]:
+            self._pour(waiting, self._sending[waiting])
 
     def _set_initial(self, value: int) -> None:
         """INITIAL_WINDOW_SIZE: the windows of all streams change with it, below zero too (section 6.9.2)."""
@@ -812,7 +865,7 @@ class Connection(Generic[H]):
         """Section 6.4."""
         if len(payload) != 4:
             raise _ConnectionFault(Code.FRAME_SIZE_ERROR, "RST_STREAM of another length")
-        if self._is_idle(stream):  # and stream 0
+        if self.state_of(stream) is State.IDLE:  # and stream 0
             raise _ConnectionFault(Code.PROTOCOL_ERROR, "RST_STREAM on an idle stream")
         self._spend()
         self._drop(stream)

@@ -8,14 +8,15 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
 import setproctitle
 
 from headwater.answer.resolver import Resolver
-from headwater.process import control, counters, log
+from headwater.process import control, log
+from headwater.process.progress import Progress
+from headwater.serve.assignment import Assignment
 from headwater.serve.dns_listener import DnsListener
 from headwater.serve.queries import Queries
 from headwater.serve.server import Server
@@ -23,71 +24,58 @@ from headwater.serve.tls import Certificates
 from headwater.serve.upstream import Upstream
 from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
-from headwater.settings.settings import Settings
 from headwater.store.environment import Reader
-from headwater.store.identity import Identity
 
 _log = logging.getLogger(__name__)
 
 #: How often the published store is looked for, in seconds: without one, and with one.
 _FOLLOW: Final = (0.02, 0.25)
-#: How long calls under way may take after SIGTERM; the supervisor waits 5 s in all.
+#: How long calls under way may take after SIGTERM; the supervisor waits half a second longer.
 _DRAIN: Final = 4.0
 
 
-def run(
-    index: int,
-    settings: Settings,
-    identity: Identity,
-    connection: Connection,
-    listening: socket.socket | None,
-    dns_sockets: tuple[socket.socket, socket.socket] | None,
-) -> None:
-    """The process's main function, on sockets that the supervisor has bound.
-
-    `listening` is None for grpcio, which binds its own; `dns_sockets` are the
-    development listener's, UDP and TCP.
-    """
-    setproctitle.setproctitle(f"headwater: answer {index}")
+def run(assignment: Assignment, end: socket.socket) -> None:
+    """The process's main function; `end` is its end of the link to the supervisor."""
+    settings = assignment.settings
+    setproctitle.setproctitle(f"headwater: answer {assignment.index}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    log.configure(f"answer {index}", settings.log_level, settings.log_format)
-    reader = Reader(Path(settings.state_dir), identity)
+    log.configure(f"answer {assignment.index}", settings.log_level, settings.log_format)
+    progress = Progress()
+    link = control.Link(end)
+    reader = Reader(Path(settings.state_dir), assignment.identity)
     reader.follow()
     resolver = Resolver(reader, settings)
     queries = Queries(reader, resolver, Upstream(settings.upstreams), settings.max_staleness)
-    control.attend(connection, lambda: counters.encode(queries.snapshot()), lambda: None)
+    link.attend(progress, {control.Snapshot: lambda _, reply: reply(queries.snapshot())})
     try:
-        asyncio.run(_serve(index, settings, reader, queries, connection, listening, dns_sockets))
+        asyncio.run(_serve(assignment, reader, queries, link, progress))
     except (OSError, SettingsError) as error:
         _log.error("%s", error)
+        link.tell(control.Ending(str(error)))
         sys.exit(1)
 
 
 async def _serve(
-    index: int,
-    settings: Settings,
-    reader: Reader,
-    queries: Queries,
-    connection: Connection,
-    listening: socket.socket | None,
-    dns_sockets: tuple[socket.socket, socket.socket] | None,
+    assignment: Assignment, reader: Reader, queries: Queries, link: control.Link, progress: Progress
 ) -> None:
+    settings = assignment.settings
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
     files = Certificates.of(settings)
-    if listening is None:
-        stop = _start_grpcio(settings.listen_addresses()[index], queries, files)
+    if assignment.listening is None:
+        stop = _start_grpcio(settings.listen_addresses()[assignment.index], queries, files)
     else:
         server = Server(queries, files)
-        server.start(listening)
+        server.start(assignment.listening)
         stop = server.stop
     listener = DnsListener(queries)
-    if dns_sockets is not None:
-        await listener.start(*dns_sockets)
-    connection.send_bytes(control.STARTED)
+    if assignment.dns is not None:
+        await listener.start(*assignment.dns)
+    link.tell(control.Started())
     while not stopping.is_set():
+        progress.step()
         reader.follow()
         queries.look_at_age()
         try:

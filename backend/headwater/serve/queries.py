@@ -11,10 +11,7 @@ from headwater.answer.resolver import Resolver
 from headwater.process.counters import BUCKETS, AnswerSnapshot, Histogram
 from headwater.serve.upstream import Upstream
 from headwater.store.environment import Reader
-
-#: Extended errors (RFC 8914 section 4): Stale Answer, No Reachable Authority.
-_EDE_STALE = 3
-_EDE_UNREACHABLE = 22
+from headwater.wire.edns import Ede
 
 _log = logging.getLogger(__name__)
 
@@ -93,7 +90,7 @@ class Queries:
             return  # the watch process writes it before it publishes anything
         heard, connected = written
         stale = monotonic() - heard > self._max_staleness
-        self._resolver.set_stale(0 if not stale else _EDE_STALE if connected else _EDE_UNREACHABLE)
+        self._resolver.set_stale(0 if not stale else Ede.STALE_ANSWER if connected else Ede.NO_REACHABLE_AUTHORITY)
 
     def snapshot(self) -> AnswerSnapshot:
         """The counters as they are now."""

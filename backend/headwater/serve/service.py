@@ -12,14 +12,15 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import Final
 
+from headwater.wire.header import MAX_MESSAGE
+
 SERVICE: Final = "coredns.dns.DnsService"
 QUERY: Final = f"/{SERVICE}/Query"
 #: `Watch` is not there, as clients of health accept: they take UNIMPLEMENTED for "no health checks", and serve on.
 HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
 
-_MAX_MESSAGE: Final = 65_535
 #: A DnsPacket: CoreDNS sends no more than a DNS message and four bytes.
-MAX_PACKET: Final = _MAX_MESSAGE + 16
+MAX_PACKET: Final = MAX_MESSAGE + 16
 
 _SERVING: Final = b"\x08\x01"
 _NOT_SERVING: Final = b"\x08\x02"
@@ -96,7 +97,7 @@ def message_of(packet: bytes) -> bytes:
         message = unpack(packet)
     except NotAPacket:
         raise Refused(Status.INVALID_ARGUMENT, "the request is not a coredns.dns.DnsPacket") from None
-    if len(message) > _MAX_MESSAGE:
+    if len(message) > MAX_MESSAGE:
         raise Refused(Status.INVALID_ARGUMENT, "a DNS message has at most 65,535 bytes")
     return message
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from headwater.settings.address import Address
+from headwater.wire.rdata import record
+from headwater.wire.types import Rcode
 
 if TYPE_CHECKING:
     import dns.message
@@ -25,8 +27,8 @@ DEADLINE: Final = 3.0
 _ONE_TRY: Final = 1.0
 #: Names that are asked for at the same time; the reply to any further one goes without.
 MAX_LOOKUPS: Final = 200
-#: NOERROR and NXDOMAIN: any other rcode is of a server that does not know.
-_KNOWS: Final = frozenset((0, 3))
+#: Any other rcode is of a server that does not know.
+_KNOWS: Final = frozenset((Rcode.NOERROR, Rcode.NXDOMAIN))
 _RESOLV_CONF: Final = "/etc/resolv.conf"
 
 
@@ -73,7 +75,7 @@ class Upstream:
             self.counts["answer"] += 1
         else:
             self.counts["failed" if int(response.rcode()) not in _KNOWS else "negative"] += 1
-        return [record for _, record in records]
+        return [item for _, item in records]
 
     async def _response(self, target: bytes, qtype: int) -> dns.message.Message:
         """What the first server says that knows; the last one's word when none does. Raises when nobody answers."""
@@ -158,13 +160,5 @@ def _records(response: dns.message.Message) -> list[tuple[int, bytes]]:
             rdata = item.to_wire()
             assert owner is not None
             assert rdata is not None
-            fixed = b"".join(
-                (
-                    int(rrset.rdtype).to_bytes(2, "big"),
-                    int(rrset.rdclass).to_bytes(2, "big"),
-                    rrset.ttl.to_bytes(4, "big"),
-                    len(rdata).to_bytes(2, "big"),
-                )
-            )
-            found.append((int(rrset.rdtype), owner + fixed + rdata))
+            found.append((int(rrset.rdtype), record(rrset.rdtype, rrset.ttl, rdata, owner, rrset.rdclass)))
     return found

@@ -34,9 +34,9 @@ to write it:
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum, IntFlag
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 
 class Flag(IntFlag):
@@ -78,8 +78,10 @@ HEAD: Final = struct.Struct(">BBBHH")
 OTHER: Final = struct.Struct(">HHHH")
 SRV: Final = struct.Struct(">IHBB")
 SRV_ROW: Final = struct.Struct(">HHHB")
-A_SIZE: Final = 16
-AAAA_SIZE: Final = 28
+#: What stands before the address in a stored record: owner, type, class, TTL, length.
+_RECORD_HEAD: Final = 12
+A_SIZE: Final = _RECORD_HEAD + 4
+AAAA_SIZE: Final = _RECORD_HEAD + 16
 
 #: Bytes before the addresses.
 HEAD_SIZE: Final = HEAD.size
@@ -116,6 +118,32 @@ def pack_node(
     if limit:
         parts.append(limit.to_bytes(2, "big"))
     return b"".join(parts)
+
+
+def limit_of(node: Any) -> int:
+    """How many members of a set one reply shows, of a node that is LIMITED."""
+    limit: int = node[-2] << 8 | node[-1]
+    return limit
+
+
+def other_of(node: Any, qtype: int) -> tuple[int, int, Sequence[bytes]]:
+    """(ancount, arcount, bytes) of a node's type that is neither an address nor SRV; for a node that has OTHER."""
+    at = _behind_addresses(node)
+    count = node[at]
+    at += 1
+    for _ in range(count):
+        rtype, ancount, arcount, size = OTHER.unpack_from(node, at)
+        at += OTHER.size
+        if rtype == qtype:
+            return ancount, arcount, (node[at : at + size],)
+        at += size
+    return 0, 0, ()
+
+
+def _behind_addresses(node: Any) -> int:
+    _, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
+    at: int = HEAD_SIZE + n_a * A_SIZE + n_aaaa * AAAA_SIZE
+    return at
 
 
 def of_kind(node: bytes, kind: Kind) -> bytes:
@@ -157,3 +185,64 @@ def pack_srv_table(
         body += aaaa
     head = SRV.pack(ttl, weight, base, form) + struct.pack(">H", len(sets))
     return b"".join((head, *map(_ports, sets), *body))
+
+
+# Read again
+
+
+class SrvPart(NamedTuple):
+    """The head of an SRV part."""
+
+    ttl: int
+    weight: int
+    base: int
+    """Bytes of the Service's own name, 0 for the whole name that the node is stored under."""
+    form: int
+    at: int
+    """The offset in the node of what depends on the form."""
+
+
+def srv_part(node: Any) -> SrvPart:
+    """The head of the SRV part of a node that has one."""
+    at = _behind_addresses(node)
+    if node[0] & Flag.OTHER:
+        count = node[at]
+        at += 1
+        for _ in range(count):
+            at += OTHER.size + OTHER.unpack_from(node, at)[3]
+    ttl, weight, base, form = SRV.unpack_from(node, at)
+    return SrvPart(ttl, weight, base, form, at + SRV.size)
+
+
+def srv_ports(node: Any, at: int) -> tuple[tuple[int, ...], int]:
+    """The ports that stand at an offset, and the offset behind them."""
+    count = (node[at] << 8) | node[at + 1]
+    after = at + 2 + 2 * count
+    return struct.unpack(f">{count}H", node[at + 2 : after]), after
+
+
+def srv_port_sets(node: Any, part: SrvPart) -> tuple[list[tuple[int, ...]], int]:
+    """The sets of ports of a table, and the offset behind them: that of its rows."""
+    count, at = node[part.at] << 8 | node[part.at + 1], part.at + 2
+    sets: list[tuple[int, ...]] = []
+    for _ in range(count):
+        ports, at = srv_ports(node, at)
+        sets.append(ports)
+    return sets, at
+
+
+def srv_rows(node: Any, form: int, at: int) -> Iterator[tuple[int, int, int, int, int]]:
+    """The rows of a table from an offset on.
+
+    Each is (which set of ports, IPv4 addresses, IPv6 addresses, the label's offset, that of the
+    addresses). The label of TABLE begins with its length octet, the row's last field.
+    """
+    end = len(node) - 2 if node[0] & Flag.LIMITED else len(node)
+    unpack, size = SRV_ROW.unpack_from, SRV_ROW.size
+    back = 1 if form == SrvForm.TABLE else 0
+    while at < end:
+        ports, n_a, n_aaaa, length = unpack(node, at)
+        label = at + size
+        addresses = label + length
+        yield ports, n_a, n_aaaa, label - back, addresses
+        at = addresses + 4 * n_a + 16 * n_aaaa

@@ -5,18 +5,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import multiprocessing
 import os
 import signal
 import socket
-import sys
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Iterator
+from multiprocessing.process import BaseProcess
+from typing import Final
 
-from headwater.process import control, counters
-from headwater.process.counters import AnswerSnapshot, ProcessView, WatchSnapshot
+from headwater.process import control
+from headwater.process.control import Ending, Replied, Started
+from headwater.process.counters import AnswerSnapshot, Kind, ProcessView, WatchSnapshot
+from headwater.process.progress import Mark
+from headwater.supervise import forks, liveness
+from headwater.supervise.descriptors import Reserve
+from headwater.supervise.link import Link, Unanswered
+from headwater.supervise.liveness import Liveness, Verdict
 
 _log = logging.getLogger(__name__)
 
@@ -26,24 +30,18 @@ _BACKOFF: Final = (0.02, 10.0)
 _TOO_LONG: Final = 0.5
 #: A process that lived this long, in seconds, is restarted at once.
 _STABLE: Final = 5.0
-#: How long a process may take to answer the supervisor, in seconds.
-_PATIENCE: Final = 1.0
+#: How long a process may take to answer the supervisor, in seconds; less than a round.
+_PATIENCE: Final = 0.4
+#: How long the forkserver may take to fork, and to report a death, in seconds.
+_FORK: Final = 5.0
+_REPORT: Final = 1.0
+#: How often an orphan is looked at once its link is closed, in seconds; and how long it may live on without a link.
+_LOOK: Final = 0.02
+_UNLINKED: Final = 1.0
 #: What a process dies of that read a damaged page.
 _CRASHES: Final = frozenset({-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT})
 
-
-@contextlib.contextmanager
-def unseen_main() -> Iterator[None]:
-    """Keep children from importing the program's main module: they need none of it."""
-    main = sys.modules["__main__"]
-    kept = {name: getattr(main, name) for name in ("__file__", "__spec__") if hasattr(main, name)}
-    try:
-        main.__spec__ = None
-        main.__dict__.pop("__file__", None)
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(main, name, value)
+_LIMITS: Final = {Kind.WATCH: liveness.WATCH, Kind.ANSWER: liveness.ANSWER}
 
 
 class Child:
@@ -51,39 +49,90 @@ class Child:
 
     def __init__(
         self,
+        kind: Kind,
         name: str,
-        start: Callable[[Connection], Any],
-        on_crash: Callable[[], None],
+        start: Callable[[socket.socket], BaseProcess],
+        *,
+        reserve: Reserve,
+        on_crash: Callable[[], None] = lambda: None,
+        is_final: Callable[[], Awaitable[bool]] | None = None,
         listening: socket.socket | None = None,
+        limits: liveness.Limits | None = None,
     ) -> None:
-        """`listening` is the socket that it serves, held open while it restarts."""
+        """`start` forks it, in a thread; it gets the process's end of the link.
+
+        `is_final` says whether UNUSABLE ends this child for good, or is tried
+        again. `listening` is the socket that it serves, held open while it
+        restarts.
+        """
+        self.kind = kind
         self.name = name
         self.restarts = 0
         self.up = False
+        self.worked = False
+        """Whether its main loop ever turned, in any life."""
         self.exitcode: int | None = None
         self._start = start
+        self._reserve = reserve
         self._on_crash = on_crash
+        self._is_final = is_final
         self._listening = listening
-        self._process: Any = None
-        self._connection: Connection | None = None
-        self._asked: asyncio.Future[bytes] | None = None
-        self._snapshot: Any = None
-        self._before: Any = None
+        self._limits = limits or _LIMITS[kind]
+        self._pid: int | None = None
+        self._link: Link | None = None
+        self._asked: asyncio.Future[Replied] | None = None
+        self._liveness = Liveness(self._limits)
+        self._verdict = Verdict.STARTING
+        self._mark: Mark | None = None
+        self._killed = 0
+        self._exits: dict[int, int] = {}
+        self._trouble = ""
+        self._last_words = ""
+        self._odd = False
+        self._snapshot: AnswerSnapshot | WatchSnapshot | None = None
+        self._before: AnswerSnapshot | WatchSnapshot | None = None
         self._stopping = False
+
+    @property
+    def pid(self) -> int | None:
+        """While it lives."""
+        return self._pid
 
     def view(self) -> ProcessView:
         """What admin shows: state, and the counters of all lives together."""
-        return ProcessView(self.name, self.up, self.restarts, self._snapshot, self._before)
+        silent = self._liveness.silence if self._verdict in (Verdict.SILENT, Verdict.HUNG) else 0.0
+        return ProcessView(
+            self.kind,
+            self.name,
+            self.up,
+            self.restarts,
+            self._snapshot,
+            self._before,
+            silent,
+            self._killed,
+            dict(self._exits),
+            self._trouble,
+        )
+
+    # Its lives
 
     async def keep_running(self) -> None:
-        """Start it, wait until it dies, start it again, until `stop`."""
+        """Start it, wait until it dies, start it again, until `stop` or until that is of no use."""
         delay = 0.0
         while not self._stopping:
             began = time.monotonic()
-            code = await self._live()
+            try:
+                code = await self._live()
+            except (OSError, EOFError) as error:
+                code = None
+                self._trouble = f"cannot be started: {error}"
+                _log.error("%s %s", self.name, self._trouble)
             self.up = False
             self._bury()
-            if code == control.UNUSABLE:
+            if code is not None:
+                self._exits[code] = self._exits.get(code, 0) + 1
+                self._trouble = self._last_words or f"ended: {_how(code)}"
+            if code == control.UNUSABLE and self._is_final is not None and await self._is_final():
                 self.exitcode = code
                 return
             if self._is_stopping():
@@ -92,16 +141,17 @@ class Child:
                 self._on_crash()
             lived = time.monotonic() - began
             delay = _BACKOFF[0] if lived > _STABLE or not delay else min(delay * 2, _BACKOFF[1])
-            _log.warning("%s ended (%s); starting it again in %.2f s", self.name, _how(code), delay)
+            if code is not None:
+                _log.warning("%s ended (%s); starting it again in %.2f s", self.name, _how(code), delay)
             with self._turning_away() if delay > _TOO_LONG else contextlib.nullcontext():
                 await asyncio.sleep(delay)
             self.restarts += 1
 
     @contextlib.contextmanager
     def _turning_away(self) -> Iterator[None]:
-        """Let go whoever connects: CoreDNS asks the next address then, where it would wait here until its deadline."""
+        """Accept and close new connections: CoreDNS fails over then, and does not wait out its deadline."""
         loop, listening = asyncio.get_running_loop(), self._listening
-        if listening is None:
+        if listening is None or listening.fileno() < 0:
             yield
             return
         listening.setblocking(False)
@@ -112,87 +162,183 @@ class Child:
             loop.remove_reader(listening)
 
     async def _live(self) -> int:
-        loop = asyncio.get_running_loop()
-        ours, theirs = multiprocessing.Pipe()
-        with unseen_main():
-            self._process = await loop.run_in_executor(None, self._start, theirs)
-        theirs.close()
-        self._connection = ours
-        ended = loop.create_future()
-        sentinel = self._process.sentinel
-        loop.add_reader(sentinel, _settle, ended)
-        loop.add_reader(ours.fileno(), self._heard, loop, ours)
+        """One life, and its exit code. Raises OSError or EOFError when it cannot be started."""
+        self._liveness, self._verdict, self._mark = Liveness(self._limits), Verdict.STARTING, None
+        self._last_words = ""
+        with self._reserve.lent():
+            ours, theirs = control.pair()
+            try:
+                process = await self._fork(theirs)
+            except BaseException:
+                ours.close()
+                raise
+            finally:
+                theirs.close()
+        self._pid = process.pid
+        link = self._link = Link(ours, self._told, self._odd_message)
         if self._stopping:
             self.signal(signal.SIGTERM)
         try:
-            await ended
+            return await self._death(process, link)
         finally:
-            loop.remove_reader(sentinel)
-            loop.remove_reader(ours.fileno())
-            ours.close()
-            self._connection = None
-            if self._asked is not None and not self._asked.done():
-                self._asked.set_result(b"")  # it will not answer any more; the next one is asked anew
-        self._process.join()
-        return int(self._process.exitcode)
+            self._pid = None
+            link.close()
+            self._link = None
 
-    def _heard(self, loop: asyncio.AbstractEventLoop, connection: Connection) -> None:
+    async def _fork(self, theirs: socket.socket) -> BaseProcess:
+        forking = asyncio.get_running_loop().run_in_executor(None, self._start, theirs)
         try:
-            message = connection.recv_bytes()
-        except (EOFError, OSError):
-            loop.remove_reader(connection.fileno())
-            return
-        if message == control.STARTED:
-            self.up = True
-        elif self._asked is not None and not self._asked.done():
-            self._asked.set_result(message)
+            async with asyncio.timeout(_FORK):
+                return await asyncio.shield(forking)
+        except TimeoutError:
+            _log.error("the forkserver does not fork: another one takes its place")
+            forks.kill_server()
+            return await forking
+
+    async def _death(self, process: BaseProcess, link: Link) -> int:
+        """Wait until it has ended, and its exit code, whoever its parent is by then."""
+        reported = asyncio.create_task(_readable(process.sentinel))
+        closed = asyncio.create_task(link.closed.wait())
+        try:
+            await asyncio.wait([reported, closed], return_when=asyncio.FIRST_COMPLETED)
+            if not reported.done():
+                # It is dead, or will be: whoever cannot hear the supervisor ends.
+                await asyncio.wait([reported], timeout=_REPORT)
+            if not reported.done():
+                self.signal(signal.SIGKILL)
+                await asyncio.wait([reported], timeout=_REPORT)
+            if not reported.done():
+                _log.error("the forkserver does not report a death: another one takes its place")
+                forks.kill_server()
+                await reported
+            code = process.exitcode
+            if code is not None and code != forks.UNKNOWN:
+                return int(code)
+            return await self._orphans_death(link)
+        finally:
+            reported.cancel()
+            closed.cancel()
+
+    async def _orphans_death(self, link: Link) -> int:
+        """The forkserver is gone: the child lives on until its link closes, and is this process's own to reap."""
+        assert self._pid is not None
+        code = forks.orphans_exit_code(self._pid)
+        if code is None:
+            _log.warning("%s goes on without the forkserver that it came from", self.name)
+        while code is None and not link.closed.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_UNLINKED):
+                    await link.closed.wait()
+            code = forks.orphans_exit_code(self._pid)
+        looked = 0
+        while code is None:
+            await asyncio.sleep(_LOOK)
+            looked += 1
+            if looked * _LOOK > _UNLINKED:
+                self.signal(signal.SIGKILL)
+            code = forks.orphans_exit_code(self._pid)
+        return code
 
     def _bury(self) -> None:
-        if self._snapshot is None:
+        last, self._snapshot = self._snapshot, None
+        if isinstance(last, AnswerSnapshot):
+            total = self._before if isinstance(self._before, AnswerSnapshot) else AnswerSnapshot()
+            total.add(last)
+            self._before = total
+        elif isinstance(last, WatchSnapshot):
+            state = self._before if isinstance(self._before, WatchSnapshot) else WatchSnapshot()
+            state.add_counters(last)
+            self._before = state
+
+    # What it says
+
+    def _told(self, news: Started | Ending) -> None:
+        if isinstance(news, Ending):
+            self._last_words = news.why
             return
-        if isinstance(self._snapshot, AnswerSnapshot):
-            before = self._before or AnswerSnapshot()
-            before.add(self._snapshot)
-        else:
-            before = self._before or WatchSnapshot()
-            before.add_counters(self._snapshot)
-        self._before, self._snapshot = before, None
+        self.up = True
+
+    def _odd_message(self, error: Exception) -> None:
+        if not self._odd:
+            self._odd = True
+            _log.error("%s says what is no message: %s", self.name, error)
+
+    def ask(self, request: control.Request) -> asyncio.Future[Replied]:
+        """Its reply to a request, when it comes. Raises Unanswered."""
+        if self._link is None or not self.up:
+            raise Unanswered(f"{self.name} does not run")
+        return self._link.ask(request)
 
     async def refresh(self) -> None:
         """Fetch what it has counted; keep the last when it does not answer."""
-        connection = self._connection
-        if connection is None or not self.up:
-            return
         if self._asked is None or self._asked.done():
-            self._asked = asyncio.get_running_loop().create_future()
             try:
-                connection.send_bytes(control.SNAPSHOT)
-            except OSError:
+                self._asked = self.ask(control.Snapshot())
+            except Unanswered:
                 return
-        asked = self._asked
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_PATIENCE):
-                data = await asyncio.shield(asked)
-                if self._connection is connection:
-                    decode = counters.decode_watch if self.name == "watch" else counters.decode_answer
-                    self._snapshot = decode(data)
+            self._asked.add_done_callback(self._refreshed)
+        await asyncio.wait([self._asked], timeout=_PATIENCE)
+
+    def _refreshed(self, asked: asyncio.Future[Replied]) -> None:
+        if asked.cancelled() or asked.exception() is not None:
+            return
+        replied = asked.result()
+        self._mark = replied.mark
+        if replied.mark.steps:
+            self.worked, self._trouble = True, ""
+        if isinstance(replied.reply, AnswerSnapshot | WatchSnapshot):
+            self._snapshot = replied.reply
+
+    def judge(self, now: float) -> None:
+        """Once a round: has it got on since the last? What has hung for too long is killed, and so replaced."""
+        if self._pid is None or self._stopping:
+            return
+        mark, self._mark = self._mark, None
+        before = self._verdict
+        held = self._liveness.silence > 0 and forks.held_by_disk(self._pid)
+        self._verdict = self._liveness.round(now, mark, started=self.up, held=held)
+        if self._verdict is Verdict.HUNG and before is not Verdict.HUNG:
+            self._killed += 1
+            _log.error(
+                "%s has not got on for %.0f s: it is killed, and replaced", self.name, max(self._liveness.silence, 0)
+            )
+        if self._verdict is Verdict.HUNG:
+            # SIGTERM does not reach what is stopped.
+            self.signal(signal.SIGKILL)
+
+    def reload(self) -> None:
+        with contextlib.suppress(Unanswered):
+            self.ask(control.Reload())
+
+    # Its end
 
     def _is_stopping(self) -> bool:
         return self._stopping
-
-    def reload(self) -> None:
-        if self._connection is not None:
-            with contextlib.suppress(OSError):
-                self._connection.send_bytes(control.RELOAD)
 
     def stop(self) -> None:
         self._stopping = True
         self.signal(signal.SIGTERM)
 
     def signal(self, number: int) -> None:
-        if self._process is not None and self._process.exitcode is None:
+        if self._pid is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, number)
+                os.kill(self._pid, number)
+
+
+async def _readable(descriptor: int) -> None:
+    """Wait until there is something to read."""
+    loop = asyncio.get_running_loop()
+    found = loop.create_future()
+    loop.add_reader(descriptor, _settle, found)
+    try:
+        await found
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def _settle(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def _turn_away(listening: socket.socket) -> None:
@@ -200,10 +346,10 @@ def _turn_away(listening: socket.socket) -> None:
         listening.accept()[0].close()
 
 
-def _settle(ended: asyncio.Future[None]) -> None:
-    if not ended.done():
-        ended.set_result(None)
-
-
 def _how(code: int) -> str:
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:  # a real-time signal
+        return f"killed by signal {-code}"

@@ -1,4 +1,4 @@
-"""What a child process runs, by name: the supervisor starts the roles without importing them.
+"""What a child process runs, by name: the supervisor starts it without importing it.
 
 Their imports (grpc, lmdb, kubernetes) belong to the children; here they would
 cost the supervisor 15 MiB for nothing.
@@ -7,28 +7,21 @@ cost the supervisor 15 MiB for nothing.
 from __future__ import annotations
 
 import socket
-from multiprocessing.connection import Connection
 
+from headwater.serve.assignment import Assignment
 from headwater.settings.settings import Settings
 from headwater.store.identity import Identity
 
 
-def watch(settings: Settings, identity: Identity, connection: Connection) -> None:
-    """The watch role."""
+def watch(settings: Settings, identity: Identity, end: socket.socket) -> None:
+    """The watch process. `end` is its end of the link to the supervisor."""
     from headwater.writer.process import run
 
-    run(settings, identity, connection)
+    run(settings, identity, end)
 
 
-def answer(
-    index: int,
-    settings: Settings,
-    identity: Identity,
-    connection: Connection,
-    listening: socket.socket | None,
-    dns_sockets: tuple[socket.socket, socket.socket] | None,
-) -> None:
-    """An answer role."""
+def answer(assignment: Assignment, end: socket.socket) -> None:
+    """An answer process."""
     from headwater.serve.process import run
 
-    run(index, settings, identity, connection, listening, dns_sockets)
+    run(assignment, end)

@@ -7,35 +7,40 @@ query. Its children come from the forkserver (`forks`); it is never forked itsel
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
-from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final
 
 import setproctitle
 
 from headwater.cluster import source
-from headwater.process.counters import ProcessView
+from headwater.process import early
+from headwater.process.counters import AnswerSnapshot, Kind, ProcessView
+from headwater.serve.assignment import Assignment
 from headwater.serve.tls import Certificates
 from headwater.settings.settings import Settings
 from headwater.store.identity import Identity, discard
-from headwater.supervise import claims, entry, forks
+from headwater.supervise import claims, entry, forks, liveness
 from headwater.supervise.child import Child
+from headwater.supervise.descriptors import Reserve
 
 _log = logging.getLogger(__name__)
 
-#: How long the children may take to drain; then they are killed.
-_DRAIN: Final = 5.0
-#: How often counters are fetched, in seconds, so that a killed process takes little with it.
-_POLL: Final = 1.0
+#: How long the children may take to drain; then they are killed, and have so long to be gone, in seconds.
+_DRAIN: Final = 4.5
+_GONE: Final = 0.5
+#: How long the first start waits for answer processes that could go on without a watch process, in seconds.
+_FIRST: Final = 5.0
 
 
 class Supervisor:
-    """One instance: its lock, its sockets, its entry. Raises claims.StartFailed or SettingsError."""
+    """One instance: its lock, its sockets, its children. Raises claims.StartFailed or SettingsError."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -52,43 +57,82 @@ class Supervisor:
             self._listening = [None] * settings.workers
         self._dns = claims.bind_dns(settings.dns) if settings.dns else None
         self._admin = claims.bind(settings.admin, socket.SOCK_STREAM, "--admin") if settings.admin else None
-        self.roles = [Child("watch", self._start_watch, self._crashed)]
-        for index, listening in enumerate(self._listening):
-            start = partial(self._start_answer, index, listening)
-            self.roles.append(Child(f"answer {index}", start, self._crashed, listening))
+        self._reserve = Reserve()
+        self._watch = Child(
+            Kind.WATCH,
+            "watch",
+            partial(self._fork, "watch", entry.watch, settings, self.identity),
+            reserve=self._reserve,
+            on_crash=self._crashed,
+            is_final=self._nothing_to_serve,
+        )
+        self._answers = [self._answer(index, listening) for index, listening in enumerate(self._listening)]
+
+    @property
+    def _children(self) -> list[Child]:
+        return [self._watch, *self._answers]
 
     # Children
 
-    def _start_watch(self, pipe: Connection) -> Any:
-        return self._spawn("headwater: watch", entry.watch, (self.settings, self.identity, pipe))
+    def _answer(self, index: int, listening: socket.socket | None) -> Child:
+        assignment = Assignment(index, self.settings, self.identity, listening, self._dns)
+        name = f"answer {index}"
+        return Child(
+            Kind.ANSWER,
+            name,
+            partial(self._fork, name, entry.answer, assignment),
+            reserve=self._reserve,
+            on_crash=self._crashed,
+            listening=listening,
+        )
 
-    def _start_answer(self, index: int, listening: socket.socket | None, pipe: Connection) -> Any:
-        arguments = (index, self.settings, self.identity, pipe, listening, self._dns)
-        return self._spawn(f"headwater: answer {index}", entry.answer, arguments)
-
-    def _spawn(self, name: str, target: Callable[..., None], arguments: tuple[Any, ...]) -> Any:
-        process = self._context.Process(target=target, args=arguments, name=name, daemon=False)
-        process.start()
-        return process
+    def _fork(self, name: str, target: Callable[..., None], *arguments: Any) -> BaseProcess:
+        return forks.start(self._context, target, arguments, f"headwater: {name}")
 
     def _crashed(self) -> None:
         """A process died of what a damaged store does: take the store back, the watch makes a new one."""
         _log.error("the stored state is discarded: a process died reading it")
         discard(Path(self.settings.state_dir))
-        self.roles[0].signal(signal.SIGTERM)
+        self._watch.signal(signal.SIGTERM)
+
+    async def _nothing_to_serve(self) -> bool:
+        """Whether settings or credentials that cannot be used end the instance (contracts 2 and 7).
+
+        Only at its first start, and only if no answer process has a store to answer from.
+        """
+        if self._watch.worked:
+            return False
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _FIRST
+        while loop.time() < deadline:
+            await self.refresh()
+            views = [child.view() for child in self._answers]
+            if any(isinstance(view.snapshot, AnswerSnapshot) and view.snapshot.ready for view in views):
+                _log.error("the watch process cannot start; what the store holds is served, and it is tried again")
+                return False
+            if all(view.snapshot is not None for view in views):
+                return True
+            await asyncio.sleep(0.05)
+        return True
 
     # Running
 
-    async def run(self, while_starting: Callable[[Supervisor], Any] | None = None) -> int:
-        """Serve until SIGTERM or SIGINT; the exit code. `while_starting` runs beside, as a coroutine."""
+    async def run(self, while_starting: Callable[[Supervisor], Coroutine[Any, Any, None]] | None = None) -> int:
+        """Serve until SIGTERM or SIGINT; the exit code. `while_starting` runs beside."""
         setproctitle.setproctitle("headwater: supervisor")
         loop = asyncio.get_running_loop()
-        stopping = asyncio.Event()
+        stopping, at_once = asyncio.Event(), asyncio.Event()
+
+        def stop() -> None:
+            (at_once if stopping.is_set() else stopping).set()
+
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stopping.set)
+            loop.add_signal_handler(number, stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        lives = [asyncio.create_task(role.keep_running()) for role in self.roles]
-        others = [asyncio.create_task(self._poll())]
+        if early.asked():  # before anybody listened in this loop
+            stopping.set()
+        lives = [] if stopping.is_set() else [asyncio.create_task(child.keep_running()) for child in self._children]
+        others = [asyncio.create_task(self._rounds())]
         if self._admin is not None:
             # Imported only now: the first answer does not wait for the admin page.
             from headwater.admin import server as admin
@@ -96,44 +140,64 @@ class Supervisor:
             others.append(asyncio.create_task(admin.serve(self._admin, self)))
         if while_starting is not None:
             others.append(asyncio.create_task(while_starting(self)))
-        stop = asyncio.create_task(stopping.wait())
-        await asyncio.wait([stop, *lives], return_when=asyncio.FIRST_COMPLETED)
-        code = 0 if stop.done() else 2
-        await self._stop(lives)
-        for task in (stop, *others):
+        asked = asyncio.create_task(stopping.wait())
+        await asyncio.wait([asked, *lives], return_when=asyncio.FIRST_COMPLETED)
+        code = 0 if asked.done() else 2
+        await self._stop(lives, at_once)
+        for task in (asked, *others):
             task.cancel()
-        await asyncio.gather(stop, *others, return_exceptions=True)
+        await asyncio.gather(asked, *others, return_exceptions=True)
+        # A thread that waits for a forkserver that hangs would be waited for.
+        forks.end()
         return code
 
-    async def _stop(self, lives: list[asyncio.Task[None]]) -> None:
+    async def _stop(self, lives: list[asyncio.Task[None]], at_once: asyncio.Event) -> None:
         # First, so that whoever comes now is refused, and asks elsewhere, instead of waiting.
         for listening in self._listening:
             if listening is not None:
                 listening.close()
-        for role in self.roles:
-            role.stop()
-        _, left = await asyncio.wait(lives, timeout=_DRAIN)
-        if left:
-            for role in self.roles:
-                role.signal(signal.SIGKILL)
-            await asyncio.wait(left, timeout=1.0)
+        for child in self._children:
+            child.stop()
+        hurry = asyncio.create_task(at_once.wait())
+        drained = asyncio.gather(*lives, return_exceptions=True)
+        waiting: list[asyncio.Future[Any]] = [hurry, drained]
+        await asyncio.wait(waiting, timeout=_DRAIN, return_when=asyncio.FIRST_COMPLETED)
+        hurry.cancel()
+        if not drained.done():
+            for child in self._children:
+                child.signal(signal.SIGKILL)
+            forks.end()  # it may be what they wait for
+            await asyncio.wait([drained], timeout=_GONE)
+            drained.cancel()
         for address in self.settings.listen_addresses():
             if address.path is not None:
                 Path(address.path).unlink(missing_ok=True)
 
     def _reload(self) -> None:
         _log.info("SIGHUP: reading the sources again")
-        self.roles[0].reload()
+        self._watch.reload()
 
-    async def _poll(self) -> None:
+    async def _rounds(self) -> None:
+        """Round by round: fetch counters, look who gets on, reap who died, be ready for who has to start."""
+        loop = asyncio.get_running_loop()
+        forks.adopt_orphans()
         while True:
+            began = loop.time()
             await self.refresh()
-            await asyncio.sleep(_POLL)
+            now = loop.time()
+            for child in self._children:
+                child.judge(now)
+            self._reserve.fill()
+            if forks.reap([child.pid for child in self._children if child.pid is not None]):
+                _log.warning("the forkserver or the resource tracker is gone: started again")
+                with self._reserve.lent(), contextlib.suppress(OSError):  # the next round tries again
+                    await loop.run_in_executor(None, forks.ensure_running)
+            await asyncio.sleep(max(0.0, began + liveness.ROUND - loop.time()))
 
     async def refresh(self) -> None:
         """Fetch every process's counters."""
-        await asyncio.gather(*(role.refresh() for role in self.roles))
+        await asyncio.gather(*(child.refresh() for child in self._children))
 
     def views(self) -> list[ProcessView]:
         """What admin shows: the watch process first, then the answer processes."""
-        return [role.view() for role in self.roles]
+        return [child.view() for child in self._children]

@@ -8,6 +8,21 @@ from typing import Final
 MAX_LABEL: Final = 63
 MAX_NAME: Final = 255
 ROOT: Final = b"\0"
+#: The two bits that make a length octet the first half of a pointer (section 4.1.4).
+POINTER: Final = 0xC0
+
+# Labels, and ends of names, that Kubernetes's DNS specification has, and DNS itself.
+SVC: Final = b"\x03svc"
+POD: Final = b"\x03pod"
+DNS: Final = b"\x03dns"
+DNS_VERSION: Final = b"\x0bdns-version"
+#: The name server's name in its zone when no DNS Service is known.
+NS_DNS: Final = b"\x02ns" + DNS
+#: The zone's person, in its SOA.
+HOSTMASTER: Final = b"\x0ahostmaster"
+#: Reverse names (RFC 1035 section 3.5, RFC 3596 section 2.5).
+IN_ADDR_ARPA: Final = b"\x07in-addr\x04arpa\0"
+IP6_ARPA: Final = b"\x03ip6\x04arpa\0"
 #: TOPOZONE.pin._zone.SVC and TOPOZONE.prefer._zone.SVC (`--zonal`).
 MARKER: Final = b"\x05_zone"
 PIN: Final = b"\x03pin"

@@ -7,32 +7,17 @@ and nothing is allocated by a count that a client wrote.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from struct import Struct
+from typing import Final
 
-from headwater.wire.names import MAX_LABEL, MAX_NAME
-from headwater.wire.types import HEADER_SIZE, OPT
+from headwater.wire import edns
+from headwater.wire.edns import Edns
+from headwater.wire.header import HEADER_SIZE, ONE_QUESTION, counts_of
+from headwater.wire.names import MAX_LABEL, MAX_NAME, POINTER, ROOT
+from headwater.wire.rdata import FIXED
 
-#: EDNS requestors that say less are taken to mean this (RFC 6891 section 6.2.3).
-MIN_UDP_SIZE: Final = 512
-
-
-class Edns(NamedTuple):
-    """A query's OPT record."""
-
-    udp_size: int
-    version: int
-    do: bool
-
-
-class Question(NamedTuple):
-    """A query that could be read. `end` is the offset behind its question."""
-
-    name: bytes
-    """Wire format, in the client's letter case."""
-    qtype: int
-    qclass: int
-    end: int
-    edns: Edns | None
+#: Type and class, the end of a question.
+_TYPE_AND_CLASS: Final = Struct(">HH")
 
 
 class Malformed(Exception):  # noqa: N818 (what the query is)
@@ -59,50 +44,67 @@ def name_end(message: bytes, at: int) -> int:
     raise Malformed
 
 
-def parse(message: bytes) -> Question:
-    """A query of at least 12 bytes, opcode 0 (RFC 1035 section 4.1, RFC 6891, RFC 9619). Raises Malformed."""
-    if message[4:6] != b"\0\1":
-        raise Malformed
-    end = name_end(message, HEADER_SIZE) + 4
-    if end > len(message):
-        raise Malformed
-    question = message[HEADER_SIZE : end - 4]
-    qtype = int.from_bytes(message[end - 4 : end - 2], "big")
-    qclass = int.from_bytes(message[end - 2 : end], "big")
-    if message[6:10] != b"\0\0\0\0":
-        # An answer or authority section has no place in a query (IXFR's is refused anyway).
-        raise Malformed(end)
-    edns = None
-    at = end
-    for _ in range(int.from_bytes(message[10:12], "big")):
-        # The count is the client's word: the loop ends with the message.
-        at, found = _additional(message, at, end)
-        if found is not None:
-            if edns is not None:
-                raise Malformed(end)
-            edns = found
-    if at != len(message):
-        raise Malformed(end)
-    return Question(question, qtype, qclass, end, edns)
+class Question:
+    """What a query asks. Raises Malformed for a message that is none.
+
+    The message has at least 12 bytes and opcode 0 (RFC 1035 section 4.1, RFC 6891, RFC 9619).
+    """
+
+    __slots__ = ("edns", "end", "message", "name", "qclass", "qtype")
+
+    edns: Edns | None
+    end: int
+    """The offset behind it."""
+    name: bytes
+    """Wire format, in the client's letter case."""
+    qtype: int
+    qclass: int
+
+    def __init__(self, message: bytes) -> None:
+        if message[4:6] != ONE_QUESTION:
+            raise Malformed
+        behind_name = name_end(message, HEADER_SIZE)
+        end = behind_name + _TYPE_AND_CLASS.size
+        if end > len(message):
+            raise Malformed
+        self.message = message
+        self.name = message[HEADER_SIZE:behind_name]
+        self.qtype, self.qclass = _TYPE_AND_CLASS.unpack_from(message, behind_name)
+        self.end = end
+        self.edns = None
+        ancount, nscount, arcount = counts_of(message)
+        if ancount or nscount:
+            # An answer or authority section has no place in a query (IXFR's is refused anyway).
+            raise Malformed(end)
+        at = end
+        for _ in range(arcount):
+            # The count is the client's word: the loop ends with the message.
+            at, found = _additional(message, at, end)
+            if found is not None:
+                if self.edns is not None:
+                    raise Malformed(end)
+                self.edns = found
+        if at != len(message):
+            raise Malformed(end)
 
 
 def _additional(message: bytes, at: int, end: int) -> tuple[int, Edns | None]:
     """The offset behind a record of the additional section, and what it says if it is an OPT."""
     start = at
     try:
-        if message[at] >= 0xC0:  # a pointer ends the name (TSIG has none, others may)
+        if message[at] >= POINTER:  # a pointer ends the name (TSIG has none, others may)
             at += 2
         else:
             at = name_end(message, at)
-        fixed = message[at : at + 10]
-        after = at + 10 + int.from_bytes(fixed[8:10], "big")
     except (IndexError, Malformed):
         raise Malformed(end) from None
-    if len(fixed) < 10 or after > len(message):
+    fixed = message[at : at + FIXED.size]
+    if len(fixed) < FIXED.size:
         raise Malformed(end)
-    if int.from_bytes(fixed[:2], "big") != OPT:
-        return after, None
-    if at != start + 1:  # RFC 6891 section 6.1.2: the owner is the root
+    after = at + FIXED.size + int.from_bytes(fixed[-2:], "big")
+    if after > len(message):
         raise Malformed(end)
-    udp_size = max(MIN_UDP_SIZE, int.from_bytes(fixed[2:4], "big"))
-    return after, Edns(udp_size, fixed[5], bool(fixed[6] & 0x80))
+    found = edns.read(fixed)
+    if found is not None and message[start:at] != ROOT:  # RFC 6891 section 6.1.2
+        raise Malformed(end)
+    return after, found

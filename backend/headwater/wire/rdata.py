@@ -1,28 +1,57 @@
-"""Resource records in wire format, their owner the pointer to the question (0xC00C)."""
+"""Resource records in wire format, and what stands in them (RFC 1035 sections 3.2.1 and 4.1.4)."""
 
 from __future__ import annotations
 
 import socket
-import struct
 from functools import lru_cache
+from struct import Struct
 from typing import Final
 
-from headwater.wire.types import AAAA, IN, A
+from headwater.wire.header import HEADER_SIZE
+from headwater.wire.names import POINTER
+from headwater.wire.types import AAAA, IN, SOA, A
 
-OWNER: Final = b"\xc0\x0c"
+#: Bytes of an address, by family.
+IPV4: Final = 4
+IPV6: Final = 16
 _MAPPED: Final = bytes(10) + b"\xff\xff"
-_FIXED: Final = struct.Struct(">HHIH")
 
 
-def record(rtype: int, ttl: int, rdata: bytes, owner: bytes = OWNER) -> bytes:
-    """One record of class IN; `ttl` in seconds."""
-    return owner + _FIXED.pack(rtype, IN, ttl, len(rdata)) + rdata
+def pointer(at: int) -> bytes:
+    """A name that is what stands in the question's name from an offset on: a question begins behind the header."""
+    return (POINTER << 8 | HEADER_SIZE + at).to_bytes(2, "big")
+
+
+#: The question's name, as a record's owner.
+OWNER: Final = pointer(0)
+#: Type, class, TTL, length of the rdata: what stands between owner and rdata.
+FIXED: Final = Struct(">HHIH")
+#: Bytes before the rdata in a record whose owner is a pointer.
+RECORD_HEAD: Final = len(OWNER) + FIXED.size
+
+#: The same with the beginning of SRV rdata: priority, weight, port (RFC 2782).
+SRV_FIXED: Final = Struct(">HHIHHHH")
+#: Those three.
+SRV_NUMBERS: Final = SRV_FIXED.size - FIXED.size
+
+#: SOA rdata behind its names and serial: refresh, retry, expire, minimum (RFC 1035 section 3.3.13).
+_SOA_TIMERS: Final = Struct(">IIII")
+_REFRESH: Final = 7200
+_RETRY: Final = 1800
+_EXPIRE: Final = 86_400
+#: Bytes of a serial.
+SERIAL_SIZE: Final = 4
+
+
+def record(rtype: int, ttl: int, rdata: bytes, owner: bytes = OWNER, rclass: int = IN) -> bytes:
+    """One record; `ttl` in seconds."""
+    return owner + FIXED.pack(rtype, rclass, ttl, len(rdata)) + rdata
 
 
 @lru_cache(16)
 def address_heads(ttl: int) -> tuple[bytes, bytes]:
     """What stands before the address in every A and every AAAA record with that TTL."""
-    return OWNER + _FIXED.pack(A, IN, ttl, 4), OWNER + _FIXED.pack(AAAA, IN, ttl, 16)
+    return OWNER + FIXED.pack(A, IN, ttl, IPV4), OWNER + FIXED.pack(AAAA, IN, ttl, IPV6)
 
 
 def address(text: str) -> bytes:
@@ -43,7 +72,22 @@ def unmapped(packed: bytes) -> bytes:
     return packed[12:] if packed.startswith(_MAPPED) else packed
 
 
+def type_of_address(packed: bytes) -> int:
+    """A for an address of 4 bytes, AAAA for one of 16."""
+    return A if len(packed) == IPV4 else AAAA
+
+
 def text(value: str) -> bytes:
     """TXT rdata of one character string of at most 255 bytes."""
     data = value.encode("ascii")
     return bytes((len(data),)) + data
+
+
+def soa_head(owner: bytes, names: bytes, ttl: int) -> bytes:
+    """A SOA record up to its serial; `names` are those of the server and of the person, in wire format."""
+    return owner + FIXED.pack(SOA, IN, ttl, len(names) + SERIAL_SIZE + _SOA_TIMERS.size) + names
+
+
+def soa_timers(minimum: int) -> bytes:
+    """What stands behind its serial; `minimum` in seconds, the TTL of negative answers (RFC 2308 section 4)."""
+    return _SOA_TIMERS.pack(_REFRESH, _RETRY, _EXPIRE, minimum)

@@ -17,12 +17,12 @@ import datetime as dt
 import logging
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Final
 
@@ -37,8 +37,9 @@ from headwater.cluster.recognition import AnotherCluster, Recognition
 from headwater.cluster.reflector import Reflector
 from headwater.cluster.source import selectors_of
 from headwater.cluster.timing import USUAL, Timing
-from headwater.process import control, counters, log
+from headwater.process import control, log
 from headwater.process.counters import LATENCY_BUCKETS, Histogram, ResourceState, WatchSnapshot
+from headwater.process.progress import Progress
 from headwater.records.compiler import Compiler
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
@@ -107,6 +108,7 @@ class Watcher:
         self._wait = wait or self.stopping.wait
         self._queue = changes if changes is not None else queue.Queue(_QUEUE)
         self.skipped = Skipped(clock)
+        self.progress = Progress()
         self._inbox = Inbox(self._queue, threading.Semaphore(_PAGES), self.skipped.report, self.stopping)
         compiler = Compiler(settings, host.of_this_host(), self.skipped.report)
         self._resources = required_resources(settings)
@@ -183,9 +185,10 @@ class Watcher:
     def _thread(name: str, work: Callable[[], None]) -> None:
         threading.Thread(target=work, name=name, daemon=True).start()
 
-    def reload(self) -> None:
+    def reload(self, _: control.Reload, reply: Callable[[control.Reply], None]) -> None:
         """SIGHUP: read the files again (credentials are read again whenever the server refuses them)."""
         self._reload.set()
+        reply(control.Done())
 
     def _decoded(self, resource: Resource, items: Iterable[msgspec.Raw]) -> Iterable[Decoded]:
         for item in items:
@@ -237,6 +240,7 @@ class Watcher:
         """
         if self._recognition.another:
             raise AnotherCluster(self._recognition.another)
+        self.progress.step()
         if not self._unsettled and not self._refused:
             self._unsettled.extend(self._batch())
         busy = bool(self._unsettled or self._refused)
@@ -249,7 +253,8 @@ class Watcher:
         before, outcome = tuple(self._unsettled), Outcome()
         refused = ""
         try:
-            self.ledger.settle(self._unsettled, outcome)
+            with self.progress.commit():
+                self.ledger.settle(self._unsettled, outcome)
         except StoreFull as error:
             refused = f"the store cannot be written: {error}"
             self._commit_failures += 1
@@ -350,6 +355,7 @@ class Watcher:
         """What the supervisor shows of this process."""
         now = self._clock()
         return WatchSnapshot(
+            taken=now,
             ready=self.ledger.ready,
             detail=self._refused or self._detail or ": ".join(filter(None, (self._waiting_for(), self._trouble()))),
             resources={
@@ -397,32 +403,39 @@ def release_memory(store: Store) -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def run(settings: Settings, identity: Identity, connection: Connection, timing: Timing = USUAL) -> None:
-    """The process's main function."""
+def run(settings: Settings, identity: Identity, end: socket.socket, timing: Timing = USUAL) -> None:
+    """The process's main function; `end` is its end of the link to the supervisor."""
     setproctitle.setproctitle("headwater: watch")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log.configure("watch", settings.log_level, settings.log_format)
+    link = control.Link(end)
     try:
         store, why = Store.open(Path(settings.state_dir), identity)
         if why:
             _log.warning("the stored state is discarded: %s", why)
         watcher = Watcher(settings, store, timing)
         signal.signal(signal.SIGTERM, lambda *_: watcher.stopping.set())
-        control.attend(connection, lambda: counters.encode(watcher.snapshot()), watcher.reload)
-        connection.send_bytes(control.STARTED)
+        link.attend(
+            watcher.progress,
+            {control.Snapshot: lambda _, reply: reply(watcher.snapshot()), control.Reload: watcher.reload},
+        )
+        link.tell(control.Started())
         watcher.start_sources()
         watcher.loop()
     except SettingsError as error:
         _log.error("%s", error)
+        link.tell(control.Ending(str(error)))
         sys.exit(control.UNUSABLE)
     except AnotherCluster as error:
         _log.warning("the stored state is discarded: %s", error)
         discard(Path(settings.state_dir))
+        link.tell(control.Ending(f"the store: {error}"))
         sys.exit(1)
     except StoreDamaged as error:
         _log.error("the store is damaged: %s", error)
         sys.exit(control.STORE_DAMAGED)
     except (OSError, StoreFull) as error:
         _log.error("%s: %s", settings.state_dir, error)
+        link.tell(control.Ending(f"{settings.state_dir}: {error}"))
         sys.exit(1)

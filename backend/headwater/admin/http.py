@@ -1,0 +1,189 @@
+"""HTTP for strangers: uvicorn's protocol with limits on connections, requests, bytes and time.
+
+Uvicorn's own options do not suffice. `limit_concurrency` counts connections but
+accepts any number; no option limits how long a request may take to arrive or a
+reply to be read, nor the requests of a connection; its stop waits for every
+client; and asyncio's way to accept logs a traceback for each place of the
+backlog when descriptors run out.
+
+One rule covers time: from the moment that a connection is open, or that its last
+reply is written, the next reply has to be written within `_PATIENCE`. A client
+that sends slowly, reads slowly or not at all, or keeps quiet, is closed then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from headwater.process.log import Seldom
+
+_log = logging.getLogger(__name__)
+
+#: Connections at once, where descriptors allow it: the oldest goes for a new one.
+CONNECTIONS: Final = 64
+#: Descriptors that are not for this port, of those that the process may have.
+_OTHERS: Final = 56
+#: A request with its reply may take that long, in seconds.
+PATIENCE: Final = 5.0
+#: Requests of a connection, then it is closed.
+_REQUESTS: Final = 100
+#: Bytes of a request's head.
+HEAD: Final = 16 << 10
+#: Before accepting is tried again when there are no descriptors, in seconds.
+_ACCEPT_PAUSE: Final = 1.0
+#: Connections accepted in one turn of the loop.
+_TURN: Final = 16
+#: What is under way at the stop may take that long, in seconds.
+_STOP: Final = 0.3
+#: Lines a minute that strangers can cause, of each sort.
+_LINES: Final = 5
+
+
+class _Connection(H11Protocol):
+    """One connection; it is in `places` while it is open."""
+
+    def __init__(self, places: dict[_Connection, None], **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._places = places
+        self._served = 0
+        self._deadline: asyncio.TimerHandle | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a reply is under way."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._places[self] = None
+        self._wait()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._places.pop(self, None)
+        if self._deadline is not None:
+            self._deadline.cancel()
+        # The base class stops the clock of keep-alive only for an orderly end.
+        self._unset_keepalive_if_required()
+        super().connection_lost(exc)
+
+    def on_response_complete(self) -> None:
+        self._served += 1
+        if self._served >= _REQUESTS:
+            self.transport.close()
+        elif not self.transport.get_write_buffer_size():
+            self._wait()
+        super().on_response_complete()
+
+    def _wait(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self.loop.call_later(PATIENCE, self.abort)
+
+    def abort(self) -> None:
+        """Close it, whatever was to be sent."""
+        self._places.pop(self, None)
+        self.transport.abort()
+
+
+class Server:
+    """An application on a socket that is bound already."""
+
+    def __init__(self, application: Starlette, bound: socket.socket) -> None:
+        config = uvicorn.Config(
+            application,
+            http=_Connection,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            timeout_keep_alive=int(PATIENCE),
+            h11_max_incomplete_event_size=HEAD,
+        )
+        config.load()
+        self._config = config
+        self._server = uvicorn.Server(config)
+        self._server.lifespan = config.lifespan_class(config)
+        self._places: dict[_Connection, None] = {}
+        """Who is connected, the oldest first."""
+        self._opening: set[asyncio.Task[None]] = set()
+        self._bound = bound
+        self._limit = _places()
+        self._loop = asyncio.get_running_loop()
+
+    async def serve(self) -> None:
+        """Until cancelled; then what is under way is cut off soon."""
+        for name in ("uvicorn.error", "asyncio", __name__):
+            logging.getLogger(name).addFilter(Seldom(_LINES))
+        self._bound.setblocking(False)
+        self._loop.add_reader(self._bound, self._accept)
+        try:
+            await self._server.main_loop()  # for the date in replies
+        finally:
+            self._loop.remove_reader(self._bound)
+            self._bound.close()
+            await self._stop()
+
+    def _accept(self) -> None:
+        for _ in range(_TURN):
+            try:
+                connection, _ = self._bound.accept()
+            except (BlockingIOError, ConnectionAbortedError, InterruptedError):
+                return
+            except OSError as error:
+                # The listener stays readable: without a pause this would be all that the process does.
+                _log.warning("no connection can be accepted: %s", error.strerror)
+                self._loop.remove_reader(self._bound)
+                self._loop.call_later(_ACCEPT_PAUSE, self._accept_again)
+                return
+            if len(self._places) + len(self._opening) >= self._limit and self._places:
+                # A probe's reply is under way for milliseconds; whoever only holds a place goes before it.
+                idle = (place for place in self._places if not place.busy)
+                next(idle, next(iter(self._places))).abort()
+            task = self._loop.create_task(self._open(connection))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    def _accept_again(self) -> None:
+        if self._bound.fileno() >= 0:
+            self._loop.add_reader(self._bound, self._accept)
+
+    async def _open(self, connection: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(self._protocol, connection)
+        except OSError:
+            connection.close()
+
+    def _protocol(self) -> _Connection:
+        return _Connection(self._places, config=self._config, server_state=self._server.server_state, app_state={})
+
+    async def _stop(self) -> None:
+        state = self._server.server_state
+        for task in self._opening:
+            task.cancel()
+        for place in list(self._places):
+            place.shutdown()
+        await self._until(lambda: not state.connections and not state.tasks)
+        for place in list(self._places):
+            place.abort()
+        await self._until(lambda: not state.tasks)
+
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        deadline = self._loop.time() + _STOP
+        while not condition() and self._loop.time() < deadline:
+            await asyncio.sleep(0.02)
+
+
+def _places() -> int:
+    """How many connections there may be: the rest of the descriptors is for the processes."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return CONNECTIONS if soft == resource.RLIM_INFINITY else max(4, min(CONNECTIONS, soft - _OTHERS))

@@ -1,0 +1,196 @@
+"""The short way: a plain query for an address, its bytes to a reply's bytes, by one look-up.
+
+It is taken by a plain query for a name that is stored, or surely is not. Its nine
+header bytes after the id are one of a few (a dictionary says which, and what
+the reply's flags are); the name ends at the first zero byte; lower-cased, it is
+the key. A stored name is well-formed, so a key that is found needs no parsing:
+whoever asks with it asks for exactly that name. What follows, the type, the class
+and at most an OPT without options, is one of a few again (`_Tails`). What is stored
+is final, so the reply is a join of id, flags, counts, question and stored bytes.
+
+What it costs is in docs/performance.md; `bench/resolver` measures it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+from headwater.answer.alias import Pending
+from headwater.answer.counts import Reason
+from headwater.answer.find import may_be_known
+from headwater.answer.state import BITS_32, GOLDEN, State
+from headwater.store.environment import Snapshot
+from headwater.store.node import A_SIZE, AAAA_SIZE, HEAD_SIZE, Flag
+from headwater.wire import edns
+from headwater.wire.header import (
+    AA,
+    AD,
+    ARCOUNT,
+    CD,
+    COUNTS,
+    HEADER_SIZE,
+    MAX_MESSAGE,
+    ONE_QUESTION,
+    QR,
+    RD,
+    REPEATED,
+)  # fmt: skip
+from headwater.wire.names import MAX_LABEL, MAX_NAME
+from headwater.wire.types import ADDRESSES, IN, A, Rcode
+
+#: Either way: from a query and a snapshot to a reply, as `Resolver.answer`.
+Answer: TypeAlias = Callable[[bytes, Snapshot | None], bytes | Pending | None]
+#: A plain query: the flags and question count of its reply, the offset behind its name, its type, our OPT or b"".
+_Plain: TypeAlias = tuple[bytes, int, int, bytes]
+
+#: Plain integers: an attribute of an enumeration is a call.
+_ANSWER: Final = int(Reason.ANSWER)
+_NODATA: Final = int(Reason.NODATA)
+_NXDOMAIN: Final = int(Reason.NXDOMAIN)
+_ALIAS: Final = int(Flag.ALIAS)
+_LIMITED: Final = int(Flag.LIMITED)
+#: Ends of plain queries that are remembered: types, and sizes that clients say they take over UDP.
+_MAX_TAILS: Final = 1024
+
+#: The header of a plain query (opcode 0, one question, no answer or authority) from its id to
+#: the low byte of the additional count, and the flags and question count of its reply.
+_PLAIN: Final[dict[bytes, bytes]] = {
+    flags.to_bytes(2, "big") + ONE_QUESTION + bytes(5): (QR | AA | flags & REPEATED).to_bytes(2, "big") + ONE_QUESTION
+    for rd in (0, RD)
+    for ad in (0, AD)
+    for cd in (0, CD)
+    for flags in (rd | ad | cd,)
+}
+
+#: The same with NXDOMAIN for an rcode.
+_NAMELESS: Final = {flags: bytes((flags[0], flags[1] | Rcode.NXDOMAIN)) + flags[2:] for flags in _PLAIN.values()}
+
+#: Counts of the last three sections, by how many additional records (none, or the OPT) there are.
+_ONE_ANSWER: Final = (COUNTS.pack(1, 0, 0), COUNTS.pack(1, 0, 1))
+_NEGATIVE: Final = (COUNTS.pack(0, 1, 0), COUNTS.pack(0, 1, 1))
+
+
+class _Tails(dict[bytes, tuple[int, bytes]]):
+    """What stands behind a plain query's name: (A or AAAA, our OPT or b""); (0, b"") for what the long way is for."""
+
+    def __missing__(self, tail: bytes) -> tuple[int, bytes]:
+        if len(tail) not in (4, 4 + edns.OPT_SIZE):
+            return _LONG_WAY
+        if len(self) >= _MAX_TAILS:
+            self.clear()
+        found = self[tail] = _read_tail(tail)
+        return found
+
+
+def _read_tail(tail: bytes) -> tuple[int, bytes]:
+    qtype = int.from_bytes(tail[:2], "big")
+    if qtype not in ADDRESSES or int.from_bytes(tail[2:4], "big") != IN:
+        return _LONG_WAY
+    if len(tail) == 4:
+        return qtype, b""
+    options = edns.plain(tail[4:])
+    return _LONG_WAY if options is None else (qtype, edns.opt(Rcode.NOERROR, do=options.do))
+
+
+_TAILS: Final = _Tails()
+_LONG_WAY: Final = (0, b"")
+
+
+class ShortWay:
+    """Answers plain queries, and hands on all others."""
+
+    __slots__ = ("_by_index", "_otherwise", "_state", "_zones")
+
+    def __init__(self, state: State, otherwise: Answer) -> None:
+        self._state = state
+        self._by_index = state.zones.by_index
+        self._zones = state.zones.longest_first
+        self._otherwise = otherwise
+
+    def answer(self, query: bytes, snapshot: Snapshot | None) -> bytes | Pending | None:
+        """See `Resolver.answer`."""
+        if snapshot is not None and snapshot.generation == self._state.ready_generation:
+            flags = _PLAIN.get(query[2:ARCOUNT])
+            if flags is not None:
+                end = query.find(0, HEADER_SIZE) + 1
+                qtype, opt = _TAILS[query[end:]] if end else _LONG_WAY
+                if qtype and query[ARCOUNT] == (1 if opt else 0):
+                    name = query[HEADER_SIZE:end].lower()
+                    node = snapshot.get(name)
+                    if node is not None:
+                        reply = self._addresses(query, (flags, end, qtype, opt), node, snapshot)
+                    else:
+                        reply = self._absent(query, (flags, end, qtype, opt), name, snapshot)
+                    if reply is not None:
+                        return reply
+        return self._otherwise(query, snapshot)
+
+    def _addresses(self, query: bytes, plain: _Plain, node: Any, snapshot: Snapshot) -> bytes | None:
+        """The reply to a plain query for A or AAAA of a stored name; None for one that has another name."""
+        flags, end, qtype, opt = plain
+        state = self._state
+        if qtype == A:
+            count, offset, size = (node[3] << 8) | node[4], HEAD_SIZE, A_SIZE
+        else:
+            count, size = (node[5] << 8) | node[6], AAAA_SIZE
+            offset = HEAD_SIZE + A_SIZE * ((node[3] << 8) | node[4])
+        reason = _ANSWER
+        more = 1 if opt else 0
+        question = query[HEADER_SIZE : end + 4]
+        if count == 1:
+            reply = b"".join((query[:2], flags, _ONE_ANSWER[more], question, node[offset : offset + size], opt))
+        elif count and count * size <= MAX_MESSAGE - len(query) and not node[0] & _LIMITED:
+            # As `State.rotated`: most sets are small and whole.
+            turn = state.turn = (state.turn + GOLDEN) & BITS_32
+            at, after = offset + (turn * count >> 32) * size, offset + count * size
+            counts = COUNTS.pack(count, 0, more)
+            reply = b"".join((query[:2], flags, counts, question, node[at:after], node[offset:at], opt))
+        elif count:
+            count, body, cut = state.rotated(node, offset, count, size, MAX_MESSAGE - len(query))
+            reason = Reason.CUT if cut else _ANSWER
+            reply = b"".join((query[:2], flags, COUNTS.pack(count, 0, more), question, *body, opt))
+        elif node[0] & _ALIAS:
+            return None
+        else:
+            reason = _NODATA
+            soa = self._by_index[node[1]].soa(end - HEADER_SIZE, snapshot)
+            reply = b"".join((query[:2], flags, _NEGATIVE[more], question, soa, opt))
+        counted = state.counts
+        key = (node[1] + 1) << 24 | qtype << 8 | reason
+        try:
+            counted[key] += 1
+        except KeyError:
+            counted[key] = 1
+        return reply
+
+    def _absent(self, query: bytes, plain: _Plain, name: bytes, snapshot: Snapshot) -> bytes | None:
+        """NXDOMAIN to a plain query for A or AAAA of a name that is not stored; None when that takes a closer look."""
+        size = len(name)
+        if size > MAX_NAME:
+            return None
+        for zone in self._zones:
+            if not name.endswith(zone.wire):
+                continue
+            labels = []
+            at, goal = 0, size - len(zone.wire)
+            while at < goal:
+                length = name[at]
+                if length > MAX_LABEL:
+                    return None
+                labels.append(at)
+                at += 1 + length
+            if at == goal:
+                break
+        else:
+            return None
+        if zone.reverse or may_be_known(name, labels, goal):
+            return None
+        flags, end, qtype, opt = plain
+        question = query[HEADER_SIZE : end + 4]
+        soa = zone.soa(size, snapshot)
+        reply = b"".join((query[:2], _NAMELESS[flags], _NEGATIVE[1 if opt else 0], question, soa, opt))
+        counted = self._state.counts
+        key = (zone.index + 1) << 24 | qtype << 8 | _NXDOMAIN
+        counted[key] = counted.get(key, 0) + 1
+        return reply

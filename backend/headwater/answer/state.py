@@ -1,0 +1,62 @@
+"""What the short way and the long way to an answer share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from headwater.answer.counts import COUNTED_TYPES, Reason, count_key
+from headwater.answer.zones import Zones
+from headwater.settings.settings import Settings
+from headwater.store.node import Flag, limit_of
+
+# Rotation: the fractional parts of multiples of the golden ratio fall evenly into
+# any number of places, and so do every second, every third of them: two names
+# asked in turn, or A and AAAA in turn, each see all their members equally often.
+GOLDEN: Final = 0x9E3779B1
+BITS_32: Final = 0xFFFFFFFF
+
+
+class State:
+    """The zones, and what changes while queries are answered. Threads may share it."""
+
+    __slots__ = ("counts", "ready_generation", "stale", "ttl", "turn", "zones")
+
+    def __init__(self, settings: Settings) -> None:
+        self.zones = Zones(settings)
+        self.ttl = settings.ttl
+        self.ready_generation = 0
+        """Of the store that is known to be complete, and to be answered from; 0 for none."""
+        self.stale = 0
+        """The extended error that every name is refused with; 0: none is."""
+        self.turn = 0
+        """Advanced once per reply of several; where the next set begins, as a fraction of 2**32."""
+        self.counts: dict[int, int] = {}
+        """Queries by `counts.count_key`."""
+
+    def next_turn(self) -> int:
+        """Where the next set begins, as a fraction of 2**32."""
+        turn = self.turn = (self.turn + GOLDEN) & BITS_32
+        return turn
+
+    def rotated(self, node: Any, offset: int, count: int, size: int, room: int) -> tuple[int, Sequence[bytes], bool]:
+        """(ancount, bytes, cut) of an RRset of `count` records of that size, beginning with another one each time.
+
+        At most as many as fit into `room` bytes, or as the node shows.
+        """
+        if not count:
+            return 0, (), False
+        end = offset + count * size
+        at = offset + (self.next_turn() * count >> 32) * size
+        fit = wanted = min(count, limit_of(node)) if node[0] & Flag.LIMITED else count
+        if fit * size > room:
+            fit = room // size
+        if fit == count:
+            return count, (node[at:end], node[offset:at]), False
+        first = min(fit, (end - at) // size)
+        return fit, (node[at : at + first * size], node[offset : offset + (fit - first) * size]), fit < wanted
+
+    def count(self, zone: int, qtype: int, reason: Reason) -> None:
+        """One more query; `zone` is 0 for none, else its index + 1."""
+        key = count_key(zone, qtype if qtype in COUNTED_TYPES else 0, reason)
+        self.counts[key] = self.counts.get(key, 0) + 1

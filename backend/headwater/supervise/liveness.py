@@ -1,0 +1,91 @@
+"""Whether a process gets on: decided from what was heard of it, round by round (contract 8).
+
+The supervisor asks every process once a round. It counts rounds of its own that
+went by without a sign, not seconds: when it was itself stopped, suspended with
+the machine, or late for want of CPU, nobody else is to blame, and it starts
+counting anew.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Final
+
+from headwater.process.progress import Mark
+
+#: How long a round takes, in seconds.
+ROUND: Final = 0.5
+#: A round that comes later than this after the one before says nothing about the processes, in seconds.
+LATE: Final = 2 * ROUND
+#: After so many rounds without a sign a process is called silent, before anything is done about it.
+_NOTICEABLE: Final = 2
+
+
+class Verdict(enum.Enum):
+    """What is to be thought of a process."""
+
+    WELL = "well"
+    STARTING = "starting"
+    SILENT = "silent"
+    """It has not got on for a second or more."""
+    HUNG = "hung"
+    """For longer than it may: kill it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a process may go without a sign, in seconds."""
+
+    starting: float
+    """Until it has started, and its main loop has turned once."""
+    silent: float
+    """Without a reply, or with replies and no step of its main loop."""
+    committing: float
+    """With replies that say that the main loop is in a commit."""
+
+
+#: An answer process turns four times a second; clients wait for it.
+ANSWER: Final = Limits(starting=60.0, silent=3.0, committing=3.0)
+#: The watch process turns twice a second. While it starts it verifies the store, may compile all of it, and imports
+#: what is large; one commit may compile everything, after the first list.
+WATCH: Final = Limits(starting=300.0, silent=20.0, committing=300.0)
+
+
+class Liveness:
+    """One life of one process. Tell it each round what was heard."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._last: float | None = None
+        self._mark = Mark()
+        self._unheard = 0
+        """Rounds in a row without a reply."""
+        self._stuck = 0
+        """Rounds in a row without a step of the main loop."""
+
+    @property
+    def silence(self) -> float:
+        """For how long it has not got on, in seconds of rounds."""
+        return self._stuck * ROUND
+
+    def round(self, now: float, mark: Mark | None, *, started: bool, held: bool = False) -> Verdict:
+        """The verdict of this round.
+
+        `now` is the supervisor's monotonic time; `mark` the newest that was
+        heard since the last round, if any; `held` says that the disk holds the
+        process up at this moment, as the kernel sees it.
+        """
+        late = self._last is not None and now - self._last > LATE
+        self._last = now
+        got_on = mark is not None and mark.steps != self._mark.steps
+        self._unheard = 0 if late or mark is not None else self._unheard + 1
+        self._stuck = 0 if late or got_on else self._stuck + 1
+        self._mark = mark or self._mark
+        if not started or not self._mark.steps:
+            return Verdict.HUNG if self.silence >= self._limits.starting else Verdict.STARTING
+        limit = self._limits.committing if self._mark.committing else self._limits.silent
+        if (self.silence >= limit or self._unheard * ROUND >= self._limits.silent) and not held:
+            return Verdict.HUNG
+        noticeable = self._unheard if self._mark.committing else self._stuck
+        return Verdict.SILENT if noticeable >= _NOTICEABLE else Verdict.WELL

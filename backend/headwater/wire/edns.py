@@ -1,0 +1,66 @@
+"""EDNS: the OPT record, its options, extended errors (RFC 6891, RFC 8914)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from functools import cache
+from struct import Struct
+from typing import Final, NamedTuple
+
+from headwater.wire.names import ROOT
+from headwater.wire.types import OPT
+
+#: Requestors that say less are taken to mean this (section 6.2.3); what one without EDNS takes, too.
+MIN_UDP_SIZE: Final = 512
+#: What we are ready to take over UDP (DNS flag day 2020).
+UDP_SIZE: Final = 1232
+
+#: An OPT behind its owner, the root: type, UDP size, rcode's high bits, version, flags, length (section 6.1.2).
+_FIXED: Final = Struct(">HHBBHH")
+_OPTION: Final = Struct(">HH")
+_CODE: Final = Struct(">H")
+#: The DO bit (RFC 3225 section 3).
+_DO: Final = 0x8000
+#: An OPT without options.
+OPT_SIZE: Final = len(ROOT) + _FIXED.size
+
+
+class Option(IntEnum):
+    """Options that are written or looked for."""
+
+    EDE = 15
+    """Extended error (RFC 8914 section 2)."""
+
+
+class Ede(IntEnum):
+    """Extended errors (RFC 8914 section 4)."""
+
+    STALE_ANSWER = 3
+    NO_REACHABLE_AUTHORITY = 22
+
+
+class Edns(NamedTuple):
+    """A query's OPT record."""
+
+    udp_size: int
+    version: int
+    do: bool
+
+
+def read(fixed: bytes) -> Edns | None:
+    """What the ten bytes behind a record's owner say if it is an OPT, else None."""
+    rtype, udp_size, _, version, flags, _ = _FIXED.unpack(fixed)
+    return Edns(max(MIN_UDP_SIZE, udp_size), version, bool(flags & _DO)) if rtype == OPT else None
+
+
+def plain(record: bytes) -> Edns | None:
+    """What an OPT of `OPT_SIZE` bytes says; None unless it is one of the root, version 0, without options."""
+    found = read(record[1:]) if record[:1] == ROOT else None
+    return None if found is None or found.version or record[-2:] != b"\0\0" else found
+
+
+@cache
+def opt(rcode: int, *, do: bool, ede: int = 0) -> bytes:
+    """Our OPT: version 0, DO copied, and an extended error if there is one."""
+    options = _OPTION.pack(Option.EDE, _CODE.size) + _CODE.pack(ede) if ede else b""
+    return ROOT + _FIXED.pack(OPT, UDP_SIZE, rcode >> 4, 0, _DO if do else 0, len(options)) + options

@@ -1,0 +1,136 @@
+"""As process 1 of a container: no signal is lost, no zombie stays."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import psutil
+import pytest
+
+from tests.e2e.test_supervisor import MANIFEST, SERVICE
+from tests.harness.instance import Headwater
+from tests.harness.processes import wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SETTLE: Final = 20.0
+_UNSHARE: Final = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def namespaces() -> None:
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no unshare here (util-linux)")
+    done = subprocess.run([*_UNSHARE, "true"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no PID namespace can be made here: {done.stderr.strip()}")
+
+
+class First(Headwater):
+    """An instance whose supervisor is process 1 of a PID namespace of its own."""
+
+    def command(self) -> list[str]:
+        return [*_UNSHARE, *super().command()]
+
+    def supervisor(self) -> psutil.Process:
+        """Process 1, as it is seen from outside. Raises LookupError before it is there."""
+        for child in psutil.Process(self.process.pid).children():
+            return child
+        raise LookupError("process 1 is not there yet")
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[First]:
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text(MANIFEST)
+    running = First(tmp_path, "--manifests", manifest)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+#: Stops process 1 in the middle of its start: at the import of a module, until a file is there.
+_GATE: Final = """\
+import os, sys, time
+
+class Gate:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r} and os.getpid() == 1:
+            open({reached!r}, "w").close()
+            while not os.path.exists({go!r}):
+                time.sleep(0.005)
+
+sys.meta_path.insert(0, Gate())
+"""
+
+
+class Gated(First):
+    """One whose process 1 stops at the import of a module, until `go`."""
+
+    def __init__(self, folder: Path, module: str, *flags: str | Path) -> None:
+        super().__init__(folder, *flags)
+        self.hooks = folder / "hooks"
+        self.hooks.mkdir()
+        self.reached, self.go = self.hooks / "reached", self.hooks / "go"
+        text = _GATE.format(module=module, reached=str(self.reached), go=str(self.go))
+        (self.hooks / "sitecustomize.py").write_text(text)
+
+    def command(self) -> list[str]:
+        path = os.pathsep.join(filter(None, [str(self.hooks), os.environ.get("PYTHONPATH", "")]))
+        return [*_UNSHARE, "env", f"PYTHONPATH={path}", *super().command()[len(_UNSHARE) :]]
+
+
+@pytest.mark.parametrize("module", ["click", "headwater.supervise.supervisor", "uvicorn"])
+def test_sigterm_at_any_point_of_the_start_stops_it(module: str, tmp_path: Path) -> None:
+    """Before anything is imported, before there is a loop, and when there is one."""
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text(MANIFEST)
+    instance = Gated(tmp_path, module, "--manifests", manifest)
+    with contextlib.closing(instance):
+        instance.exec()
+        wait_until(instance.reached.exists, SETTLE, f"it imports {module}")
+        instance.supervisor().send_signal(signal.SIGTERM)
+        instance.go.touch()
+        assert instance.process.wait(SETTLE) == 0
+        assert "Traceback" not in instance.log.read_text()
+
+
+def test_what_it_inherits_is_reaped(instance: First) -> None:
+    """The forkserver dies, its children die, and a stranger whose parent is gone (kubectl exec leaves such) dies."""
+    instance.start()
+    supervisor = instance.supervisor()
+
+    def zombies() -> list[int]:
+        return [item.pid for item in supervisor.children(recursive=True) if item.status() == psutil.STATUS_ZOMBIE]
+
+    wait_until(lambda: len(instance.pids()) == 4, SETTLE, "every process is up")
+    before = instance.pids()
+    for process in supervisor.children():
+        process.kill()  # forkserver and resource tracker
+    for title in ("answer 0", "answer 1", "watch"):
+        psutil.Process(before[title]).kill()
+    stranger = "import os, time; os.fork() and os._exit(0); time.sleep(0.2)"
+    subprocess.run(
+        ["nsenter", "--target", str(supervisor.pid), "--pid", "--mount", sys.executable, "-c", stranger], check=True
+    )
+
+    def all_new() -> bool:
+        pids = instance.pids()
+        return instance.is_ready() and all(
+            pids.get(title, before[title]) != before[title] for title in ("answer 0", "answer 1", "watch")
+        )
+
+    wait_until(all_new, SETTLE, "all are back")
+    wait_until(lambda: zombies() == [], SETTLE, "no zombie stays")
+    assert instance.records(SERVICE) == ["10.44.0.1"]
+    os.kill(supervisor.pid, signal.SIGTERM)
+    assert instance.process.wait(SETTLE) == 0

@@ -1,0 +1,145 @@
+"""When a process counts as hung: tables of what was heard, round by round."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+import pytest
+from headwater.process.progress import Mark, Progress
+from headwater.supervise.liveness import ANSWER, LATE, ROUND, WATCH, Limits, Liveness, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+#: A round's news: how many steps, None when nothing was heard, "c" when the steps were made in a commit.
+News = int | None | tuple[int, str]
+
+WELL, SILENT, HUNG, STARTING = Verdict.WELL, Verdict.SILENT, Verdict.HUNG, Verdict.STARTING
+LIMITS: Final = Limits(starting=10.0, silent=3.0, committing=30.0)
+
+
+def mark(news: News) -> Mark | None:
+    if news is None:
+        return None
+    return Mark(news) if isinstance(news, int) else Mark(news[0], committing=True)
+
+
+def judged(
+    news: Iterable[News], limits: Limits = LIMITS, *, started: bool = True, held: bool = False
+) -> Iterator[Verdict]:
+    liveness, now = Liveness(limits), 1000.0
+    for item in news:
+        yield liveness.round(now, mark(item), started=started, held=held)
+        now += ROUND
+
+
+def first(verdict: Verdict, verdicts: Iterable[Verdict]) -> float | None:
+    """After how many seconds it came first."""
+    for number, found in enumerate(verdicts):
+        if found is verdict:
+            return (number + 1) * ROUND
+    return None
+
+
+@pytest.mark.parametrize(
+    ("news", "hung_after"),
+    [
+        # It gets on.
+        ([*range(1, 100)], None),
+        # Every sixth round is enough.
+        ([step for step in range(1, 20) for _ in range(6)], None),
+        # Nothing is heard: stopped, or all of its threads hang.
+        ([1, *[None] * 20], 0.5 + 3.0),
+        # It has not turned once: it starts, whether it says so already or not.
+        ([None] * 19, None),
+        ([0] * 19, None),
+        ([0] * 20, 10.0),
+        ([1, 2, *[None] * 20], 1.0 + 3.0),
+        # The control thread lives, the main loop hangs.
+        ([7] * 20, 0.5 + 3.0),
+        ([7, None, 7, None, 7, None, 7, None], 0.5 + 3.0),
+        # In a commit, and heard: the disk, or a great compile.
+        ([(7, "c")] * 60, None),
+        ([(7, "c")] * 80, 0.5 + 30.0),
+        # One lost reply after a long commit is no silence.
+        ([*[(7, "c")] * 40, None, (7, "c"), (8, "c"), 9], None),
+        # In a commit, and not heard: the commit is no excuse.
+        ([(7, "c"), *[None] * 20], 0.5 + 3.0),
+        # Left the commit, and does not turn any more.
+        ([(7, "c"), *[8] * 20], 1.0 + 3.0),
+    ],
+)
+def test_hung_is_what_made_no_step_for_too_long(news: list[News], hung_after: float | None) -> None:
+    assert first(HUNG, judged(news)) == hung_after
+
+
+@pytest.mark.parametrize(
+    ("news", "expected"),
+    [
+        ([1, 2, 2, 3], [WELL, WELL, WELL, WELL]),
+        ([1, None, None, None, 2], [WELL, WELL, SILENT, SILENT, WELL]),
+        ([1, 1, 1, 1, 2], [WELL, WELL, SILENT, SILENT, WELL]),
+        ([(1, "c"), (1, "c"), (1, "c"), (1, "c")], [WELL] * 4),
+    ],
+)
+def test_silence_is_said_before_anything_is_done_about_it(news: list[News], expected: list[Verdict]) -> None:
+    assert list(judged(news)) == expected
+
+
+@pytest.mark.parametrize("limits", [ANSWER, WATCH])
+def test_a_process_that_starts_has_a_limit_of_its_own(limits: Limits) -> None:
+    assert limits.starting > limits.silent
+    found = list(judged([None] * int(limits.starting / ROUND), limits, started=False))
+    assert found == [STARTING] * (len(found) - 1) + [HUNG]
+
+
+def test_start_does_not_count_against_what_comes_after() -> None:
+    liveness, now = Liveness(LIMITS), 0.0
+    for _ in range(18):
+        now += ROUND
+        assert liveness.round(now, None, started=False) is STARTING
+    after = [liveness.round(now := now + ROUND, mark(news), started=True) for news in (1, None, None)]
+    assert after == [WELL, WELL, SILENT]
+
+
+@pytest.mark.parametrize("gap", [LATE + 0.01, 10.0, 100_000.0])
+def test_a_supervisor_that_was_stopped_blames_nobody(gap: float) -> None:
+    """Nor does one that the machine took with it into a suspension, or that got no processor."""
+    liveness, now = Liveness(LIMITS), 0.0
+    liveness.round(now, Mark(1), started=True)
+    for _ in range(20):
+        now += gap
+        assert liveness.round(now, None, started=True) is WELL
+
+
+def test_what_was_silent_before_the_supervisor_was_stopped_gets_all_of_its_time_again() -> None:
+    liveness, now = Liveness(LIMITS), 0.0
+    liveness.round(now, Mark(1), started=True)
+    for _ in range(5):
+        now += ROUND
+        liveness.round(now, None, started=True)
+    now += 10.0
+    assert liveness.round(now, None, started=True) is WELL
+    found = [liveness.round(now := now + ROUND, None, started=True) for _ in range(6)]
+    assert found == [WELL, SILENT, SILENT, SILENT, SILENT, HUNG]
+
+
+def test_what_the_disk_holds_up_is_silent_and_not_hung() -> None:
+    assert first(HUNG, judged([1, *[None] * 100], held=True)) is None
+    assert first(SILENT, judged([1, *[None] * 100], held=True)) is not None
+
+
+def test_progress_marks_commits_from_both_sides() -> None:
+    progress = Progress()
+    assert progress.mark() == Mark(0, committing=False)
+    progress.step()
+    with progress.commit():
+        assert progress.mark() == Mark(2, committing=True)
+    assert progress.mark() == Mark(3, committing=False)
+    with pytest.raises(OSError, match="full"), progress.commit():
+        raise OSError("full")
+    assert progress.mark() == Mark(5, committing=False)
+
+
+def test_limits_are_those_of_the_documents() -> None:
+    assert (ANSWER.silent, WATCH.silent) == (3.0, 20.0)
