@@ -131,7 +131,9 @@ def test_readyz_says_what_is_missing(tmp_path: Path) -> None:
                 found = json.loads(text)
                 assert status == 503
                 assert found["ready"] is False
-                assert found["watch"]["detail"] == "waiting for the first complete list of endpointslices", found
+                what, why = found["watch"]["detail"].split(": ", 1)
+                assert what == "waiting for the first complete list of endpointslices", found
+                assert "the role needs the verb 'list' on 'endpointslices'" in why
                 assert found["watch"]["resources"]["endpointslices"]["errors"] == {"403": 1}
                 return True
 

@@ -357,7 +357,7 @@ class Watcher:
         return WatchSnapshot(
             taken=now,
             ready=self.ledger.ready,
-            detail=self._refused or self._detail or self._trouble() or self._waiting_for(),
+            detail=self._refused or self._detail or ": ".join(filter(None, (self._waiting_for(), self._trouble()))),
             resources={
                 resource: ResourceState(
                     connected=state.connected,
@@ -430,6 +430,7 @@ def run(settings: Settings, identity: Identity, end: socket.socket, timing: Timi
     except AnotherCluster as error:
         _log.warning("the stored state is discarded: %s", error)
         discard(Path(settings.state_dir))
+        link.tell(control.Ending(f"the store: {error}"))
         sys.exit(1)
     except StoreDamaged as error:
         _log.error("the store is damaged: %s", error)
