@@ -50,7 +50,7 @@ class Queries:
 
         Raises Failed.
         """
-        records = await self._upstream.lookup(pending.target, pending.qtype)
+        records = await self._upstream.lookup(pending.target, pending.qtype, pending.tenant)
         try:
             return pending.finish(records)
         except Exception as error:
