@@ -1048,7 +1048,8 @@ def test_limits_are_what_the_documentation_says() -> None:
         f"| {http2._PING_AFTER} s, then a PING, then {http2._PING_TIMEOUT} s |",
         f"| {server.MAX_CONNECTIONS} in a process, {server.MAX_TLS_CONNECTIONS} over TLS |",
         f"| {arrivals.MAX_SILENT}, in places of their own |",
-        f"| {arrivals.MAX_BEGINNING}, {arrivals.MAX_TLS_BEGINNING} over TLS; each keeps its place for {arrivals.TENURE}",
+        f"| {arrivals.MAX_BEGINNING}, {arrivals.MAX_TLS_BEGINNING} over TLS; each keeps its place for",
+        f"its place for {arrivals.TENURE} s |",
         f"| {arrivals.PATIENCE} s, however it dawdles |",
     ):
         assert row in text

@@ -16,6 +16,8 @@ LINK: Final = "current"
 PREFIX: Final = "store-"
 #: What the link names when a store was taken back.
 WITHDRAWN: Final = "none"
+#: A file in the folder of a generation whose file cannot be trusted any more.
+CONDEMNED: Final = "damaged"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -46,6 +48,18 @@ def published(state_dir: Path) -> Path | None:
         return state_dir / (state_dir / LINK).readlink()
     except OSError:
         return None
+
+
+def condemn(folder: Path) -> None:
+    """Say that a generation is damaged: the next writer makes another, and readers serve what reads well meanwhile.
+
+    Raises OSError.
+    """
+    (folder / CONDEMNED).touch()
+
+
+def is_condemned(folder: Path) -> bool:
+    return (folder / CONDEMNED).exists()
 
 
 def discard(state_dir: Path) -> None:
