@@ -99,7 +99,7 @@ def damage(folder: Path, what: str) -> None:
     elif what == "roots":
         chosen = [number for number, flags, _ in known if flags & BRANCH]
     else:
-        leaves = [number for number, flags, page in known if flags & (LEAF | BRANCH) and b"\7default" in page]
+        leaves = [number for number, flags, page in known if flags & LEAF and b"\7default" in page]
         chosen = random.Random(7).sample(leaves, 10)
     assert chosen
     with file.open("r+b") as store:
