@@ -461,3 +461,18 @@ def test_a_zonal_name_is_a_target_with_its_fallback(tmp_path: Path) -> None:
         target = f"{zone}.prefer._zone.{here('web')}"
         world.commit(upsert(external_name("ext", target)))
         assert set(records_of(ask(world, EXT))[1:]) == {f"{target}. A {address}" for address in expected}
+
+
+def test_the_tenant_of_what_is_asked_elsewhere_is_the_namespace_that_leads_there(tmp_path: Path) -> None:
+    """The last one on the way: it is its object that sends us out."""
+    small = Small(tmp_path).fill(
+        external_name("first", "second.other.svc.cluster.local"),
+        external_name("second", "www.example.org", namespace="other"),
+        external_name("own", "www.example.net"),
+        namespaces=("default", "other"),
+    )
+    queries = [
+        dns.message.make_query(f"{item}.svc.cluster.local", "A").to_wire() for item in ("first.default", "own.default")
+    ]
+    replies = small.replies(*queries)
+    assert [reply.tenant for reply in replies if isinstance(reply, Pending)] == [b"\x05other", b"\x07default"]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from headwater.store import environment
 from headwater.store.environment import READY, Reader, ReadTransaction, Store, Transaction
-from headwater.store.identity import Identity, discard, published
+from headwater.store.identity import Identity, condemn, discard, published
 
 IDENTITY = Identity("here", "shape")
 
@@ -354,4 +354,25 @@ def test_a_store_is_complete_after_every_commit(tmp_path: Path, seed: int) -> No
         store.close()
         store, why = Store.open(tmp_path, IDENTITY)
         assert why == ""
+    store.close()
+
+
+def test_a_condemned_store_is_served_until_another_is_published(state: Path) -> None:
+    store, _ = Store.open(state, IDENTITY)
+    store.publish()
+    store.close()
+    before = (state / "current").resolve()
+    condemn(before)
+    for _ in range(2):  # the process that makes another may die
+        store, why = Store.open(state, IDENTITY)
+        assert why.startswith("damaged")
+        assert (state / "current").resolve() == before, "readers go on"
+        assert sorted(state.glob("store-*")) == sorted([before, store.folder])
+        store.close()
+    store, _ = Store.open(state, IDENTITY)
+    store.publish()
+    store.close()
+    assert list(state.glob("store-*")) == [(state / "current").resolve()]
+    store, why = Store.open(state, IDENTITY)
+    assert why == ""
     store.close()

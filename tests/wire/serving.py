@@ -107,7 +107,7 @@ class FakeUpstream:
         self.given_up = 0
         self.counts: dict[str, int] = {}
 
-    async def lookup(self, target: bytes, qtype: int) -> list[bytes]:
+    async def lookup(self, target: bytes, qtype: int, tenant: bytes) -> list[bytes]:
         self.asked += 1
         try:
             await self.go.wait()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from headwater.serve import fields, http2, server
+from headwater.serve import arrivals, fields, http2, server
 from headwater.serve.http2 import MAX_BODY, MAX_QUEUED, MAX_STREAMS, MAX_UNFINISHED, PREFACE, Code, Connection, block
 from hpack import Encoder
 
@@ -1047,6 +1047,10 @@ def test_limits_are_what_the_documentation_says() -> None:
         f"| {http2._HANDSHAKE} s; {http2._PATIENCE} s |",
         f"| {http2._PING_AFTER} s, then a PING, then {http2._PING_TIMEOUT} s |",
         f"| {server.MAX_CONNECTIONS} in a process, {server.MAX_TLS_CONNECTIONS} over TLS |",
+        f"| {arrivals.MAX_SILENT}, in places of their own |",
+        f"| {arrivals.MAX_BEGINNING}, {arrivals.MAX_TLS_BEGINNING} over TLS; each keeps its place for",
+        f"its place for {arrivals.TENURE} s |",
+        f"| {arrivals.PATIENCE} s, however it dawdles |",
     ):
         assert row in text
     assert MAX_UNFINISHED == 2 * MAX_BODY

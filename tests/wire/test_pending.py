@@ -74,7 +74,7 @@ class FakeUpstream:
         self.records: list[bytes] = []
         self.counts: dict[str, int] = {}
 
-    async def lookup(self, target: bytes, qtype: int) -> list[bytes]:
+    async def lookup(self, target: bytes, qtype: int, tenant: bytes) -> list[bytes]:
         self.asked += 1
         await self.go.wait()
         return self.records

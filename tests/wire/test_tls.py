@@ -242,22 +242,6 @@ def test_who_does_not_ask_for_http2_is_not_served(server: Serving, protocols: li
     assert server.resolver.asked == 0
 
 
-def test_who_does_not_shake_hands_counts_as_a_connection(
-    server: Serving, pki: Pki, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Each of them costs asyncio 256 KiB."""
-    monkeypatch.setattr(native, "MAX_TLS_CONNECTIONS", 5)
-    with contextlib.ExitStack() as stack:
-        silent = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(8)]
-        for client in silent:
-            client.settimeout(DEADLINE)
-            client.connect(str(server.address.path))
-        assert [client.recv(1) for client in silent[5:]] == [b""] * 3
-    with secure(server, pki.ca) as call:
-        wait_until(lambda: not refused(call), DEADLINE, "there is room again")
-    assert caplog.records == []
-
-
 # Certificates
 
 

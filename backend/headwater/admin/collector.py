@@ -133,6 +133,7 @@ class HeadwaterCollector(Collector):
             *_buckets(BUCKETS, total.durations),
         )
         yield CounterMetricFamily("headwater_query_failures", "Queries that met a bug.", total.failures)
+        yield CounterMetricFamily("headwater_store_damage", "Reads that met a damaged page.", total.damage)
         lookups = CounterMetricFamily(
             "headwater_upstream_lookups",
             "Names outside the zones that other servers were asked for, by what became of it.",

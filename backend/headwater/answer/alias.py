@@ -25,6 +25,8 @@ class Pending:
     qtype: int
     finish: Callable[[Sequence[bytes]], bytes]
     """The reply, given that name's records (whole, uncompressed), or none of them."""
+    tenant: bytes = b""
+    """The namespace whose Service leads there, as a label."""
 
 
 @dataclass(slots=True)
@@ -35,6 +37,8 @@ class Chain:
     target: bytes = b""
     outside: bytes | None = None
     """Where it goes on, in no zone of ours."""
+    tenant: bytes = b""
+    """The namespace (a label) of the last Service on the way."""
     _stands: int = 0
     _in_zone: int = 0
     _seen: set[bytes] = field(default_factory=set)

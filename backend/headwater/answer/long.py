@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from headwater.answer.alias import MAX_HOPS, Chain, Pending
 from headwater.answer.counts import RCODES, Reason
-from headwater.answer.find import find, pod_from_name
+from headwater.answer.find import find, labels_of, pod_from_name
 from headwater.answer.reverse import ptr_targets
 from headwater.answer.sections import NOTHING, Found
 from headwater.answer.srv import SrvSets, srv_of_itself
@@ -213,7 +213,7 @@ class LongWay:
             reason = Reason.CUT if left < 0 else Reason.ANSWER
             return self._reply(query, reason, COUNTS.pack(len(records), 0, 0), records)
 
-        return reply(()) if chain.outside is None else Pending(chain.outside, query.qtype, reply)
+        return reply(()) if chain.outside is None else Pending(chain.outside, query.qtype, reply, chain.tenant)
 
     def _follow(self, query: Query, zone: Zone, snapshot: Snapshot, node: Any) -> Chain:
         """Where an alias leads, in the served zones.
@@ -233,6 +233,7 @@ class LongWay:
                 outer = zone_of(target)
                 if outer is None:
                     chain.outside = target
+                    chain.tenant = b"".join(labels_of(owner, zone.wire)[-2:-1])
                     return chain
                 zone = outer
             found = find(target, zone.wire, snapshot, clusters=zone.clusters) if target != zone.wire else None

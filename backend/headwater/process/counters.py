@@ -50,6 +50,8 @@ class AnswerSnapshot(Struct, tag="answer"):
     durations: Histogram = field(default_factory=lambda: Histogram.of(BUCKETS))
     failures: int = 0
     """Queries that raised: a bug of ours."""
+    damage: int = 0
+    """Reads that met a page of the store that is not what was written."""
     upstream: dict[str, int] = field(default_factory=dict)
     """Names asked of other servers, by what became of it."""
     ready: bool = False
@@ -62,6 +64,7 @@ class AnswerSnapshot(Struct, tag="answer"):
             self.queries[key] = self.queries.get(key, 0) + count
         self.durations.add(other.durations)
         self.failures += other.failures
+        self.damage += other.damage
         for result, count in other.upstream.items():
             self.upstream[result] = self.upstream.get(result, 0) + count
 

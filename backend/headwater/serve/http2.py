@@ -357,6 +357,11 @@ class Connection(Generic[H]):
         return self._queued >= MAX_QUEUED
 
     @property
+    def settled(self) -> bool:
+        """Whether the client's preface and its SETTINGS have come."""
+        return self._settled
+
+    @property
     def has_requests(self) -> bool:
         """Whether `requests` would go on, after a `take`."""
         return bool(self._requests) and self._blocked < MAX_QUEUED

@@ -5,13 +5,17 @@ from __future__ import annotations
 import logging
 from bisect import bisect_left
 from time import monotonic, perf_counter
+from typing import Final
 
 from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
 from headwater.process.counters import BUCKETS, AnswerSnapshot, Histogram
 from headwater.serve.upstream import Upstream
-from headwater.store.environment import Reader
+from headwater.store.environment import Reader, Snapshot, is_damage
 from headwater.wire.edns import Ede
+
+#: A line of each kind per so many seconds, with how many there were since the one before.
+_QUIET: Final = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +35,8 @@ class Queries:
         self._max_staleness = max_staleness
         self._durations = Histogram.of(BUCKETS)
         self._failures = 0
-        self._seen: set[str] = set()
+        self._damage = 0
+        self._logged: dict[str, tuple[float, int]] = {}  # by kind: when, and how many since
 
     def answer(self, query: bytes) -> bytes | Pending | None:
         """One query: see `Session.answer`. Raises Failed."""
@@ -50,7 +55,7 @@ class Queries:
 
         Raises Failed.
         """
-        records = await self._upstream.lookup(pending.target, pending.qtype)
+        records = await self._upstream.lookup(pending.target, pending.qtype, pending.tenant)
         try:
             return pending.finish(records)
         except Exception as error:
@@ -58,12 +63,36 @@ class Queries:
             raise Failed from error
 
     def failed(self, error: Exception) -> None:
-        """A bug of ours met a query: counted, logged once per kind."""
+        """A bug of ours met a query: counted, logged once a minute per kind."""
         self._failures += 1
         kind = type(error).__name__
-        if kind not in self._seen:
-            self._seen.add(kind)
-            _log.exception("a query could not be answered (further %s are only counted)", kind)
+        more = self._is_to_be_logged(kind)
+        if more is not None:
+            _log.error("a query could not be answered%s", more, exc_info=error)
+
+    def damaged(self, error: Exception, snapshot: Snapshot) -> None:
+        """A page of the store cannot be read: counted, logged once a minute, and the writer is told."""
+        self._damage += 1
+        more = self._is_to_be_logged("damage")
+        if more is not None:
+            _log.error(
+                "the store is damaged (%s); what cannot be read is SERVFAIL until there is another%s", error, more
+            )
+        try:
+            self._reader.condemn(snapshot)
+        except OSError as failure:
+            if (more := self._is_to_be_logged("condemn")) is not None:
+                _log.error("the watch process cannot be told that the store is damaged: %s%s", failure, more)
+
+    def _is_to_be_logged(self, kind: str) -> str | None:
+        """What to add to a line of that kind; None when there was one a moment ago."""
+        now = monotonic()
+        logged, since = self._logged.get(kind, (now - _QUIET, 0))
+        if now - logged < _QUIET:
+            self._logged[kind] = logged, since + 1
+            return None
+        self._logged[kind] = now, 0
+        return f" ({since} more since the last line)" if since else ""
 
     def is_ready(self) -> bool:
         """Whether there is a complete store of these settings to answer from."""
@@ -72,6 +101,11 @@ class Queries:
             return False
         try:
             return self._reader.is_ready(snapshot)
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            self.damaged(error, snapshot)
+            return False
         finally:
             snapshot.close()
 
@@ -84,6 +118,11 @@ class Queries:
             return
         try:
             written = snapshot.heard()
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            self.damaged(error, snapshot)
+            return
         finally:
             snapshot.close()
         if written is None:
@@ -98,6 +137,7 @@ class Queries:
             queries=dict(self._resolver.counts),
             durations=Histogram(list(self._durations.counts), self._durations.total),
             failures=self._failures,
+            damage=self._damage,
             ready=self.is_ready(),
             stale=self._resolver.stale != 0,
             upstream=dict(self._upstream.counts),
@@ -107,13 +147,14 @@ class Queries:
 class Session:
     """Queries answered from one snapshot. `end` it at once: it pins old pages."""
 
-    __slots__ = ("_at", "_durations", "_queries", "_resolver", "_snapshot")
+    __slots__ = ("_at", "_durations", "_queries", "_reader", "_resolver", "_snapshot")
 
     def __init__(self, queries: Queries, resolver: Resolver, reader: Reader, durations: Histogram) -> None:
         self._queries = queries
         self._resolver = resolver
         self._durations = durations
         self._at = perf_counter()
+        self._reader = reader
         self._snapshot = reader.begin()
 
     def answer(self, query: bytes) -> bytes | Pending | None:
@@ -124,6 +165,8 @@ class Session:
         try:
             return self._resolver.answer(query, self._snapshot)
         except Exception as error:
+            if self._snapshot is not None and is_damage(error):
+                return self._unreadable(query, error, self._snapshot)
             self._queries.failed(error)
             raise Failed from error
         finally:
@@ -133,6 +176,15 @@ class Session:
             durations.counts[bisect_left(BUCKETS, now - self._at)] += 1
             durations.total += now - self._at
             self._at = now
+
+    def _unreadable(self, query: bytes, error: Exception, snapshot: Snapshot) -> bytes | Pending | None:
+        """SERVFAIL, as without a store: CoreDNS need not ask another address of ours, which reads the same file."""
+        self._queries.damaged(error, snapshot)
+        # The transaction is of no more use, but the other queries want to read what they can.
+        self._snapshot = None
+        snapshot.close()
+        self._snapshot = self._reader.begin()
+        return self._resolver.answer(query, None)
 
     def end(self) -> None:
         if self._snapshot is not None:

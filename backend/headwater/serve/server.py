@@ -20,9 +20,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+from collections import Counter
 from functools import partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
+from headwater.serve.arrivals import MAX_BEGINNING, MAX_SILENT, MAX_TLS_BEGINNING, PATIENCE, TENURE, Arrival, Places
 from headwater.serve.grpc import Calls, Route, Waiting, route
 from headwater.serve.http2 import Connection
 from headwater.serve.queries import Failed, Queries
@@ -32,29 +34,38 @@ from headwater.settings.error import SettingsError
 
 _log = logging.getLogger(__name__)
 
-#: Connections at a time. CoreDNS opens one to each address. Over TLS each costs asyncio half a MiB more at worst.
+#: Established connections at a time. CoreDNS opens one to each address. Over TLS each costs asyncio half a MiB
+#: more at worst.
 MAX_CONNECTIONS: Final = 100
 MAX_TLS_CONNECTIONS: Final = 64
 #: Bytes that are read at once: others' turn comes after that.
 _READ_SIZE: Final = 64 * 1024
 #: Bytes that may wait in a socket's buffer here before a peer is no longer read from.
 _WRITE_LIMIT: Final = 64 * 1024
-_BACKLOG: Final = 128
+#: Connections that the kernel keeps until they are accepted: more than a flood can be between two turns.
+_BACKLOG: Final = 1024
+#: Connections that are accepted, and handshakes that are begun, before others have their turn.
+_ACCEPTED_AT_ONCE: Final = 32
+_BEGUN_AT_ONCE: Final = 4
 #: In seconds.
 _TICK: Final = 1.0
 _LONGEST: Final = 60.0
 _TLS_LIMITS: Final = {"ssl_handshake_timeout": 10.0, "ssl_shutdown_timeout": 2.0}
-#: In ticks: for a peer to read what is written, and what is written last; between looks at the TLS files.
+#: In ticks: for a peer to read what is written, and what is written last; between looks at the TLS files;
+#: between two lines about descriptors.
 _PATIENCE: Final = 15
 _LINGER: Final = 3
 _LOOK: Final = 5
+_QUIET: Final = 60
 
 
-class _Peer(asyncio.BufferedProtocol):
-    """One connection."""
+class Peer(asyncio.BufferedProtocol):
+    """One connection that speaks, or is shaking hands."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, arrival: Arrival) -> None:
         self._server = server
+        self._arrival: Arrival | None = arrival  # None once it is established
+        self.host = arrival.host
         self._buffer = server.buffer
         self._calls = server.calls
         self.connection: Connection[Route] = Connection(route)
@@ -70,14 +81,24 @@ class _Peer(asyncio.BufferedProtocol):
         if encrypted is not None and encrypted.selected_alpn_protocol() != "h2":
             self._transport.abort()
             return
-        self._server.joined(self)
         self._transport.set_write_buffer_limits(_WRITE_LIMIT)
-        self.pump()
+        # Whose certificate was verified is no stranger.
+        if not self._server.authenticates or self._establish():
+            self.pump()
+
+    def _establish(self) -> bool:
+        """Take a place among the established connections; False when there was none."""
+        arrival, self._arrival = self._arrival, None
+        assert arrival is not None
+        if self._server.established(self, arrival):
+            return True
+        self._transport.abort()
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         for task in self._waiting.values():
             task.cancel()
-        self._server.left(self)
+        self._server.left(self, self._arrival)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         return self._buffer
@@ -87,7 +108,8 @@ class _Peer(asyncio.BufferedProtocol):
             self.connection.receive(bytes(self._buffer[:nbytes]))
         except Exception as error:  # noqa: BLE001 (contract 5: a bug met by one peer is not the others')
             self._broken(error)
-        else:
+            return
+        if self._arrival is None or not self.connection.settled or self._establish():
             self.pump()
 
     def pause_writing(self) -> None:
@@ -172,11 +194,6 @@ class _Peer(asyncio.BufferedProtocol):
         self._transport.abort()
 
 
-def _close_cancelled(connected: socket.socket, task: asyncio.Task[None]) -> None:
-    if task.cancelled():
-        connected.close()
-
-
 class Server:
     """gRPC on one listening socket."""
 
@@ -189,9 +206,17 @@ class Server:
         self._files = files
         self._version = None if files is None else files.version()
         self._context = None if files is None else files.load()
-        self._arriving: dict[_Peer, asyncio.Task[None]] = {}
-        self._peers: set[_Peer] = set()
+        self.authenticates = files is not None and files.client_ca is not None
+        """Whether a handshake proves who the client is."""
+        self._silent = Places(MAX_SILENT)
+        self._spoken = Places(MAX_SILENT)  # of the silent ones: those that have said something
+        self._beginning = Places(MAX_BEGINNING if files is None else MAX_TLS_BEGINNING)
+        self._next: asyncio.Handle | None = None
+        """The next turn of those that have spoken."""
+        self._peers: set[Peer] = set()
+        """Those that are established."""
         self._ticks = 0
+        self._complained = -_QUIET
         self._stopping = False
 
     def start(self, listening: socket.socket) -> None:
@@ -200,6 +225,7 @@ class Server:
         self._empty = asyncio.Event()
         self._listening = listening
         listening.setblocking(False)
+        listening.listen(_BACKLOG)
         self._loop.add_reader(listening, self._accept)
         self._timer = self._loop.call_later(_TICK, self._tick)
 
@@ -211,8 +237,10 @@ class Server:
         self._stopping = True
         self._loop.remove_reader(self._listening)
         self._listening.close()
-        for task in list(self._arriving.values()):
-            task.cancel()
+        for arrival in (*self._silent, *self._beginning):
+            self._turn_away(arrival)
+        if self._next is not None:
+            self._next.cancel()
         self._empty.clear()
         for peer in list(self._peers):
             peer.drain()
@@ -225,63 +253,143 @@ class Server:
                     peer.abort()
         self._timer.cancel()
 
+    # Arrivals: silent until the first byte, then beginning, then established
+
     def _accept(self) -> None:
-        for _ in range(_BACKLOG):
+        for _ in range(_ACCEPTED_AT_ONCE):
             try:
-                connected, _ = self._listening.accept()
+                connected, address = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            except OSError:
-                # No descriptor is free: who wants to come in waits until the next tick.
-                self._loop.remove_reader(self._listening)
+            except OSError as error:
+                self._cannot_accept(error)
                 return
-            if not self._has_room():
-                connected.close()
-                continue
             connected.setblocking(False)
-            peer = _Peer(self)
-            self._arriving[peer] = self._loop.create_task(self._arrive(peer, connected))
-            # One that is cancelled before it has begun closes nothing.
-            self._arriving[peer].add_done_callback(partial(_close_cancelled, connected))
+            arrival = Arrival(connected, address, self._ticks)
+            self._turn_away(self._silent.take(arrival))
+            if self._context is None:
+                self._queue(arrival)  # it costs little, and HTTP/2 servers speak first
+            else:
+                self._loop.add_reader(connected, self._speaks, arrival)
 
-    def _has_room(self) -> bool:
-        """Whether one more can be let in; the one that has asked for nothing for longest may have to go."""
-        limit = MAX_CONNECTIONS if self._context is None else MAX_TLS_CONNECTIONS
-        if len(self._peers) + len(self._arriving) < limit:
-            return True
-        idlest = max(self._peers, key=lambda peer: peer.connection.idle, default=None)
-        if idlest is None or not idlest.connection.idle:
+    def _cannot_accept(self, error: OSError) -> None:
+        """No descriptor is free: an arrival gives up its own; when there is none, who comes waits for the next tick."""
+        if self._ticks - self._complained >= _QUIET:
+            self._complained = self._ticks
+            _log.warning("no further connection can be accepted now: %s", error.strerror)
+        arrival = self._silent.make_room() or self._beginning.make_room()
+        if arrival is None:
+            self._loop.remove_reader(self._listening)
+        self._turn_away(arrival)
+
+    def _speaks(self, arrival: Arrival) -> None:
+        """Its first bytes have come: it gets its turn."""
+        self._loop.remove_reader(arrival.connected)
+        self._queue(arrival)
+
+    def _queue(self, arrival: Arrival) -> None:
+        self._spoken.take(arrival)
+        if self._next is None:
+            self._next = self._loop.call_soon(self._begin_some)
+
+    def _begin_some(self) -> None:
+        """Begin with a few: a handshake costs a millisecond, and others want to be answered in between."""
+        self._next = None
+        now = self._loop.time()
+        for _ in range(min(_BEGUN_AT_ONCE, len(self._spoken))):
+            leaving = self._beginning.leaving()
+            if leaving is not None and now < leaving.begun + TENURE:
+                self._next = self._loop.call_at(leaving.begun + TENURE, self._begin_some)
+                return
+            arrival = self._spoken.next()
+            self._silent.leave(arrival)
+            arrival.begun = now
+            arrival.peer = Peer(self, arrival)
+            arrival.task = self._loop.create_task(self._begin(arrival.peer, arrival.connected))
+            arrival.task.add_done_callback(partial(self._begun, arrival))
+            self._turn_away(self._beginning.take(arrival))
+        if self._spoken:
+            self._next = self._loop.call_soon(self._begin_some)
+
+    async def _begin(self, peer: Peer, connected: socket.socket) -> None:
+        """Returns when the handshake is complete; without TLS, at once. Raises OSError."""
+        limits: dict[str, Any] = {} if self._context is None else _TLS_LIMITS
+        await self._loop.connect_accepted_socket(lambda: peer, connected, ssl=self._context, **limits)
+
+    def _begun(self, arrival: Arrival, done: asyncio.Task[None]) -> None:
+        if done.cancelled():
+            why: BaseException | None = asyncio.CancelledError()
+        else:
+            why = done.exception()
+        if why is None:
+            return
+        # It went away, was turned away, or does not speak TLS as we do.
+        self._beginning.leave(arrival)
+        arrival.connected.close()
+        if isinstance(why, Exception) and not isinstance(why, OSError):
+            self.queries.failed(why)
+
+    def _turn_away(self, arrival: Arrival | None) -> None:
+        """Close an arrival's connection."""
+        if arrival is None:
+            return
+        for places in (self._silent, self._spoken, self._beginning):
+            places.leave(arrival)
+        if arrival.task is None:
+            self._loop.remove_reader(arrival.connected)
+            arrival.connected.close()
+        elif arrival.peer is not None and arrival.has_begun:
+            arrival.peer.abort()
+        else:
+            arrival.task.cancel()
+
+    def established(self, peer: Peer, arrival: Arrival) -> bool:
+        """An arrival has shown that it means it. Whether there is a place for it."""
+        self._beginning.leave(arrival)
+        if self._stopping or not self._has_room(peer.host):
             return False
-        self._peers.discard(idlest)
-        idlest.abort()
+        self._peers.add(peer)
         return True
 
-    async def _arrive(self, peer: _Peer, connected: socket.socket) -> None:
-        limits = {} if self._context is None else _TLS_LIMITS
-        try:
-            await self._loop.connect_accepted_socket(lambda: peer, connected, ssl=self._context, **limits)
-        except OSError:  # it went away, or does not speak TLS as we do
-            connected.close()
-        finally:
-            self._arriving.pop(peer, None)
+    def _has_room(self, host: str) -> bool:
+        """Whether one more of that host can stay; another one may have to go for it.
 
-    def joined(self, peer: _Peer) -> None:
-        self._arriving.pop(peer, None)
-        self._peers.add(peer)
+        That is one of the host that has most, the one that has asked for nothing for longest. One that is
+        at work goes only if the newcomer's host has fewer.
+        """
+        if len(self._peers) < (MAX_CONNECTIONS if self._context is None else MAX_TLS_CONNECTIONS):
+            return True
+        counts = Counter([host, *(peer.host for peer in self._peers)])
+        most = max(counts.values())
+        candidates = [peer for peer in self._peers if counts[peer.host] == most]
+        victim = max(candidates, key=lambda peer: peer.connection.idle, default=None)
+        if victim is None or (not victim.connection.idle and counts[host] == most):
+            return False
+        self._peers.discard(victim)
+        victim.abort()
+        return True
 
-    def left(self, peer: _Peer) -> None:
+    def left(self, peer: Peer, arrival: Arrival | None) -> None:
+        """It was closed; `arrival` if it never was established."""
+        if arrival is not None:
+            self._beginning.leave(arrival)
         self._peers.discard(peer)
         if not self._peers:
             self._empty.set()
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(_TICK, self._tick)
+        self._ticks += 1
         for peer in list(self._peers):
             peer.tick()
+        for arrival in (*self._silent, *self._beginning):
+            if arrival.peer is not None and arrival.has_begun:
+                arrival.peer.tick()
+            if self._ticks - arrival.born >= PATIENCE:
+                self._turn_away(arrival)
         if self._stopping:
             return
         self._loop.add_reader(self._listening, self._accept)
-        self._ticks += 1
         if self._files is not None and self._ticks % _LOOK == 0:
             self._look(self._files)
 

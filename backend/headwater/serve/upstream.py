@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,6 +28,12 @@ DEADLINE: Final = 3.0
 _ONE_TRY: Final = 1.0
 #: Names that are asked for at the same time; the reply to any further one goes without.
 MAX_LOOKUPS: Final = 200
+#: The same for the names that one namespace's Services lead to: it cannot keep the others waiting.
+MAX_OF_TENANT: Final = 40
+#: How long a name that nobody answered for is not asked for again, in seconds; then by one query at a time.
+BREAK: Final = 3.0
+#: Names of that kind that are remembered.
+_MAX_SLOW: Final = 1000
 #: Any other rcode is of a server that does not know.
 _KNOWS: Final = frozenset((Rcode.NOERROR, Rcode.NXDOMAIN))
 _RESOLV_CONF: Final = "/etc/resolv.conf"
@@ -38,38 +45,75 @@ class Upstream:
     def __init__(self, servers: Sequence[Address]) -> None:
         self._servers = tuple(servers)
         self._under_way: dict[tuple[bytes, int], asyncio.Task[list[bytes]]] = {}
+        self._of_tenant: Counter[bytes] = Counter()
+        self._slow: dict[bytes, float] = {}  # by target: when it may be asked for again
         self._system: tuple[Address, ...] = ()
         self._version = -1
         self._complained = False
-        self.counts = {"answer": 0, "negative": 0, "failed": 0, "refused": 0}
+        self.counts = {"answer": 0, "negative": 0, "failed": 0, "refused": 0, "refused_tenant": 0, "slow": 0}
         """Lookups by what became of them."""
 
-    async def lookup(self, target: bytes, qtype: int) -> list[bytes]:
+    async def lookup(self, target: bytes, qtype: int, tenant: bytes = b"") -> list[bytes]:
         """The answer section for a name (lower-cased, wire format): whole records, uncompressed.
 
-        Empty when there are none, when nobody answers before the deadline, or
-        when too many lookups are under way. Never raises.
+        `tenant` is the namespace whose Service leads there. Empty when there are
+        none, when nobody answers before the deadline, when nobody did a moment
+        ago, or when too many lookups are under way. Never raises.
         """
         key = (target, qtype)
         task = self._under_way.get(key)
         if task is None:
-            if len(self._under_way) >= MAX_LOOKUPS:
-                self.counts["refused"] += 1
+            refusal = self._refusal(target, tenant)
+            if refusal:
+                self.counts[refusal] += 1
                 return []
             task = self._under_way[key] = asyncio.create_task(self._ask(target, qtype))
-            task.add_done_callback(lambda _: self._under_way.pop(key, None))
+            self._of_tenant[tenant] += 1
+            task.add_done_callback(lambda _: self._done(key, tenant))
         # Who asks may go away; the others still want to know.
         return await asyncio.shield(task)
 
+    def _refusal(self, target: bytes, tenant: bytes) -> str:
+        """Why a name is not asked for now, as it is counted; "" when it is."""
+        if len(self._under_way) >= MAX_LOOKUPS:
+            return "refused"
+        if self._of_tenant[tenant] >= MAX_OF_TENANT:
+            return "refused_tenant"
+        again = self._slow.get(target)
+        if again is not None:
+            now = asyncio.get_running_loop().time()
+            if now < again:
+                return "slow"
+            self._slow[target] = now + DEADLINE + BREAK  # this one finds out, for all others
+        return ""
+
+    def _done(self, key: tuple[bytes, int], tenant: bytes) -> None:
+        self._under_way.pop(key, None)
+        self._of_tenant[tenant] -= 1
+        if not self._of_tenant[tenant]:
+            del self._of_tenant[tenant]
+
+    def _remember(self, target: bytes, began: float) -> None:
+        """It failed; if a server was waited for in vain, that is not tried again at once."""
+        now = asyncio.get_running_loop().time()
+        self._slow.pop(target, None)
+        if now - began >= _ONE_TRY:
+            self._slow[target] = now + BREAK
+            if len(self._slow) > _MAX_SLOW:
+                del self._slow[next(iter(self._slow))]
+
     async def _ask(self, target: bytes, qtype: int) -> list[bytes]:
+        began = asyncio.get_running_loop().time()
         try:
             response = await asyncio.wait_for(self._response(target, qtype), DEADLINE + 0.5)
         except Exception as error:  # noqa: BLE001 (the reply goes without these records, whatever it was)
             self.counts["failed"] += 1
+            self._remember(target, began)
             if not self._complained:
                 self._complained = True
                 _log.warning("upstream: %s (further failures are only counted)", error or type(error).__name__)
             return []
+        self._slow.pop(target, None)
         records = _records(response)
         if any(rtype == qtype for rtype, _ in records):
             self.counts["answer"] += 1

@@ -30,7 +30,7 @@ from typing import Any, Final, TypeVar, cast
 
 import lmdb
 
-from headwater.store.identity import PREFIX, WITHDRAWN, Identity, discard, point, published
+from headwater.store.identity import PREFIX, WITHDRAWN, Identity, condemn, discard, is_condemned, point, published
 
 #: Another number discards the store: raised whenever a stored byte means something else.
 FORMAT: Final = b"4"
@@ -68,6 +68,15 @@ class StoreDamaged(RuntimeError):  # noqa: N818 (a state, found out)
 
 class StoreFull(RuntimeError):  # noqa: N818
     """Nothing can be written now: no space, or the file is gone. Nothing was lost; try again."""
+
+
+#: What LMDB says of pages that are not what it wrote; the last follows in the same transaction.
+_DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.InvalidError, lmdb.BadTxnError)
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether a read failed because the file is damaged."""
+    return isinstance(error, _DAMAGE)
 
 
 class Snapshot:
@@ -284,8 +293,12 @@ class Store:
         state_dir.mkdir(parents=True, exist_ok=True)
         folder = published(state_dir)
         why = ""
+        if folder is not None and is_condemned(folder):
+            cls._remove_others(state_dir, folder)
+            return cls._create(state_dir, identity), "damaged: a process met a page that cannot be read"
         if folder is not None and folder.exists():
             env = None
+            readable = False  # whether readers may go on with what they can read
             try:
                 env = _open(folder, readonly=False)
                 if not _complete(env, folder):
@@ -294,13 +307,25 @@ class Store:
                 why = store._unusable()
             except (lmdb.Error, StoreDamaged, ValueError) as error:
                 why = f"damaged: {error}"
+                readable = isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError)
             else:
                 if not why:
                     return store, ""
             if env is not None:
                 env.close()
+            if readable:
+                with contextlib.suppress(OSError):
+                    condemn(folder)
+                cls._remove_others(state_dir, folder)
+                return cls._create(state_dir, identity), why
         discard(state_dir)
         return cls._create(state_dir, identity), why
+
+    @staticmethod
+    def _remove_others(state_dir: Path, folder: Path) -> None:
+        for other in state_dir.glob(f"{PREFIX}*"):
+            if other != folder:
+                shutil.rmtree(other, ignore_errors=True)
 
     @classmethod
     def _create(cls, state_dir: Path, identity: Identity) -> Store:
@@ -400,9 +425,7 @@ class Store:
             point(self.state_dir, self.folder.name)
         except OSError as error:
             raise StoreFull(str(error)) from error
-        for other in self.state_dir.glob(f"{PREFIX}*"):
-            if other != self.folder:
-                shutil.rmtree(other, ignore_errors=True)
+        self._remove_others(self.state_dir, self.folder)
 
     def unmap(self) -> None:
         """Let go of the pages that this process has touched: they are the file's, and stay in the page cache.
@@ -419,6 +442,11 @@ class Store:
     @property
     def is_published(self) -> bool:
         return published(self.state_dir) == self.folder
+
+    @property
+    def is_condemned(self) -> bool:
+        """Whether a reader has met a page of it that cannot be read."""
+        return is_condemned(self.folder)
 
     @property
     def exists(self) -> bool:
@@ -511,6 +539,12 @@ class Reader:
             env.set_mapsize(0)
             txn = env.begin(records, None, False, True)
         return Snapshot(txn, others, generation)
+
+    def condemn(self, snapshot: Snapshot) -> None:
+        """Tell the writer that a page of this generation cannot be read. Raises OSError."""
+        folder = self._folder
+        if folder is not None and snapshot.generation == self._generation and not is_condemned(folder):
+            condemn(folder)
 
     def is_ready(self, snapshot: Snapshot) -> bool:
         """Whether its records are complete, and of these settings."""

@@ -17,6 +17,8 @@ PREFIX: Final = "store-"
 #: What the link names when a store was taken back.
 WITHDRAWN: Final = "none"
 _ORIGIN: Final = "origin"
+#: A file in the folder of a generation whose file cannot be trusted any more.
+CONDEMNED: Final = "damaged"
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -90,6 +92,18 @@ def is_there(state_dir: Path) -> bool:
     """Whether a store is published: what it holds is served, whatever becomes of its source."""
     folder = published(state_dir)
     return folder is not None and folder.name != WITHDRAWN and folder.is_dir()
+
+
+def condemn(folder: Path) -> None:
+    """Say that a generation is damaged: the next writer makes another, and readers serve what reads well meanwhile.
+
+    Raises OSError.
+    """
+    (folder / CONDEMNED).touch()
+
+
+def is_condemned(folder: Path) -> bool:
+    return (folder / CONDEMNED).exists()
 
 
 def discard(state_dir: Path) -> None:

@@ -25,7 +25,7 @@ from headwater.process.counters import AnswerSnapshot, Kind, ProcessView
 from headwater.serve.assignment import Assignment
 from headwater.serve.tls import Certificates
 from headwater.settings.settings import Settings
-from headwater.store.identity import Identity, discard
+from headwater.store.identity import Identity, condemn, discard, published
 from headwater.supervise import claims, entry, forks, liveness
 from headwater.supervise.child import Child
 from headwater.supervise.descriptors import Reserve
@@ -63,7 +63,7 @@ class Supervisor:
             "watch",
             partial(self._fork, "watch", entry.watch, settings, self.identity),
             reserve=self._reserve,
-            on_crash=self._crashed,
+            on_crash=self._writer_crashed,
             is_final=self._nothing_to_serve,
         )
         self._answers = [self._answer(index, listening) for index, listening in enumerate(self._listening)]
@@ -89,8 +89,21 @@ class Supervisor:
     def _fork(self, name: str, target: Callable[..., None], *arguments: Any) -> BaseProcess:
         return forks.start(self._context, target, arguments, f"headwater: {name}")
 
+    def _writer_crashed(self) -> None:
+        """The watch process met damage, or died of it (LMDB aborts a scan): the next one makes another store.
+
+        Answer processes serve what they can read until then; should one die of it, `_crashed` follows.
+        """
+        folder = published(Path(self.settings.state_dir))
+        if folder is not None and folder.exists():
+            with contextlib.suppress(OSError):
+                condemn(folder)
+                _log.error("the stored state is damaged: another is made, and what can be read is served meanwhile")
+                return
+        self._crashed()
+
     def _crashed(self) -> None:
-        """A process died of what a damaged store does: take the store back, the watch makes a new one."""
+        """An answer process died reading, as the next one would: take the store back, the watch makes a new one."""
         _log.error("the stored state is discarded: a process died reading it")
         discard(Path(self.settings.state_dir))
         self._watch.signal(signal.SIGTERM)

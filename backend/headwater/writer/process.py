@@ -268,7 +268,9 @@ class Watcher:
             self._wait(self._timing.commit_retry)
 
     def _look_around(self, now: float, *, busy: bool) -> None:
-        """What is to be done now and then, whether changes come or not."""
+        """What is to be done now and then, whether changes come or not. Raises StoreDamaged."""
+        if self._store.is_condemned:
+            raise StoreDamaged("an answer process met a page that cannot be read")
         if self._settings.max_staleness and (now - self._noted > _HEARD or busy):
             self._noted = now
             self._write_heard(now)
