@@ -131,7 +131,7 @@ def test_readyz_says_what_is_missing(tmp_path: Path) -> None:
                 found = json.loads(text)
                 assert status == 503
                 assert found["ready"] is False
-                what, why = found["watch"]["detail"].split(": ", 1)
+                what, _, why = found["watch"]["detail"].partition(": ")
                 assert what == "waiting for the first complete list of endpointslices", found
                 assert "the role needs the verb 'list' on 'endpointslices'" in why
                 assert found["watch"]["resources"]["endpointslices"]["errors"] == {"403": 1}
