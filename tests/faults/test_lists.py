@@ -207,6 +207,30 @@ def test_objects_without_their_fields_are_left_out_or_taken_as_they_are(mode: st
         watching.check()
 
 
+@pytest.mark.parametrize("mode", ["pages", "stream"])
+def test_object_that_does_not_decode_any_more_stays_what_it_was(mode: str, tmp_path: Path) -> None:
+    """In a list as in a watch: a field of another type takes no name away."""
+
+    def spoil(item: bytes) -> bytes:
+        return item.replace(b'"addresses":', b'"addresses":7,"others":') if b'"app-1"' in item else item
+
+    with cluster(tmp_path, "--list", mode) as (api, watching):
+        watching.ready()
+        api.truth.put(app(2))
+        watching.until(APP, "10.44.9.2")
+        skipped = watching.snapshot().skipped.get("object", 0)
+        api.truth.compact()
+        if mode == "pages":
+            api.on("list", "endpointslices", faults.items(lambda given: map(spoil, given)), times=float("inf"))
+        else:
+            api.on("watch", "endpointslices", faults.events(lambda given: map(spoil, given)), times=float("inf"))
+        api.break_watches()
+        wait_until(lambda: watching.snapshot().skipped.get("object", 0) > skipped, DEADLINE, "it is left out")
+        watching.until(APP, "10.44.9.2")
+        api.heal()
+        watching.check()
+
+
 def test_pages_may_be_empty_and_items_null(tmp_path: Path) -> None:
     with cluster(tmp_path, behaviour=Behaviour(page=2)) as (api, watching):
         api.on("list", "serviceimports", faults.text(200, b'{"metadata":{"resourceVersion":"9990"},"items":null}'))

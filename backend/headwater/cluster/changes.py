@@ -40,6 +40,8 @@ class ListPageArrived:
     resource: Resource
     decoded: Sequence[Decoded]
     first: bool
+    odd: Sequence[tuple[str, str]] = ()
+    """Keys of the objects on it that do not decode: what is known of them stays."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -384,6 +384,7 @@ _SHAPES: Final[dict[Resource, tuple[Any, Any]]] = {
     "pods": (_ApiPod, _pod),
     "serviceimports": (_ApiImport, _import),
 }
+_NAMED: Final = msgspec.json.Decoder(_ApiNamespace)  # of any kind: nothing but its metadata
 _DECODERS: Final = {resource: msgspec.json.Decoder(shape) for resource, (shape, _) in _SHAPES.items()}
 
 #: Kinds in manifests, by the resource that they belong to.
@@ -413,6 +414,15 @@ def decode(resource: Resource, data: bytes | msgspec.Raw) -> Decoded:
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise OddObject(f"an object of {resource} does not decode: {error}") from None
     return _reduce(resource, api)
+
+
+def key_of(data: bytes | msgspec.Raw) -> tuple[str, str] | None:
+    """(namespace, name) of an object of which nothing else need decode; None when it has no name."""
+    try:
+        meta = _NAMED.decode(data).metadata
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    return (meta.namespace or "", meta.name) if meta.name else None
 
 
 def convert(resource: Resource, data: object) -> Decoded:

@@ -273,6 +273,8 @@ class Ledger:
             self._left_out(decoded.object.key, error)
 
         in_parts(page.decoded, commit, leave_out)
+        for key in page.odd:
+            self._write(partial(self._keep, resource=resource, key=key))
 
     def _begin_list(self, txn: Transaction, resource: Resource) -> Posting:
         batch = self._batch(txn, compiling=False)

@@ -32,7 +32,7 @@ import setproctitle
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived
 from headwater.cluster.files import Manifests, Objects, signature
 from headwater.cluster.follower import Follower, Inbox, RawPage
-from headwater.cluster.objects import Decoded, OddObject, Resource, decode
+from headwater.cluster.objects import Decoded, OddObject, Resource, decode, key_of
 from headwater.cluster.recognition import AnotherCluster, Recognition
 from headwater.cluster.reflector import Reflector
 from headwater.cluster.source import selectors_of
@@ -190,12 +190,17 @@ class Watcher:
         self._reload.set()
         reply(control.Done())
 
-    def _decoded(self, resource: Resource, items: Iterable[msgspec.Raw]) -> Iterable[Decoded]:
+    def _decoded(
+        self, resource: Resource, items: Iterable[msgspec.Raw], odd: list[tuple[str, str]]
+    ) -> Iterable[Decoded]:
+        """The objects of a page; `odd` gets the keys of those that do not decode."""
         for item in items:
             try:
                 yield decode(resource, item)
             except OddObject as error:
                 self.skipped.report("object", "", "", str(error))
+                if (key := key_of(item)) is not None:
+                    odd.append(key)
 
     def _follow_files(self) -> None:
         """Read the manifests, and again whenever one of them changes."""
@@ -311,7 +316,8 @@ class Watcher:
         return batch
 
     def _decoded_page(self, page: RawPage) -> ListPageArrived:
-        return ListPageArrived(page.resource, list(self._decoded(page.resource, page.items)), page.first)
+        odd: list[tuple[str, str]] = []
+        return ListPageArrived(page.resource, list(self._decoded(page.resource, page.items, odd)), page.first, odd)
 
     def _account(self, settled: Sequence[Change], outcome: Outcome) -> None:
         """Count, log and let go what was committed."""
