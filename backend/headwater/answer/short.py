@@ -41,8 +41,10 @@ from headwater.wire.types import ADDRESSES, IN, A, Rcode
 
 #: Either way: from a query and a snapshot to a reply, as `Resolver.answer`.
 Answer: TypeAlias = Callable[[bytes, Snapshot | None], bytes | Pending | None]
-#: A plain query: the flags and question count of its reply, the offset behind its name, its type, our OPT or b"".
-_Plain: TypeAlias = tuple[bytes, int, int, bytes]
+#: What stands behind a plain query's name: its type, 0 for what the long way is for; how many OPTs (0 or 1); ours.
+_Tail: TypeAlias = tuple[int, int, bytes]
+#: A plain query: the flags and question count of its reply, the offset behind its name, what stands there.
+_Plain: TypeAlias = tuple[bytes, int, _Tail]
 
 #: Plain integers: an attribute of an enumeration is a call.
 _ANSWER: Final = int(Reason.ANSWER)
@@ -70,12 +72,15 @@ _NAMELESS: Final = {flags: bytes((flags[0], flags[1] | Rcode.NXDOMAIN)) + flags[
 #: Counts of the last three sections, by how many additional records (none, or the OPT) there are.
 _ONE_ANSWER: Final = (COUNTS.pack(1, 0, 0), COUNTS.pack(1, 0, 1))
 _NEGATIVE: Final = (COUNTS.pack(0, 1, 0), COUNTS.pack(0, 1, 1))
+_section_counts: Final = COUNTS.pack
+#: So many addresses of either family fit into every reply.
+_FIT: Final = (MAX_MESSAGE - HEADER_SIZE - MAX_NAME - 4 - edns.OPT_SIZE) // AAAA_SIZE
 
 
-class _Tails(dict[bytes, tuple[int, bytes]]):
-    """What stands behind a plain query's name: (A or AAAA, our OPT or b""); (0, b"") for what the long way is for."""
+class _Tails(dict[bytes, _Tail]):
+    """Tails by their bytes."""
 
-    def __missing__(self, tail: bytes) -> tuple[int, bytes]:
+    def __missing__(self, tail: bytes) -> _Tail:
         if len(tail) not in (4, 4 + edns.OPT_SIZE):
             return _LONG_WAY
         if len(self) >= _MAX_TAILS:
@@ -84,27 +89,28 @@ class _Tails(dict[bytes, tuple[int, bytes]]):
         return found
 
 
-def _read_tail(tail: bytes) -> tuple[int, bytes]:
+def _read_tail(tail: bytes) -> _Tail:
     qtype = int.from_bytes(tail[:2], "big")
     if qtype not in ADDRESSES or int.from_bytes(tail[2:4], "big") != IN:
         return _LONG_WAY
     if len(tail) == 4:
-        return qtype, b""
+        return qtype, 0, b""
     options = edns.plain(tail[4:])
-    return _LONG_WAY if options is None else (qtype, edns.opt(Rcode.NOERROR, do=options.do))
+    return _LONG_WAY if options is None else (qtype, 1, edns.opt(Rcode.NOERROR, do=options.do))
 
 
 _TAILS: Final = _Tails()
-_LONG_WAY: Final = (0, b"")
+_LONG_WAY: Final[_Tail] = (0, 0, b"")
 
 
 class ShortWay:
     """Answers plain queries, and hands on all others."""
 
-    __slots__ = ("_by_index", "_otherwise", "_state", "_zones")
+    __slots__ = ("_by_index", "_counts", "_otherwise", "_state", "_zones")
 
     def __init__(self, state: State, otherwise: Answer) -> None:
         self._state = state
+        self._counts = state.counts
         self._by_index = state.zones.by_index
         self._zones = state.zones.longest_first
         self._otherwise = otherwise
@@ -115,49 +121,48 @@ class ShortWay:
             flags = _PLAIN.get(query[2:ARCOUNT])
             if flags is not None:
                 end = query.find(0, HEADER_SIZE) + 1
-                qtype, opt = _TAILS[query[end:]] if end else _LONG_WAY
-                if qtype and query[ARCOUNT] == (1 if opt else 0):
+                tail = _TAILS[query[end:]] if end else _LONG_WAY
+                if tail[0] and tail[1] == query[ARCOUNT]:
                     name = query[HEADER_SIZE:end].lower()
                     node = snapshot.get(name)
                     if node is not None:
-                        reply = self._addresses(query, (flags, end, qtype, opt), node, snapshot)
+                        reply = self._addresses(query, (flags, end, tail), node, snapshot)
                     else:
-                        reply = self._absent(query, (flags, end, qtype, opt), name, snapshot)
+                        reply = self._absent(query, (flags, end, tail), name, snapshot)
                     if reply is not None:
                         return reply
         return self._otherwise(query, snapshot)
 
     def _addresses(self, query: bytes, plain: _Plain, node: Any, snapshot: Snapshot) -> bytes | None:
         """The reply to a plain query for A or AAAA of a stored name; None for one that has another name."""
-        flags, end, qtype, opt = plain
-        state = self._state
+        flags, end, (qtype, more, opt) = plain
         if qtype == A:
             count, offset, size = (node[3] << 8) | node[4], HEAD_SIZE, A_SIZE
         else:
             count, size = (node[5] << 8) | node[6], AAAA_SIZE
             offset = HEAD_SIZE + A_SIZE * ((node[3] << 8) | node[4])
         reason = _ANSWER
-        more = 1 if opt else 0
         question = query[HEADER_SIZE : end + 4]
         if count == 1:
             reply = b"".join((query[:2], flags, _ONE_ANSWER[more], question, node[offset : offset + size], opt))
-        elif count and count * size <= MAX_MESSAGE - len(query) and not node[0] & _LIMITED:
+        elif 0 < count <= _FIT and not node[0] & _LIMITED:
             # As `State.rotated`: most sets are small and whole.
+            state = self._state
             turn = state.turn = (state.turn + GOLDEN) & BITS_32
             at, after = offset + (turn * count >> 32) * size, offset + count * size
-            counts = COUNTS.pack(count, 0, more)
+            counts = _section_counts(count, 0, more)
             reply = b"".join((query[:2], flags, counts, question, node[at:after], node[offset:at], opt))
         elif count:
-            count, body, cut = state.rotated(node, offset, count, size, MAX_MESSAGE - len(query))
+            count, body, cut = self._state.rotated(node, offset, count, size, MAX_MESSAGE - len(query))
             reason = Reason.CUT if cut else _ANSWER
-            reply = b"".join((query[:2], flags, COUNTS.pack(count, 0, more), question, *body, opt))
+            reply = b"".join((query[:2], flags, _section_counts(count, 0, more), question, *body, opt))
         elif node[0] & _ELSEWHERE:
             return None
         else:
             reason = _NODATA
             soa = self._by_index[node[1]].soa(end - HEADER_SIZE, snapshot)
             reply = b"".join((query[:2], flags, _NEGATIVE[more], question, soa, opt))
-        counted = state.counts
+        counted = self._counts
         key = (node[1] + 1) << 24 | qtype << 8 | reason
         try:
             counted[key] += 1
@@ -187,11 +192,11 @@ class ShortWay:
             return None
         if zone.reverse or may_be_known(name, labels, goal):
             return None
-        flags, end, qtype, opt = plain
+        flags, end, (qtype, more, opt) = plain
         question = query[HEADER_SIZE : end + 4]
         soa = zone.soa(size, snapshot)
-        reply = b"".join((query[:2], _NAMELESS[flags], _NEGATIVE[1 if opt else 0], question, soa, opt))
-        counted = self._state.counts
+        reply = b"".join((query[:2], _NAMELESS[flags], _NEGATIVE[more], question, soa, opt))
+        counted = self._counts
         key = (zone.index + 1) << 24 | qtype << 8 | _NXDOMAIN
         counted[key] = counted.get(key, 0) + 1
         return reply
