@@ -303,7 +303,8 @@ def test_anybody_may_connect_who_can_reach_the_socket(headwater: Headwater) -> N
 
 def test_all_addresses_are_taken_or_none(tmp_path: Path) -> None:
     first, second = tmp_path / "a.sock", tmp_path / "b.sock"
-    with socket.socket(socket.AF_UNIX) as other:
+    with contextlib.ExitStack() as stack:
+        other = stack.enter_context(socket.socket(socket.AF_UNIX))
         other.bind(str(second))
         other.listen()
         with pytest.raises(StartFailed, match=r"^--listen: another process serves at unix:"):
@@ -311,7 +312,7 @@ def test_all_addresses_are_taken_or_none(tmp_path: Path) -> None:
         assert not first.exists()
         for _ in range(200):  # until its queue is full, and it does not answer
             try:
-                client = socket.socket(socket.AF_UNIX)
+                client = stack.enter_context(socket.socket(socket.AF_UNIX))
                 client.setblocking(False)
                 client.connect(str(second))
             except BlockingIOError:
