@@ -202,6 +202,7 @@ def test_patch_keeps_what_the_deployment_has(coredns: Plane) -> None:
     mounts = {mount["name"]: mount["mountPath"] for mount in new.pop("volumeMounts")}
     assert mounts == {"config-volume": "/etc/coredns", "headwater-sockets": "/run/headwater"}
     del old["volumeMounts"]
+    assert new.pop("lifecycle") == {"preStop": {"sleep": {"seconds": 5}}}
     assert new == old
     assert all(volume in after["volumes"] for volume in before["volumes"])
     assert [item["name"] for item in after["initContainers"]] == ["headwater"]

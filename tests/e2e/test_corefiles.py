@@ -85,8 +85,7 @@ def adapted(text: str, listen: Address) -> tuple[str, list[str]]:
         text = put(text, "noendpoints", f"noendpoints\n        {DEAD_SERVER.format(port=free_port())}")
     if ".:53 {" in text:
         text = put(text, "prometheus :9153", f"prometheus 127.0.0.1:{free_port()}")
-        text = put(text, "    health {", f"    health 127.0.0.1:{free_port()} {{")
-        text = put(text, "lameduck 5s", "lameduck 0s")  # nobody looks, and the test would wait
+        text = put(text, "    health\n", f"    health 127.0.0.1:{free_port()}\n")
         text = put(text, "    ready\n", f"    ready 127.0.0.1:{free_port()}\n")
         # A resolver of this machine would be asked by `loop`; nobody at all makes it fall silent.
         text = put(text, "forward . /etc/resolv.conf", f"forward . 127.0.0.1:{free_port()}")
