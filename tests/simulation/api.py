@@ -133,12 +133,15 @@ class Api:
         self.objects: dict[Resource, dict[Key, Held]] = {resource: {} for resource in RESOURCES}
         self.history: dict[Part, list[tuple[int, Any]]] = {}
         """What each part was, from which moment on."""
-        self.moments: dict[int, list[int]] = {100: [0]}
-        """At which moments the server was at a version."""
+        self.moments: dict[int, int] = {100: 0}
+        """At which moment the server came to a version."""
         self._logs: dict[Resource, list[Entry]] = {resource: [] for resource in RESOURCES}
         self._oldest = dict.fromkeys(RESOURCES, 0)
-        self._lost = (0, 0)
-        """Versions of a history that is no more: behind the first, up to the second."""
+        self._valid = {100}
+        """The versions of this history: those of one that a restored backup has ended are not among them."""
+        self._gap = 0
+        """Versions that something else took. No two histories have one in common (docs/reliability.md)."""
+        self._restored = 0
         self._snapshots: dict[str, Snapshot] = {}
         self._tokens = 0
         self._backups: list[tuple[int, dict[Resource, dict[Key, Held]], bool]] = []
@@ -167,9 +170,11 @@ class Api:
             self._change(resource, key, None, "")
 
     def _change(self, resource: Resource, key: Key, item: Object | None, team: str) -> None:
-        self.version += 1
+        self.version += 1 + self._gap
+        self._gap = 0
+        self._valid.add(self.version)
         self.moment += 1
-        self.moments.setdefault(self.version, []).append(self.moment)
+        self.moments.setdefault(self.version, self.moment)
         held = self.objects[resource]
         before = held.get(key)
         after = None if item is None else Held(item, self.version, team)
@@ -225,6 +230,7 @@ class Api:
         """Keep what there is."""
         objects = {resource: dict(held) for resource, held in self.objects.items()}
         self._backups = [*self._backups[-2:], (self.version, objects, self.installed)]
+        self._gap = 1_000_000
 
     def restore(self, which: int) -> int:
         """Go back to a backup: its objects, and its versions. How far they went back."""
@@ -234,7 +240,10 @@ class Api:
             return 0
         self.hang_up_all()
         self._snapshots.clear()
-        self._lost = (version, max(self.version, self._lost[1]))
+        self._restored += 1
+        self._gap = 1000 * self._restored
+        self._valid = {one for one in self._valid if one <= version}
+        self._oldest = {resource: min(oldest, version) for resource, oldest in self._oldest.items()}
         self.version, self.installed = version, installed
         self.objects = {resource: dict(held) for resource, held in objects.items()}
         self._logs = {
@@ -242,7 +251,6 @@ class Api:
         }
         self._backups = [backup for backup in self._backups if backup[0] <= version]
         self.moment += 1
-        self.moments.setdefault(version, []).append(self.moment)
         for part in list(self.history):
             self._remember(part)
         return back
@@ -339,7 +347,7 @@ class Api:
             stream.at = len(log)
         elif version > self.version:
             raise failure(504, f"Too large resource version: {version}, current: {self.version}", resource)
-        elif version < self._oldest[resource] or self._lost[0] < version <= self._lost[1]:
+        elif version < self._oldest[resource] or version not in self._valid:
             if version % 2:
                 raise failure(410, "too old resource version", resource)
             stream.lines.append(_error(410, "too old resource version"))

@@ -12,7 +12,7 @@ import queue
 import random
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -61,6 +61,8 @@ _POISON: Final = "192.0.2.66"
 #: Steps of everything, at most, until all is calm. What is not done by then waits for ever.
 _PATIENCE: Final = 400
 _NO_FLOORS: Final[Mapping[Resource, int]] = dict.fromkeys(RESOURCES, 0)
+#: Lines of a trace about one action, at most.
+_LINES: Final = 60
 #: A list that would take so many Services or endpoints away is doubtful (writer.opinion).
 _DOUBTFUL: Final = 10
 
@@ -98,7 +100,8 @@ class Asker:
     seen: tuple[int, bytes] = (0, b"")
     """Generation and serial, the last time."""
     last: tuple[Any, ...] = ()
-    summary: str = ""
+    given: dict[Owner, tuple[Answer, ...]] = field(default_factory=dict)
+    told: str = ""
 
 
 @dataclass(slots=True)
@@ -137,6 +140,7 @@ class World:
 
     def __init__(self, schedule: Schedule, folder: Path, *, tracing: bool = False) -> None:
         self._tracing = tracing
+        self._lines = 0
         self.trace: list[str] = []
         draw = Random(schedule.seed ^ 0x5EED)
         random.seed(schedule.seed)  # reflectors draw their waits from it
@@ -173,8 +177,9 @@ class World:
         self.wall += seconds
 
     def note(self, text: str) -> None:
-        if self._tracing:
-            self.trace.append(f"             {text}")
+        if self._tracing and self._lines < _LINES:
+            self._lines += 1
+            self.trace.append(f"{' ' * 13}{text}" if self._lines < _LINES else f"{' ' * 13}…")
 
     def _settings(self, draw: Random, *, first: bool = False) -> Settings:
         labels = "team=a" if draw.random() < 0.15 else ""
@@ -190,6 +195,15 @@ class World:
             "max_staleness": draw.choice((0.0, 0.0, 30.0)),
         }
         return settings(**changes)
+
+    def described(self) -> str:
+        """The settings that are not the same in every run."""
+        told = self.settings
+        return (
+            f"--list {told.list_mode} --pods {told.pods} --second-opinion {told.second_opinion}"
+            f"{' --zonal' * told.zonal} --labels={told.labels} --multicluster-zones={','.join(told.multicluster_zones)}"
+            f" --max-staleness {told.max_staleness:g}, host {self.host[0]}"
+        )
 
     def _configure(self) -> None:
         """What follows from the settings. All processes start anew."""
@@ -352,10 +366,25 @@ class World:
     def do(self, action: Action) -> None:
         """Do it, and judge what is answered then. Raises Wrong."""
         self._draw = Random(action.number)
+        self._lines = 0
         if self._tracing:
             self.trace.append(f"{self.now:9.1f}  {action}")
         getattr(self, f"_do_{action.name}")(self._draw)
         self.judge()
+        if self._tracing:
+            self._tell()
+
+    def _tell(self) -> None:
+        """What the readers have seen, where that is another thing than before."""
+        for asker in self.askers:
+            if asker.has_served:
+                old = sum(asker.given.get(owner) != self.truth.now(owner) for owner in self._asked)
+                seen = f"reader {asker.name}: {len(self._asked) - old} owners' names as of now, {old} older"
+            else:
+                seen = f"reader {asker.name}: SERVFAIL"
+            if seen != asker.told:
+                asker.told = seen
+                self.trace.append(f"{' ' * 13}{seen}")
 
     def _do_change(self, draw: Random) -> None:
         for _ in range(draw.choice((1, 1, 2, 5))):
@@ -555,8 +584,7 @@ class World:
         self.host = draw.choice(_HOSTS)
         self._configure()
         self._forget()
-        self.note(f"restarted: {self.settings.list_mode}, zonal {self.settings.zonal}, pods {self.settings.pods}, "
-                  f"labels {self.settings.labels!r}, {self.settings.multicluster_zones}")  # fmt: skip
+        self.note(f"started anew: {self.described()}")
         self._boot()
 
     def _do_wall(self, draw: Random) -> None:
@@ -634,10 +662,8 @@ class World:
         if self.store is None or self.watcher is None or not self.watcher.ledger.ready:
             return
         for resource, version in self.watcher.ledger.versions().items():
-            if not version.isdigit() or (moments := self.api.moments.get(int(version))) is None:
-                continue
-            if self.store.is_published:
-                self.floors[resource] = max(self.floors[resource], moments[0])
+            if version.isdigit() and self.store.is_published:
+                self.floors[resource] = max(self.floors[resource], self.api.moments[int(version)])
 
     def _judge(self, asker: Asker) -> None:
         snapshot = asker.reader.begin()
@@ -677,6 +703,7 @@ class World:
         )
         # Who has not looked for another store yet may still answer from the one before.
         floors = self.floors if asker.reader._folder == published(self.folder) else _NO_FLOORS
+        asker.given[owner] = given
         known = self._possible.get(owner)
         key = (tuple(floors[resource] for resource, _ in owner.parts()), self.api.moment)
         if known is None or known[0] != key:
@@ -756,7 +783,7 @@ class World:
             Decoded(held.object, str(held.version))
             for resource in self.resources
             for held in self.api.objects[resource].values()
-            if not team or held.team == team
+            if not team or resource in ("namespaces", "serviceimports") or held.team == team
         ]
         self.disk.quiet = True
         try:
@@ -877,7 +904,7 @@ def run(schedule: Schedule, folder: Path, *, tracing: bool = False) -> Result:
         with _installed(world, schedule.seed):
             try:
                 if tracing:
-                    world.note(f"{world.settings}")
+                    world.note(world.described())
                 world._boot()
                 for action in schedule.actions:
                     world.do(action)
