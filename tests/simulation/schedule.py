@@ -10,12 +10,12 @@ from typing import Final
 #: What can be done, and how often it is beside the others. `World` has a method for each.
 WEIGHTS: Final[dict[str, int]] = {
     # what always goes on
-    "change": 22, "follow": 22, "write": 16, "turn": 16, "time": 8, "bookmark": 3, "look": 2,
+    "change": 22, "follow": 22, "write": 16, "turn": 16, "time": 8, "bookmark": 3, "look": 2, "ahead": 8,
     # what the API server does
-    "expire": 3, "expire_all": 2, "compact": 2, "cut": 3, "trouble": 3, "down": 1, "up": 2, "silence": 1,
-    "repeat": 2, "backup": 1, "restore": 1, "crd": 2, "lie": 2, "vanish": 1, "credentials": 1,
+    "expire": 3, "expire_all": 2, "compact": 2, "cut": 3, "break": 3, "trouble": 3, "down": 1, "up": 2, "silence": 1,
+    "repeat": 2, "backup": 1, "restore": 1, "crd": 2, "lie": 2, "vanish": 1, "credentials": 2,
     # what the machine does
-    "refuse": 5, "full": 2, "room": 2, "unpublish": 1, "slow": 2, "die": 2, "die_at": 4, "start": 4, "restart": 1,
+    "refuse": 7, "full": 3, "room": 2, "unpublish": 1, "slow": 2, "die": 2, "die_at": 4, "start": 4, "restart": 1,
     "wall": 2, "remove": 1,
     # what is asked of the process
     "poison": 2, "cure": 1, "audit": 1, "calm": 1,
@@ -57,7 +57,7 @@ def of_seed(seed: int) -> Schedule:
     return Schedule(seed, tuple(Action(name, draw.randrange(1 << 30)) for name in names))
 
 
-def shrink(schedule: Schedule, fails: Callable[[Schedule], bool], attempts: int = 600) -> Schedule:
+def shrink(schedule: Schedule, fails: Callable[[Schedule], bool], attempts: int = 250) -> Schedule:
     """A shorter schedule that still fails: parts are left out, ever smaller ones, as long as that helps."""
     actions: Sequence[Action] = schedule.actions
     size = max(1, len(actions) // 2)

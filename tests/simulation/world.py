@@ -59,7 +59,7 @@ _HTTP: Final = Port("http", "TCP", 80)
 #: An address that makes the compiler fail.
 _POISON: Final = "192.0.2.66"
 #: Steps of everything, at most, until all is calm. What is not done by then waits for ever.
-_PATIENCE: Final = 400
+_PATIENCE: Final = 100
 _NO_FLOORS: Final[Mapping[Resource, int]] = dict.fromkeys(RESOURCES, 0)
 #: Lines of a trace about one action, at most.
 _LINES: Final = 60
@@ -431,6 +431,25 @@ class World:
             if not self._step(name):
                 return
 
+    def _do_ahead(self, draw: Random) -> None:
+        """The followers hear a lot, and nobody writes it."""
+        for name in draw.sample(self.resources, len(self.resources)):
+            for _ in range(8):
+                if not self._step(name):
+                    break
+
+    def _do_break(self, draw: Random) -> None:
+        """A list is begun, and breaks off after a page or two; what it had told changes."""
+        self.api.expire(draw.sample(self.resources, 2))
+        for _ in range(draw.randint(2, 4)):
+            for name in self.resources:
+                self._step(name)
+            self._write()
+        self.api.compact()
+        self.judge()
+        for _ in range(4):
+            self._change(draw)
+
     def _do_write(self, draw: Random) -> None:
         self._write()
 
@@ -545,6 +564,9 @@ class World:
     def _do_credentials(self, draw: Random) -> None:
         """A Secret is being written: its file is empty for a while."""
         self.api.credentials = not self.api.credentials
+        if not self.api.credentials and draw.random() < 0.5:
+            self._end()
+            self._boot()
 
     def _do_refuse(self, draw: Random) -> None:
         for _ in range(draw.randint(1, 3)):
@@ -729,7 +751,7 @@ class World:
         self.api.heal()
         self.disk.heal()
         self._do_cure(self._draw)
-        waiting = ""
+        waiting, idle = "", 0
         for _ in range(_PATIENCE):
             self._boot()
             moved = False
@@ -743,8 +765,9 @@ class World:
             waiting = self._waits_for()
             if not waiting:
                 break
-            if not moved and self.watcher is not None and self.watcher._queue.empty():
-                self.sleep(2.0)
+            idle = 0 if moved else idle + 1
+            if idle:
+                self.sleep(min(40.0, 2.0**idle))
         else:
             raise Wrong("waits", f"after {_PATIENCE} rounds without a fault: {waiting}")
         assert self.watcher is not None
@@ -866,7 +889,7 @@ def _installed(world: World, seed: int) -> Iterator[None]:
             (headwater.cluster.api, "ApiServer", partial(Client, world.api)),
             (host, "of_this_host", lambda: list(world.host)),
             (process, "release_memory", unmap),
-            (process, "_BATCH", draw.choice((1, 3, 1000))),
+            (process, "_BATCH", draw.choice((1, 4, 1000, 1000))),
             (lists, "_CHUNK", draw.choice((2, 5, 256))),
             (lists, "_RANGE", draw.choice((4, 10_000))),
             (ledger, "_CHUNK", draw.choice((3, 256))),
