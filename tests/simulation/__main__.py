@@ -39,14 +39,20 @@ def _seeds(folder: Path, start: int, seeds: int) -> int:
             print(shortened(result, folder))
             return 1
         if sys.stdout.isatty() or not (seed + 1) % 100:
-            print(f"seed {seed}: {time.monotonic() - began:.0f} s", end="\r" if sys.stdout.isatty() else "\n", flush=True)
-    print(f"{seeds} seeds from {start}: nothing wrong, {time.monotonic() - began:.0f} s, {os.times().user:.0f} s of CPU")
+            print(
+                f"seed {seed}: {time.monotonic() - began:.0f} s", end="\r" if sys.stdout.isatty() else "\n", flush=True
+            )
+    print(
+        f"{seeds} seeds from {start}: nothing wrong, {time.monotonic() - began:.0f} s, {os.times().user:.0f} s of CPU"
+    )
     return 0
 
 
 def _mutants(folder: Path, start: int, seeds: int) -> int:
     """A table of when each is found."""
-    print(f"| {'mutant':<66} | found at seed | what was wrong | actions, shrunk |\n|{'-' * 68}|--------------:|---|---:|")
+    print(
+        f"| {'mutant':<66} | found at seed | what was wrong | actions, shrunk |\n|{'-' * 68}|--------------:|---|---:|"
+    )
     missed = 0
     for mutant in MUTANTS:
         with mutant.in_force():

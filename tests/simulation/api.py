@@ -273,9 +273,7 @@ class Api:
         for stream in self.streams:
             if stream.resource == resource and not stream.broken:
                 self._send_all(stream)
-                stream.lines.append(
-                    _line("BOOKMARK", {"metadata": {"resourceVersion": str(self.version)}})
-                )
+                stream.lines.append(_line("BOOKMARK", {"metadata": {"resourceVersion": str(self.version)}}))
 
     def repeat(self, resource: Resource, back: int) -> None:
         """Tell an event once more, or one too late."""
@@ -414,9 +412,7 @@ class Client:
 
     def watch(self, resource: Resource, resource_version: str, seconds: int, *, initial: bool = False) -> Stream:
         self.prepare()
-        self.stream = self._api.watch(
-            resource, self._selectors[resource], resource_version, seconds, initial=initial
-        )
+        self.stream = self._api.watch(resource, self._selectors[resource], resource_version, seconds, initial=initial)
         return self.stream
 
     def hang_up(self) -> None:

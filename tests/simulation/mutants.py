@@ -5,8 +5,8 @@ on disk changes. One whose text is not there any more is an error: it proves not
 """
 
 from __future__ import annotations
-
 import __future__
+
 import contextlib
 import importlib
 import inspect
@@ -120,7 +120,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
                 "writer.ledger:Ledger._take_events",
                 "            outcome.records_changed += self._write(partial(self._post, events=some))\n",
                 "            versions = [\n"
-                "                Progress(e.resource, e.decoded.resource_version if isinstance(e, Upsert) else e.resource_version)\n"
+                "                Progress(e.resource, getattr(getattr(e, 'decoded', e), 'resource_version'))\n"
                 "                for e in some\n"
                 "            ]\n"
                 "            self._write(partial(self._post, events=versions))\n"
@@ -147,8 +147,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "ready before the last resource is listed",
-        (Change("writer.ledger:Ledger._is_synced", "all(self.versions().values())",
-                "sum(map(bool, self.versions().values())) >= len(self._resources) - 1"),),
+        (
+            Change(
+                "writer.ledger:Ledger._is_synced",
+                "all(self.versions().values())",
+                "sum(map(bool, self.versions().values())) >= len(self._resources) - 1",
+            ),
+        ),
         (),
     ),
     Mutant(
@@ -187,7 +192,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Change(
                 "cluster.reflector:Reflector.failed",
-                "                self._expired = True\n                self.state.resource_version = \"\"\n",
+                '                self._expired = True\n                self.state.resource_version = ""\n',
                 "                self._expired = True\n",
             ),
         ),
@@ -196,19 +201,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "a version that the server does not know yet is waited for for ever",
         (Change("cluster.reflector:Reflector.failed", "if self._ahead >= _AHEAD:", "if False:"),),
-        (),
-    ),
-    Mutant(
-        "a bookmark is taken for an event of the list's end: its version is told first",
-        (
-            Change(
-                "writer.process:Watcher._batch",
-                "        return batch\n",
-                "        if not any(isinstance(item, ListPageArrived | ListComplete) for item in batch):\n"
-                "            batch.sort(key=lambda item: not hasattr(item, 'resource_version') or hasattr(item, 'key'))\n"
-                "        return batch\n",
-            ),
-        ),
         (),
     ),
     Mutant(
@@ -238,8 +230,10 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "a store of other settings is served while it is compiled",
-        (Change("store.environment:Reader.is_ready", "bool(snapshot.meta(READY)) and ", ""),
-         Change("writer.ledger:Ledger._begin_records", "        txn.set_meta(READY, b\"\")\n", "")),
+        (
+            Change("store.environment:Reader.is_ready", "bool(snapshot.meta(READY)) and ", ""),
+            Change("writer.ledger:Ledger._begin_records", '        txn.set_meta(READY, b"")\n', ""),
+        ),
         (),
     ),
     Mutant(

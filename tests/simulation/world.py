@@ -160,7 +160,7 @@ class World:
         self.owners = _owners()
         self._questions: dict[Owner, list[Question]] = {owner: owner.questions() for owner in self.owners}
         self.sick: dict[Owner, Sick] = {}
-        self.host = _HOSTS[0]
+        self.host: tuple[str, ...] = _HOSTS[0]
         self.settings = self._settings(draw, first=True)
         self.floors: dict[Resource, int] = dict.fromkeys(RESOURCES, 0)
         self._possible: dict[Owner, tuple[Any, list[tuple[Answer, ...]]]] = {}
@@ -733,8 +733,8 @@ class World:
         if given in known[1]:
             return
         questions = self._questions[owner]
-        lines = [f"reader {asker.name}, {owner.kind} {owner.namespace}/{owner.name}: an answer that was not true "
-                 f"since the last confirmed truth ({len(known[1])} sets of answers were)"]  # fmt: skip
+        who = f"reader {asker.name}, {owner.kind} {owner.namespace}/{owner.name}"
+        lines = [f"{who}: not true since the last confirmed truth ({len(known[1])} sets of answers were)"]
         for index, question in enumerate(questions):
             each = list(dict.fromkeys(_told(some[index]) for some in known[1]))
             if _told(given[index]) not in each:
@@ -916,7 +916,8 @@ class Result:
         if self.wrong is None:
             return f"seed {self.schedule.seed}: {len(self.schedule.actions)} actions, nothing wrong"
         done = "\n".join(self.trace)
-        return f"seed {self.schedule.seed}, {len(self.schedule.actions)} actions:\n{done}\nWRONG ({self.wrong.kind}): {self.wrong}"
+        head = f"seed {self.schedule.seed}, {len(self.schedule.actions)} actions:"
+        return f"{head}\n{done}\nWRONG ({self.wrong.kind}): {self.wrong}"
 
 
 def run(schedule: Schedule, folder: Path, *, tracing: bool = False) -> Result:
