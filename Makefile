@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Services of the measured set; 10,000 is the one that the figures are of.
 SERVICES ?= 10000
-# How many generated clusters `make fuzz-answers` compares, and which is the first.
+# How many generated clusters `make fuzz-answers` compares, or histories `make simulate` runs, and the first.
 SEEDS ?= 200
 # Seconds of `make fuzz` for each target.
 FUZZ ?= 120
@@ -22,7 +22,7 @@ START ?= 0
 LIMIT ?= 420
 QUICK := not cluster and not coredns and not slow
 
-.PHONY: help run test test-fast test-pythons coverage lint format bench chaos fuzz fuzz-answers scale-answers tools \
+.PHONY: help run test test-fast test-pythons coverage lint format bench chaos simulate simulate-mutants fuzz fuzz-answers scale-answers tools \
 	cluster proto requirements dist clean
 
 help: ## Show this list
@@ -77,6 +77,12 @@ bench: $(READY) ## Measure everything beside Go and beside CoreDNS (45 minutes)
 chaos: $(READY) ## Break everything once, as long as it takes; docs/reliability.md gets the table (5 minutes)
 	@$(PYTHON) tools/build.py
 	@HEADWATER_CHAOS=long $(BIN)/python -m pytest tests/cluster/test_chaos.py
+
+simulate: $(READY) ## SEEDS=200 histories of one instance and all that can go wrong, from START=0; tells one that fails
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS) --start $(START)
+
+simulate-mutants: $(READY) ## Put mistakes back into the code: the simulation has to find each (10 minutes)
+	@$(BIN)/python -m tests.simulation --mutants
 
 fuzz: $(READY) ## Each target under atheris for FUZZ=120 seconds; what it finds goes into the corpus
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'

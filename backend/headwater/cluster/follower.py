@@ -1,5 +1,8 @@
 """One resource followed: a thread that does what its reflector says, and puts what it hears into a queue.
 
+The thread's work is `Follower.steps`, one after the other. It waits where it is
+told to: a test can take the steps itself.
+
 All decisions are the reflector's; here is the reading of pages and lines. Objects
 of lists are handed on as they came, for the main thread to decode: the server
 prepares the next page meanwhile.
@@ -10,7 +13,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -76,18 +79,25 @@ class Follower:
 
     def run(self) -> None:
         """Until told to stop, or until this turns out to be another cluster: do what the reflector says."""
+        for seconds in self.steps():
+            if seconds:
+                self._inbox.stopping.wait(seconds)
+
+    def steps(self) -> Iterator[float]:
+        """What `run` does, a request or a line at a time; each yields how long to wait after it, in seconds."""
         last_error = ""
         while not self._inbox.stopping.is_set():
             action = self.reflector.next()
             try:
                 match action:
                     case Wait(seconds):
-                        self._inbox.stopping.wait(seconds)
+                        yield seconds
                     case ListPage():
                         if not action.continue_token:
                             self._recognition.confirm(self.server, listing=True)
                         self._list_page(action)
                         last_error = ""
+                        yield 0.0
                     case Watch():
                         self._recognition.confirm(self.server, listing=action.initial)
                         lines = self.server.watch(
@@ -97,7 +107,7 @@ class Follower:
                         last_error = ""
                         if self.reflector.must_list:
                             self.server.hang_up()  # asked for before there was anything to hang up
-                        self._take_lines(lines, initial=action.initial)
+                        yield from self._take_lines(lines, initial=action.initial)
                         self.reflector.watch_ended()
             except AnotherCluster:
                 return  # the main thread sees it, and ends the process
@@ -163,8 +173,9 @@ class Follower:
         self._inbox.pages.acquire()
         self._inbox.changes.put(RawPage(self.resource, items, first))
 
-    def _take_lines(self, lines: Iterable[bytes], *, initial: bool) -> None:
+    def _take_lines(self, lines: Iterable[bytes], *, initial: bool) -> Iterator[float]:
         stream = _Initial(self._put_page)
+        yield 0.0
         for line in lines:
             try:
                 event = _EVENT.decode(line)
@@ -175,10 +186,12 @@ class Follower:
                 if self.reflector.out_of_order:
                     _log.warning("watch %s: out of order: listing anew", self.resource)
                     return
+                yield 0.0
                 continue
             if event.type != "BOOKMARK":
                 self.reflector.initial()
                 stream.take(event)
+                yield 0.0
                 continue
             meta = _metadata(event.object)
             if _INITIAL_END in (meta.annotations or ()):
@@ -191,6 +204,7 @@ class Follower:
             else:  # a server that streams lists sends none before that one
                 text = f"watch {self.resource}: the server does not stream lists (listing in pages)"
                 raise RequestFailed(Trouble.REFUSED, text)
+            yield 0.0
 
     def _take_event(self, event: _Event) -> None:
         resource, reflector, changes = self.resource, self.reflector, self._inbox.changes

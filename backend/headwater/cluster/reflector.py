@@ -233,6 +233,7 @@ class Reflector:
         """Their end. True when the list is complete as of that version."""
         self._alive()
         self._initial = False
+        self._absent = False
         self._unfinished = 0
         return self._complete(resource_version)
 

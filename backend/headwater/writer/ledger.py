@@ -85,16 +85,17 @@ class Ledger:
         store.write(self._begin)
         store.read(self._count_objects)
         moved = store.read(lambda txn: txn.meta(_HOST)) != compiler.host
+        self.ready = self._is_synced() and store.shape_matches and bool(store.read(lambda txn: txn.meta(READY)))
         if moved or not store.shape_matches:
-            store.write(self._reindex)
-        if self._is_synced() and store.shape_matches and store.read(lambda txn: txn.meta(READY)):
-            self.ready = True
-            if moved:
-                self._write(self._move)
+            self._write(partial(self._reindex, moved=moved))
         self._catch_up(Outcome())
 
-    def _reindex(self, txn: Transaction) -> None:
-        """Fill the indexes that depend on the settings and the host: one of these is another than before."""
+    def _reindex(self, txn: Transaction, *, moved: bool) -> Posting:
+        """Fill the indexes that depend on the settings and the host: one of these is another than before.
+
+        Where the host has `moved`, its names are written in the same transaction: who dies before it is
+        committed finds the host of before, and begins again.
+        """
         batch = self._batch(txn, compiling=False)
         for db in ("addresses", "hosts"):
             txn.clear(db)
@@ -102,9 +103,8 @@ class Ledger:
             for _, data in txn.scan("objects", resource.encode() + _SEPARATOR):
                 batch.reindex(resource, stored(resource, data))
         txn.set_meta(_HOST, self._compiler.host)
-
-    def _move(self, txn: Transaction) -> Posting:
-        """Write the names of this host, which has other addresses than before."""
+        if not (moved and self.ready):
+            return batch
         batch = self._batch(txn, compiling=True)
         batch.host_changed()
         return self._finish(txn, batch)

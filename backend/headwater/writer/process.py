@@ -118,7 +118,7 @@ class Watcher:
         self.ledger = Ledger(store, compiler, self._resources, wall, second_opinion=asks)
         self.auditor: Auditor | None = None
         self._followers: dict[Resource, Follower] = {}
-        self._recognition = Recognition(store.folder)
+        self._recognition = Recognition(store.folder, clock)
         self._unsettled: deque[Change] = deque()
         """What was taken from the queue and is not committed."""
         self._refused = ""

@@ -1,0 +1,155 @@
+"""The store's file in the simulation: writes that are refused, torn or slow, and one mapping for writer and readers.
+
+LMDB opens a file once per process. Here all processes are one, so what they open
+is shared: the file is closed when the last of them has closed it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final, Literal, get_args
+from unittest import mock
+
+from headwater.store import environment
+from headwater.store.environment import Store, StoreFull, Transaction
+
+Fault = Literal["full", "full at the commit", "dies before", "dies in it", "dies after", "slow"]
+FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
+
+
+class Died(BaseException):
+    """The process is no more. Not an Exception: nothing that the process does may catch it."""
+
+
+class _Shared:
+    """An environment as one of several has it open."""
+
+    def __init__(self, files: Files, folder: Path) -> None:
+        self._files = files
+        self._folder = folder
+        self._open = True
+        self._real = files.take(folder)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._files.give_back(self._folder)
+
+
+class Files:
+    """The environments that are open, and by how many."""
+
+    def __init__(self) -> None:
+        self.open_really = environment._open
+        self._open: dict[Path, tuple[Any, int]] = {}
+
+    def open(self, folder: Path, *, readonly: bool) -> _Shared:
+        if readonly and not (folder / "data.mdb").exists():
+            raise FileNotFoundError(folder)
+        return _Shared(self, folder)
+
+    def take(self, folder: Path) -> Any:
+        env, users = self._open.get(folder, (None, 0))
+        env = env or self.open_really(folder, readonly=False)
+        self._open[folder] = env, users + 1
+        return env
+
+    def give_back(self, folder: Path) -> None:
+        env, users = self._open.pop(folder)
+        if users == 1:
+            env.close()
+        else:
+            self._open[folder] = env, users - 1
+
+    def close(self) -> None:
+        for env, _ in self._open.values():
+            env.close()
+        self._open.clear()
+
+
+class Disk:
+    """What becomes of writes."""
+
+    def __init__(self) -> None:
+        self.writes = 0
+        self.planned: dict[int, Fault] = {}
+        """What becomes of which write, counted from the start."""
+        self.full_every = 0
+        """While the disk is full: one write in so many finds no room. 0: it is not full."""
+        self.unpublished = 0
+        """So many publications are refused."""
+        self.meanwhile: Callable[[], None] = lambda: None
+        """What happens while a slow write is under way."""
+        self.note: Callable[[str], None] = lambda _: None
+        self.quiet = False
+        """Nothing goes wrong: a store that is only there to compare with."""
+
+    def plan(self, after: int, fault: Fault) -> None:
+        self.planned[self.writes + after] = fault
+
+    def heal(self) -> None:
+        self.planned.clear()
+        self.full_every = self.unpublished = 0
+
+    def _next(self) -> Fault | None:
+        self.writes += 1
+        fault = self.planned.pop(self.writes - 1, None)
+        if fault is None and self.full_every and self.writes % self.full_every == 0:
+            fault = "full at the commit" if self.writes % 2 else "full"
+        if fault is not None:
+            self.note(f"disk: write {self.writes - 1}: {fault}")
+        return fault
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Every store that is opened meanwhile is on this disk."""
+        files = Files()
+        write, publish = Store.write, Store.publish
+        disk = self
+
+        def faulty_write(store: Store, work: Callable[[Transaction], Any]) -> Any:
+            if disk.quiet:
+                return write(store, work)
+            fault = disk._next()
+            if fault == "full":
+                raise StoreFull("no space left")
+            if fault == "dies before":
+                raise Died
+
+            def torn(txn: Transaction) -> Any:
+                result = work(txn)
+                if fault == "dies in it":
+                    raise Died
+                if fault == "full at the commit":
+                    raise OSError(errno.ENOSPC, "no space left")
+                if fault == "slow":
+                    disk.meanwhile()
+                return result
+
+            result = write(store, torn)
+            if fault == "dies after":
+                raise Died
+            return result
+
+        def faulty_publish(store: Store) -> None:
+            if disk.unpublished and not disk.quiet:
+                disk.unpublished -= 1
+                disk.note("disk: the publication is refused")
+                raise StoreFull("no space left")
+            publish(store)
+
+        with (
+            mock.patch.object(environment, "_open", files.open),
+            mock.patch.object(Store, "write", faulty_write),
+            mock.patch.object(Store, "publish", faulty_publish),
+        ):
+            try:
+                yield
+            finally:
+                files.close()

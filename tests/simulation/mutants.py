@@ -1,0 +1,255 @@
+"""Mistakes that are put back into the code, one at a time, to see that the simulation finds them.
+
+A mutant is a function of the package with some text of its source replaced; nothing
+on disk changes. One whose text is not there any more is an error: it proves nothing.
+"""
+
+from __future__ import annotations
+import __future__
+
+import contextlib
+import importlib
+import inspect
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+from unittest import mock
+
+_applied: list[tuple[Any, str, Any, Any]] = []
+"""(owner, name, the real function, the mistaken one) of the mutant that is in force."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """In which function what is replaced by what. `place`: "module:Class.function"."""
+
+    place: str
+    old: str
+    new: str
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A mistake. `known`: seeds, of which one at least finds it."""
+
+    name: str
+    changes: tuple[Change, ...]
+    known: tuple[int, ...]
+
+    @contextlib.contextmanager
+    def in_force(self) -> Iterator[None]:
+        """The code with the mistake in it."""
+        with contextlib.ExitStack() as stack:
+            for change in self.changes:
+                owner, name, real, mistaken = _mistaken(change)
+                stack.enter_context(mock.patch.object(owner, name, mistaken))
+                _applied.append((owner, name, real, mistaken))
+            try:
+                yield
+            finally:
+                _applied.clear()
+
+
+def _mistaken(change: Change) -> tuple[Any, str, Any, Any]:
+    module_name, _, path = change.place.partition(":")
+    module = importlib.import_module(f"headwater.{module_name}")
+    owner: Any = module
+    *above, name = path.split(".")
+    for item in above:
+        owner = getattr(owner, item)
+    real = vars(owner)[name]
+    source = inspect.getsource(real)
+    if source.count(change.old) != 1:
+        raise LookupError(f"{change.place} has this {source.count(change.old)} times: {change.old!r}")
+    namespace: dict[str, Any] = {}
+    code = compile(
+        textwrap.dedent(source.replace(change.old, change.new)), f"<mutant of {change.place}>", "exec",
+        flags=__future__.annotations.compiler_flag,
+    )  # fmt: skip
+    exec(code, vars(importlib.import_module(real.__module__)), namespace)
+    return owner, name, real, namespace[name]
+
+
+@contextlib.contextmanager
+def unmutated() -> Iterator[None]:
+    """The code as it is, for what a result is compared with."""
+    with contextlib.ExitStack() as stack:
+        for owner, name, real, _ in _applied:
+            stack.enter_context(mock.patch.object(owner, name, real))
+        yield
+
+
+MUTANTS: Final[tuple[Mutant, ...]] = (
+    Mutant(
+        "a refused batch is settled again from its beginning; an end needs no list",
+        (
+            Change(
+                "writer.process:Watcher._settle",
+                "            self._commit_failures += 1\n",
+                "            self._commit_failures += 1\n            self._unsettled = deque(before)\n",
+            ),
+            Change(
+                "writer.ledger:Ledger._end_list",
+                "        if not self._store.read(lambda txn: lists.is_open(txn, resource)):\n            return\n",
+                "",
+            ),
+        ),
+        (),
+    ),
+    Mutant(
+        "credentials that cannot be read end the process, a store or not",
+        (
+            Change(
+                "writer.process:Watcher.start_sources",
+                "        if not self._store.is_published:\n            connect().reload()\n",
+                "        connect().reload()\n",
+            ),
+        ),
+        (),
+    ),
+    Mutant(
+        "one object that fails stops the process",
+        (Change("writer.ledger:in_parts", "        except NOT_AN_OBJECTS:\n", "        except Exception:\n"),),
+        (),
+    ),
+    Mutant(
+        "the versions are written before what they stand for",
+        (
+            Change(
+                "writer.ledger:Ledger._take_events",
+                "            outcome.records_changed += self._write(partial(self._post, events=some))\n",
+                "            versions = [\n"
+                "                Progress(e.resource, getattr(getattr(e, 'decoded', e), 'resource_version'))\n"
+                "                for e in some\n"
+                "            ]\n"
+                "            self._write(partial(self._post, events=versions))\n"
+                "            outcome.records_changed += self._write(partial(self._post, events=some))\n",
+            ),
+        ),
+        (),
+    ),
+    Mutant(
+        "a list that broke off leaves its pages to the next one",
+        (Change("writer.lists:begin", "    end(txn, resource, resources)\n", ""),),
+        (),
+    ),
+    Mutant(
+        "the checksum forgets what is deleted",
+        (
+            Change(
+                "store.environment:Transaction.delete",
+                "            self._checksum ^= zlib.crc32(before, zlib.crc32(key))\n",
+                "",
+            ),
+        ),
+        (),
+    ),
+    Mutant(
+        "ready before the last resource is listed",
+        (
+            Change(
+                "writer.ledger:Ledger._is_synced",
+                "all(self.versions().values())",
+                "sum(map(bool, self.versions().values())) >= len(self._resources) - 1",
+            ),
+        ),
+        (),
+    ),
+    Mutant(
+        "the serial follows the clock back",
+        (Change("writer.ledger:Ledger._advance_serial", "max(before, int(self._clock()))", "int(self._clock())"),),
+        (),
+    ),
+    Mutant(
+        "a Service that is deleted leaves its address in the index",
+        (
+            Change(
+                "writer.posting:Posting._service_changed",
+                "        self._index_addresses(",
+                "        if now is not None: self._index_addresses(",
+            ),
+        ),
+        (),
+    ),
+    Mutant(
+        "what a transaction that was refused has counted counts",
+        (Change("writer.ledger:Ledger._batch", "list(self.counts), dict(self.objects)", "self.counts, self.objects"),),
+        (),
+    ),
+    Mutant(
+        "a page that does not come keeps its place",
+        (Change("cluster.follower:Follower._list_page", "            self._inbox.pages.release()\n", ""),),
+        (),
+    ),
+    Mutant(
+        "an event that comes too late is believed",
+        (Change("cluster.reflector:Reflector.event", "if is_older(", "if False and is_older("),),
+        (),
+    ),
+    Mutant(
+        "a version that is gone is asked for again and again",
+        (
+            Change(
+                "cluster.reflector:Reflector.failed",
+                '                self._expired = True\n                self.state.resource_version = ""\n',
+                "                self._expired = True\n",
+            ),
+        ),
+        (),
+    ),
+    Mutant(
+        "a version that the server does not know yet is waited for for ever",
+        (Change("cluster.reflector:Reflector.failed", "if self._ahead >= _AHEAD:", "if False:"),),
+        (),
+    ),
+    Mutant(
+        "the first list that takes much away is believed",
+        (Change("writer.ledger:Ledger._end_list", "if loss is not None and not change.confirms:", "if False:"),),
+        (),
+    ),
+    Mutant(
+        "a second list is as doubtful as the first",
+        (Change("writer.ledger:Ledger._end_list", "loss is not None and not change.confirms", "loss is not None"),),
+        (),
+    ),
+    Mutant(
+        "while a list is in doubt, events move the version on",
+        (Change("writer.ledger:Ledger._post", "if version and event.resource not in self.doubts:", "if version:"),),
+        (),
+    ),
+    Mutant(
+        "a removed CRD's absence is told once in a lifetime of a streaming reflector",
+        (Change("cluster.reflector:Reflector.initial_end", "        self._absent = False\n", ""),),
+        (),
+    ),
+    Mutant(
+        "namespaces that come and go touch nobody in them",
+        (Change("writer.posting:Posting.compile", "if existed != exists and not anew:", "if False:"),),
+        (),
+    ),
+    Mutant(
+        "a store of other settings is served while it is compiled",
+        (
+            Change("store.environment:Reader.is_ready", "bool(snapshot.meta(READY)) and ", ""),
+            Change("writer.ledger:Ledger._begin_records", '        txn.set_meta(READY, b"")\n', ""),
+        ),
+        (),
+    ),
+    Mutant(
+        "an object of a list is applied page by page",
+        (Change("writer.ledger:Ledger._post_page", "        if self.ready:\n", "        if False:\n"),),
+        (),
+    ),
+    Mutant(
+        "slices of one Service are applied in transactions of their own",
+        (
+            Change(
+                "writer.lists:differing",
+                "        if its_owner != owner:\n",
+                "        if True:\n",
+            ),
+        ),
+        (),
+    ),
+)
