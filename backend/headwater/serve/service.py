@@ -1,7 +1,7 @@
 """The service, for any transport: its methods, their messages, and the refusals.
 
     coredns.dns.DnsService/Query  DnsPacket { bytes msg = 1; } both ways (protos/coredns/dns.proto)
-    grpc.health.v1.Health/Check   HealthCheckRequest { string service = 1; }, reply { enum status = 1; }
+    grpc.health.v1.Health/Check   { string service = 1; }, reply { enum status = 1; }
 
 This module reads and writes the one field of a `DnsPacket`. protobuf reads only packets in an
 unusual encoding, and is not imported before.
