@@ -1,4 +1,4 @@
-"""Prometheus families, made at scrape time from what the processes have counted."""
+"""Prometheus families, made at scrape time from the processes' counters."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def answers_of(views: Iterable[ProcessView]) -> AnswerSnapshot:
 def watch_of(views: Iterable[ProcessView], at: float) -> WatchSnapshot:
     """The watch process's state, with the counters of its earlier lives.
 
-    `at` is now, by the machine's monotonic clock: ages go on from what was heard last.
+    `at` is now, by the machine's monotonic clock: ages go on from the last report.
     """
     for view in views:
         if view.kind is Kind.WATCH:

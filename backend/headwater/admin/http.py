@@ -6,9 +6,9 @@ reply to be read, nor the requests of a connection; its stop waits for every
 client; and asyncio's way to accept logs a traceback for each place of the
 backlog when descriptors run out.
 
-One rule covers time: from the moment that a connection is open, or that its last
-reply is written, the next reply has to be written within `_PATIENCE`. A client
-that sends slowly, reads slowly or not at all, or keeps quiet, is closed then.
+One rule covers time. The next reply must be written within `_PATIENCE` after the connection's
+start, or after its last reply. Otherwise the connection is closed, whether the client sends slowly,
+reads slowly or not at all, or is silent.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from headwater.process.log import Seldom
 
 _log = logging.getLogger(__name__)
 
-#: Connections at once, where descriptors allow it: the oldest goes for a new one.
+#: The most connections, where descriptors allow it: a new one replaces the oldest.
 CONNECTIONS: Final = 64
-#: Descriptors that are not for this port, of those that the process may have.
+#: The process's descriptors that this port leaves to others.
 _OTHERS: Final = 56
-#: A request with its reply may take that long, in seconds.
+#: Seconds for a request with its reply.
 PATIENCE: Final = 5.0
-#: Requests of a connection, then it is closed.
+#: Requests of a connection; then it is closed.
 _REQUESTS: Final = 100
 #: Bytes of a request's head.
 HEAD: Final = 16 << 10
-#: Before accepting is tried again when there are no descriptors, in seconds.
+#: Seconds before the next try to accept when there are no descriptors.
 _ACCEPT_PAUSE: Final = 1.0
 #: Connections accepted in one turn of the loop.
 _TURN: Final = 16
-#: What is under way at the stop may take that long, in seconds.
+#: Seconds for requests under way at the stop.
 _STOP: Final = 0.3
-#: Lines a minute that strangers can cause, of each sort.
+#: Log lines a minute of each sort that strangers can cause.
 _LINES: Final = 5
 
 
@@ -89,7 +89,7 @@ class _Connection(H11Protocol):
         self._deadline = self.loop.call_later(PATIENCE, self.abort)
 
     def abort(self) -> None:
-        """Close it, whatever was to be sent."""
+        """Close it, also with bytes to send."""
         self._places.pop(self, None)
         self.transport.abort()
 
@@ -114,14 +114,14 @@ class Server:
         self._server = uvicorn.Server(config)
         self._server.lifespan = config.lifespan_class(config)
         self._places: dict[_Connection, None] = {}
-        """Who is connected, the oldest first."""
+        """Open connections, the oldest first."""
         self._opening: set[asyncio.Task[None]] = set()
         self._bound = bound
         self._limit = _places()
         self._loop = asyncio.get_running_loop()
 
     async def serve(self) -> None:
-        """Until cancelled; then what is under way is cut off soon."""
+        """Serve until cancelled; then cut off requests under way soon."""
         for name in ("uvicorn.error", "asyncio", __name__):
             logging.getLogger(name).addFilter(Seldom(_LINES))
         self._bound.setblocking(False)
@@ -140,13 +140,14 @@ class Server:
             except (BlockingIOError, ConnectionAbortedError, InterruptedError):
                 return
             except OSError as error:
-                # The listener stays readable: without a pause this would be all that the process does.
+                # The listener stays readable: without a pause the process would do nothing else.
                 _log.warning("no connection can be accepted: %s", error.strerror)
                 self._loop.remove_reader(self._bound)
                 self._loop.call_later(_ACCEPT_PAUSE, self._accept_again)
                 return
             if len(self._places) + len(self._opening) >= self._limit and self._places:
-                # A probe's reply is under way for milliseconds; whoever only holds a place goes before it.
+                # A probe's reply is under way for milliseconds; a connection that only holds a
+                # place goes first.
                 idle = (place for place in self._places if not place.busy)
                 next(idle, next(iter(self._places))).abort()
             task = self._loop.create_task(self._open(connection))
@@ -184,6 +185,6 @@ class Server:
 
 
 def _places() -> int:
-    """How many connections there may be: the rest of the descriptors is for the processes."""
+    """The most connections: the rest of the descriptors is for the processes."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return CONNECTIONS if soft == resource.RLIM_INFINITY else max(4, min(CONNECTIONS, soft - _OTHERS))

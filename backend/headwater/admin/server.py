@@ -24,7 +24,7 @@ from headwater.settings.settings import Settings
 
 
 class Instance(Protocol):
-    """What the admin page needs of the supervisor."""
+    """The part of the supervisor that the admin page needs."""
 
     settings: Settings
 
@@ -33,7 +33,7 @@ class Instance(Protocol):
 
 
 def health(views: list[ProcessView]) -> str:
-    """What is wrong with the processes, in a line; empty when nothing is."""
+    """The processes' problems, in a line; empty without any."""
     down = [view.name for view in views if not view.up]
     silent = [f"{view.name} ({view.silent:.1f} s)" for view in views if view.up and view.silent]
     found = {"down": down, "silent": silent}

@@ -1,4 +1,4 @@
-"""What /readyz says: whether queries are answered, and why or why not."""
+"""The content of /readyz: whether queries are answered, and why or why not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ResourceStatus(Struct, rename={"resource_version": "resourceVersion"}):
     connected: bool
     resource_version: str
     age_seconds: float | None
-    """Since the API server last said anything; None before it ever did."""
+    """Seconds since the API server was last heard; None before that."""
     errors: dict[str, int]
 
 
@@ -57,7 +57,7 @@ class Status(Struct):
 
 
 def status_of(views: Sequence[ProcessView], now: float) -> Status:
-    """What the processes say, at that moment of the machine's monotonic clock."""
+    """The status by the processes' reports, at that moment of the machine's monotonic clock."""
     answers = {view.name: _answer(view) for view in views if view.kind is Kind.ANSWER}
     return Status(
         ready=any(item.up and item.ready for item in answers.values()),
@@ -70,7 +70,7 @@ def _answer(view: ProcessView) -> AnswerStatus:
     snapshot = view.snapshot if isinstance(view.snapshot, AnswerSnapshot) else AnswerSnapshot()
     return AnswerStatus(
         up=view.up,
-        # What it said last is not what it is.
+        # Its last report is not its present state.
         ready=snapshot.ready and not view.silent,
         stale=snapshot.stale or UNSET,
         silent_seconds=_silent(view),

@@ -12,13 +12,13 @@ from headwater.wire.types import CNAME
 
 #: CNAMEs in one zone (CoreDNS: maxCnameChainLength, plus the one that is found too long).
 _MAX_CHAIN: Final = 11
-#: Zones gone through and names in each, in all.
+#: CNAMEs over all zones on the way.
 MAX_HOPS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A reply that lacks the records of a name in nobody's zone here."""
+    """A reply that lacks the records of a name outside our zones."""
 
     target: bytes
     """The name to ask for, lower-cased, in wire format."""
@@ -31,12 +31,12 @@ class Pending:
 
 @dataclass(slots=True)
 class Chain:
-    """What was gone through so far; `take` and `leave` walk it."""
+    """The chain so far; `take` and `leave` walk it."""
 
     records: list[bytes] = field(default_factory=list)
     target: bytes = b""
     outside: bytes | None = None
-    """Where it goes on, in no zone of ours."""
+    """The name where it goes on, outside our zones."""
     tenant: bytes = b""
     """The namespace (a label) of the last Service on the way."""
     _stands: int = 0
@@ -56,7 +56,7 @@ class Chain:
         return True
 
     def leave(self) -> None:
-        """The target is in another zone: what led there stands, whatever becomes of it."""
+        """The target is in another zone: the chain that led there stays, whatever the result."""
         self._stands = len(self.records)
         self._in_zone = 0
 
@@ -72,7 +72,7 @@ class Chain:
         self.arrive_at(record(qtype, ttl, item) for item in addresses if type_of_address(item) == qtype)
 
     def settled(self) -> Chain:
-        """Without what came to nothing."""
+        """The chain without the part that led to no address."""
         del self.records[self._stands :]
         return self
 

@@ -1,4 +1,4 @@
-"""How replies are counted: by zone, query type and the reason that they are what they are.
+"""How replies are counted: by zone, query type and reason.
 
 Keys are integers, made on the hot path; the admin page takes them apart again.
 """
@@ -10,12 +10,13 @@ from typing import Final
 
 from headwater.wire.types import MNEMONICS, Rcode
 
-#: Query types that are counted by name; all others count as 0, or a client could fill the table.
+#: Query types that are counted by name. All others count as 0, so that no client can fill the
+#: table.
 COUNTED_TYPES: Final = MNEMONICS
 
 
 class Reason(IntEnum):
-    """Why a reply is what it is: the last word in the count of queries."""
+    """The reason for a reply: the last part of the key of a count."""
 
     ANSWER = 0
     NODATA = 1
@@ -33,7 +34,7 @@ class Reason(IntEnum):
     """The API server was not heard for longer than `--max-staleness`."""
 
 
-#: The rcode that goes with each reason.
+#: The rcode of each reason.
 RCODES: Final = {
     Reason.ANSWER: Rcode.NOERROR,
     Reason.NODATA: Rcode.NOERROR,

@@ -1,8 +1,8 @@
-"""Which node a name stands for when it is not stored under itself.
+"""The node of a name that is not stored under itself.
 
-What CoreDNS takes besides (plugin/kubernetes/parse.go): port and protocol
-without their underscores, the zonal names, and labels before a pod's name. And
-what follows from these: a protocol without its underscore has names below it.
+CoreDNS also accepts (plugin/kubernetes/parse.go) port and protocol without their underscores, the
+zonal names, and labels before a pod's name. It follows that a protocol without its underscore has
+names below it.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from headwater.store.node import Flag, base_of_shared, unshared
 from headwater.wire.names import MARKER, MAX_LABEL, MAX_NAME, PIN, POD, PREFER, PROTOCOLS, SVC
 from headwater.wire.rdata import unmapped
 
-#: How many labels a Service's name has, an endpoint's, a port's.
+#: The number of labels in the name of a Service, of an endpoint, of a port.
 _SERVICE: Final = 3
 _ENDPOINT: Final = 4
 _PORT: Final = 5
-#: Before SVC.NS.svc.Z: what may be known though it is not stored.
+#: Labels before SVC.NS.svc.Z in names that may exist though they are not stored.
 _BEFORE_A_SERVICE: Final = PROTOCOLS | {MARKER}
 
 
@@ -36,9 +36,9 @@ def labels_of(name: bytes, zone: bytes) -> list[bytes]:
 
 
 class Shape(Enum):
-    """What the labels before a zone are, by their number and place: the five cases of CoreDNS's parseRequest.
+    """The shape of the labels before a zone: the five cases of CoreDNS's parseRequest.
 
-    `pod` for `svc` is read alike, but that it has no zonal names.
+    `pod` is read like `svc`, but has no zonal names.
     """
 
     SERVICE = "service.namespace.svc, and what is above it"
@@ -63,12 +63,15 @@ def shape_of(labels: list[bytes], *, clusters: bool) -> Shape:
     return Shape.HOST_OF_CLUSTER if clusters and not any(map(_has_underscore, labels[:2])) else Shape.PORT
 
 
-#: Shapes of names that are stored under themselves, or that nothing has.
+#: Shapes of names that are stored under themselves, or that do not exist.
 _ONLY_AS_STORED: Final = (Shape.SERVICE, Shape.TOO_LONG)
 
 
 def find(name: bytes, zone: bytes, snapshot: Snapshot, *, clusters: bool) -> tuple[Any, bytes] | None:
-    """A node and the name that it is stored under. `name` is lower-cased; `clusters`: a multicluster zone."""
+    """A node and the name that it is stored under.
+
+    `name` is lower-cased; `clusters`: a multicluster zone.
+    """
     node = snapshot.get(name)
     if node is not None:
         return _whole(node, name, snapshot)
@@ -94,7 +97,7 @@ def find(name: bytes, zone: bytes, snapshot: Snapshot, *, clusters: bool) -> tup
 
 
 def _whole(node: Any, key: bytes, snapshot: Snapshot) -> tuple[Any, bytes]:
-    """The node and its name; one that shares the set of its Service with that set."""
+    """The node and its name. A node that shares its Service's set is returned with that set."""
     if node[0] & Flag.SHARED:
         own = snapshot.get(key[len(key) - base_of_shared(node) :])
         if own is not None:
@@ -105,8 +108,8 @@ def _whole(node: Any, key: bytes, snapshot: Snapshot) -> tuple[Any, bytes]:
 def may_be_known(name: bytes, labels: list[int], end: int) -> bool:
     """Whether `find` or `pod_from_name` may know a name that is not stored.
 
-    `labels` are the offsets of those before the zone, which begins at `end`. On the short way: it
-    asks for no more than that, and says yes where `shape_of` would have to look at more.
+    `labels` are the offsets of the labels before the zone, which begins at `end`. This is on the
+    short way: it looks at nothing else, and says yes where `shape_of` would have to look closer.
     """
     count = len(labels)
     if count < _SERVICE:
@@ -120,7 +123,7 @@ def may_be_known(name: bytes, labels: list[int], end: int) -> bool:
 
 
 def _zonal(labels: list[bytes], zone: bytes, snapshot: Snapshot) -> tuple[Any, bytes] | None:
-    """TOPOZONE.pin|prefer._zone.SVC.NS.svc.Z where no endpoint is in that zone, and what lies between."""
+    """TOPOZONE.pin|prefer._zone.SVC.NS.svc.Z without an endpoint there, and names between."""
     *above, word, _, service, namespace, svc = [b"", *labels]
     base = b"".join((service, namespace, svc, zone))
     marker = MARKER + base
@@ -147,7 +150,7 @@ def _underscored(label: bytes) -> bytes:
 
 
 def pod_from_name(name: bytes, zone: bytes, snapshot: Snapshot) -> tuple[bytes, bytes] | None:
-    """The address in a name like 10-44-0-7.NS.pod.Z, and that name, if the namespace's node allows it."""
+    """The address in a name like 10-44-0-7.NS.pod.Z, and the name, if the namespace allows it."""
     if not name.endswith(POD + zone):
         return None
     labels = labels_of(name, zone)
@@ -161,7 +164,7 @@ def pod_from_name(name: bytes, zone: bytes, snapshot: Snapshot) -> tuple[bytes, 
 
 
 def address_of_label(label: bytes) -> bytes | None:
-    """A dashed address as 4 or 16 bytes: three single dashes make an IPv4 one (CoreDNS's findPods)."""
+    """A dashed address as 4 or 16 bytes. Three single dashes: IPv4 (CoreDNS's findPods)."""
     try:
         text = label.decode("ascii")
         if text.count("-") == 3 and "--" not in text:

@@ -1,4 +1,4 @@
-"""The long way: any query, read byte by byte, and every type, name and option that is answered."""
+"""The long way: it reads any query byte by byte, and knows every type, name and option."""
 
 from __future__ import annotations
 
@@ -35,9 +35,10 @@ from headwater.wire.rdata import record, type_of_address
 from headwater.wire.types import ADDRESSES, IN, PTR, SOA, SRV, TRANSFERS, A, Rcode
 
 _ONE_AUTHORITY: Final = COUNTS.pack(0, 1, 0)
-#: By reason. Plain integers: an enumeration's member is hashed, and asked for its value, by calls.
+#: By reason. Plain integers, because to hash an enumeration's member, or to read its value, costs a
+#: call.
 _RCODES: Final = [int(RCODES[reason]) for reason in Reason]
-#: The rcodes that a zone has an answer with.
+#: The rcodes of answers from a zone.
 _ANSWERED: Final = (int(Rcode.NOERROR), int(Rcode.NXDOMAIN))
 
 
@@ -49,7 +50,7 @@ class Query(Question):
     flags: int
     """Its header's."""
     key: bytes
-    """Its name as the store has names: in small letters."""
+    """Its name in lower case, as in the store."""
     zone: Zone | None
     """The served zone that it is in."""
 
@@ -59,7 +60,7 @@ class Query(Question):
 
 
 class LongWay:
-    """Answers what the short way does not, and comes to the same where both can."""
+    """Answers the queries that the short way does not. Where both can, their replies are equal."""
 
     __slots__ = ("_reader", "_srv", "_state")
 
@@ -92,10 +93,10 @@ class LongWay:
             return self._reply(query, Reason.STALE)
         return self._from_store(query, zone, snapshot)
 
-    # What can be said without the store
+    # Replies that need no store
 
     def _no_query(self, message: bytes, flags: int) -> bytes | None:
-        """The reply to what is no query of opcode 0; None when it has not even an id."""
+        """The reply to a message that is no query of opcode 0; None when it has no id."""
         if len(message) < 2:
             return None
         if len(message) < HEADER_SIZE:
@@ -106,7 +107,7 @@ class LongWay:
         return bare(message, flags & (OPCODE | REPEATED) | Rcode.NOTIMP)
 
     def _malformed(self, message: bytes, flags: int, end: int) -> bytes:
-        """FORMERR, with the question if that could be read: it ends at `end`."""
+        """FORMERR, with the question if it could be read; the question ends at `end`."""
         self._state.count(0, 0, Reason.MALFORMED)
         flags = flags & (OPCODE | REPEATED) | Rcode.FORMERR
         if not end:
@@ -114,13 +115,13 @@ class LongWay:
         return reply_head(message, flags) + NO_RECORDS + message[HEADER_SIZE:end]
 
     def _is_ready(self, snapshot: Snapshot) -> bool:
-        """Whether the store is complete; asked until it is, and again for another store."""
+        """Whether the store is complete. Read until it is, and again for another store."""
         if self._reader.is_ready(snapshot):
             self._state.ready_generation = snapshot.generation
             return True
         return False
 
-    # What the store says
+    # Answers from the store
 
     def _from_store(self, query: Query, zone: Zone, snapshot: Snapshot) -> bytes | Pending:
         name, qtype = query.key, query.qtype
@@ -145,7 +146,7 @@ class LongWay:
         return self._reply(query, Reason.CUT if cut else Reason.ANSWER, COUNTS.pack(ancount, 0, arcount), body)
 
     def _of_node(self, query: Query, zone: Zone, snapshot: Snapshot, node: Any, key: bytes) -> Found:
-        """What a stored name has of the type; `key` is the name it is stored under."""
+        """The records of a stored name and a type; `key` is the name that it is stored under."""
         qtype, flags = query.qtype, node[0]
         if qtype in ADDRESSES:
             ancount, body, cut = self._addresses(node, qtype, query.room())
@@ -164,7 +165,7 @@ class LongWay:
         return self._state.rotated(node, HEAD_SIZE + n_a * A_SIZE, n_aaaa, AAAA_SIZE, room)
 
     def _of_address(self, query: Query, snapshot: Snapshot) -> Found | None:
-        """What a reverse name has of the type, None when there is no such name."""
+        """The records of a reverse name and a type; None when there is no such name."""
         targets = ptr_targets(query.key, snapshot)
         if targets is None:
             return None
@@ -183,7 +184,7 @@ class LongWay:
         return len(body), 0, body, False
 
     def _of_pod(self, query: Query, zone: Zone, snapshot: Snapshot) -> Found | None:
-        """What a pod's name that is not stored has of the type, None when it is not one."""
+        """The records of a pod's name that is not stored; None when it is no pod's name."""
         pod = pod_from_name(query.key, zone.wire, snapshot)
         if pod is None:
             return None
@@ -197,7 +198,7 @@ class LongWay:
     # CNAMEs
 
     def _alias(self, query: Query, zone: Zone, snapshot: Snapshot, node: Any) -> bytes | Pending:
-        """The reply for a name that has another name: the CNAMEs and the addresses they lead to."""
+        """The reply for an alias: the CNAMEs and the addresses at their end."""
         chain = self._follow(query, zone, snapshot, node)
         soa = zone.soa(len(query.name), snapshot)
 
@@ -216,10 +217,10 @@ class LongWay:
         return reply(()) if chain.outside is None else Pending(chain.outside, query.qtype, reply, chain.tenant)
 
     def _follow(self, query: Query, zone: Zone, snapshot: Snapshot, node: Any) -> Chain:
-        """Where an alias leads, in the served zones.
+        """Follow an alias through the served zones.
 
-        As CoreDNS has it: a chain that comes to nothing inside the zone is
-        nothing; once it has left the zone, what it went through stands.
+        As in CoreDNS: a chain that leads to no address inside the zone is dropped. When it has left
+        the zone, its CNAMEs stay.
         """
         owner, qtype = query.key, query.qtype
         zone_of = self._state.zones.of
@@ -256,7 +257,7 @@ class LongWay:
         return self._reply(query, reason, _ONE_AUTHORITY, (zone.soa(len(query.name), snapshot),))
 
     def _reply(self, query: Query, reason: Reason, counts: bytes = NO_RECORDS, body: Sequence[bytes] = ()) -> bytes:
-        """Id, flags, counts, question, records, and an OPT when the query had one (RFC 6891 6.1.1)."""
+        """Id, flags, counts, question, records, and an OPT if the query had one (RFC 6891)."""
         rcode, zone = _RCODES[reason], query.zone
         self._state.count(0 if zone is None else zone.index + 1, query.qtype, reason)
         authority = AA if zone is not None and rcode in _ANSWERED else 0
@@ -270,7 +271,7 @@ class LongWay:
 
 
 def _refusal(query: Query) -> Reason | None:
-    """Why a query is not answered from the store, whatever is stored."""
+    """The reason why a query is not answered from the store, whatever is stored."""
     if query.edns is not None and query.edns.version:
         return Reason.EDNS_VERSION
     if query.qclass != IN:

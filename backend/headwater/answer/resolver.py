@@ -1,7 +1,7 @@
 """From a query's bytes to a reply's bytes: the short way where it can be taken, else the long way.
 
-A plain query for addresses is answered by one look-up (`short`); everything else is read byte by
-byte (`long`). Where both can answer they come to the same reply: a test asks them both.
+A plain query for addresses is answered by one look-up (`short`). Every other query is read byte by
+byte (`long`). Where both can answer, their replies are equal: a test asks both.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ class Resolver:
     """Answers for a set of zones. One per answer process; its threads may share it."""
 
     answer: Answer
-    """`answer(query, snapshot)`: the reply to one query, at most 65,535 bytes, never truncated, never an exception.
+    """`answer(query, snapshot)`: the reply to one query, of at most 65,535 bytes.
 
-    `snapshot` is from `Reader.begin` (None when there is no store); its
-    buffers are not kept. `Pending` when records of another server belong
-    into the reply; None when not even an id can be read.
+    It is not truncated, and nothing is raised. `snapshot` is from `Reader.begin` (None when there
+    is no store); its buffers are not kept. `Pending` when the reply needs records of another
+    server; None when not even an id can be read.
     """
 
     def __init__(self, reader: Reader, settings: Settings) -> None:
         self._state = State(settings)
         self._long_way = LongWay(reader, self._state).answer
-        # A method of an attribute: one call less than a method that would call it.
+        # The method of an attribute: that is one call less than a method that calls it.
         self.answer = ShortWay(self._state, self._long_way).answer
 
     @property
@@ -37,12 +37,12 @@ class Resolver:
 
     @property
     def stale(self) -> int:
-        """The extended error that every name is refused with; 0: none is."""
+        """The extended error in the SERVFAIL of every name; 0: answer as usual."""
         return self._state.stale
 
     def set_stale(self, ede: int) -> None:
-        """Answer SERVFAIL with that extended error (RFC 8914), 0: answer as ever."""
+        """Answer SERVFAIL with that extended error (RFC 8914); 0: answer as usual."""
         if ede:
-            # The short way asks for nothing but this.
+            # The short way reads only this.
             self._state.ready_generation = 0
         self._state.stale = ede

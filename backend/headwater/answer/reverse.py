@@ -1,4 +1,4 @@
-"""PTR: from a reverse name to the names of its address (RFC 1035 section 3.5, RFC 3596 section 2.5)."""
+"""PTR: reverse names to names of their addresses (RFC 1035 section 3.5, RFC 3596 section 2.5)."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from headwater.wire.header import MAX_MESSAGE
 from headwater.wire.names import IN_ADDR_ARPA, IP6_ARPA
 from headwater.wire.rdata import unmapped
 
-#: Slices that are looked at for one address: anybody may name it in any number of them.
+#: Slices that are read for one address, because any tenant may name it in any number of them.
 _MAX_HOLDERS: Final = 4_096
 _HEX: Final = frozenset(b"0123456789abcdef")
 
 
 def ptr_targets(name: bytes, snapshot: Snapshot) -> list[bytes] | None:
-    """The names of the address that a lower-cased reverse name is, less their zone; None when there are none.
+    """The names of the address in a lower-cased reverse name, without their zone; None without any.
 
-    Empty for a part of a name below which there are holders.
+    Empty for a part of a reverse name with addresses below it.
     """
     family, digits = _digits(name)
     size = 8 if family == 4 else 32
@@ -35,7 +35,9 @@ def ptr_targets(name: bytes, snapshot: Snapshot) -> list[bytes] | None:
 
 
 def _digits(name: bytes) -> tuple[int, str]:
-    """The family, and the address's hexadecimal digits, most significant first; "" for what is not an address."""
+    """The family, and the address's hexadecimal digits, most significant first.
+
+    "" when it is no address."""
     found: list[str] = []
     if name.endswith(IN_ADDR_ARPA):
         for label in reversed(labels_of(name, IN_ADDR_ARPA)):
@@ -52,7 +54,7 @@ def _digits(name: bytes) -> tuple[int, str]:
 
 
 def _names_of(address: bytes, snapshot: Snapshot) -> list[bytes]:
-    """A Service's name if it is its own address, else those of all endpoints that have it, as many as a reply holds."""
+    """The Service's name, else the names of the address's endpoints, as many as a reply holds."""
     prefix = holders.prefix(address)
     found: dict[bytes, None] = {}
     room = MAX_MESSAGE

@@ -1,4 +1,4 @@
-"""What a reply holds besides its question."""
+"""The parts of a reply behind its question."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Sections(NamedTuple):
     body: Sequence[bytes]
     """The records of both, one after the other, in pieces."""
     cut: bool = False
-    """Whether more records would have been there than fit."""
+    """Whether there were more records than fit."""
 
 
 Found: TypeAlias = tuple[int, int, Sequence[bytes], bool]
-"""The same without names: a named tuple takes ten times as long to make."""
+"""The same as a plain tuple: a named one takes ten times as long to make."""
 
 #: NODATA.
 NOTHING: Final[Found] = (0, 0, (), False)

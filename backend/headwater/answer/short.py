@@ -1,14 +1,13 @@
 """The short way: a plain query for an address, its bytes to a reply's bytes, by one look-up.
 
-It is taken by a plain query for a name that is stored, or surely is not. Its nine
-header bytes after the id are one of a few (a dictionary says which, and what
-the reply's flags are); the name ends at the first zero byte; lower-cased, it is
-the key. A stored name is well-formed, so a key that is found needs no parsing:
-whoever asks with it asks for exactly that name. What follows, the type, the class
-and at most an OPT without options, is one of a few again (`_Tails`). What is stored
-is final, so the reply is a join of id, flags, counts, question and stored bytes.
+Plain queries for a name that is stored, or surely is not, take it. Their nine header bytes after
+the id have one of a few values; a dictionary knows these, and the reply's flags. The name ends at
+the first zero byte. In lower case it is the key. A stored name is well-formed, so a key that is
+found needs no parsing: the query is for exactly that name. The rest (the type, the class and at
+most an OPT without options) has one of a few values too (`_Tails`). Stored bytes are final, so the
+reply is a join of id, flags, counts, question and stored bytes.
 
-What it costs is in docs/performance.md; `bench/resolver` measures it.
+docs/performance.md has its cost; `bench/resolver` measures it.
 """
 
 from __future__ import annotations
@@ -41,16 +40,16 @@ from headwater.wire.types import ADDRESSES, IN, A, Rcode
 
 #: Either way: from a query and a snapshot to a reply, as `Resolver.answer`.
 Answer: TypeAlias = Callable[[bytes, Snapshot | None], bytes | Pending | None]
-#: What stands behind a plain query's name: its type, 0 for what the long way is for; how many OPTs (0 or 1); ours.
+#: The end of a plain query: its type, or 0 for the long way; its OPTs (0 or 1); our OPT.
 _Tail: TypeAlias = tuple[int, int, bytes]
-#: A plain query: the flags and question count of its reply, the offset behind its name, what stands there.
+#: A plain query: the flags and question count of its reply, the offset behind its name, its end.
 _Plain: TypeAlias = tuple[bytes, int, _Tail]
 
-#: Plain integers: an attribute of an enumeration is a call.
+#: Plain integers, because an enumeration's attribute costs a call.
 _ANSWER: Final = int(Reason.ANSWER)
 _NODATA: Final = int(Reason.NODATA)
 _NXDOMAIN: Final = int(Reason.NXDOMAIN)
-#: What has its addresses under another name takes the long way.
+#: Nodes with their addresses under another name take the long way.
 _ELSEWHERE: Final = int(Flag.ALIAS | Flag.SHARED)
 _LIMITED: Final = int(Flag.LIMITED)
 #: Ends of plain queries that are remembered: types, and sizes that clients say they take over UDP.
@@ -104,7 +103,7 @@ _LONG_WAY: Final[_Tail] = (0, 0, b"")
 
 
 class ShortWay:
-    """Answers plain queries, and hands on all others."""
+    """Answers plain queries, and passes all others on."""
 
     __slots__ = ("_by_index", "_counts", "_otherwise", "_state", "_zones")
 
@@ -134,7 +133,7 @@ class ShortWay:
         return self._otherwise(query, snapshot)
 
     def _addresses(self, query: bytes, plain: _Plain, node: Any, snapshot: Snapshot) -> bytes | None:
-        """The reply to a plain query for A or AAAA of a stored name; None for one that has another name."""
+        """The reply to a plain query for A or AAAA of a stored name; None for an alias."""
         flags, end, (qtype, more, opt) = plain
         if qtype == A:
             count, offset, size = (node[3] << 8) | node[4], HEAD_SIZE, A_SIZE
@@ -171,7 +170,7 @@ class ShortWay:
         return reply
 
     def _absent(self, query: bytes, plain: _Plain, name: bytes, snapshot: Snapshot) -> bytes | None:
-        """NXDOMAIN to a plain query for A or AAAA of a name that is not stored; None when that takes a closer look."""
+        """NXDOMAIN for A or AAAA of a name that is not stored; None for the long way."""
         size = len(name)
         if size > MAX_NAME:
             return None

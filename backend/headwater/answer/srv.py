@@ -35,7 +35,7 @@ from headwater.wire.rdata import (
 )
 from headwater.wire.types import AAAA, IN, SRV, A
 
-#: Bytes of nodes and sets that are remembered, and what an entry takes besides.
+#: Bytes of remembered nodes and sets, and the overhead of an entry.
 MAX_KNOWN: Final = 2 << 20
 _OVERHEAD: Final = 400
 _PIECE: Final = 40
@@ -46,25 +46,25 @@ _WHOLE_WEIGHT: Final = 100
 
 
 class Written(NamedTuple):
-    """The same before the targets' common end is put in: it has the letters of the question."""
+    """The same without the targets' common end, which has the letters of the question."""
 
     ancount: int
     arcount: int
     pieces: Sequence[bytes]
-    """What stands before each target's end, and what stands behind the last one: one more than `ancount`."""
+    """The bytes before each target's end, and those behind the last one: `ancount` + 1 pieces."""
     base: int
     """Bytes of that end, which is also the end of the name asked for: the Service's own name."""
     cut: bool = False
 
     def asked_as(self, name: bytes) -> Sections:
-        """With the end that a name has."""
+        """Put in the end of a name."""
         return Sections(self.ancount, self.arcount, (name[len(name) - self.base :].join(self.pieces),), self.cut)
 
 
 def srv_of_itself(name: bytes, own: bytes, address: bytes, ttl: int) -> Sections:
     """The set of a pod's name that is not stored: itself and port 0, as in CoreDNS; its address.
 
-    `own` is the pod's name, the end of the one that was asked for.
+    `own` is the pod's name, the end of the name in the query.
     """
     answer = OWNER + _head(len(own), ttl, _WHOLE_WEIGHT, 0)
     glue = record(type_of_address(address), ttl, address, pointer(len(name) - len(own)))
@@ -72,18 +72,18 @@ def srv_of_itself(name: bytes, own: bytes, address: bytes, ttl: int) -> Sections
 
 
 class _Known(NamedTuple):
-    """What was written for a name, and what it was written from."""
+    """The set of a name, and the node that it was written from."""
 
     node: bytes
     key: bytes
     answer: Sections
     """In lower case, in one piece."""
     written: Written | None
-    """For other letters, once they were asked for."""
+    """In other letters, once a query had them."""
 
 
 class SrvSets:
-    """The sets that were written lately, each for as long as its node is the same: SRV queries come again and again."""
+    """The sets that were written lately, each until its node changes. SRV queries recur."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, _Known] = {}
@@ -128,30 +128,29 @@ def _weight(name: bytes, found: _Known) -> int:
 def srv_set(node: Any, key: bytes, name: bytes, room: int, turn: int) -> Sections:
     """A node's SRV set (RFC 2782), glue included, in at most `room` bytes.
 
-    `key` is the name it is stored under, `name` the one asked for, which may be
-    shorter by underscores: both end in the Service's name, which the glue's
-    owners point to. Targets are not compressed (RFC 2782: "not to be used"),
-    but they end in the question's own letters: CoreDNS compresses what is the
-    same letter for letter, such as a target and its glue's owner.
+    `key` is the name that it is stored under. `name` is the name in the query, which may lack
+    underscores. Both end in the Service's name, to which the glue's owners point. Targets are not
+    compressed (RFC 2782: "not to be used"), but they end in the question's own letters: CoreDNS
+    compresses names that are equal letter for letter, such as a target and its glue's owner.
     `turn` says where a part of the set begins, as a fraction of 2**32.
     """
     return write(node, key, name, room, turn).asked_as(name)
 
 
 class _Asked(NamedTuple):
-    """A node's SRV part, and how it is to be written."""
+    """A node's SRV part, and the way to write it."""
 
     node: bytes
     part: SrvPart
     base: int
-    """Bytes of the Service's own name, which every target ends in."""
+    """Bytes of the Service's own name, the end of every target."""
     pointer: bytes
     """To the same in the question."""
     room: int
 
 
 def write(node: Any, key: bytes, name: bytes, room: int, turn: int) -> Written:
-    """As `srv_set`, whatever letters the question has."""
+    """As `srv_set`, without the letters of the question."""
     part = srv_part(node)
     base = part.base or len(key)
     asked = _Asked(bytes(node), part, base, pointer(len(name) - base), room)
@@ -181,7 +180,7 @@ def _of_itself(asked: _Asked) -> Written:
 
 
 def _with_owner(owner: bytes, node: Any, at: int, count: int, size: int) -> list[bytes]:
-    """Stored records, so many of that size from an offset on, with another owner than the question's name."""
+    """`count` stored records from an offset on, with another owner than the question's name."""
     found: list[bytes] = []
     for start in range(at, at + count * size, size):
         found += owner, node[start + len(OWNER) : start + size]
@@ -189,16 +188,16 @@ def _with_owner(owner: bytes, node: Any, at: int, count: int, size: int) -> list
 
 
 def _of_endpoints(asked: _Asked, turn: int) -> Written:
-    """Forms TABLE and NAMES: a record for each row and each of its ports, the row's addresses for glue."""
+    """TABLE and NAMES: a record for each row and port, with the row's addresses as glue."""
     node, part, base, to_base, room = asked
     ttl, weight, _, form, _ = part
     sets, at = srv_port_sets(node, part)
     rows: Iterable[tuple[int, int, int, int, int]] = srv_rows(node, form, at)
     if node[0] & Flag.LIMITED:
         rows = _some(list(rows), limit_of(node), turn)
-    # Between a glue record's label and its address.
+    # Bytes between a glue record's label and its address.
     before_a, before_aaaa = to_base + FIXED.pack(A, IN, ttl, IPV4), to_base + FIXED.pack(AAAA, IN, ttl, IPV6)
-    # The fixed part of a record depends on its target's length and its port only.
+    # The fixed part of a record depends only on its target's length and its port.
     heads: dict[tuple[int, int], bytes] = {}
     answers: list[bytes] = []
     glue: list[bytes] = []
@@ -229,7 +228,7 @@ def _of_endpoints(asked: _Asked, turn: int) -> Written:
 
 
 def _cut(answers: list[bytes], base: int, glue: list[bytes], room: int) -> Written:
-    """What fits, in whole records: an answer is a piece and its target's end, glue is three pieces.
+    """Cut to whole records that fit; an answer is two pieces, glue is three.
 
     Answers first: glue is a courtesy, the set is not (RFC 2181 section 9).
     """
@@ -249,7 +248,7 @@ def _cut(answers: list[bytes], base: int, glue: list[bytes], room: int) -> Writt
 
 
 def _some(rows: list[tuple[int, int, int, int, int]], count: int, turn: int) -> list[tuple[int, int, int, int, int]]:
-    """That many of the rows, beginning with another one each turn; all in their order when there are no more."""
+    """So many of the rows, from another one on each turn; all in order when there are no more."""
     if count >= len(rows):
         return rows
     first = turn * len(rows) >> 32

@@ -1,4 +1,4 @@
-"""What the short way and the long way to an answer share."""
+"""The state that the short way and the long way share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BITS_32: Final = 0xFFFFFFFF
 
 
 class State:
-    """The zones, and what changes while queries are answered. Threads may share it."""
+    """The zones, and the state that changes with queries. Threads may share it."""
 
     __slots__ = ("counts", "ready_generation", "stale", "ttl", "turn", "zones")
 
@@ -26,11 +26,11 @@ class State:
         self.zones = Zones(settings)
         self.ttl = settings.ttl
         self.ready_generation = 0
-        """Of the store that is known to be complete, and to be answered from; 0 for none."""
+        """The number of the store that is complete and answered from; 0 for none."""
         self.stale = 0
-        """The extended error that every name is refused with; 0: none is."""
+        """The extended error in the SERVFAIL of every name; 0: answer as usual."""
         self.turn = 0
-        """Advanced once per reply of several; where the next set begins, as a fraction of 2**32."""
+        """Where the next set begins, as a fraction of 2**32; each rotated reply advances it."""
         self.counts: dict[int, int] = {}
         """Queries by `counts.count_key`."""
 
@@ -40,9 +40,9 @@ class State:
         return turn
 
     def rotated(self, node: Any, offset: int, count: int, size: int, room: int) -> tuple[int, Sequence[bytes], bool]:
-        """(ancount, bytes, cut) of an RRset of `count` records of that size, beginning with another one each time.
+        """(ancount, bytes, cut) of an RRset of `count` records, from another one on each time.
 
-        At most as many as fit into `room` bytes, or as the node shows.
+        At most as many as fit into `room` bytes, and at most the node's limit.
         """
         if not count:
             return 0, (), False
@@ -57,6 +57,6 @@ class State:
         return fit, (node[at : at + first * size], node[offset : offset + (fit - first) * size]), fit < wanted
 
     def count(self, zone: int, qtype: int, reason: Reason) -> None:
-        """One more query; `zone` is 0 for none, else its index + 1."""
+        """Count a query; `zone` is 0 for none, else its index + 1."""
         key = count_key(zone, qtype if qtype in COUNTED_TYPES else 0, reason)
         self.counts[key] = self.counts.get(key, 0) + 1

@@ -1,4 +1,4 @@
-"""The zones that are served: which one a name is in, and what its SOA record is."""
+"""The served zones: the zone of a name, and its SOA record."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headwater.wire.rdata import SERIAL_SIZE, pointer, soa_head, soa_timers
 
 
 class Zone:
-    """A zone's name and its SOA record, but for where the name stands in a reply."""
+    """A zone's name and its SOA record, without the name's offset in a reply."""
 
     __slots__ = ("_made", "_rest", "_ttl", "clusters", "index", "reverse", "wire")
 
@@ -39,7 +39,7 @@ _NO_SERIAL: Final = bytes(SERIAL_SIZE)
 
 
 class Zones:
-    """All that are served, in the order of the settings, which nodes number them by."""
+    """All served zones, in the order of the settings: nodes have their numbers."""
 
     __slots__ = ("by_index", "longest_first")
 

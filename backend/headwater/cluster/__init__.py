@@ -1,1 +1,1 @@
-"""What Kubernetes says: its objects, and what keeps them true."""
+"""Kubernetes: its objects, and how they are followed."""

@@ -1,8 +1,8 @@
 """The API server: credentials, a list's pages and a watch's lines, as bytes.
 
-The `kubernetes` package does what it is good at (kubeconfig, exec plugins,
-in-cluster tokens, TLS, proxies) and nothing else: its models cost 150 times
-what the reduced objects do. Only this module and `plugins` import it.
+The `kubernetes` package is only used for kubeconfig, exec plugins, in-cluster tokens, TLS and
+proxies: its models cost 150 times as much as the reduced objects. Only this module and `plugins`
+import it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ _POD_FIELDS: Final = "status.phase!=Succeeded,status.phase!=Failed,status.phase!
 _JSON: Final = "application/json"
 #: Names and versions only, where the server can do that (every one since 1.15).
 _METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-#: So much of a body is asked for at a time, in bytes; what is there is taken.
+#: Bytes of a body to ask for at a time; fewer may come.
 _PIECE: Final = 1 << 18
-#: No page is longer, in bytes: 500 slices of 100 endpoints are some 15 MiB. A longer one is asked for in parts.
+#: The most bytes of a page: 500 slices of 100 endpoints are some 15 MiB. A longer page is asked for
+#: in parts.
 _MAX_BODY: Final = 48 << 20
-#: No event is longer: etcd takes objects of 1.5 MiB unless told otherwise.
+#: The most bytes of an event: by default etcd takes objects of 1.5 MiB.
 _MAX_LINE: Final = 16 << 20
-#: An error's body is read no further than this.
+#: The most bytes that are read of an error's body.
 _ERROR_BODY: Final = 64 * 1024
 
 
@@ -61,9 +62,9 @@ class ApiServer:
         selectors: Mapping[Resource, Selector],
         timing: Timing = USUAL,
     ) -> None:
-        """A kubeconfig file (or $KUBECONFIG's), or the pod's own service account when there is none.
+        """A kubeconfig file (or $KUBECONFIG's), else the pod's own service account.
 
-        `selectors`: which objects of a resource are asked for, where not all of them are. The
+        `selectors`: those of a resource, if not all its objects are asked for. The
         credentials are read by `reload`, or with the first request.
         """
         self._kubeconfig = kubeconfig
@@ -74,7 +75,7 @@ class ApiServer:
         self._watching: Any = None
         self._read = -math.inf
         self.confirmed = False
-        """Whether it is of the store's cluster (`recognition`), as far as is known now."""
+        """What is known of whether it is of the store's cluster (`recognition`)."""
 
     @property
     def host(self) -> str:
@@ -82,9 +83,9 @@ class ApiServer:
         return "" if self._client is None else cast("str", self._client.configuration.host)
 
     def reload(self) -> None:
-        """Read the credentials again: tokens rotate, exec plugins hand out short-lived ones.
+        """Read the credentials again: tokens rotate, and exec plugins give short-lived ones.
 
-        Those that were read before stay when it fails. Raises SettingsError with what is wrong.
+        When it fails, the earlier ones stay. Raises SettingsError with the reason.
         """
         self.confirmed = False
         self._client = self._connect()
@@ -100,7 +101,7 @@ class ApiServer:
         return self._client
 
     def reload_if_due(self) -> None:
-        """The same, but not more often than files are worth reading; a plug-in costs a process."""
+        """The same, but not too often: a plug-in costs a process."""
         if time.monotonic() - self._read > self._timing.credentials:
             self.reload()
 
@@ -140,7 +141,10 @@ class ApiServer:
         return self._body(response, f"list {resource}")
 
     def kube_system(self) -> bytes:
-        """The list of namespaces, reduced to kube-system and its metadata, as JSON. Raises RequestFailed."""
+        """The list of namespaces, reduced to kube-system and its metadata, as JSON.
+
+        Raises RequestFailed.
+        """
         query = urlencode({"fieldSelector": "metadata.name=kube-system"})
         timeout = (self._timing.connect, self._timing.recognize)
         response = self._send(f"{PATHS['namespaces']}?{query}", timeout, _METADATA)
@@ -177,7 +181,8 @@ class ApiServer:
     ) -> Iterator[bytes]:
         """The lines of a watch, each one event; ends when the server ends it. Raises RequestFailed.
 
-        `initial`: beginning with every object there is (WatchList), as of no older version than the one given.
+        `initial`: the watch begins with all objects (WatchList), as of the given version or a later
+        one.
         """
         query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(seconds)}
         if resource_version:
@@ -189,7 +194,7 @@ class ApiServer:
         return self._lines(response)
 
     def hang_up(self) -> None:
-        """Break off the watch that is under way. From any thread."""
+        """Interrupt the watch under way. From any thread."""
         response, self._watching = self._watching, None
         if response is not None:
             with contextlib.suppress(Exception):
@@ -239,7 +244,7 @@ class ApiServer:
         raise error
 
     def _is_api_server(self) -> bool:
-        """Whether one answers: a proxy that has lost it says 404 to everything, and that must not delete a name."""
+        """Whether an API server answers: a proxy without one says 404, and that deletes no name."""
         response = self._send("/version", (self._timing.connect, self._timing.connect))
         response.close()
         return response.status in (200, 401, 403)
@@ -277,7 +282,7 @@ def _say_unverified(host: str) -> None:
 
 
 def _refusal(response: Any, resource: str, verb: str) -> RequestFailed:
-    """What a status other than 200 means."""
+    """The failure of a status other than 200."""
     try:
         body = response.read(_ERROR_BODY)
     except (urllib3.exceptions.HTTPError, OSError):

@@ -1,4 +1,4 @@
-"""What sources say: the one vocabulary between them and the ledger."""
+"""Changes: the vocabulary between the sources and the ledger."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Upsert:
 
 @dataclass(frozen=True, slots=True)
 class Remove:
-    """An object that is no more."""
+    """An object that was deleted."""
 
     resource: Resource
     key: tuple[str, str]
@@ -41,7 +41,7 @@ class ListPageArrived:
     decoded: Sequence[Decoded]
     first: bool
     odd: Sequence[tuple[str, str]] = ()
-    """Keys of the objects on it that do not decode: what is known of them stays."""
+    """Keys of its objects that do not decode; their stored versions stay."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class ListComplete:
     resource: Resource
     resource_version: str
     confirms: bool = False
-    """It is the second list that was asked for, begun since, in pages that no cache has made."""
+    """It is a second list, asked for and begun since, in pages that come from no cache."""
 
 
 Change = Upsert | Remove | Progress | ListPageArrived | ListComplete

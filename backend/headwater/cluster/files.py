@@ -1,13 +1,12 @@
 """Manifests as a source: YAML and JSON as people write them and as kubectl prints them.
 
 A path is a file or a folder (its *.yaml, *.yml and *.json, folders below
-included, hidden ones not). What all files say together is taken as a complete
-list of every resource. A file that does not parse keeps what it said before and
-is reported with its line; while a file has never been good, nothing is known
-completely, and nothing is said.
+included, hidden ones not). All files together are a complete list of every resource. A file that
+does not parse is reported with its line, and its earlier content stays. Without any earlier content
+of a file, no list is complete, and none is reported.
 
-A namespace that is only mentioned is there: a manifest need not spell it out.
-It has no labels, though: a selector that asks for one leaves it out.
+A namespace that is only mentioned exists too: a manifest need not define it. It has no labels, so a
+selector for one leaves it out.
 """
 
 from __future__ import annotations
@@ -29,12 +28,13 @@ from headwater.settings.selectors import EVERYTHING, Selector
 _log = logging.getLogger(__name__)
 
 _SUFFIXES: Final = frozenset((".yaml", ".yml", ".json"))
-#: No deeper nesting: libyaml's composer recurses on the C stack and overflows it (24,000 levels in 8 MiB).
+#: The deepest nesting: libyaml's composer recurses on the C stack and overflows it (24,000 levels
+#: in 8 MiB).
 _MAX_DEPTH: Final = 500
 
 Objects = dict[Resource, dict[tuple[str, str], Decoded]]
 Selectors = Mapping[Resource, Selector]
-"""By which labels the objects of a resource are chosen, where not all of them are."""
+"""The selector of a resource, if not all its objects are chosen."""
 
 
 class _Found(NamedTuple):
@@ -46,7 +46,7 @@ class _Found(NamedTuple):
 
 
 class BadManifest(ValueError):  # noqa: N818 (names a file)
-    """A file that cannot be understood; the text says which, where, and why."""
+    """A file that does not parse; the text says which, where, and why."""
 
 
 class _Loader(yaml.CSafeLoader):  # type: ignore[misc, unused-ignore]
@@ -60,7 +60,7 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def files_of(paths: Iterable[str]) -> list[Path]:
-    """The manifest files that the paths stand for, in a fixed order."""
+    """The manifest files of the paths, in a fixed order."""
     found: dict[Path, None] = {}
     for text in paths:
         path = Path(text)
@@ -75,7 +75,7 @@ def files_of(paths: Iterable[str]) -> list[Path]:
 
 
 def signature(paths: Iterable[str]) -> list[tuple[Path, int, int, int]]:
-    """What is another value once a file has changed: path, time of change (ns), size, inode."""
+    """A value that changes with a file: path, time of change (ns), size, inode."""
     found = []
     for file in files_of(paths):
         try:
@@ -126,7 +126,10 @@ def documents(file: Path) -> Iterator[tuple[int, Any]]:
 
 
 def _check_depth(file: Path, data: bytes) -> None:
-    """Refuse nesting that the composer's stack could not hold. Raises BadManifest, yaml.YAMLError."""
+    """Refuse nesting that would overflow the composer's stack.
+
+    Raises BadManifest, yaml.YAMLError.
+    """
     depth = 0
     for event in yaml.parse(data, _Loader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -139,7 +142,7 @@ def _check_depth(file: Path, data: bytes) -> None:
 
 
 def _json_problem(file: Path, data: bytes, found: Exception) -> BadManifest:
-    """Where JSON is wrong, in lines: the fast parser counts bytes, and takes less than Python's."""
+    """The line of a mistake in JSON: the fast parser counts bytes, and is stricter."""
     place = re.search(r"\(byte (\d+)\)", str(found))
     at = int(place[1]) if place is not None else -1
     try:
@@ -155,10 +158,9 @@ def _json_problem(file: Path, data: bytes, found: Exception) -> BadManifest:
 
 
 def read(file: Path, selectors: Selectors | None = None) -> list[tuple[Resource, Decoded]]:
-    """The objects of a file that DNS is about and that are selected; others are passed over. Raises BadManifest.
+    """The selected objects of a file that DNS needs; others are passed over. Raises BadManifest.
 
-    One object that is not what its kind says spoils the file: its author wants
-    to know, and half a file is not what they wrote.
+    One bad object makes the file bad: its author wants to know, and did not write half a file.
     """
     return [(resource, decoded) for resource, decoded, selected in _read(file, selectors or {}) if selected]
 
@@ -181,7 +183,10 @@ def _read(file: Path, selectors: Selectors) -> list[_Found]:
 
 
 def _labels(item: dict[str, Any]) -> dict[str, str]:
-    """The labels of an object that has metadata. Raises OddObject for values that the API would not take."""
+    """The labels of an object that has metadata.
+
+    Raises OddObject for values that the API would not take.
+    """
     labels = item["metadata"].get("labels")
     if labels is None:
         return {}
@@ -196,7 +201,7 @@ def _labels(item: dict[str, Any]) -> dict[str, str]:
 
 
 def _flattened(document: Any, file: Path, line: int, *, inside: bool = False) -> Iterator[dict[str, Any]]:
-    """The objects of a document: itself, or a List's items (kubectl's `List`, the API's `ServiceList`)."""
+    """The objects of a document: itself, or a List's items (`List`, `ServiceList`)."""
     if document is None:
         return
     if not isinstance(document, dict):
@@ -210,7 +215,8 @@ def _flattened(document: Any, file: Path, line: int, *, inside: bool = False) ->
         yield document
         return
     if inside:
-        # Nobody writes one, and with aliases a few lines could stand for billions of objects, or for no end of them.
+        # Nobody writes one, and with aliases a few lines could make billions of objects, or
+        # infinitely many.
         raise BadManifest(f"{file}:{line}: a List inside a list is not read")
     items = document.get("items") or []
     if not isinstance(items, list):
@@ -230,17 +236,17 @@ def _kind_of(value: object) -> str:
 
 
 class Manifests:
-    """The files of a source and what each of them said when it was last good."""
+    """The files of a source, and the last good content of each."""
 
     def __init__(self, paths: Iterable[str], selectors: Selectors | None = None) -> None:
         self._paths = tuple(paths)
         self._selectors = selectors or {}
         self._good: dict[Path, list[_Found]] = {}
         self.problems: dict[Path, str] = {}
-        """Why a file is not taken as it is now."""
+        """The reason why a file's present content is not taken."""
 
     def load(self) -> Objects | None:
-        """Read every file again. None while there is a file of which nothing good is known."""
+        """Read every file again. None while a file has had no good content."""
         files = files_of(self._paths)
         self.problems = {}
         good: dict[Path, list[_Found]] = {}

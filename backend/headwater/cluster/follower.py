@@ -1,11 +1,9 @@
-"""One resource followed: a thread that does what its reflector says, and puts what it hears into a queue.
+"""One resource followed: a thread that does what its reflector says, and fills a queue.
 
-The thread's work is `Follower.steps`, one after the other. It waits where it is
-told to: a test can take the steps itself.
-
-All decisions are the reflector's; here is the reading of pages and lines. Objects
-of lists are handed on as they came, for the main thread to decode: the server
-prepares the next page meanwhile.
+The thread's work is `Follower.steps`, one after the other. It waits where they say so, and a test
+can take the steps itself. The reflector decides everything; this module reads pages and lines. It
+passes objects of lists on undecoded. The main thread decodes them while the server prepares the
+next page.
 """
 
 from __future__ import annotations
@@ -31,15 +29,15 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: So many pages without an object may follow each other before a list's end.
+#: The most pages without an object in a row before a list's end.
 _BARREN: Final = 100
-#: Marks the end of what a stream begins with.
+#: Marks the end of a stream's initial objects.
 _INITIAL_END: Final = "k8s.io/initial-events-end"
 
 
 @dataclass(frozen=True, slots=True)
 class RawPage:
-    """Objects of a list as they came. Whoever has taken them over releases a place in `Inbox.pages`."""
+    """Objects of a list, undecoded. Their receiver releases a place in `Inbox.pages`."""
 
     resource: Resource
     items: list[msgspec.Raw]
@@ -54,7 +52,7 @@ class Inbox:
     pages: threading.Semaphore
     """Pages that may be under way or waiting, over all resources."""
     report: Callable[[str, str, str, str], None]
-    """Hears of objects that are none: (reason, namespace, name, detail)."""
+    """Gets bad objects: (reason, namespace, name, detail)."""
     stopping: threading.Event
 
 
@@ -75,16 +73,16 @@ class Follower:
         self._inbox = inbox
         self._recognition = recognition
         self._barren = 0
-        """Pages in a row that had nothing in them and were not the last."""
+        """Empty pages in a row that were not the last."""
 
     def run(self) -> None:
-        """Until told to stop, or until this turns out to be another cluster: do what the reflector says."""
+        """Do what the reflector says, until told to stop, or until this is another cluster."""
         for seconds in self.steps():
             if seconds:
                 self._inbox.stopping.wait(seconds)
 
     def steps(self) -> Iterator[float]:
-        """What `run` does, a request or a line at a time; each yields how long to wait after it, in seconds."""
+        """Do what `run` does, a request or a line at a time; each yields its wait, in seconds."""
         last_error = ""
         while not self._inbox.stopping.is_set():
             action = self.reflector.next()
@@ -106,7 +104,7 @@ class Follower:
                         self.reflector.watching()
                         last_error = ""
                         if self.reflector.must_list:
-                            self.server.hang_up()  # asked for before there was anything to hang up
+                            self.server.hang_up()  # asked for before there was a watch to interrupt
                         yield from self._take_lines(lines, initial=action.initial)
                         self.reflector.watch_ended()
             except AnotherCluster:
@@ -127,17 +125,21 @@ class Follower:
                 self.reflector.failed(RequestFailed(Trouble.SERVER, str(error)))
 
     def relist(self, *, confirm: bool = False) -> None:
-        """Take a new list at once; `confirm`: as a second opinion, not from a cache. From any thread."""
+        """Take a new list at once; `confirm`: as a second opinion, not from a cache.
+
+        From any thread.
+        """
         self.reflector.relist(confirm=confirm)
         self.server.hang_up()
 
     def _read_credentials(self, why: Trouble) -> None:
-        """Read them again, if that may help."""
+        """Read the credentials again, if that may help."""
         try:
             if why is Trouble.UNAUTHORIZED:
                 self.server.reload()
             elif why in (Trouble.UNVERIFIED, Trouble.FORBIDDEN):
-                # 403 is what nobody is told too: a token's file may have been empty for a moment.
+                # 403 also answers anonymous requests: a token's file may have been empty for a
+                # moment.
                 self.server.reload_if_due()
         except SettingsError as error:
             self.reflector.credentials(str(error))
@@ -161,7 +163,7 @@ class Follower:
             self._inbox.changes.put(ListComplete(self.resource, page.metadata.resourceVersion, confirms))
 
     def _check_progress(self, asked: str, page: _Page) -> None:
-        """Raises RequestFailed for a list that does not come to an end: it is begun anew, after a while."""
+        """Raises RequestFailed for a list without an end; it is begun again after a while."""
         token = page.metadata.continue_
         self._barren = 0 if page.items or not token else self._barren + 1
         if token and (token == asked or self._barren > _BARREN):
@@ -232,14 +234,14 @@ class Follower:
 
 
 class _Initial:
-    """What a stream begins with, as the pages of a list; changes may come in the midst of it."""
+    """A stream's initial objects as pages of a list; changes may come between them."""
 
     def __init__(self, put: Callable[..., None]) -> None:
         self._put = put
         self._waiting: list[msgspec.Raw] = []
         self._first = True
         self.deleted: dict[tuple[str, str], None] = {}
-        """Objects that are no more: they may be in pages that have gone, so they are removed when all is there."""
+        """Deleted objects. Earlier pages may have them, so they are removed after the last page."""
 
     def take(self, event: _Event) -> None:
         meta = _metadata(event.object)
@@ -247,7 +249,7 @@ class _Initial:
         if event.type == "DELETED":
             self.deleted[key] = None
             return
-        # One that comes twice is in the page twice, or in a later one, and the later counts.
+        # An object that comes twice is in the page twice, or in a later one, and the later counts.
         self.deleted.pop(key, None)
         self._waiting.append(event.object)
         if len(self._waiting) == PAGE:
@@ -303,7 +305,7 @@ def _status(data: msgspec.Raw) -> _Status:
 
 
 def _metadata(data: msgspec.Raw) -> _AnyMeta:
-    """What any object's metadata says of its version; nothing when there is none."""
+    """The version in an object's metadata; empty when there is none."""
     try:
         return _ANY.decode(data).metadata
     except (msgspec.MsgspecError, UnicodeDecodeError):

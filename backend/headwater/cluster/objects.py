@@ -2,8 +2,8 @@
 
 Two shapes of each. The API's own (`_Api…`, JSON) names only the fields that
 are read: msgspec skips everything else without building it, so managedFields
-never become Python objects. The reduced one (`Service`, `EndpointSlice`, …) is
-what the store packs and what the records are made of.
+never become Python objects. The store packs the reduced ones (`Service`, `EndpointSlice`, …), and
+records are made from them.
 
 `decode` and `convert` accept what the API server's schema allows and raise
 `OddObject` for the rest, so that one bad object is skipped and harms no other.
@@ -28,7 +28,8 @@ SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
 TRIGGER_TIME_ANNOTATION: Final = "endpoints.kubernetes.io/last-change-trigger-time"
 IMPORT_NAME_LABEL: Final = "multicluster.kubernetes.io/service-name"
 SOURCE_CLUSTER_LABEL: Final = "multicluster.kubernetes.io/source-cluster"
-#: What a Service's annotations may ask of us (docs/answers.md); the first is the specification's (section 2.1).
+#: A Service's annotations that we read (docs/answers.md); the first is the specification's (section
+#: 2.1).
 ANNOTATIONS: Final = (
     "service.alpha.kubernetes.io/tolerate-unready-endpoints",
     "headwater.dev/ttl",
@@ -42,11 +43,11 @@ NO_PORT: Final = -1
 
 
 class OddObject(ValueError):  # noqa: N818 (a description of the object, not of a failure)
-    """An object that lacks what makes it one: no name, a field of another type."""
+    """A bad object: without a name, or with a field of another type."""
 
 
 class Namespace(Struct, frozen=True, array_like=True, gc=False):
-    """A namespace: that it exists is all that DNS asks."""
+    """A namespace: DNS only needs to know that it exists."""
 
     name: str
 
@@ -115,7 +116,7 @@ class Endpoint(Struct, frozen=True, array_like=True, gc=False):
 
 
 class EndpointSlice(Struct, frozen=True, array_like=True, gc=False):
-    """A slice; `service` and `imported` are empty when no label says whose it is."""
+    """A slice; `service` and `imported` are empty without the labels that name its owner."""
 
     namespace: str
     name: str
@@ -148,7 +149,7 @@ Object = Namespace | Service | EndpointSlice | Pod | ServiceImport
 
 
 class Decoded(Struct, frozen=True, gc=False):
-    """A reduced object and what its metadata says about this version of it."""
+    """A reduced object, and the metadata of this version."""
 
     object: Object
     resource_version: str
@@ -417,7 +418,7 @@ def decode(resource: Resource, data: bytes | msgspec.Raw) -> Decoded:
 
 
 def key_of(data: bytes | msgspec.Raw) -> tuple[str, str] | None:
-    """(namespace, name) of an object of which nothing else need decode; None when it has no name."""
+    """(namespace, name) of an object whose other fields need not decode; None without a name."""
     try:
         meta = _NAMED.decode(data).metadata
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -426,7 +427,7 @@ def key_of(data: bytes | msgspec.Raw) -> tuple[str, str] | None:
 
 
 def convert(resource: Resource, data: object) -> Decoded:
-    """The same for an object that was parsed already (YAML).
+    """The same for a parsed object (YAML).
 
     Raises OddObject when a field has another type than in the API.
     """
@@ -448,9 +449,9 @@ _PACKER: Final = msgspec.msgpack.Encoder()
 _UNPACKERS: Final = {resource: msgspec.msgpack.Decoder(type_) for resource, type_ in _TYPES.items()}
 
 
-#: What stands before a packed object: its resourceVersion, for the audit, as `version_mark` has it.
+#: The head of a packed object: its resourceVersion, for the audit, by `version_mark`.
 _VERSION_SIZE: Final = 8
-#: From here on a mark says nothing about order: it is a digest of a version that is no number.
+#: From here on a mark has no order: it is a digest of a version that is no number.
 _OPAQUE: Final = 2**63
 
 
@@ -465,7 +466,7 @@ def unpack(resource: Resource, data: bytes | bytearray | memoryview) -> Any:
 
 
 def says_the_same(one: bytes | None, other: bytes | None) -> bool:
-    """Whether two packed objects differ in nothing but their version."""
+    """Whether two packed objects differ only in their version."""
     if one is None or other is None:
         return one is other
     return memoryview(one)[_VERSION_SIZE:] == memoryview(other)[_VERSION_SIZE:]
@@ -477,7 +478,7 @@ def packed_version(data: bytes) -> int:
 
 
 def version_number(resource_version: str) -> int:
-    """A resourceVersion as the number that it is (KEP-5504), 0 when it is none that 63 bits hold."""
+    """A resourceVersion as a number (KEP-5504); 0 when it is no number of 63 bits."""
     if resource_version.isascii() and resource_version.isdigit() and len(resource_version) < 20:
         number = int(resource_version)
         return number if number < _OPAQUE else 0
@@ -485,15 +486,18 @@ def version_number(resource_version: str) -> int:
 
 
 def is_older(one: str, other: str) -> bool:
-    """Whether a version is known to come before another. Those that are no numbers have no order."""
+    """Whether a version is known to come before another.
+
+    Those that are no numbers have no order.
+    """
     return 0 < version_number(one) < version_number(other)
 
 
 def version_mark(resource_version: str) -> int:
-    """A resourceVersion in 64 bits: the number that it is, else a digest of it; 0 for none.
+    """A resourceVersion in 64 bits: its number, else a digest of it; 0 for none.
 
-    An aggregated API server may have versions that are no numbers. They are equal or not, and
-    nothing more can be said about them. The text of a mark has the same mark.
+    An aggregated API server may have versions that are no numbers. They can only be compared for
+    equality. The text of a mark has the same mark.
     """
     if not resource_version:
         return 0
@@ -509,7 +513,7 @@ def version_mark(resource_version: str) -> int:
 def is_behind(mark: int, other: int) -> bool:
     """Whether an object of the first mark lacks something that one of the other has.
 
-    Where there is no order another version is assumed to be a later one.
+    Without an order, a different version counts as later.
     """
     if mark >= _OPAQUE or other >= _OPAQUE:
         return mark != other

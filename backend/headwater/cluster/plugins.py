@@ -1,9 +1,10 @@
-"""Exec credential plug-ins have a time limit, and their failure is one.
+"""Exec credential plug-ins, with a time limit, and with failures that are raised.
 
-The `kubernetes` package waits for them for ever: one that hangs (a login that asks a person, a
-server that does not answer) would keep the thread that needs its token. And it logs that one has
-failed, and goes on as nobody: the API server says 403 then, which looks like a missing permission.
-There is no setting for either, so the names that its modules use stand for other things here.
+The `kubernetes` package waits for a plug-in for ever. One that hangs (a login that asks a person, a
+server that does not answer) would block the thread that needs its token. When a plug-in fails, the
+package logs it and goes on without credentials. The API server then says 403, which looks like a
+missing permission. There is no setting for either, so this module replaces names in the package's
+modules.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class _PluginFailed(BaseException):
 
 @contextlib.contextmanager
 def limited(seconds: float) -> Iterator[None]:
-    """Plug-ins that this thread starts within the block may take so long.
+    """Limit the time of plug-ins that this thread starts within the block.
 
     Raises ConfigException for one that takes longer, fails, or gives no credentials.
     """
@@ -59,10 +60,11 @@ class _Provider(exec_provider.ExecProvider):  # type: ignore[misc, unused-ignore
 
 
 class _Plugin(subprocess.Popen[str]):
-    """A plug-in's process, with the limit that its thread has."""
+    """A plug-in's process, with the limit of its thread."""
 
     def __init__(self, arguments: list[str], **options: Any) -> None:
-        # A group of its own, to be killed with all that it started; one that asks a person keeps the terminal.
+        # A group of its own, so that its children can be killed with it; one that asks a person
+        # keeps the terminal.
         self._group = options.get("stdin") is None
         self._command = arguments[0]
         if self._group:

@@ -1,10 +1,11 @@
-"""Which cluster an API server belongs to, and whether it is the one that the store came from.
+"""The cluster of an API server, and whether it is the store's.
 
-A cluster is known by the UID of its namespace kube-system: that stays when certificates rotate and
-when the API server moves to another address. Where it is not to be seen, the address decides.
+The UID of its namespace kube-system identifies a cluster. It stays when certificates rotate and
+when the API server moves to another address. Where it cannot be seen, the address decides.
 
 Every list and every watch begins with this question, unless it was answered a moment ago: objects
-of two clusters must never be mixed. It is one small request, allowed to whoever may list namespaces.
+of two clusters must never be mixed. It is one small request, and the permission to list namespaces
+allows it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: How long the answer holds for the lists and watches of other resources, in seconds.
+#: Seconds for which the answer holds for lists and watches of other resources.
 _FRESH: Final = 5.0
 
 
@@ -35,7 +36,7 @@ class AnotherCluster(Exception):  # noqa: N818 (what was found)
 
 
 class Recognition:
-    """What is known of the store's cluster, for all threads of one process."""
+    """The identity of the store's cluster, for all threads of one process."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         """`folder` is the store's generation, which keeps the answer."""
@@ -45,7 +46,7 @@ class Recognition:
         self._known = Origin.read(folder)
         self._asked = ("", 0.0)
         self.another = ""
-        """Why the store is not this cluster's, once that is known."""
+        """The reason why the store is not this cluster's, once it is known."""
 
     def confirm(self, server: ApiServer, *, listing: bool) -> None:
         """Make sure that a server is of the store's cluster, before a list (`listing`) or a watch.
@@ -65,7 +66,7 @@ class Recognition:
         server.confirmed = True
 
     def doubt(self, server: ApiServer) -> None:
-        """Its connection was lost or its credentials are others: nobody knows who comes up there."""
+        """Its connection was lost, or its credentials changed: another server may answer there."""
         server.confirmed = False
         with self._lock:
             self._asked = ("", 0.0)
@@ -82,7 +83,7 @@ class Recognition:
             try:
                 now.write(self._folder)
             except OSError as error:
-                if known is None:  # nothing is taken that could later not be told from another cluster's
+                if known is None:  # else objects of two clusters could mix later
                     raise RequestFailed(Trouble.SERVER, f"{self._folder}: {error.strerror}") from None
                 _log.warning("%s: %s", self._folder, error.strerror)
             if known is not None and known.address != now.address:
@@ -102,14 +103,17 @@ class _Item(msgspec.Struct):
 
 class _List(msgspec.Struct):
     items: list[_Item] | None
-    """Not optional: what has none is not a list, and no word on the cluster."""
+    """Not optional: a document without it is no list, and says nothing about the cluster."""
 
 
 _LIST: Final = msgspec.json.Decoder(_List)
 
 
 def _uid(body: bytes) -> str:
-    """The UID of kube-system in a list of namespaces, "" when it is not there. Raises RequestFailed."""
+    """The UID of kube-system in a list of namespaces, "" when it is not there.
+
+    Raises RequestFailed.
+    """
     try:
         items = _LIST.decode(body).items or ()
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:

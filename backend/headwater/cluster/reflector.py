@@ -1,17 +1,17 @@
-"""One resource kept true: what to ask the API server next, decided without I/O.
+"""One resource kept true: decides, without I/O, the next request to the API server.
 
     LIST page ─▶ page ─▶ … ─▶ complete ─▶ WATCH ─▶ events, bookmarks ─▶ ends ─▶ WATCH again
       ▲                                     │
       ├──────────── 410 Gone ───────────────┤          any failure: wait, then the same again
-      └───── 404, the CRD is not there ─────┘          404 for a list: it is complete and empty; ask seldom
+      └───── 404, the CRD is not there ─────┘          404 for a list: empty; ask seldom
 
-With `stream` a watch does the list's work too (client-go: WatchList): it begins
-with every object there is, and a bookmark says where these end. A server that
-refuses that, or twice does not come to the bookmark, is listed in pages.
+With `stream` a watch replaces the list (client-go: WatchList): it begins with all objects, and a
+bookmark marks their end. When a server refuses that, or twice does not reach the bookmark, its
+lists are taken in pages.
 
-A `Reflector` is a machine: `next` says what to do (list a page, watch, wait),
-and one of the other methods is told how it went. It has no socket, no thread
-and no clock of its own, so every path through it can be walked in a test.
+A `Reflector` is a machine: `next` says what to do (list a page, watch, wait), and the other methods
+take the result. It has no socket, no thread and no clock of its own, so a test can walk every path
+through it.
 
 The rules are those of client-go (tools/cache/reflector.go): a list in pages
 without a resourceVersion, a watch from the list's version with bookmarks, a
@@ -19,9 +19,9 @@ watch that ends well is resumed at once from the last version seen, 410 leads to
 a new list, server errors back off to 30 s. A refused connection is cheap and is
 tried again within 2 s.
 
-Versions are numbers that grow (KEP-5504), and so does a watch's: one that tells
-of an older version is out of order, and leads to a new list. An aggregated API
-server may have others: these have no order, and no watch of theirs is out of it.
+Versions are numbers that grow (KEP-5504), also along a watch. A watch with an older version is out
+of order, and leads to a new list. Versions of an aggregated API server may be no numbers. They have
+no order, so their watches are never out of order.
 """
 
 from __future__ import annotations
@@ -38,20 +38,21 @@ from headwater.cluster.timing import USUAL, Timing
 
 #: Objects per page of a list, as kubectl and client-go ask for.
 PAGE: Final = 500
-#: A version that the server has not reached yet: asked so often, then listed anew (it was restored from a backup).
+#: Tries with a version that the server has not reached yet; then a new list (the server was
+#: restored from a backup).
 _AHEAD: Final = 3
-#: A list whose token expires before its end is taken in larger pages, up to that many objects.
+#: When a list's token expires before its end, pages grow, up to so many objects.
 _LARGEST: Final = 16 * PAGE
-#: A page that is too large is asked for again with so many times fewer objects.
+#: The divisor of a page's size after a page that was too large.
 _FEWER: Final = 4
-#: So many versions are remembered, to tell an event that came twice from one that came too late.
+#: Versions to remember, to tell an event that came twice from one that came too late.
 _TOLD: Final = 256
-#: The version of the empty list that stands for a resource that is not installed. Nothing can be watched from it.
+#: The version of the empty list of a resource that is not installed. No watch can begin from it.
 NOT_INSTALLED: Final = "none"
 
 
 class Trouble(Enum):
-    """What can go wrong with a request, by what is to be done about it."""
+    """The kinds of failed requests, by the remedy."""
 
     EXPIRED = "expired"
     """410: the version is no longer known; list anew."""
@@ -70,11 +71,11 @@ class Trouble(Enum):
     SERVER = "server"
     """Another status, or a body that does not parse."""
     CREDENTIALS = "credentials"
-    """They cannot be read, so that nothing was asked."""
+    """The credentials cannot be read, so nothing was asked."""
     UNVERIFIED = "unverified"
     """TLS: one side does not believe the other. Read the credentials again."""
     TOO_LARGE = "too large"
-    """A page of more bytes than are taken; ask for fewer objects."""
+    """A page with too many bytes; ask for fewer objects."""
     UNREACHABLE = "unreachable"
     """No connection, or one that fell silent."""
 
@@ -99,7 +100,7 @@ class ListPage:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Watch from a version on, for that many seconds; `initial`: beginning with every object there is."""
+    """Watch from a version on, for that many seconds; `initial`: beginning with all objects."""
 
     resource_version: str
     seconds: int
@@ -118,7 +119,7 @@ Action = ListPage | Watch | Wait
 
 @dataclass(slots=True)
 class Counters:
-    """What an operator wants to know of a resource."""
+    """The counters of a resource, for operators."""
 
     connected: bool = False
     resource_version: str = ""
@@ -126,16 +127,19 @@ class Counters:
     """The clock's time of the last page, event or bookmark."""
     events: int = 0
     outdated: int = 0
-    """Events that were older than what was seen."""
+    """Events that were older than those before."""
     relists: int = 0
     errors: dict[str, int] = field(default_factory=dict)
     """By HTTP status, or by the trouble's name where there was none."""
     problem: str = ""
-    """Why the last request failed; empty since one succeeded."""
+    """The reason why the last request failed; empty after a success."""
 
 
 class Reflector:
-    """The state of one resource. `resource_version`: where a stored list left off, NOT_INSTALLED or empty."""
+    """The state of one resource.
+
+    `resource_version`: where a stored list left off, NOT_INSTALLED or empty.
+    """
 
     def __init__(
         self,
@@ -162,17 +166,17 @@ class Reflector:
         self._ahead = 0
         self._absent = False
         self.must_list = False
-        """A new list was asked for, and is not begun yet."""
+        """A new list was asked for, and has not begun."""
         self._must_confirm = False
         self.confirming = False
-        """The list that is under way was asked for as a second one: it is taken in pages, which no cache has made."""
+        """The list under way is a second one: it is taken in pages that come from no cache."""
         self._told: deque[str] = deque(maxlen=_TOLD)
         self.out_of_order = False
-        """The watch that is under way is not to be followed further."""
+        """The watch under way must be ended."""
         self.state = Counters(resource_version="" if resource_version == NOT_INSTALLED else resource_version)
 
     def next(self) -> Action:
-        """What to do now."""
+        """The next step."""
         if self._wait:
             seconds, self._wait = self._wait, 0.0
             return Wait(seconds)
@@ -199,7 +203,7 @@ class Reflector:
         return self._complete(resource_version)
 
     def _complete(self, resource_version: str) -> bool:
-        """A list's end; False for one that does not say as of when it holds: it is no use, and taken again."""
+        """A list's end; False when it has no version: it is useless, and taken again."""
         if not resource_version:
             self._back_off()
             return False
@@ -212,7 +216,7 @@ class Reflector:
         return True
 
     def relist(self, *, confirm: bool = False) -> None:
-        """Take a new list next; the watch that is under way should be ended. From any thread.
+        """Take a new list next, and end the watch under way. From any thread.
 
         `confirm`: to confirm another list, see `confirming`.
         """
@@ -225,12 +229,12 @@ class Reflector:
         self.state.connected = True
 
     def initial(self) -> None:
-        """One of the objects came that a stream begins with."""
+        """One of a stream's initial objects came."""
         self._alive()
         self._watch_events += 1
 
     def initial_end(self, resource_version: str) -> bool:
-        """Their end. True when the list is complete as of that version."""
+        """The end of the initial objects. True when the list is complete as of that version."""
         self._alive()
         self._initial = False
         self._absent = False
@@ -238,10 +242,10 @@ class Reflector:
         return self._complete(resource_version)
 
     def event(self, resource_version: str) -> bool:
-        """An event came; its object is of that version. False when it is older than what was seen.
+        """An event came; its object is of that version. False when it is older than earlier ones.
 
-        One that was told before is passed over. Any other means that the stream
-        is not in order, and something may be missing: a new list is taken.
+        An event that came before is passed over. Any other older one means that the stream is not
+        in order, and may have gaps: a new list is taken.
         """
         self._progress()
         self.state.events += 1
@@ -282,7 +286,7 @@ class Reflector:
             self._failures = 0
 
     def _not_finished(self) -> None:
-        """A stream broke off before the end of what it begins with."""
+        """A stream broke off before the end of its initial objects."""
         self._unfinished += 1
         if self._unfinished == 2:
             self._stream = False
@@ -290,7 +294,7 @@ class Reflector:
     def failed(self, error: RequestFailed) -> bool:
         """A list or a watch failed, at its start or in its course.
 
-        True when that makes a complete list of nothing, as of the version NOT_INSTALLED; once, until a page comes.
+        True when that means a complete, empty list, as of NOT_INSTALLED; once, until a page comes.
         """
         self.state.connected = False
         name = str(error.status) if error.status else error.trouble.value
@@ -305,7 +309,8 @@ class Reflector:
         match error.trouble:
             case Trouble.EXPIRED:
                 if not self.state.resource_version:
-                    # A continue token expires like a version does: the list starts over, to be faster this time.
+                    # A continue token expires like a version. The list starts over, with larger
+                    # pages.
                     self._limit = min(self._limit * 2, _LARGEST)
                     self._back_off()
                 elif self._expired:
@@ -339,7 +344,7 @@ class Reflector:
         return False
 
     def credentials(self, problem: str) -> None:
-        """They should have been read again, and could not be; the ones before are used on."""
+        """The credentials could not be read again; the earlier ones stay in use."""
         name = Trouble.CREDENTIALS.value
         self.state.errors[name] = self.state.errors.get(name, 0) + 1
         self.state.problem = problem
@@ -348,7 +353,8 @@ class Reflector:
         watching, self.state.resource_version = bool(self.state.resource_version), ""
         self._continue = ""
         if watching:
-            # What is held goes by a list's word only: one of several API servers may not know a new CRD yet.
+            # Only a list deletes stored objects: one of several API servers may not know a new CRD
+            # yet.
             self._back_off()
             return False
         self._alive()

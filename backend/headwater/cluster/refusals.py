@@ -1,4 +1,4 @@
-"""What the API server's statuses mean, and where its resources are."""
+"""The meaning of the API server's statuses, and the groups of its resources."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ PATHS: Final[dict[Resource, str]] = {
     "serviceimports": "/apis/multicluster.x-k8s.io/v1alpha1/serviceimports",
 }
 
-#: The API groups of those that are not in the core one.
+#: The API groups of resources outside the core group.
 _GROUPS: Final[dict[str, str]] = {
     resource: path.split("/")[2] for resource, path in PATHS.items() if path.startswith("/apis/")
 }
 
-#: Resources that are there only once somebody has installed their CRD.
+#: Resources that exist only after their CRD is installed.
 _CUSTOM: Final = frozenset(("serviceimports",))
 
 
 def failure(status: int, message: str, resource: str, verb: str = "watch", retry_after: float = 0.0) -> RequestFailed:
-    """A status, from a response or from an ERROR event, as what is to be done about it."""
+    """The failure of a status, from a response or from an ERROR event."""
     text = f"{verb} {resource}: {status}: {message}"
     match status:
         case 410:

@@ -1,7 +1,7 @@
-"""A cluster or which files, and which of their objects: what a store's objects came from, as a fingerprint.
+"""The source of a store's objects, as a fingerprint: a cluster or which files, and the selectors.
 
-A kubeconfig is read here without the `kubernetes` package, which would cost
-whoever only needs this 24 MiB.
+This module reads a kubeconfig without the `kubernetes` package, which would cost its importers 24
+MiB.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _log = logging.getLogger(__name__)
 
 
 def selectors_of(settings: Settings) -> dict[Resource, Selector]:
-    """By which labels the objects of each resource are chosen: the same as CoreDNS.
+    """The selector of each resource, as in CoreDNS.
 
-    A ServiceImport is chosen by the selector for namespaces, applied to its own labels: that is what CoreDNS 1.15.0
-    does (plugin/kubernetes/controller.go gives `namespaceSelector` to serviceImportListFunc).
+    The selector for namespaces chooses ServiceImports too, by their own labels, as in CoreDNS
+    1.15.0 (plugin/kubernetes/controller.go gives `namespaceSelector` to serviceImportListFunc).
     """
     labels, namespace_labels = selectors.parse(settings.labels), selectors.parse(settings.namespace_labels)
     return {
@@ -45,7 +45,8 @@ def selectors_of(settings: Settings) -> dict[Resource, Selector]:
 def source_of(settings: Settings) -> str:
     """A cluster, or the paths of the files; and the selectors: 16 hex digits.
 
-    Not which cluster: credentials need not be readable for a store to be used, and `Origin` says it.
+    It does not say which cluster: a store is used even when credentials cannot be read. `Origin`
+    does.
     """
     parts = ["cluster"]
     if settings.manifests:
@@ -71,10 +72,10 @@ def place_of(settings: Settings) -> str:
 
 
 def check(settings: Settings) -> None:
-    """Raises SettingsError for a source that cannot be read; with a store to serve it is only logged.
+    """Raises SettingsError for an unreadable source; with a store to serve it is logged.
 
-    Bad configuration stops the first start. Later, what is stored is served, and the watch
-    process tries on.
+    Bad configuration stops the first start. Later, the store is served, and the watch process tries
+    again.
     """
     try:
         place_of(settings)

@@ -1,6 +1,6 @@
-"""How long what the watch process does may take, and how long to wait before it is tried again.
+"""Time limits of the watch process, and its waits before it tries again.
 
-One value that is handed down: tests shorten it, nothing else does.
+One value is passed down; only tests shorten it.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds. A pair is a range: each wait is drawn from it, so that many instances do not come at once."""
+    """Seconds.
+
+    A pair is a range: each wait is drawn from it, so that many instances do not come at once.
+    """
 
     connect: float = 5.0
     """TCP and TLS, of one connection."""
     page: float = 60.0
-    """Silence in the course of a list's page. A busy API server takes its time to begin."""
+    """Silence during a page of a list. A busy API server may begin late."""
     whole_page: float = 300.0
-    """A page from its first byte to its last one: what drips is not waited for."""
+    """A page from its first byte to its last one; a slower one is given up."""
     recognize: float = 15.0
-    """Silence in the course of the question which cluster this is."""
+    """Silence during the request for the cluster's identity."""
     plugin: float = 15.0
-    """An exec credential plug-in; it is killed then."""
+    """An exec credential plug-in; then it is killed."""
     credentials: float = 5.0
     """Between two readings of credentials because of a certificate that does not verify."""
     silence: float = 95.0
@@ -49,7 +52,7 @@ class Timing:
     audit_retry: float = 300.0
     """After a request of an audit that failed; the audit that it belonged to is given up."""
     second_opinion: float = 5.0
-    """Between a list that would take much away and the second one that is asked for."""
+    """Between a list that would take much away and the request for a second one."""
     commit_retry: float = 1.0
     """After a commit that the disk refused."""
 

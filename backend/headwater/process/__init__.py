@@ -1,1 +1,1 @@
-"""What every process has: its counters, its log, its pipe to the supervisor."""
+"""Parts of every process: its counters, its log, its link to the supervisor."""

@@ -1,11 +1,10 @@
-"""The link between the supervisor and one of its processes, the process's end, and what passes over it.
+"""The link between the supervisor and one of its processes: the process's end, and the messages.
 
-A message is one packet of a SOCK_SEQPACKET pair, in MessagePack: it arrives
-whole or not at all, so nobody waits for the other half of one. The supervisor
-sends an `Asked` with a number; the process sends a `Replied` with the same
-number, in whatever order it gets done, and `News` that nobody asked for. When
-the link closes the supervisor is gone, killed perhaps, and the process goes at
-once: nobody would restart it or bind its address again.
+A message is one packet of a SOCK_SEQPACKET pair, in MessagePack. It arrives whole or not at all, so
+neither side waits for half a message. The supervisor sends an `Asked` with a number. The process
+sends a `Replied` with the same number, in any order, and `News` without a request. When the link
+closes the supervisor is gone, perhaps killed. The process then exits at once, because nobody would
+restart it or bind its address again.
 
 A new kind of request is one more Struct here, in `Request`, and one more
 handler where the process begins to attend.
@@ -30,23 +29,25 @@ from headwater.process.progress import Mark, Progress
 
 _log = logging.getLogger(__name__)
 
-#: A message's size at most, in bytes: a packet has to fit into the send buffer, half of which the kernel needs.
+#: The most bytes of a message: a packet must fit into the send buffer, and the kernel takes half of
+#: it.
 MAX_MESSAGE: Final = 192 << 10
 _SEND_BUFFER: Final = 2 * MAX_MESSAGE
 #: Exit code of a process whose supervisor is gone.
 ORPHANED: Final = 3
 #: Exit code of a process that found the store damaged: the supervisor takes the store back.
 STORE_DAMAGED: Final = 70
-#: Exit code of a process that cannot start with these settings or credentials; its `Ending` says why.
+#: Exit code of a process that cannot start with these settings or credentials; its `Ending` says
+#: why.
 UNUSABLE: Final = 78
 
 
 class Snapshot(Struct, frozen=True, tag="snapshot"):
-    """What have you counted, and how are you?"""
+    """Asks for the process's counters and its state."""
 
 
 class Reload(Struct, frozen=True, tag="reload"):
-    """Read your sources again."""
+    """Asks the process to read its sources again."""
 
 
 Request = Snapshot | Reload
@@ -60,7 +61,7 @@ class Asked(Struct, frozen=True):
 
 
 class Done(Struct, frozen=True, tag="done"):
-    """It was done, and there is nothing to tell."""
+    """It was done, without a result."""
 
 
 class Refused(Struct, frozen=True, tag="refused"):
@@ -73,7 +74,7 @@ Reply = AnswerSnapshot | WatchSnapshot | Done | Refused
 
 
 class Replied(Struct, frozen=True, tag="replied"):
-    """A reply; every one says how far the main loop is."""
+    """A reply. Each says how far the main loop is."""
 
     id: int
     mark: Mark
@@ -81,7 +82,7 @@ class Replied(Struct, frozen=True, tag="replied"):
 
 
 class Started(Struct, frozen=True, tag="started"):
-    """The process does what it was started for."""
+    """The process is at work."""
 
 
 class Ending(Struct, frozen=True, tag="ending"):
@@ -93,8 +94,8 @@ class Ending(Struct, frozen=True, tag="ending"):
 News = Started | Ending
 Heard = Replied | Started | Ending
 
-#: Gets the request, and a function that takes its reply, now or later, from any thread. It returns soon: what takes
-#: time is done in another thread, for the next request waits meanwhile.
+#: Gets the request, and a function that takes its reply, now or later, from any thread. It must
+#: return soon, because the next request waits: work that takes time belongs in another thread.
 Handler = Callable[[Any, Callable[[Reply], None]], None]
 
 _asked: Final = msgspec.msgpack.Decoder(Asked)
@@ -114,7 +115,7 @@ def encode(message: Asked | Heard) -> bytes:
 
 
 def decode(packet: bytes) -> Heard:
-    """What a process has sent. Raises msgspec.MsgspecError for what is no message."""
+    """Decode a packet from a process. Raises msgspec.MsgspecError for what is no message."""
     return _heard.decode(packet)
 
 
@@ -125,12 +126,12 @@ class Link:
         self._end = end
 
     def tell(self, news: News) -> None:
-        """Say what nobody asked for; without a supervisor it is not heard."""
+        """Send news. Without a supervisor it is lost."""
         with contextlib.suppress(OSError):
             self._end.send(encode(news))
 
     def attend(self, progress: Progress, handlers: Mapping[type[Request], Handler]) -> None:
-        """Answer the supervisor in a thread of its own: it is heard also while the main loop is busy.
+        """Answer the supervisor in a thread of its own, also while the main loop is busy.
 
         Each reply carries the mark of `progress`.
         """

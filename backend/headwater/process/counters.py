@@ -1,8 +1,8 @@
-"""What the processes count: plain integers there, Prometheus families here.
+"""The counters of the processes.
 
-An answer process adds to lists and dictionaries (0.07 us), sends a snapshot to
-the supervisor when asked, and knows nothing of Prometheus. The supervisor keeps what
-a process had counted before it died, so that counters never go back.
+An answer process adds to lists and dictionaries (0.07 us), sends a snapshot to the supervisor when
+asked, and knows nothing of Prometheus. The supervisor keeps the counters of a process that has
+died, so that they never go back.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LATENCY_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 
 
 
 class Histogram(Struct):
-    """Counts per bucket (the last is +Inf) and the sum of what was observed."""
+    """Counts per bucket (the last is +Inf) and the sum of the observations."""
 
     counts: list[int]
     total: float = 0.0
@@ -43,7 +43,7 @@ class Histogram(Struct):
 
 
 class AnswerSnapshot(Struct, tag="answer"):
-    """What an answer process has counted since it started."""
+    """The counters of an answer process since its start."""
 
     queries: dict[int, int] = field(default_factory=dict)
     """By `answer.counts.count_key`."""
@@ -51,9 +51,9 @@ class AnswerSnapshot(Struct, tag="answer"):
     failures: int = 0
     """Queries that raised: a bug of ours."""
     damage: int = 0
-    """Reads that met a page of the store that is not what was written."""
+    """Reads that met a damaged page of the store."""
     upstream: dict[str, int] = field(default_factory=dict)
-    """Names asked of other servers, by what became of it."""
+    """Lookups at other servers, by result."""
     ready: bool = False
     stale: bool = False
     """Whether everything is SERVFAIL because of `--max-staleness`."""
@@ -83,10 +83,13 @@ class ResourceState(Struct):
 
 
 class WatchSnapshot(Struct, tag="watch"):
-    """What the watch process knows and has counted."""
+    """The state and the counters of the watch process."""
 
     taken: float = 0.0
-    """When, by the machine's monotonic clock: ages go on from there while nothing more is heard."""
+    """The time of the ages, by the machine's monotonic clock.
+
+    They go on from there while nothing more is heard.
+    """
     ready: bool = False
     detail: str = ""
     """Why it is not ready, or what is wrong."""
@@ -104,17 +107,17 @@ class WatchSnapshot(Struct, tag="watch"):
     audit_differences: dict[str, int] = field(default_factory=dict)
     """Objects that an audit found different from the API server, by resource."""
     second_opinions: dict[str, int] = field(default_factory=dict)
-    """Lists that would have taken much away, by what became of them (`writer.opinion.Opinion`)."""
+    """Lists that would have taken much away, by outcome (`writer.opinion.Opinion`)."""
 
     def grow_older(self, now: float) -> None:
-        """Let the ages be those of a later moment, by the machine's monotonic clock."""
+        """Move the ages on to a later moment of the machine's monotonic clock."""
         for state in self.resources.values():
             if state.age >= 0:
                 state.age += max(0.0, now - self.taken)
         self.taken = max(self.taken, now)
 
     def add_counters(self, other: WatchSnapshot) -> None:
-        """Add the counters of a process that has died, and when it last heard the API server; no other state."""
+        """Add the counters, and the time of the last news, of a process that has died."""
         moment = max(self.taken, other.taken)
         self.grow_older(moment)
         self.commits += other.commits
@@ -141,7 +144,7 @@ class WatchSnapshot(Struct, tag="watch"):
 
 
 class Kind(enum.Enum):
-    """What a process is for."""
+    """The work of a process."""
 
     WATCH = "watch"
     ANSWER = "answer"
@@ -155,17 +158,17 @@ class ProcessView:
     name: str
     """"watch", "answer 0", …"""
     up: bool
-    """It has started, and has not ended."""
+    """It has started, and has not exited."""
     restarts: int
     snapshot: AnswerSnapshot | WatchSnapshot | None
     """Of its present life; None before the first."""
     before: AnswerSnapshot | WatchSnapshot | None
     """The counters of its earlier lives."""
     silent: float = 0.0
-    """For how long it has not got on, in seconds; 0 while it does."""
+    """Seconds without progress; 0 while it makes progress."""
     killed: int = 0
-    """How often it was killed because it did not get on."""
+    """How often it was killed because it made no progress."""
     exits: dict[int, int] = dataclass_field(default_factory=dict)
-    """How often it has ended, by exit code; a signal is negative."""
+    """How often it has exited, by exit code; a signal is negative."""
     trouble: str = ""
-    """Why it is down, in its own words if it had any."""
+    """Why it is down, in its own words if it gave any."""

@@ -1,7 +1,7 @@
-"""Signals that ask for a stop before there is a loop that could be asked.
+"""Signals that ask for a stop before a loop runs that could handle them.
 
-Process 1 of a container is not ended by a SIGTERM that it has no handler for:
-the kernel drops it. So this comes first of all, before any import that takes time.
+For process 1 of a container, the kernel drops a SIGTERM without a handler. So this module runs
+first, before any slow import.
 """
 
 from __future__ import annotations
@@ -18,5 +18,5 @@ def listen() -> None:
 
 
 def asked() -> bool:
-    """Whether one came."""
+    """Whether such a signal came."""
     return bool(_heard)

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from typing import Final
 
-#: For how long `Seldom` counts, in seconds; and how many sorts of lines it tells apart.
+#: The seconds for which `Seldom` counts, and the number of sorts of lines that it tells apart.
 _MINUTE: Final = 60.0
 _SORTS: Final = 100
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -51,14 +51,17 @@ class _Json(logging.Formatter):
 
 
 class Seldom(logging.Filter):
-    """At most so many lines a minute of each sort; the next minute's first says how many were left out."""
+    """At most so many lines a minute of each sort.
+
+    The next minute's first line says how many were left out.
+    """
 
     def __init__(self, lines: int, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._lines = lines
         self._clock = clock
         self._seen: dict[str, tuple[float, int]] = {}
-        """By what was to be formatted: when its minute began, and how many lines there were in it."""
+        """By format string: when its minute began, and the number of lines in it."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         now, sort = self._clock(), str(record.msg)[:200]
@@ -75,7 +78,7 @@ class Seldom(logging.Filter):
 
 
 def configure(process: str, level: str, form: str) -> None:
-    """Log of this process from here on; `process` is the word that says which one it is."""
+    """Configure the log of this process; `process` is its name in each line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json(process) if form == "json" else _Text(process))
     root = logging.getLogger()
@@ -87,5 +90,5 @@ def configure(process: str, level: str, form: str) -> None:
 
 
 def _warned(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
-    """A warning of Python's or of a library's as a line like any other; each place of it has one."""
+    """Log a warning of Python or a library as a line, once for each place."""
     logging.getLogger(__name__).warning("%s:%d: %s: %s", filename, lineno, category.__name__, message)

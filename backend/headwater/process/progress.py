@@ -1,4 +1,7 @@
-"""How far a process's main loop is: it marks each turn here, and the control thread reports the mark."""
+"""How far a process's main loop is:
+
+it marks each turn here, and the control thread reports the mark.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ class Progress:
         self._committing = False
 
     def step(self) -> None:
-        """The main loop got on."""
+        """Mark a turn of the main loop."""
         self._steps += 1
 
     @contextmanager

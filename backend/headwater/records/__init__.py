@@ -1,1 +1,1 @@
-"""What DNS says for the objects: pure functions, objects in, nodes out."""
+"""Records for the objects: pure functions, objects in, nodes out."""

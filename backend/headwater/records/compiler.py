@@ -1,10 +1,10 @@
-"""Which names change when an object changes, and what they become.
+"""The names that a change of an object touches, and their new nodes.
 
-The compiler is pure: it is given the objects before and after, and returns
-nodes to put and names to drop. It never reads the store.
+The compiler is pure: it gets the objects before and after, and returns nodes to put and names to
+drop. It does not read the store.
 
-A slice's change touches the names of its Service, and of endpoint names only
-those that differ: one pod of a thousand does not rewrite a thousand.
+A slice's change touches the names of its Service, and only those endpoint names that differ. So a
+change of one pod does not rewrite the names of a thousand.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from headwater.wire.names import BadName
 
 @dataclass(slots=True)
 class Changes:
-    """What a transaction writes to `records`."""
+    """The writes of a transaction to `records`."""
 
     put: dict[bytes, bytes] = field(default_factory=dict)
     drop: set[bytes] = field(default_factory=set)
     kept: Mapping[bytes, bytes] = field(default_factory=dict)
-    """Names that stay, as these nodes, when nothing else has them."""
+    """Names that stay, with these nodes, when no other node has them."""
 
     def merge(self, nodes: Mapping[bytes, bytes], before: Iterable[bytes]) -> None:
         """Put these nodes, and drop those names of `before` that are not among them."""
@@ -90,13 +90,16 @@ class Compiler:
         return self._report
 
     def serves(self, namespace: str) -> bool:
-        """Whether `--namespace` lets it through."""
+        """Whether `--namespace` admits it."""
         return not self._namespaces or namespace in self._namespaces
 
-    # What every zone has
+    # The names of every zone
 
     def fixed(self, found: Sequence[NameServer] | None) -> dict[bytes, bytes]:
-        """The nodes that every zone has. `found`: the DNS Service's addresses, None when none is known."""
+        """The nodes that every zone has.
+
+        `found`: the DNS Service's addresses, None when none is known.
+        """
         nodes = dict(self._between)
         for item in self.zones:
             nodes |= zone.nodes(item, self._ttl, self._host if found is None else found)
@@ -108,7 +111,7 @@ class Compiler:
         return b",".join(sorted(text.encode() for text in self._host_addresses))
 
     def is_here(self, piece: EndpointSlice) -> bool:
-        """Whether one of its ready endpoints is this host: then its Service is the DNS Service."""
+        """Whether one of its ready endpoints is this host. Its Service is then the DNS Service."""
         here = self._host_addresses
         for endpoint in piece.endpoints:
             if not here.isdisjoint(endpoint.addresses) and endpoint.conditions & Condition.READY:
@@ -158,9 +161,9 @@ class Compiler:
     ) -> None:
         """The names of one Service, given all its slices in the order of their names.
 
-        A Service in a namespace that does not exist or is not served is None, and so is
-        one of which nothing is stored yet. Slices that are the same object before and
-        after are not looked at one by one when the Service has not changed.
+        A Service is None in a namespace that does not exist or is not served, or when the store has
+        none yet. Slices that are the same object before and after are not read one by one when the
+        Service has not changed.
         """
         old, new = self._state(*before, silent), self._state(*after, self._report)
         only = None
@@ -185,12 +188,12 @@ class Compiler:
         return _State(limits.of_service(service, report), limits.of_slices(slices, report))
 
     def _differing_labels(self, old: _State, new: _State) -> set[bytes]:
-        """The labels of endpoint names that an unchanged Service may have to have written, or dropped.
+        """The labels of endpoint names to write or drop for an unchanged Service.
 
-        A hostname may also be a label of ours, such as _tcp: those are always
-        among them, since the Service's own names are made again, and overwrite it.
+        A hostname may also be a label of ours, such as _tcp. Those are always among them, because
+        the Service's own names are made again and overwrite it.
         """
-        # By identity, not by name: a slice that grows may have moved a limit, behind which others lie.
+        # By identity, not by name: a slice that grows may have moved a limit for later ones.
         before, after = ({id(piece): piece for piece in state.slices} for state in (old, new))
         gone = [piece for key, piece in before.items() if key not in after]
         come = [piece for key, piece in after.items() if key not in before]
@@ -208,12 +211,13 @@ class Compiler:
         return self._ignore_empty and not groups and not service.headless and service.type != "ExternalName"
 
     def _names_before(self, old: _State, new: _State, only: Collection[bytes] | None, item: Zone) -> Iterable[bytes]:
-        """The names in one zone that the Service may have had, of its endpoints' those in `only`."""
+        """The names in one zone that the Service may have had; of endpoints, those in `only`."""
         if old.service is None:
             return
         labels = only
         if labels is None:
-            # Those of the new slices too: a hostname may have been left out as it was, say for its length.
+            # Those of the new slices too: a hostname may have been left out before, say for its
+            # length.
             labels = set(endpoints.labels((*old.slices, *new.slices), self._pod_names, aliases=True))
         yield from services.names_of(old.service, old.slices, labels, item)
         if self._zonal and (writer := self._headless_writer(old.service, item)) is not None:
@@ -250,7 +254,7 @@ class Compiler:
             changes.merge(nodes, gone)
 
     def namespace(self, name: str, exists: bool, changes: Changes) -> None:
-        """The two names of a namespace, which are there while it is."""
+        """The two names of a namespace, which exist as long as it does."""
         for item in (*self._own, *self._shared):
             try:
                 nodes = pods.namespace_nodes(name, item, self._pods)
@@ -260,11 +264,11 @@ class Compiler:
             changes.merge(nodes if exists else {}, nodes)
 
     def pod_addresses(self, pod: Pod | None) -> Sequence[str]:
-        """The addresses by which a pod has names: none but with `--pods verified`."""
+        """The addresses that give a pod names: none without `--pods verified`."""
         return pod.addresses if pod is not None and self._pods == "verified" else ()
 
     def pod_address(self, namespace: str, address: str, holders: int, changes: Changes) -> None:
-        """The name of an address in a namespace, which is there while a pod has it; `holders` says how many do."""
+        """The name of an address in a namespace; `holders` counts the pods that have it."""
         for item in (*self._own, *self._shared):
             try:
                 name = pods.pod_name(namespace, address, item)

@@ -1,4 +1,4 @@
-"""Endpoints: what a Service's slices say, merged, and the labels that endpoints are named by."""
+"""Endpoints: a Service's slices, merged, and the labels of its endpoints."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Group:
     hosts: dict[bytes, list[bytes]] = field(default_factory=dict)
     """Packed addresses by endpoint name (one label with its length octet), duplicates kept."""
     count: int = 0
-    """How many addresses there are in all, duplicates included."""
+    """The number of addresses, duplicates included."""
     aliases: dict[bytes, list[bytes]] = field(default_factory=dict)
-    """Packed addresses by pod name, where that is asked for and is not the endpoint's own name."""
+    """Packed addresses by pod name, if that is wanted and is not the endpoint's own name."""
 
 
 def gather(
@@ -107,7 +107,7 @@ def endpoint_label(hostname: str, pod: str, address: str) -> bytes:
         except BadName:
             pass
     if ":" not in address:
-        # What `names.label` makes of it; an address that was parsed needs no check.
+        # As by `names.label`; an address that was parsed needs no check.
         return bytes((len(address),)) + address.replace(".", "-").encode("ascii")
     return names.label(names.dashed(address))
 
@@ -115,7 +115,7 @@ def endpoint_label(hostname: str, pod: str, address: str) -> bytes:
 def labels(
     slices: Iterable[EndpointSlice], pod_names: bool, *, aliases: bool = False, clusters: bool = False
 ) -> Iterator[bytes]:
-    """The endpoint names that these slices may have given rise to, published or not.
+    """The endpoint names that these slices may have, published or not.
 
     With `aliases` their pods' names too; `clusters` as for `gather`.
     """
@@ -138,7 +138,7 @@ def labels(
 
 
 def differing_labels(before: Sequence[EndpointSlice], after: Sequence[EndpointSlice], pod_names: bool) -> set[bytes]:
-    """The endpoint names whose records may differ; pods' names, which they may have beside, among them.
+    """The endpoint names whose records may differ, and the pods' names that they may also have.
 
     `before` and `after` are the changed slices of one Service. Ports are
     shared by all endpoints of a slice: when they change, all its names do.

@@ -2,8 +2,7 @@
 
     SVC.NS.svc.Z    CNAME; A and AAAA are the target's, found when they are asked for
 
-A target that is an address is none that a CNAME can have: such a Service has no
-names, as in CoreDNS.
+A CNAME cannot have an address as its target. Such a Service has no names, as in CoreDNS.
 """
 
 from __future__ import annotations
@@ -15,7 +14,10 @@ from headwater.wire import names, rdata, types
 
 
 def node(service: Service, writer: Writer) -> bytes | None:
-    """The node of the Service's name, None when it has none. Raises names.BadName for what is not a name."""
+    """The node of the Service's name, None when it has none.
+
+    Raises names.BadName when it is no name.
+    """
     if is_address(service.external_name):
         return None
     if not service.external_name.strip("."):

@@ -1,11 +1,10 @@
-"""How much of what its owner asks for one object gets.
+"""Limits for the records of one object.
 
 The API server takes a Service of tens of thousands of ports, a slice of 100,000
-addresses, and any number of slices of one Service. Whoever owns a namespace may
-create them, and everybody else's changes wait in the same line. So what one Service
-can cost is bounded, far beyond what a reply could say: one of 65,535 bytes holds
-4,095 addresses. What lies beyond a limit is left out, counted and logged;
-docs/limits.md says what each limit costs.
+addresses, and any number of slices of one Service. A tenant with a namespace may create them, and
+the changes of all others wait in the same line. So the cost of one Service is bounded, far beyond
+the size of a reply: one of 65,535 bytes holds 4,095 addresses. Records beyond a limit are left out,
+counted and logged. docs/limits.md has the cost at each limit.
 """
 
 from __future__ import annotations
@@ -26,15 +25,16 @@ MAX_SLICE_ADDRESSES: Final = 5_000
 MAX_ADDRESSES: Final = 10_000
 #: Of a ServiceImport itself: each of its port names has all of them. KEP-1645 says two.
 MAX_OWN_ADDRESSES: Final = 16
-#: Slices with this host among their endpoints that are looked at for the zones' name servers.
+#: Slices with this host as an endpoint that are read for the zones' name servers.
 HOST_SLICES_OF_A_NAMESPACE: Final = 8
 HOST_SLICES: Final = 32
 #: Bytes of a Service's slices that are read at all, as the store keeps them.
 MAX_READ: Final = 4 << 20
-#: What the smallest slice counts for, in bytes.
+#: The bytes that the smallest slice counts for.
 LEAST_READ: Final = 2_048
 
-#: Of the ports that endpoints' names, or topology zones, repeat, so many in all, and always so many each.
+#: Of the ports that endpoints' names, or topology zones, repeat, so many in all, and always so many
+#: each.
 _PORTS_REPEATED: Final = 16_384
 _PORTS_EACH: Final = 16
 #: Addresses repeated under port names that only a part of the slices has: in all, and per address.
@@ -43,12 +43,15 @@ _REPEATED_EACH: Final = 8
 
 
 def ports_each(names: int) -> int:
-    """How many ports the SRV set of each of so many names says: together they are linear in what was asked for."""
+    """The most ports in the SRV set of each of so many names.
+
+    Together they are linear in the object.
+    """
     return max(_PORTS_EACH, _PORTS_REPEATED // max(1, names))
 
 
 def repeated(addresses: int) -> int:
-    """How often the addresses of a Service that has so many may be stored again under port names."""
+    """How often a Service's addresses, so many of them, may be stored again under port names."""
     return _REPEATED + _REPEATED_EACH * addresses
 
 
@@ -77,9 +80,9 @@ def of_slice(piece: EndpointSlice, report: Report) -> EndpointSlice:
 
 
 def of_slices(slices: Sequence[EndpointSlice], report: Report) -> list[EndpointSlice]:
-    """The slices of one Service, in the order of their names, with the endpoints and ports that have names.
+    """The slices of one Service, in the order of their names, without the excess.
 
-    Those that are whole are the same objects as before.
+    Those that need no cut are the same objects as before.
     """
     found: list[EndpointSlice] = []
     room, room_for_ports = MAX_ADDRESSES, MAX_PORTS

@@ -21,7 +21,7 @@ from headwater.wire.names import BadName
 
 
 def nodes(service: ServiceImport, groups: Sequence[Group], zone: Zone, ttl: int, report: Report) -> dict[bytes, bytes]:
-    """Every name of a ServiceImport in one zone, and its node; `groups` are gathered with their clusters."""
+    """The names of a ServiceImport in one zone, and their nodes; `groups` have clusters."""
     try:
         writer = Writer.of(zone, ttl, service)
     except BadName as error:
@@ -32,10 +32,10 @@ def nodes(service: ServiceImport, groups: Sequence[Group], zone: Zone, ttl: int,
     if service.headless:
         found.update(sets.nodes(writer, groups, report, service))
         ports = (port for group in groups for port in group.ports)
-    elif service.ports:  # unlike a Service, one without ports has no records
+    elif service.ports:  # unlike a Service, an import without ports has no records
         found.update(services.own_addresses(service, service.addresses, writer, report))
         for name in services.own_names(writer.base, [service.ports]):
-            # Without an address yet: the names are there all the same.
+            # Without an address yet, the names exist too.
             found.setdefault(name, writer.empty(Kind.SERVICE if name == writer.base else Kind.PORT))
     for cluster in {label[1 + label[0] :] for group in groups for label in group.hosts if len(label) <= writer.room}:
         if cluster:

@@ -1,6 +1,7 @@
-"""What a Service's own annotations ask for (docs/answers.md).
+"""A Service's own annotations (docs/answers.md).
 
-service.alpha.kubernetes.io/tolerate-unready-endpoints   "true": every endpoint has records (specification 2.1)
+service.alpha.kubernetes.io/tolerate-unready-endpoints "true": every endpoint has records
+(specification 2.1)
 
 Beyond the specification:
 
@@ -20,7 +21,7 @@ from headwater.cluster.objects import Condition, Service
 
 _T = TypeVar("_T")
 
-#: (reason, namespace, name, detail): what cannot be made into a record, and why.
+#: (reason, namespace, name, detail) of an object that makes no record.
 Report = Callable[[str, str, str, str], None]
 
 #: RFC 2181 section 8.
@@ -31,7 +32,7 @@ _PUBLISH: Final = {"ready": int(Condition.READY), "serving": int(Condition.SERVI
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What shapes the records of one Service."""
+    """The options that shape the records of one Service."""
 
     ttl: int | None = None
     """Seconds; None for `--ttl`."""
@@ -46,11 +47,11 @@ DEFAULTS: Final = Options()
 
 
 def silent(reason: str, namespace: str, name: str, detail: str) -> None:
-    """A Report for what was reported elsewhere."""
+    """A Report for problems that are reported elsewhere."""
 
 
 def options_of(service: Service, report: Report) -> Options:
-    """A Service's options. A value that does not parse is reported, and as good as absent."""
+    """A Service's options. A value that does not parse is reported, and counts as absent."""
     if not service.annotations:
         return DEFAULTS
     ttl, conditions, max_answers, pod_names = None, DEFAULTS.conditions, 0, False
@@ -73,7 +74,7 @@ def options_of(service: Service, report: Report) -> Options:
 
 
 def _number(value: str, low: int, high: int) -> int:
-    # By its length first: int() takes minutes for millions of digits, and refuses with another text.
+    # By its length first: int() takes minutes for millions of digits, and raises another text.
     if value.isascii() and value.isdigit() and len(value) <= len(str(high)) and low <= int(value) <= high:
         return int(value)
     raise ValueError(f"{value[:40]!r} is not a number from {low} to {high}")

@@ -1,8 +1,7 @@
 """Pods by their address: `A-B-C-D.NS.pod.Z` (specification 2.4).
 
-`--pods verified` has a node per namespace and address; `insecure` has none:
-the namespace's node says that the resolver may answer from the name; with
-`disabled` nothing below pod.Z exists.
+`--pods verified` has a node per namespace and address; `insecure` has none: the namespace's node
+tells the resolver to answer from the name. With `disabled` no name below pod.Z exists.
 """
 
 from __future__ import annotations
@@ -27,17 +26,17 @@ def namespace_nodes(namespace: str, zone: Zone, mode: PodMode) -> dict[bytes, by
 def pod_name(namespace: str, address: str, zone: Zone) -> bytes:
     """The name of the pods with that address. Raises names.BadName.
 
-    The label is the address with dashes and nothing else: unlike an endpoint's
-    name, an IPv6 address that ends in a colon gets no zero (CoreDNS's findPods
-    turns dashes back into colons and compares).
+    The label is just the address with dashes. Unlike in an endpoint's name, an IPv6 address that
+    ends in a colon gets no zero (CoreDNS's findPods turns dashes back into colons and compares).
     """
     label = names.label(address.replace(":", "-").replace(".", "-"))
     return names.fits(label + names.label(namespace) + zone.pod)
 
 
 def pod_node(address: str, zone: Zone, ttl: int, pods: int) -> bytes:
-    """The node of such a name, which that many pods have. Raises ValueError when the address does not parse.
+    """The node of such a name, which that many pods have.
 
+    Raises ValueError when the address does not parse.
     Its SRV record names itself and port 0, as CoreDNS's does.
     """
     packed = rdata.address(address)

@@ -1,9 +1,8 @@
 """PTR: the name of an address (specification 2.3.3, 2.4.3).
 
-A Service's for its cluster IP; else one for every endpoint that has the
-address: HOST.SVC.NS.svc.Z. Z is the first zone of the settings. These are not
-nodes but entries of the index of addresses, which answers are read from: an
-address may be in any number of slices.
+A cluster IP has its Service's name. Any other address has a name for every endpoint with it:
+HOST.SVC.NS.svc.Z. Z is the first zone of the settings. These are not nodes but entries of the index
+of addresses, because an address may be in any number of slices. Answers are read from the index.
 """
 
 from __future__ import annotations
@@ -21,7 +20,10 @@ _READY = int(Condition.READY)
 
 
 def of_service(service: Service, zone: Zone) -> dict[bytes, bytes]:
-    """The index entries of a Service's cluster IPs. What is not an address, or no name in that zone, is left out."""
+    """The index entries of a Service's cluster IPs.
+
+    Bad addresses, and names that do not fit into that zone, are left out.
+    """
     found: dict[bytes, bytes] = {}
     if service.type == "ExternalName":
         return found
@@ -39,7 +41,7 @@ def of_service(service: Service, zone: Zone) -> dict[bytes, bytes]:
 
 
 def of_slice(piece: EndpointSlice, pod_names: bool, zone: Zone) -> dict[bytes, bytes]:
-    """The index entries of a slice's ready endpoints, whether its Service is there or not; as `of_service`."""
+    """The index entries of a slice's ready endpoints, also without its Service; as `of_service`."""
     if not piece.service:
         return {}
     try:
@@ -49,7 +51,7 @@ def of_slice(piece: EndpointSlice, pod_names: bool, zone: Zone) -> dict[bytes, b
     found: dict[bytes, dict[bytes, None]] = {}
     holder = key_end(Holder.SLICE, *piece.key)
     room = names.MAX_NAME - len(base) + 1 - len(zone.wire)
-    # What is too much is reported with the Service's names.
+    # Excess is reported with the Service's names.
     for endpoint in limits.of_slice(piece, silent).endpoints:
         if not endpoint.conditions & _READY:
             continue

@@ -4,7 +4,7 @@
     _PORT._PROTO.SVC.NS.svc.Z SRV of a named port, and the same addresses
     HOST.SVC.NS.svc.Z         its endpoints, as for a headless Service
 
-One with an external name has a CNAME and nothing else (`external`).
+A Service with an external name has only a CNAME (`external`).
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def nodes(
 ) -> dict[bytes, bytes]:
     """Every name of a Service in one zone, and its node; those of `topology` aside.
 
-    `groups` are its endpoints (`endpoints.gather`). With `only`, no endpoint
-    names but those labels; the Service's own names always. Names that do not
+    `groups` are its endpoints (`endpoints.gather`). With `only`, just those endpoint names; the
+    Service's own names in any case. Names that do not
     fit are reported and left out.
     """
     try:
@@ -63,7 +63,7 @@ def nodes(
 def add_non_terminals(
     found: dict[bytes, bytes], groups: Sequence[Group], ports: Iterable[Port], writer: Writer
 ) -> None:
-    """Names that have names below them, and nothing else (RFC 8020): `found` lacks them.
+    """Names that only have names below them (RFC 8020); `found` lacks them.
 
     A Service without an address of its own may have endpoints; `ports` are those that have names.
     """
@@ -89,7 +89,7 @@ def own_addresses(
     srv = writer.own_srv(len(ports) * len(packed), sets.port_numbers(ports))
     yield writer.base, writer.addresses(Kind.SERVICE, packed, srv)
     named = sets.ports_by_name(ports)
-    # There may be thousands: what is the same for all is made once.
+    # There may be thousands, so their common parts are made once.
     bare = writer.addresses(Kind.PORT, packed, b"")
     head = bytes((bare[0] | Flag.SRV,)) + bare[1:]
     for (port, protocol), matching in named.items():
@@ -102,7 +102,7 @@ def own_addresses(
 
 
 def names_of(service: Service, slices: Iterable[EndpointSlice], labels: Iterable[bytes], zone: Zone) -> Iterator[bytes]:
-    """Every name that the Service may have had: what to remove unless it is made again.
+    """Every name that the Service may have had. Remove those that are not made again.
 
     `slices` for the names of ports, `labels` for those of endpoints.
     """

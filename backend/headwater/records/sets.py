@@ -6,8 +6,8 @@
     _PROTO.SVC.NS.svc.Z       an empty non-terminal
 
 An *entry* is one endpoint address with one port of its slice, as in CoreDNS's
-findServices; an SRV record's weight is the share of its entry among all that
-the name has, duplicates included (plugin/backend_lookup.go).
+findServices; an SRV record's weight is the share of its entry among all of the name, duplicates
+included (plugin/backend_lookup.go).
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ PortName = tuple[bytes, bytes]
 
 
 def weight(entries: int) -> int:
-    """An SRV record's weight when its name has that many entries (RFC 2782; CoreDNS's arithmetic)."""
+    """An SRV record's weight, if its name has that many entries (RFC 2782; as in CoreDNS)."""
     return max(1, math.floor(100.0 / (100 * entries) * 100)) if entries else 1
 
 
 def ports_by_name(ports: Iterable[Port]) -> dict[PortName, list[Port]]:
     """The ports that have a name and a protocol, by both, in order; odd names are left out.
 
-    A name of 63 characters has no room for its underscore, and is asked for without.
+    A name of 63 characters has no room for its underscore; clients ask without it.
     """
     found: dict[PortName, list[Port]] = {}
     for port in ports:
@@ -63,7 +63,7 @@ def ports_by_name(ports: Iterable[Port]) -> dict[PortName, list[Port]]:
 
 
 def unusual_protocols(ports: Iterable[Port]) -> set[bytes]:
-    """The labels, without the underscore, of protocols that `answer.find` does not know: a CRD takes any text.
+    """Labels, without the underscore, of protocols unknown to `answer.find`: a CRD takes any text.
 
     A port is found without its underscores, so these labels have names below them.
     """
@@ -77,7 +77,7 @@ def unusual_protocols(ports: Iterable[Port]) -> set[bytes]:
 
 
 def port_numbers(ports: Iterable[Port]) -> tuple[int, ...]:
-    """Unique port numbers that an SRV record can say."""
+    """The port numbers that an SRV record can hold, each once."""
     return tuple(dict.fromkeys(port.number for port in ports if 0 <= port.number <= 0xFFFF))
 
 
@@ -105,7 +105,7 @@ class Writer:
 
     @property
     def room(self) -> int:
-        """Bytes that a name below the Service's may have before it."""
+        """The bytes that a name below the Service's has room for."""
         return names.MAX_NAME - len(self.base)
 
     def addresses(self, kind: Kind, packed: Iterable[bytes], srv: bytes, limit: int = 0) -> bytes:
@@ -132,7 +132,7 @@ class Writer:
     # A set of endpoints
 
     def set_of(self, kind: Kind, parts: Sequence[tuple[Group, Sequence[Port]]]) -> bytes:
-        """The node of several endpoints: each group with those of its ports that count here."""
+        """The node of several endpoints: each group with its ports that count here."""
         if len(parts) == 1 and not self.zone.clusters:
             plain = _plain_addresses(parts[0][0])
             # Labels are at most 64 bytes with their length.
@@ -142,9 +142,8 @@ class Writer:
         return self.addresses(kind, every, self._table(parts), self.limit)
 
     def same_set(self, parts: Sequence[tuple[Group, Sequence[Port]]]) -> bytes:
-        """The node of a named port that all endpoints of the Service have: the Service's own set, other ports.
-
-        Its sets of ports are those groups' that `_table` made rows for, in the same order.
+        """The node of a named port of all endpoints: the Service's own set with other ports.
+        Its sets of ports are of the groups for which `_table` made rows, in the same order.
         """
         sets = [numbers for _, ports in parts if (numbers := port_numbers(ports))]
         srv = pack_srv_table(self.ttl, weight(_entries(parts)), len(self.base), sets, (), self._form) if sets else b""
@@ -157,8 +156,8 @@ class Writer:
     def _table(self, parts: Sequence[tuple[Group, Sequence[Port]]], most: int = limits.MAX_PORTS) -> bytes:
         """The SRV part for these endpoints, with so many ports of each group at most.
 
-        Endpoints without a port number have a weight but neither record nor
-        glue (plugin/backend_lookup.go: port -1).
+        Endpoints without a port number count for the weight, but have no record and no glue
+        (plugin/backend_lookup.go: port -1).
         """
         sets: list[tuple[int, ...]] = []
         joined: dict[tuple[int, ...], int] = {}
@@ -242,13 +241,13 @@ class Writer:
         return found
 
     def _plain_host(self, group: Group, most: int) -> tuple[bytes, bytes]:
-        """What stands before and after the address of an endpoint that has one, of IPv4."""
+        """The bytes before and after the address of an endpoint with one IPv4 address."""
         a_head, _ = rdata.address_heads(self.ttl)
         srv = self.own_srv(len(group.ports), port_numbers(group.ports)[:most])
         return HEAD.pack(Flag.SRV if srv else 0, self.zone.index, Kind.ENDPOINT, 1, 0) + a_head, srv
 
     def _host(self, groups: Sequence[Group], label: bytes, most: int) -> bytes:
-        """An endpoint name that is in several groups, has several addresses, or is a pod's name as well."""
+        """An endpoint name in several groups, with several addresses, or also a pod's name."""
         parts: list[tuple[Group, Sequence[Port]]] = []
         every: list[bytes] = []
         for group in groups:
@@ -258,7 +257,7 @@ class Writer:
         return self.addresses(Kind.ENDPOINT, every, self._table(parts, most))
 
 
-#: The head of a row in an SRV table, less its last octet: set 0, one IPv4 address.
+#: The head of a row in an SRV table, without its last octet: set 0, one IPv4 address.
 _PLAIN_ROW: Final = SRV_ROW.pack(0, 1, 0, 0)[:-1]
 
 
@@ -279,7 +278,7 @@ def _holders(groups: Sequence[Group]) -> Mapping[bytes, Sequence[Group]]:
 
 
 def _plain_addresses(group: Group) -> list[bytes] | None:
-    """The addresses of a group whose endpoint names have one IPv4 address each, all different; else None."""
+    """The addresses of a group with one IPv4 address a name, all different; else None."""
     if len(group.hosts) != group.count or group.count > 0xFFFF:
         return None
     packed = [addresses[0] for addresses in group.hosts.values()]
@@ -291,7 +290,7 @@ def _plain_addresses(group: Group) -> list[bytes] | None:
 def nodes(
     writer: Writer, groups: Sequence[Group], report: Report, service: Service | ServiceImport
 ) -> Iterator[tuple[bytes, bytes]]:
-    """The nodes of a headless Service but its endpoint names; none when it has no endpoints."""
+    """The nodes of a headless Service, without its endpoint names; none without endpoints."""
     if not groups:
         return
     yield writer.base, writer.set_of(Kind.SERVICE, [(group, group.ports) for group in groups])
@@ -299,7 +298,7 @@ def nodes(
     for group in groups:
         for name, ports in ports_by_name(group.ports).items():
             parts_of.setdefault(name, []).append((group, ports))
-    # A label that two groups have makes one row of both, for which a port of one of them has no place.
+    # A label in two groups makes one row, which has no place for a port of only one group.
     apart = sum(len(group.hosts) for group in groups) == len({label for group in groups for label in group.hosts})
     left_out = False
     numbered = {id(group): bool(port_numbers(group.ports)) for group in groups}

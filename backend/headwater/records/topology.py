@@ -4,8 +4,8 @@
     TOPOZONE.prefer._zone.SVC.NS.svc.Z    the same, or all of them when there are none
     _zone.SVC.NS.svc.Z                    an empty non-terminal
 
-Stored are the first and the last; `answer.find` knows what follows from them:
-a `pin` without a node is NODATA while the last is there.
+The first and the last are stored, and `answer.find` derives the rest: a `pin` without a node is
+NODATA while the last exists.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from headwater.wire.names import MARKER, PIN, BadName
 def nodes(
     writer: Writer, slices: Iterable[EndpointSlice], pod_names: bool, options: Options
 ) -> Iterator[tuple[bytes, bytes]]:
-    """The nodes below a headless Service, whether it has endpoints or not."""
+    """The nodes below a headless Service, with or without endpoints."""
     marker = MARKER + writer.base
     if len(marker) > names.MAX_NAME:
         return
@@ -41,7 +41,7 @@ def nodes(
                 part if len(part.ports) <= most else msgspec.structs.replace(part, ports=part.ports[:most])
                 for part in parts
             ]
-            # What cannot be a record was reported with the Service's own.
+            # Values that make no record were reported with the Service's own names.
             groups = endpoints.gather(pieces, pod_names, silent, options)
             if groups:
                 yield owner, writer.set_of(Kind.TOPOLOGY, [(group, group.ports) for group in groups])
@@ -69,7 +69,7 @@ def _owner(zone: str, base: bytes) -> bytes | None:
 def _by_zone(slices: Iterable[EndpointSlice], options: Options) -> dict[str, list[EndpointSlice]]:
     """The slices' published endpoints by topology zone, lower-cased.
 
-    A slice has one zone per address, as in CoreDNS: the last endpoint that names one says it.
+    A slice has one zone per address, as in CoreDNS: that of the last endpoint that names one.
     """
     found: dict[str, list[EndpointSlice]] = {}
     wanted = options.conditions

@@ -1,4 +1,4 @@
-"""A served zone, and the names that it has whatever the cluster holds.
+"""A served zone, and its names that do not depend on the cluster.
 
 Z                 SOA, NS with glue: the DNS Service, or ns.dns.Z when none is known
 ns.dns.Z          A, AAAA: the same addresses
@@ -35,7 +35,7 @@ class Zone:
     clusters: bool = False
     """A zone of ServiceImports: endpoints have the name of their cluster too."""
     reverse: bool = False
-    """A zone of addresses: nothing but what every zone has is in `records`."""
+    """A zone of addresses: `records` has only the names of every zone."""
 
     @classmethod
     def of(cls, index: int, name: str, *, clusters: bool = False, reverse: bool = False) -> Zone:
@@ -53,7 +53,7 @@ class NameServer:
 
 
 def between(zones: Sequence[Zone]) -> dict[bytes, bytes]:
-    """Empty non-terminals (RFC 8020): the names between a served zone and another one that lies in it."""
+    """Empty non-terminals (RFC 8020): the names between a served zone and another one inside it."""
     found: dict[bytes, bytes] = {}
     known = {zone.wire: zone for zone in zones}
     for inner in zones:
@@ -76,7 +76,7 @@ def name_servers_of(texts: Iterable[str]) -> list[NameServer]:
 
 
 def addresses(texts: Iterable[str]) -> tuple[list[bytes], list[bytes]]:
-    """Textual addresses as 4-byte and 16-byte ones, in their order, without those that do not parse."""
+    """Textual addresses as 4 and 16 bytes, in their order; those that do not parse are left out."""
     packed: list[bytes] = []
     for text in texts:
         try:
@@ -86,7 +86,7 @@ def addresses(texts: Iterable[str]) -> tuple[list[bytes], list[bytes]]:
     return [item for item in packed if len(item) == 4], [item for item in packed if len(item) == 16]
 
 
-#: What a reply to a query for the zone has besides its name and the records: header, type and class, OPT.
+#: Bytes of a reply for the zone besides its name and records: header, type and class, OPT.
 _QUESTION_AND_OPT: Final = HEADER_SIZE + 4 + OPT_SIZE
 #: Bytes of an NS record besides its target, and of a glue record besides its owner and address.
 _RECORD: Final = 12
@@ -94,10 +94,10 @@ _GLUE: Final = 10
 
 
 def _that_fit(zone: Zone, name_servers: Sequence[NameServer]) -> list[NameServer]:
-    """The name servers that a reply has room for, with their glue.
+    """The name servers that fit into a reply, with their glue.
 
-    In their order, each owner with its first address or not at all; link-local
-    addresses are nobody's but one link's (RFC 3927, RFC 4291 section 2.5.6).
+    In their order, each owner with its first address or not at all. Link-local addresses are left
+    out, because they are valid on one link only (RFC 3927, RFC 4291 section 2.5.6).
     """
     room = MAX_MESSAGE - _QUESTION_AND_OPT - len(zone.wire)
     found: dict[NameServer, None] = {}

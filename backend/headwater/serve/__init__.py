@@ -1,1 +1,1 @@
-"""The wire: gRPC for CoreDNS, plain DNS for development."""
+"""Listeners: gRPC for CoreDNS, plain DNS for development."""

@@ -1,7 +1,7 @@
-"""Places for connections that are nobody yet: accepted, but silent, shaking hands, or without their SETTINGS.
+"""Places for connections that are not established yet: silent, shaking hands, or without SETTINGS.
 
-Anybody who reaches the port can make these, as many and as often as they like, so they have places of
-their own: they can only take them from each other, never from a connection that is established.
+Any client that reaches the port can make as many of these as it likes. So they have places of their
+own: they take places only from each other, and never from an established connection.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ if TYPE_CHECKING:
 
     from headwater.serve.server import Peer
 
-#: Connections that have sent nothing yet, or that wait for their handshake to begin. Each is a socket and no more.
+#: Connections that have sent nothing yet, or that wait for their handshake to begin. Each is only a
+#: socket.
 MAX_SILENT: Final = 512
-#: Those whose handshake or HTTP/2 preface is under way. Over TLS each costs asyncio 0.3 MiB.
+#: Connections with a handshake or HTTP/2 preface under way. Over TLS each costs asyncio 0.3 MiB.
 MAX_BEGINNING: Final = 256
 MAX_TLS_BEGINNING: Final = 32
-#: How long each of these keeps its place whoever else comes, in seconds: a few round trips and some computing.
-#: It bounds how many handshakes are begun, too: 320 a second.
+#: Seconds for which each of these keeps its place against newcomers: a few round trips and some
+#: computing. It also bounds the handshakes: 320 a second.
 TENURE: Final = 0.1
-#: How long a connection may take from `accept` until it is established, in ticks (a second each). A little
-#: longer than a handshake, and than HTTP/2 waits for a preface, whose GOAWAY says why.
+#: Ticks (a second each) from `accept` until a connection must be established. A little more than a
+#: handshake's limit, and than HTTP/2's limit for a preface, whose GOAWAY gives the reason.
 PATIENCE: Final = 12
 
 
@@ -34,7 +35,7 @@ class Arrival:
     __slots__ = ("begun", "born", "connected", "host", "peer", "task")
 
     def __init__(self, connected: socket.socket, address: Any, born: int) -> None:
-        """`address` is what `accept` said of the peer; `born` is the tick."""
+        """`address` is the peer's, from `accept`; `born` is the tick."""
         self.connected = connected
         self.host = host_of(address)
         self.born = born
@@ -51,7 +52,7 @@ class Arrival:
 
 
 class Places:
-    """A number of places. When they are taken, the host that has most of them loses its oldest."""
+    """A number of places. When all are taken, the host with the most places loses its oldest."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
@@ -60,20 +61,20 @@ class Places:
         self._newest = False  # whose turn was the last
 
     def take(self, arrival: Arrival) -> Arrival | None:
-        """Give it a place; returns the one that has to go for it."""
+        """Give it a place; returns the one that has to go."""
         self._by_host.setdefault(arrival.host, {})[arrival] = None
         self._count += 1
         return self.make_room() if self._count > self._limit else None
 
     def make_room(self) -> Arrival | None:
-        """Take one out: the oldest of the host that has most; None when there is none."""
+        """Take one out: the oldest of the host with the most places; None when there is none."""
         oldest = self._oldest()
         if oldest is not None:
             self.leave(oldest)
         return oldest
 
     def leaving(self) -> Arrival | None:
-        """Who would have to go if one more came; None while there is room."""
+        """The one that would have to go for a newcomer; None while there is room."""
         return None if self._count < self._limit else self._oldest()
 
     def _oldest(self) -> Arrival | None:
@@ -83,10 +84,10 @@ class Places:
         return next(iter(most))
 
     def next(self) -> Arrival:
-        """Take out whose turn it is: one of the host that has fewest. Raises ValueError when there is none.
+        """Take out the next: one of the host with the fewest. Raises ValueError when there is none.
 
-        The newest and the oldest take turns: in a flood the newest of a moment is served at once, and who is
-        buried by newer ones gets his turn all the same.
+        The newest and the oldest take turns. In a flood the newest is served at once, and older
+        ones get their turn too.
         """
         fewest = min(self._by_host.values(), key=len)
         self._newest = not self._newest
@@ -109,10 +110,10 @@ class Places:
         return self._count
 
     def __iter__(self) -> Iterator[Arrival]:
-        """Everyone, as they are now: places may be taken and left meanwhile."""
+        """A copy of all: places may be taken and left meanwhile."""
         return iter([arrival for mine in self._by_host.values() for arrival in mine])
 
 
 def host_of(address: Any) -> str:
-    """Whose connection it is, as far as its address tells; all of a unix socket are one host's."""
+    """The host of a connection, by its address; all of a unix socket count as one host."""
     return str(address[0]) if isinstance(address, tuple) else ""

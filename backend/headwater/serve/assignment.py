@@ -1,4 +1,4 @@
-"""What an answer process is given when it is started. Light: the supervisor imports it."""
+"""The assignment of an answer process at its start. Light, because the supervisor imports it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from headwater.store.identity import Identity
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """Which answer process it is, what it serves, and where."""
+    """The number of an answer process, its settings, and its sockets."""
 
     index: int
     settings: Settings
     identity: Identity
-    """Which store it may answer from."""
+    """The identity of the store that it may answer from."""
     listening: socket.socket | None
     """Bound by the supervisor; None under grpcio, which binds its own."""
     dns: tuple[socket.socket, socket.socket] | None

@@ -1,8 +1,8 @@
 """Plain DNS over UDP and TCP, for development and for `dig` without CoreDNS.
 
 UDP replies respect the client's size (RFC 6891 section 6.2.3; 512 bytes without
-EDNS, RFC 1035 section 4.2.1): what does not fit is sent without records and with
-TC set, and the client comes again over TCP (RFC 7766).
+EDNS, RFC 1035 section 4.2.1): a reply that does not fit is sent without records and with TC set,
+and the client asks again over TCP (RFC 7766).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from headwater.wire.edns import MIN_UDP_SIZE, OPT_SIZE
 from headwater.wire.header import COUNTS, HEADER_SIZE, QR, TC, flags_of, reply_head, servfail
 from headwater.wire.question import Malformed, Question
 
-#: No larger UDP reply, whatever the client says: fragments get lost.
+#: The largest UDP reply, whatever the client's size: fragments get lost.
 _MAX_UDP: Final = 4096
 #: An idle TCP connection lives this long, in seconds (RFC 7766 section 6.2.3: "a few seconds").
 _IDLE: Final = 10.0
@@ -25,7 +25,7 @@ _MAX_CONNECTIONS: Final = 256
 
 
 def for_udp(query: bytes, reply: bytes) -> bytes:
-    """The reply, or as much of it as the client takes in a datagram: question, OPT and TC."""
+    """The reply if the client takes it in a datagram, else question, OPT and TC."""
     if len(reply) <= MIN_UDP_SIZE:
         return reply
     try:
@@ -110,7 +110,7 @@ class DnsListener:
             if len(self._connections) <= _MAX_CONNECTIONS:
                 await self._answer_all(reader, writer)
         except TimeoutError:
-            # Silent, or not reading: close() would wait for ever for it to take what is buffered.
+            # Silent, or not reading: close() would wait for ever until the buffer is empty.
             writer.transport.abort()
         except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass  # the client went away, or we are stopping
@@ -127,7 +127,7 @@ class DnsListener:
             if reply is None:
                 return
             if isinstance(reply, Pending):
-                # What the client asks on this connection meanwhile waits; it is for development.
+                # Later queries on this connection wait meanwhile; it is for development.
                 reply = await _complete(self._queries, query, reply)
             writer.write(len(reply).to_bytes(2, "big") + reply)
             async with asyncio.timeout(_IDLE):

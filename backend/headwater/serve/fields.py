@@ -1,9 +1,9 @@
-"""Header blocks: what the client's mean, what makes a list malformed, and ours ready to be sent.
+"""Header blocks: the client's, decoded and checked, and ours, ready to be sent.
 
-`hpack` does the decoding (RFC 7541). What is added here is memory: a call's block
-differs from the one before only in the value of its last field, `grpc-timeout`.
-Once the client's table can have no size, equal bytes have equal meanings, and a
-block whose beginning was decoded and accepted before needs no decoding.
+`hpack` decodes (RFC 7541), and this module remembers. A call's block differs from the previous one
+only in the value of its last field, `grpc-timeout`. Once the client's table has size zero, equal
+bytes have equal meanings. A block whose beginning was decoded and accepted before then needs no
+decoding.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ VARYING: Final = b"grpc-timeout"
 #: Bytes of a header list, as RFC 9113 section 6.5.2 counts them; and of its compressed form.
 MAX_LIST: Final = 16_384
 
-#: Blocks, and the length of one, that are remembered for a connection; values of the varying field, for the process.
+#: Limits of the memory: blocks of a connection, the length of one, and the process's values of the
+#: varying field.
 _MAX_KNOWN: Final = 16
 _MAX_KNOWN_SIZE: Final = 1024
 _MAX_VALUES: Final = 4096
 _MAX_VALUE_SIZE: Final = 32
 
-# RFC 9113 section 8.2.1, and RFC 9110 section 5.1 for what a name is made of.
+# RFC 9113 section 8.2.1, and RFC 9110 section 5.1 for the characters of a name.
 _NAME: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9a-z]+").fullmatch
 _VALUE: Final = re.compile(rb"(?![ \t])[^\0\r\n]*(?<![ \t])").fullmatch
 _LENGTH: Final = re.compile(rb"[0-9]{1,19}").fullmatch
@@ -47,7 +48,10 @@ class Malformed(Exception):  # noqa: N818 (what the message is)
 
 
 def check_fields(headers: Headers) -> None:
-    """Trailers, or what stands behind the pseudo-header fields (section 8.2). Raises Malformed."""
+    """Check trailers, or the fields behind the pseudo-header fields (section 8.2).
+
+    Raises Malformed.
+    """
     for name, value in headers:
         if not _NAME(name) or not _VALUE(value) or name in _OF_A_CONNECTION:
             raise Malformed
@@ -56,7 +60,10 @@ def check_fields(headers: Headers) -> None:
 
 
 def check_request(headers: Headers) -> int:
-    """A request's headers (section 8.3); its content-length, -1 for none. Raises Malformed."""
+    """Check a request's headers (section 8.3); returns its content-length, -1 for none.
+
+    Raises Malformed.
+    """
     pseudo: dict[bytes, bytes] = {}
     for name, value in headers:
         if not name.startswith(b":"):
@@ -65,7 +72,7 @@ def check_request(headers: Headers) -> int:
         if name not in _PSEUDO or name in pseudo or not _VALUE(value):
             raise Malformed
         pseudo[name] = value
-    check_fields(headers[len(pseudo) :])  # none of them behind another field: its colon is in no name
+    check_fields(headers[len(pseudo) :])  # none behind another field, whose name has no colon
     if pseudo.get(b":method") == b"CONNECT":  # section 8.5
         if pseudo.keys() != {b":method", b":authority"}:
             raise Malformed
@@ -116,17 +123,18 @@ def _length(size: int, flag: int) -> bytes:
 
 
 _huffman: Final = HuffmanEncoder(REQUEST_CODES, REQUEST_CODES_LENGTH)
-#: What may stand before the varying field's value: a literal of any kind (RFC 7541 section 6.2), its name spelt out.
+#: The bytes that may precede the varying field's value: a literal of any kind (RFC 7541 section
+#: 6.2), its name spelt out.
 _BEFORE_VALUE: Final = tuple(
     kind + name for kind in (b"\0", b"\x10", b"\x40") for name in (_string(VARYING), _coded(VARYING))
 )
 
 
 class _Values(dict[bytes, bytes]):
-    """Values of the varying field by their encoding: one string literal and nothing else."""
+    """Values of the varying field by their encoding, which is one string literal."""
 
     def __missing__(self, literal: bytes) -> bytes:
-        """Raises KeyError for anything else, and for what is too long to be remembered."""
+        """Raises KeyError for anything else, and for values that are too long to remember."""
         if len(literal) > _MAX_VALUE_SIZE:
             raise KeyError(literal)
         try:
@@ -146,11 +154,10 @@ _NONE: Final = {b"": b""}
 
 
 class Blocks(Generic[H]):
-    """The client's header blocks on one connection. `route` says what a request is about, once for blocks alike.
+    """The client's header blocks on one connection. `route` is called once for equal blocks.
 
-    `known` maps the beginning of a block, all but the varying value, to what `route`
-    said, the content-length, and the values that may follow; `cut` is the length of
-    the one seen last.
+    `known` maps the beginning of a block, without the varying value, to the result of `route`, the
+    content-length, and the values that may follow. `cut` is the length of the last one.
     """
 
     __slots__ = ("_acknowledged", "_decoder", "_route", "cut", "known")
@@ -167,18 +174,18 @@ class Blocks(Generic[H]):
         self._acknowledged = True
 
     def decode(self, block: bytes) -> Headers:
-        """Raises hpack.HPACKError: the table is in disorder then, and with it the connection (section 4.3).
+        """Raises hpack.HPACKError. The connection is then unusable (section 4.3).
 
-        From the acknowledgement on no size but 0 is accepted. Where we depart from section 4.3.1
-        is that a client may also say nothing of the size and go on as before: section 4.3.1 itself
-        warns that clients do (h2spec is one). The initial 4,096 bytes harm nobody.
+        From the acknowledgement on, only size 0 is accepted. We depart from section 4.3.1 in one
+        point: a client may also keep silent about the size and go on as before. Section 4.3.1
+        itself warns that clients do (h2spec is one). The initial 4,096 bytes do no harm.
         """
         if self._acknowledged and block and block[0] & 0xE0 == 0x20:  # RFC 7541 section 6.3
             self._decoder.max_allowed_table_size = 0
         return list(self._decoder.decode(block, raw=True))
 
     def request(self, block: bytes) -> tuple[H, bytes, int]:
-        """(what `route` says, the varying field's value or b"", content-length or -1).
+        """(result of `route`, the varying field's value or b"", content-length or -1).
 
         Raises as `decode`, or Malformed.
         """
@@ -200,10 +207,10 @@ class Blocks(Generic[H]):
     def _learn(self, block: bytes, headers: Headers, meaning: tuple[H, int], varying: int) -> None:
         """Remember the block, without the value of its last field if that is the varying one.
 
-        What is remembered is whole fields and that field's name: whatever string
-        follows makes another block with the same meaning, and nothing else does.
+        The memory has whole fields and that field's name. Any string behind them makes another
+        block with the same meaning, and only such blocks match.
         """
-        # Until the client has given its table up, a block that is not decoded would leave it behind.
+        # While the client still has a table, a block that is not decoded would miss its changes.
         if self._decoder.max_allowed_table_size or len(self.known) >= _MAX_KNOWN or len(block) > _MAX_KNOWN_SIZE:
             return
         if not varying:

@@ -1,11 +1,10 @@
 """gRPC's unary calls on `http2` (grpc's doc/PROTOCOL-HTTP2.md), sans-IO as that is.
 
-What a call comes to is decided here; who reads and writes is elsewhere. `Calls.answer`
-takes what was read at once as one batch, and its replies are from one moment of the store.
+This module decides the outcome of a call; others read and write. `Calls.answer` takes all calls of
+one read as one batch, and their replies are from one moment of the store.
 
-A call that cannot be served ends with a status of its own in its trailers, and
-nothing else does: what DNS can say is said in DNS (contract 1). Statuses are those
-of doc/statuscodes.md.
+A call that cannot be served ends with a gRPC status in its trailers. Only such calls do: every
+outcome of DNS is a DNS message (contract 1). Statuses are those of doc/statuscodes.md.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ class Method(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """A reply that is the same whatever the request holds."""
+    """A reply that does not depend on the request."""
 
     head: Block
     body: bytes = b""
@@ -69,21 +68,23 @@ _NOT_GRPC: Final = Plain(block(((b":status", b"415"), (b"content-type", b"text/p
 
 #: One message: a flag, its length, itself.
 _MESSAGE_HEAD: Final = 5
-#: By a message's length: what stands before it in a reply's DATA.
+#: By a message's length: the bytes before it in a reply's DATA.
 _SHORT_REPLIES: Final = [
     b"\0" + (len(pack_head(size)) + size).to_bytes(4, "big") + pack_head(size) for size in range(1024)
 ]
-#: By DATA's length: what stands before the message in an ordinary request's (a length below 128 has one byte).
+#: By DATA's length: the bytes before the message in an ordinary request (a length below 128 has one
+#: byte).
 _ORDINARY: Final = [b""] * 7 + [_SHORT_REPLIES[size] for size in range(0x80)]
 
 
 def route(headers: Headers) -> Route:
-    """What a request is about, by its headers alone."""
+    """The route of a request, by its headers alone."""
     fields = dict(headers)
     method = fields[b":method"]
     if method != b"POST":
         return _NOT_EVEN_GET if method == b"HEAD" else _NOT_POST
-    # "Servers should respond with HTTP status of 415": other clients would not see a gRPC error in a 200.
+    # "Servers should respond with HTTP status of 415": other clients would not see a gRPC error in
+    # a 200.
     if not _IS_GRPC(fields.get(b"content-type", b"")):
         return _NOT_GRPC
     found = _METHODS.get(fields[b":path"])
@@ -96,7 +97,7 @@ _TIMEOUT: Final = re.compile(rb"([0-9]{1,8})([HMSmun])").fullmatch
 
 
 class _Timeouts(dict[bytes, float]):
-    """Seconds by the text of `grpc-timeout`: without one for ever, NaN for what is none."""
+    """Seconds by the text of `grpc-timeout`: without one infinite, NaN for a bad one."""
 
     def __missing__(self, text: bytes) -> float:
         match = _TIMEOUT(text)
@@ -138,13 +139,13 @@ def frame(message: bytes) -> bytes:
 def _trailers_only(status: Status, why: str) -> Block:
     """A refusal: headers that are trailers at the same time."""
     fields = [_OK, _CONTENT_TYPE, (b"grpc-status", b"%d" % status), (b"grpc-message", percent(why))]
-    if status is Status.UNIMPLEMENTED:  # who compresses is told what to use instead (doc/compression.md)
+    if status is Status.UNIMPLEMENTED:  # doc/compression.md: name what to use instead
         fields.append((b"grpc-accept-encoding", b"identity"))
     return block(fields, end=True)
 
 
 def percent(text: str) -> bytes:
-    """`grpc-message`: UTF-8, with what is not printable ASCII, and the percent sign, percent-encoded."""
+    """`grpc-message`: UTF-8; all but printable ASCII, and the percent sign, is percent-encoded."""
     return b"".join(
         bytes((byte,)) if 0x20 <= byte <= 0x7E and byte != 0x25 else b"%%%02X" % byte for byte in text.encode()
     )
@@ -152,7 +153,10 @@ def percent(text: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A call whose reply needs another server: `Queries.complete` makes it, `Calls.finish` sends it."""
+    """A call whose reply needs another server.
+
+    `Queries.complete` makes it; `Calls.finish` sends it.
+    """
 
     stream: int
     message: bytes
@@ -168,7 +172,7 @@ class Calls:
         self._queries = queries
 
     def answer(self, connection: Connection[Route]) -> Sequence[Waiting]:
-        """Answer what was asked, as long as there is room for replies; what needs time is returned."""
+        """Answer the requests while there is room for replies; returns calls that need time."""
         query = Method.QUERY
         batch = None
         waiting: list[Waiting] = []
@@ -206,7 +210,7 @@ class Calls:
     def _others(
         self, connection: Connection[Route], stream: int, to: Route, timeout: bytes, body: bytes | None
     ) -> None:
-        """Whatever is not a query in time. Raises Refused."""
+        """All but a query in time. Raises Refused."""
         if isinstance(to, Plain):
             connection.send(stream, to.head, to.body)
             return
@@ -220,7 +224,7 @@ class Calls:
 
     @staticmethod
     def finish(connection: Connection[Route], stream: int, reply: bytes) -> None:
-        """The reply to a call that waited; nothing happens when nobody waits for it any more."""
+        """Send the reply to a call that waited, unless nobody waits for it any more."""
         connection.send(stream, _HEAD, _framed(reply), _TAIL)
 
     @staticmethod

@@ -1,6 +1,6 @@
 """The gRPC service on grpcio's public API: the reference transport.
 
-Handlers take and give raw bytes; what they hold is in `service`.
+Handlers take and give raw bytes; `service` knows their contents.
 
 grpcio cannot take a socket that somebody else has bound, so an answer process
 binds its own address.
@@ -89,7 +89,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
 
 
 class _Certificates:
-    """Those of the files; read again when the files have changed and can be used."""
+    """The credentials of the files; read again when the files have changed and can be used."""
 
     def __init__(self, files: Certificates) -> None:
         self._files = files
@@ -127,7 +127,9 @@ def _refuse(context: grpc.ServicerContext, refused: Refused) -> NoReturn:
 def start(
     address: Address, queries: Queries, loop: asyncio.AbstractEventLoop, files: Certificates | None = None
 ) -> Callable[[float], None]:
-    """Serve at an address; returns what stops it, given the seconds that calls may still take.
+    """Serve at an address.
+
+    Returns a function that stops it, given the seconds that calls may still take.
 
     `loop` is where other servers are asked. Raises OSError when the address cannot be bound.
     """
@@ -153,7 +155,7 @@ def start(
         raise OSError(f"{address} cannot be bound")
     server.start()
     if address.path is not None:
-        # CoreDNS may run as another user; the directory says who may come near.
+        # CoreDNS may run as another user; the directory's permissions decide who may connect.
         os.chmod(address.path, 0o666)  # noqa: PTH101
 
     def stop(grace: float) -> None:

@@ -1,8 +1,8 @@
-"""HTTP/2 (RFC 9113) for a server of unary calls, sans-IO: bytes in, requests out; replies in, bytes out.
+"""HTTP/2 (RFC 9113) for a server of unary calls, sans-IO: bytes to requests, replies to bytes.
 
-No socket and no clock. Whoever owns those calls `receive` with what was read,
-`send` for each of `requests`, writes what `take` returns, calls `tick` once a
-second, and closes when `closed` says so:
+No socket and no clock. Their owner calls `receive` with the bytes that it has read, `send` for each
+of `requests`, writes the result of `take`, calls `tick` once a second, and closes when `closed` is
+set:
 
     connection.receive(data)
     for stream, head, varying, body in connection.requests():
@@ -19,26 +19,25 @@ A stream's state (section 5.1) is a `State`; `TRANSITIONS` is the whole table:
     SENDING  |         |                      |         | CLOSED | CLOSED
     CLOSED   |         |                      |         |        |
 
-A call whose HEADERS and DATA come together goes from IDLE to DUE at once, a reply that fits both
-windows from DUE to CLOSED: the short way passes over OPEN and SENDING. It keeps no object for a
-stream, but one entry in the collection of its state, which `Connection.state_of` reads: an object
-each was tried, and made a call's frames an eighth dearer.
+A call whose HEADERS and DATA come together goes from IDLE straight to DUE, and a reply that fits
+both windows from DUE to CLOSED: the short way skips OPEN and SENDING. It keeps no object for a
+stream, but one entry in the collection of its state, which `Connection.state_of` reads. One object
+a stream was tried, and made a call's frames an eighth dearer.
 
 "Half-closed (local)" does not occur: a reply that overtakes its request is followed by RST_STREAM
 (section 8.1). Such a request may still be sent while its stream is DUE or SENDING.
 
-**What makes it cheap.** We announce a header table of no size, so that header
-blocks mean the same on any connection at any time. A call's block differs from
-the one before only in the value of its last field, `grpc-timeout`: when all before
-that value is known, decoded and accepted once, and the value too, nothing is
-decoded (`_call`). A request is a tuple, a reply a join. Every other block goes to `hpack`.
+**Why it is cheap.** We announce a header table of size zero, so a header block means the same on
+any connection at any time. A call's block differs from the previous one only in the value of its
+last field, `grpc-timeout`. When the rest of the block was decoded and accepted before, and the
+value too, nothing is decoded (`_call`). A request is a tuple, a reply a join. Every other block
+goes to `hpack`.
 
-**What makes it safe.** Everything that a peer can make grow has a limit below.
-Work is bounded by an allowance: frames that ask nothing (PING, SETTINGS,
-RST_STREAM, …) use it up, replies and ticks renew it. Requests wait, undone,
-while more replies than `MAX_QUEUED` are waiting for the peer. What is wrong on a
-stream ends the stream, what is wrong on the connection ends that, with the
-error code that RFC 9113 has for it; nothing raises.
+**Why it is safe.** Everything that a peer can make grow has a limit below. An allowance bounds
+work: frames without a request (PING, SETTINGS, RST_STREAM, …) use it up, replies and ticks renew
+it. Requests wait while more replies than `MAX_QUEUED` wait for the peer. An error of a stream ends
+the stream, and an error of the connection ends the connection, with RFC 9113's error code. Nothing
+raises.
 """
 
 from __future__ import annotations
@@ -55,15 +54,15 @@ from headwater.serve.fields import MAX_LIST, Blocks, Headers, Malformed, check_f
 from headwater.wire.header import MAX_MESSAGE
 
 H = TypeVar("H")
-#: (stream, what `route` made of its headers, value of the varying field, body); the body is
-#: None for one that is longer than a connection takes.
+#: (stream, result of `route` for its headers, value of the varying field, body); the body is None
+#: when it is longer than a connection takes.
 Request: TypeAlias = tuple[int, H, bytes, bytes | None]
 #: A header block ready to be sent: the first five bytes of its frame, and the block.
 Block: TypeAlias = tuple[bytes, bytes]
 
 # Limits, per connection.
 
-#: Streams at a time: those being asked, answered, and waiting to be sent.
+#: Streams at a time: with a request, due, or with a reply under way.
 MAX_STREAMS: Final = 512
 #: SETTINGS_MAX_FRAME_SIZE, which has its least value (section 6.5.2).
 MAX_FRAME_SIZE: Final = 16_384
@@ -71,12 +70,12 @@ MAX_FRAME_SIZE: Final = 16_384
 MAX_BODY: Final = 5 + 16 + MAX_MESSAGE
 #: Bytes of all bodies that are not complete.
 MAX_UNFINISHED: Final = 2 * MAX_BODY
-#: Bytes of replies that wait to be taken, or for the peer's windows. The last one may exceed it.
+#: Bytes of replies that wait for `take`, or for the peer's windows. The last one may exceed it.
 MAX_QUEUED: Final = 128 * 1024
-#: What we let the peer send ahead: on the connection, the initial value; on a stream, more than any body.
+#: The peer's windows: on the connection the initial value, on a stream more than any body.
 _WINDOW: Final = 65_535
 _STREAM_WINDOW: Final = 2 * _WINDOW + 1
-#: Frames that ask nothing: this many a tick; and for every reply, and every large frame of one, four.
+#: Frames without a request: so many a tick, and four for every reply and every large frame of one.
 _ALLOWANCE: Final = 1000
 _EARNED: Final = 4
 _MAX_ALLOWANCE: Final = 20_000
@@ -87,7 +86,7 @@ _MAX_REMEMBERED: Final = 256
 # Deadlines, in ticks: about a second each.
 
 _HANDSHAKE: Final = 10
-#: For a frame or a header block to be completed, for a body, for a reply to be let through.
+#: Limits for a frame or header block, for a body, and for a reply that waits for a window.
 _PATIENCE: Final = 30
 _PING_AFTER: Final = 60
 _PING_TIMEOUT: Final = 20
@@ -145,7 +144,7 @@ class State(Enum):
 
 
 class Event(Enum):
-    """What changes a stream's state."""
+    """An event that changes a stream's state."""
 
     HEADERS = "a request begins"
     END_STREAM = "it is complete"
@@ -155,7 +154,7 @@ class Event(Enum):
     RESET = "RST_STREAM, from either side"
 
 
-#: Any other event is no event of that state: it is an error of the peer's, or nothing.
+#: Any other event does not belong to that state: it is the peer's error, or has no effect.
 TRANSITIONS: Final = {
     (State.IDLE, Event.HEADERS): State.OPEN,
     (State.OPEN, Event.END_STREAM): State.DUE,
@@ -238,7 +237,10 @@ def block(headers: Headers, *, end: bool) -> Block:
 
 
 class Connection(Generic[H]):
-    """The server's end of one connection. `route` says what a list of headers is about, once for blocks alike."""
+    """The server's end of one connection.
+
+    `route` is called with the headers, once for equal blocks.
+    """
 
     __slots__ = (
         "_allowance",
@@ -277,11 +279,11 @@ class Connection(Generic[H]):
 
     def __init__(self, route: Callable[[Headers], H]) -> None:
         self.closed = False
-        """Nothing more will be read or said; `take` once more, then close."""
+        """Nothing more will be read or written; `take` once more, then close."""
         self.cancelled: list[int] = []
-        """Streams that were due and are not any more. The owner takes them out."""
+        """Streams that are no longer due. The owner takes them out."""
         self.idle = 0
-        """For how many ticks nothing was asked."""
+        """Ticks without a request."""
 
         self._rest = b""  # the beginning of a frame
         self._started = False  # the client's preface has come
@@ -318,7 +320,7 @@ class Connection(Generic[H]):
         self._quiet = 0  # ticks without one
         self._last_asked = 0
 
-        # Section 3.4: our SETTINGS come first; nothing need be waited for.
+        # Section 3.4: our SETTINGS come first, without waiting.
         settings = (
             (0x1, 0),  # HEADER_TABLE_SIZE
             (0x3, MAX_STREAMS),  # MAX_CONCURRENT_STREAMS
@@ -344,7 +346,7 @@ class Connection(Generic[H]):
         self._rest = data[at:]
 
     def requests(self) -> Iterator[Request[H]]:
-        """The requests that are there, in their order, while there is room for their replies."""
+        """The waiting requests, in their order, while there is room for their replies."""
         requests, due = self._requests, self._due
         while requests and self._queued < MAX_QUEUED:
             request = requests.popleft()
@@ -369,7 +371,7 @@ class Connection(Generic[H]):
     def send(self, stream: int, head: Block, body: bytes = b"", tail: Block | None = None) -> None:
         """Reply: headers, a body unless `head` ends the stream, trailers if any.
 
-        Nothing happens when the stream is not due any more.
+        Has no effect when the stream is no longer due.
         """
         extra = self._due.pop(stream, None)
         if extra is None:
@@ -397,7 +399,7 @@ class Connection(Generic[H]):
             self._finish(stream)
 
     def take(self) -> bytes:
-        """Everything that is to be written now."""
+        """All bytes to be written now."""
         if self._final is not None and not (self._open or self._due or self._sending):
             self.closed = True
         out = self._out
@@ -406,7 +408,7 @@ class Connection(Generic[H]):
             self._goodbye = b""
             self._forget()
         elif self._received > _WINDOW // 2 and not self._requests:
-            # Opened by halves, and not while requests wait: more of them would wait too.
+            # Opened when half is used, and not while requests wait: more of them would wait too.
             out.append(frame(_WINDOW_UPDATE, 0, 0, self._received.to_bytes(4, "big")))
             self._received = 0
         if not out:
@@ -416,7 +418,10 @@ class Connection(Generic[H]):
         return out[0] if len(out) == 1 else b"".join(out)
 
     def drain(self) -> None:
-        """Serve what was asked, and nothing that the peer asks once it knows (section 6.8); then `closed`."""
+        """Drain: serve the requests that the peer sends until it knows (section 6.8).
+
+        Then `closed`.
+        """
         if self._draining or self.closed:
             return
         self._draining = True
@@ -451,7 +456,7 @@ class Connection(Generic[H]):
             self._reset(stream, Code.CANCEL)
 
     def _forget(self) -> None:
-        """Nothing follows what was said last: no request is there any more, and no stream."""
+        """Close when no request and no stream is left."""
         for kept in (self._open, self._due, self._sending, self._for_window, self._requests):
             kept.clear()
         self._unfinished = self._blocked = 0
@@ -481,7 +486,7 @@ class Connection(Generic[H]):
                 if after:
                     at = after
                     continue
-            # Section 4.2: what is longer than we take cannot be skipped, so it is the connection's error.
+            # Section 4.2: a longer frame cannot be skipped, so it is the connection's error.
             if end - start > MAX_FRAME_SIZE:
                 raise _ConnectionFault(Code.FRAME_SIZE_ERROR, "a frame is too long")
             if end > size:
@@ -506,14 +511,14 @@ class Connection(Generic[H]):
         return at
 
     def _fail(self, code: Code, why: str) -> None:
-        """End the connection (section 5.4.1). What was asked before can still be answered."""
+        """End the connection (section 5.4.1). Earlier requests can still be answered."""
         self.closed = True
-        # Section 6.8: never more than was said before.
+        # Section 6.8: not more than was said before.
         self._goodbye = _goaway(self._last if self._final is None else self._final, code, why)
         self._rest = b""
 
     def _spend(self, cost: int = 1) -> None:
-        """Section 10.5: a peer that keeps us busy with nothing is left."""
+        """Section 10.5: leave a peer that keeps us busy without requests."""
         self._allowance -= cost
         if self._allowance < 0:
             raise _ConnectionFault(Code.ENHANCE_YOUR_CALM, "too many frames that ask nothing")
@@ -522,7 +527,7 @@ class Connection(Generic[H]):
         return len(self._open) + len(self._due) + len(self._sending)
 
     def state_of(self, stream: int) -> State:
-        """The state of a stream, stream 0 and those that a server opens included: they are idle for ever."""
+        """The state of a stream. Stream 0, and streams that a server opens, stay idle."""
         if stream in self._open:
             return State.OPEN
         if stream in self._due:
@@ -532,14 +537,14 @@ class Connection(Generic[H]):
         return State.IDLE if stream > self._last or not stream & 1 else State.CLOSED
 
     def _goes_on(self, flags: int, stream: int) -> bool:
-        """Whether a frame belongs to a request that was too long to be kept; its last one is the end of that."""
+        """Whether a frame belongs to a request that was too long; its last frame ends that."""
         known = stream in self._still_sent
         if known and flags & _END_STREAM:
             self._still_sent.discard(stream)
         return known
 
     def _is_ignored(self, stream: int) -> bool:
-        """Whether the peer may not have known: it was reset (section 5.1), or after our GOAWAY (section 6.8)."""
+        """Whether the peer may not have known of our reset (5.1) or of our GOAWAY (6.8)."""
         return stream in self._reset_by_us or (self._final is not None and stream > self._final)
 
     # Streams
@@ -571,7 +576,7 @@ class Connection(Generic[H]):
         self._still_sent.discard(stream)
 
     def _finish(self, stream: int) -> None:
-        """A reply has gone out whole; if its request was not read to the end, it need not be sent (section 8.1)."""
+        """A reply has gone out whole. The rest of its request need not be sent (section 8.1)."""
         if stream in self._still_sent:
             self._reset(stream, Code.NO_ERROR)
 
@@ -580,8 +585,8 @@ class Connection(Generic[H]):
     def _call(self, data: bytes, start: int, end: int, stream: int) -> int:
         """The short way: a call like one before, its HEADERS and DATA whole and side by side.
 
-        Returns the offset behind it; 0 for what has to go the long way, which
-        leads to the same end.
+        Returns the offset behind it, or 0 when the frames must go the long way, with the same
+        result.
         """
         blocks = self._blocks
         cut = start + blocks.cut
@@ -617,7 +622,7 @@ class Connection(Generic[H]):
         return after
 
     def _account(self, size: int) -> None:
-        """DATA counts against the connection's window, whatever becomes of it (section 6.9)."""
+        """DATA counts against the connection's window in any case (section 6.9)."""
         self._received += size
         if self._received > _WINDOW:  # section 6.9.1
             raise _ConnectionFault(Code.FLOW_CONTROL_ERROR, "more DATA than the window lets through")
@@ -640,7 +645,7 @@ class Connection(Generic[H]):
         if request.room < 0:
             raise _StreamFault(Code.FLOW_CONTROL_ERROR)  # section 6.9.1
         padding = size - len(data)
-        if padding and not flags & _END_STREAM:  # of no use to anybody: given back at once
+        if padding and not flags & _END_STREAM:  # useless: given back at once
             request.room += padding
             self._out.append(frame(_WINDOW_UPDATE, 0, stream, padding.to_bytes(4, "big")))
         request.size += len(data)
@@ -655,7 +660,7 @@ class Connection(Generic[H]):
             self._spend()
 
     def _end(self, stream: int, request: _Open[H], last: bytes = b"") -> None:
-        """The request is complete, with what came last."""
+        """The request is complete with its last frame."""
         if request.expected >= 0 and request.expected != request.size:
             raise _StreamFault(Code.PROTOCOL_ERROR)  # section 8.1.1
         if request.size > MAX_BODY:
@@ -668,7 +673,7 @@ class Connection(Generic[H]):
         self._requests.append((stream, request.head, request.varying, body))
 
     def _give_up(self, stream: int, request: _Open[H]) -> None:
-        """The request is too long to be kept."""
+        """The request is too long."""
         del self._open[stream]
         self._unfinished -= request.size
         self._due[stream] = request.extra
@@ -805,7 +810,7 @@ class Connection(Generic[H]):
             self._pour(stream, self._sending[stream])
 
     def _widen(self, stream: int, state: State, increment: int) -> int:
-        """Let us send more on a stream; how much that is then, beyond its initial window."""
+        """Enlarge a stream's window; returns its size beyond the initial one."""
         if state is State.DUE:
             self._due[stream] += increment
             return self._due[stream]
@@ -845,7 +850,7 @@ class Connection(Generic[H]):
             self._pour(waiting, self._sending[waiting])
 
     def _set_initial(self, value: int) -> None:
-        """INITIAL_WINDOW_SIZE: the windows of all streams change with it, below zero too (section 6.9.2)."""
+        """INITIAL_WINDOW_SIZE changes all streams' windows, also below zero (section 6.9.2)."""
         self._initial = value
         extras = [request.extra for request in self._open.values()]
         extras += [reply.extra for reply in self._sending.values()]
@@ -862,7 +867,8 @@ class Connection(Generic[H]):
         if not flags & _ACK:
             self._out.append(frame(_PING, _ACK, 0, payload))
         elif payload == _DRAIN and self._draining and self._final is None:
-            # A round trip after the first GOAWAY: what the peer asked before it knew is here (section 6.8).
+            # A round trip after the first GOAWAY, all requests from before it have come (section
+            # 6.8).
             self._final = self._last
             self._out.append(_goaway(self._last, Code.NO_ERROR, "draining"))
 
@@ -884,7 +890,7 @@ class Connection(Generic[H]):
         self._spend()
 
     def _on_priority(self, _: int, stream: int, payload: bytes) -> None:
-        """Section 6.3: looked at, and of no effect (section 5.3.2)."""
+        """Section 6.3: checked, without effect (section 5.3.2)."""
         if not stream:
             raise _ConnectionFault(Code.PROTOCOL_ERROR, "PRIORITY on stream 0")
         self._spend()
@@ -928,5 +934,5 @@ def _unpadded(flags: int, payload: bytes) -> bytes:
 
 
 def _depends_on_itself(priority: bytes, stream: int) -> bool:
-    """RFC 7540 section 5.3.1; RFC 9113 has no priorities, and a rule that is kept harms nobody."""
+    """RFC 7540 section 5.3.1. RFC 9113 has no priorities, and the rule does no harm."""
     return int.from_bytes(priority[:4], "big") & _MAX_STREAM == stream

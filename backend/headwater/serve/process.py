@@ -28,9 +28,9 @@ from headwater.store.environment import Reader
 
 _log = logging.getLogger(__name__)
 
-#: How often the published store is looked for, in seconds: without one, and with one.
+#: Seconds between looks for the published store: without one, and with one.
 _FOLLOW: Final = (0.02, 0.25)
-#: How long calls under way may take after SIGTERM; the supervisor waits half a second longer.
+#: Seconds for calls under way after SIGTERM; the supervisor waits half a second longer.
 _DRAIN: Final = 4.0
 
 
@@ -88,7 +88,7 @@ async def _serve(
 
 
 def _start_grpcio(address: Address, queries: Queries, files: Certificates | None) -> Callable[[float], Awaitable[None]]:
-    # 10 MiB that the native transport has no use for.
+    # 10 MiB that the native transport does not need.
     from headwater.serve import grpcio_server
 
     loop = asyncio.get_running_loop()

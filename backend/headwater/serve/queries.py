@@ -1,4 +1,7 @@
-"""From a transport's bytes to the resolver and back: counted, timed, and a bug of ours one query's only."""
+"""From a transport's bytes to the resolver and back, counted and timed.
+
+A bug costs one query only.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from headwater.serve.upstream import Upstream
 from headwater.store.environment import Reader, Snapshot, is_damage
 from headwater.wire.edns import Ede
 
-#: A line of each kind per so many seconds, with how many there were since the one before.
+#: Seconds between two lines of a kind; a line counts those that were left out.
 _QUIET: Final = 60.0
 
 _log = logging.getLogger(__name__)
@@ -25,10 +28,10 @@ class Failed(Exception):  # noqa: N818 (what became of the query)
 
 
 class Queries:
-    """What every listener of an answer process hands its messages to."""
+    """Every listener of an answer process hands its messages to it."""
 
     def __init__(self, reader: Reader, resolver: Resolver, upstream: Upstream, max_staleness: float = 0.0) -> None:
-        """`max_staleness` in seconds: older truth is not answered from; 0: any is."""
+        """`max_staleness` in seconds: no answer comes from older truth; 0: no limit."""
         self._reader = reader
         self._resolver = resolver
         self._upstream = upstream
@@ -47,11 +50,11 @@ class Queries:
             session.end()
 
     def begin(self) -> Session:
-        """For queries that came together: they are answered from one moment of the store."""
+        """For queries that came together; they are answered from one moment of the store."""
         return Session(self, self._resolver, self._reader, self._durations)
 
     async def complete(self, pending: Pending) -> bytes:
-        """The reply to a query that another server has to be asked for. In the upstream's event loop.
+        """The reply to a query that needs another server. Runs in the upstream's event loop.
 
         Raises Failed.
         """
@@ -71,7 +74,7 @@ class Queries:
             _log.error("a query could not be answered%s", more, exc_info=error)
 
     def damaged(self, error: Exception, snapshot: Snapshot) -> None:
-        """A page of the store cannot be read: counted, logged once a minute, and the writer is told."""
+        """Count an unreadable page of the store, log it once a minute, and tell the writer."""
         self._damage += 1
         more = self._is_to_be_logged("damage")
         if more is not None:
@@ -85,7 +88,7 @@ class Queries:
                 _log.error("the watch process cannot be told that the store is damaged: %s%s", failure, more)
 
     def _is_to_be_logged(self, kind: str) -> str | None:
-        """What to add to a line of that kind; None when there was one a moment ago."""
+        """The end of a line of that kind; None when there was a line a moment ago."""
         now = monotonic()
         logged, since = self._logged.get(kind, (now - _QUIET, 0))
         if now - logged < _QUIET:
@@ -110,7 +113,7 @@ class Queries:
             snapshot.close()
 
     def look_at_age(self) -> None:
-        """Let the resolver refuse to answer while the truth is too old."""
+        """Make the resolver refuse to answer while the truth is too old."""
         if not self._max_staleness:
             return
         snapshot = self._reader.begin()
@@ -158,9 +161,9 @@ class Session:
         self._snapshot = reader.begin()
 
     def answer(self, query: bytes) -> bytes | Pending | None:
-        """The reply, or None when the query has not even an id to reply to; `Queries.complete` makes one of a Pending.
+        """The reply; None without an id. `Queries.complete` makes a reply of a Pending.
 
-        Raises Failed when a bug of ours is met; the next query is answered as ever.
+        Raises Failed for a bug of ours; the next query is answered as usual.
         """
         try:
             return self._resolver.answer(query, self._snapshot)
@@ -178,9 +181,9 @@ class Session:
             self._at = now
 
     def _unreadable(self, query: bytes, error: Exception, snapshot: Snapshot) -> bytes | Pending | None:
-        """SERVFAIL, as without a store: CoreDNS need not ask another address of ours, which reads the same file."""
+        """SERVFAIL, as without a store: CoreDNS's next address reads the same file."""
         self._queries.damaged(error, snapshot)
-        # The transaction is of no more use, but the other queries want to read what they can.
+        # This transaction is useless now, but the other queries can read the rest in a new one.
         self._snapshot = None
         snapshot.close()
         self._snapshot = self._reader.begin()

@@ -1,18 +1,19 @@
 """The native transport: sockets and time around `http2` and `grpc`, on asyncio.
 
-What is read at once is answered at once: one snapshot of the store, one write.
-A peer that does not take what was written is not read from, and left after a
-while. Calls that wait for another server end on their streams later.
+All calls of one read are answered from one snapshot of the store, in one write. When a peer does
+not read, the server stops reading from it, and closes after a while. Calls that wait for another
+server end on their streams later.
 
-What a query costs the process, in microseconds of CPU (2 cores, Linux 6.18, Python 3.11; `bench/transport`
-measures it, and `bench/profile` each layer alone):
+The cost of a query for the process, in microseconds of CPU (2 cores, Linux 6.18, Python 3.11;
+`bench/transport` measures it, and `bench/profile` each layer alone):
 
     frames in      1.4    `http2`: no block decoded, nothing copied but the body
     an answer      2.2    `queries` and the resolver, with the look-up and two looks at the clock
     frames out     0.8    one join for headers, message and trailers
     its share of a read   a read, its write, and asyncio's turn between them cost 30 to 40 together
 
-With one query in flight a read brings one of them, with a hundred behind CoreDNS some twenty: 32 and 10 to 12 in sum.
+With one query in flight a read brings one of them, with a hundred behind CoreDNS some twenty: 32
+and 10 to 12 in sum.
 """
 
 from __future__ import annotations
@@ -34,24 +35,24 @@ from headwater.settings.error import SettingsError
 
 _log = logging.getLogger(__name__)
 
-#: Established connections at a time. CoreDNS opens one to each address. Over TLS each costs asyncio half a MiB
-#: more at worst.
+#: Established connections at a time. CoreDNS opens one to each address. Over TLS each costs asyncio
+#: up to half a MiB more.
 MAX_CONNECTIONS: Final = 100
 MAX_TLS_CONNECTIONS: Final = 64
-#: Bytes that are read at once: others' turn comes after that.
+#: Bytes of one read; then other connections have their turn.
 _READ_SIZE: Final = 64 * 1024
-#: Bytes that may wait in a socket's buffer here before a peer is no longer read from.
+#: Bytes that may wait in a socket's buffer before the server stops reading from its peer.
 _WRITE_LIMIT: Final = 64 * 1024
-#: Connections that the kernel keeps until they are accepted: more than a flood can be between two turns.
+#: Connections that the kernel keeps until `accept`: more than a flood can bring between two turns.
 _BACKLOG: Final = 1024
-#: Connections that are accepted, and handshakes that are begun, before others have their turn.
+#: Connections to accept, and handshakes to begin, before others have their turn.
 _ACCEPTED_AT_ONCE: Final = 32
 _BEGUN_AT_ONCE: Final = 4
 #: In seconds.
 _TICK: Final = 1.0
 _LONGEST: Final = 60.0
 _TLS_LIMITS: Final = {"ssl_handshake_timeout": 10.0, "ssl_shutdown_timeout": 2.0}
-#: In ticks: for a peer to read what is written, and what is written last; between looks at the TLS files;
+#: In ticks: for a peer to read our bytes, and our last bytes; between looks at the TLS files;
 #: between two lines about descriptors.
 _PATIENCE: Final = 15
 _LINGER: Final = 3
@@ -60,7 +61,7 @@ _QUIET: Final = 60
 
 
 class Peer(asyncio.BufferedProtocol):
-    """One connection that speaks, or is shaking hands."""
+    """One connection that has sent bytes, or is shaking hands."""
 
     def __init__(self, server: Server, arrival: Arrival) -> None:
         self._server = server
@@ -71,7 +72,7 @@ class Peer(asyncio.BufferedProtocol):
         self.connection: Connection[Route] = Connection(route)
         self._waiting: dict[int, asyncio.Task[None]] = {}
         self._full = False  # the peer does not read
-        self._stuck = 0  # for how many ticks, or the same for what is written last
+        self._stuck = 0  # for how many ticks, also for the last bytes
         self._transport: asyncio.Transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -82,12 +83,12 @@ class Peer(asyncio.BufferedProtocol):
             self._transport.abort()
             return
         self._transport.set_write_buffer_limits(_WRITE_LIMIT)
-        # Whose certificate was verified is no stranger.
+        # A client with a verified certificate is no stranger.
         if not self._server.authenticates or self._establish():
             self.pump()
 
     def _establish(self) -> bool:
-        """Take a place among the established connections; False when there was none."""
+        """Take a place among the established connections; False when there is none."""
         arrival, self._arrival = self._arrival, None
         assert arrival is not None
         if self._server.established(self, arrival):
@@ -123,7 +124,7 @@ class Peer(asyncio.BufferedProtocol):
         self.pump()
 
     def pump(self) -> None:
-        """Answer what was asked, write what there is to say, while there is room for it."""
+        """Answer the requests and write the replies, while there is room for them."""
         connection, transport = self.connection, self._transport
         if transport.is_closing():
             return
@@ -182,7 +183,7 @@ class Peer(asyncio.BufferedProtocol):
         self.pump()
 
     def drain(self) -> None:
-        """Serve what was asked, then close."""
+        """Serve the requests, then close."""
         self.connection.drain()
         self.pump()
 
@@ -202,19 +203,19 @@ class Server:
         self.queries = queries
         self.calls = Calls(queries)
         self.buffer = memoryview(bytearray(_READ_SIZE))
-        """Everybody's: what is read is taken out of it before anybody else is."""
+        """Shared by all connections: it is emptied before the next one is read."""
         self._files = files
         self._version = None if files is None else files.version()
         self._context = None if files is None else files.load()
         self.authenticates = files is not None and files.client_ca is not None
         """Whether a handshake proves who the client is."""
         self._silent = Places(MAX_SILENT)
-        self._spoken = Places(MAX_SILENT)  # of the silent ones: those that have said something
+        self._spoken = Places(MAX_SILENT)  # of the silent ones: those that have sent bytes
         self._beginning = Places(MAX_BEGINNING if files is None else MAX_TLS_BEGINNING)
         self._next: asyncio.Handle | None = None
-        """The next turn of those that have spoken."""
+        """The next turn of connections that have sent bytes."""
         self._peers: set[Peer] = set()
-        """Those that are established."""
+        """Established connections."""
         self._ticks = 0
         self._complained = -_QUIET
         self._stopping = False
@@ -230,9 +231,9 @@ class Server:
         self._timer = self._loop.call_later(_TICK, self._tick)
 
     async def stop(self, grace: float) -> None:
-        """Accept nobody, serve what was asked, and close; after `grace` seconds in any case.
+        """Stop accepting, serve the requests, and close; after `grace` seconds in any case.
 
-        Who waits to be accepted goes on waiting, as long as somebody else holds the socket too.
+        Connections in the backlog go on waiting as long as another process holds the socket.
         """
         self._stopping = True
         self._loop.remove_reader(self._listening)
@@ -273,7 +274,10 @@ class Server:
                 self._loop.add_reader(connected, self._speaks, arrival)
 
     def _cannot_accept(self, error: OSError) -> None:
-        """No descriptor is free: an arrival gives up its own; when there is none, who comes waits for the next tick."""
+        """No descriptor is free: an arrival gives up its own.
+
+        Without one, newcomers wait for a tick.
+        """
         if self._ticks - self._complained >= _QUIET:
             self._complained = self._ticks
             _log.warning("no further connection can be accepted now: %s", error.strerror)
@@ -293,7 +297,7 @@ class Server:
             self._next = self._loop.call_soon(self._begin_some)
 
     def _begin_some(self) -> None:
-        """Begin with a few: a handshake costs a millisecond, and others want to be answered in between."""
+        """Begin with a few: a handshake costs a millisecond, and other calls wait meanwhile."""
         self._next = None
         now = self._loop.time()
         for _ in range(min(_BEGUN_AT_ONCE, len(self._spoken))):
@@ -344,7 +348,7 @@ class Server:
             arrival.task.cancel()
 
     def established(self, peer: Peer, arrival: Arrival) -> bool:
-        """An arrival has shown that it means it. Whether there is a place for it."""
+        """Establish an arrival; returns whether there is a place for it."""
         self._beginning.leave(arrival)
         if self._stopping or not self._has_room(peer.host):
             return False
@@ -352,10 +356,10 @@ class Server:
         return True
 
     def _has_room(self, host: str) -> bool:
-        """Whether one more of that host can stay; another one may have to go for it.
+        """Whether one more of that host can stay; another may have to go.
 
-        That is one of the host that has most, the one that has asked for nothing for longest. One that is
-        at work goes only if the newcomer's host has fewer.
+        That is the connection of the host with the most that has been idle for longest. One at work
+        goes only if the newcomer's host has fewer.
         """
         if len(self._peers) < (MAX_CONNECTIONS if self._context is None else MAX_TLS_CONNECTIONS):
             return True
@@ -370,7 +374,7 @@ class Server:
         return True
 
     def left(self, peer: Peer, arrival: Arrival | None) -> None:
-        """It was closed; `arrival` if it never was established."""
+        """It was closed; `arrival` if it was not established."""
         if arrival is not None:
             self._beginning.leave(arrival)
         self._peers.discard(peer)
@@ -394,7 +398,7 @@ class Server:
             self._look(self._files)
 
     def _look(self, files: Certificates) -> None:
-        """Take new certificates for new connections; the old ones when the new cannot be used."""
+        """Take new certificates for new connections; keep the old when the new cannot be used."""
         try:
             version = files.version()
             if version == self._version:

@@ -1,10 +1,10 @@
-"""What is served, whatever carries it: the methods, their messages, and why a call is refused.
+"""The service, for any transport: its methods, their messages, and the refusals.
 
-    coredns.dns.DnsService/Query    DnsPacket { bytes msg = 1; } both ways (protos/coredns/dns.proto)
-    grpc.health.v1.Health/Check     HealthCheckRequest { string service = 1; }, its answer { enum status = 1; }
+    coredns.dns.DnsService/Query  DnsPacket { bytes msg = 1; } both ways (protos/coredns/dns.proto)
+    grpc.health.v1.Health/Check   { string service = 1; }, reply { enum status = 1; }
 
-The one field of a `DnsPacket` is read and written here; only a packet in an
-unusual encoding is left to protobuf, which is not imported before.
+This module reads and writes the one field of a `DnsPacket`. protobuf reads only packets in an
+unusual encoding, and is not imported before.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from headwater.wire.header import MAX_MESSAGE
 
 SERVICE: Final = "coredns.dns.DnsService"
 QUERY: Final = f"/{SERVICE}/Query"
-#: `Watch` is not there, as clients of health accept: they take UNIMPLEMENTED for "no health checks", and serve on.
+#: There is no `Watch`. Clients of health take UNIMPLEMENTED for "no health checks", and go on.
 HEALTH_CHECK: Final = "/grpc.health.v1.Health/Check"
 
 #: A DnsPacket: CoreDNS sends no more than a DNS message and four bytes.
@@ -28,7 +28,7 @@ _ASKED_FOR: Final = (b"", b"\x0a" + bytes((len(SERVICE),)) + SERVICE.encode())
 
 
 class Status(IntEnum):
-    """gRPC's status codes, those that are used."""
+    """The gRPC status codes in use."""
 
     OK = 0
     INVALID_ARGUMENT = 3
@@ -40,7 +40,7 @@ class Status(IntEnum):
 
 
 class Refused(Exception):  # noqa: N818 (what becomes of the call)
-    """A call that ends with another status than OK. Never for what DNS has an answer to."""
+    """A call that ends with another status than OK; not for an outcome that DNS can express."""
 
     def __init__(self, status: Status, why: str) -> None:
         self.status = status
@@ -48,7 +48,7 @@ class Refused(Exception):  # noqa: N818 (what becomes of the call)
 
 
 class NotAPacket(ValueError):  # noqa: N818 (what it is)
-    """Bytes that no DnsPacket is serialized to."""
+    """Bytes that are no DnsPacket."""
 
 
 def unpack(packet: bytes) -> bytes:
@@ -83,7 +83,7 @@ def pack(message: bytes) -> bytes:
 
 
 def pack_head(length: int) -> bytes:
-    """What stands before a message of that length, at most 2 MiB."""
+    """The bytes before a message of that length, at most 2 MiB."""
     if length < 0x80:
         return b"\x0a" + bytes((length,))
     if length < 0x4000:
@@ -103,12 +103,12 @@ def message_of(packet: bytes) -> bytes:
 
 
 def bug() -> Refused:
-    """For a call that met a bug of ours. CoreDNS asks its next address then."""
+    """For a call that met a bug of ours. CoreDNS then asks its next address."""
     return Refused(Status.INTERNAL, "a bug of the server")
 
 
 def no_id() -> Refused:
-    """For a DNS message that not even a FORMERR can answer."""
+    """For a DNS message that is too short even for a FORMERR."""
     return Refused(Status.INVALID_ARGUMENT, "the DNS message is too short to have an id")
 
 

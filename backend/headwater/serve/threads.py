@@ -1,4 +1,4 @@
-"""The threads that grpcio hands calls to: few, and one more for each that waits."""
+"""The threads for grpcio's calls: few, and one more for each that waits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Threads(Executor):
-    """A fixed number of threads that do something at any time.
+    """A fixed number of working threads.
 
     A call that waits for another server says so (`waiting`): another thread
     takes its place meanwhile, so that no other call waits with it.
@@ -38,7 +38,7 @@ class Threads(Executor):
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
-        """While the calling thread, one of ours, does nothing but wait."""
+        """For the time in which the calling thread, one of ours, only waits."""
         with self._lock:
             if self._surplus:
                 self._surplus -= 1
@@ -51,7 +51,7 @@ class Threads(Executor):
                 self._surplus += 1
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: ARG002
-        """No further calls are taken; those that were are finished, and the threads end."""
+        """Take no further calls, finish those that were taken, and end the threads."""
         self._stopped = True
         self._calls.put(None)
 

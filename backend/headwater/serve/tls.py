@@ -1,4 +1,4 @@
-"""TLS for the gRPC port: version 1.2 and later, HTTP/2 by ALPN, clients' certificates when a CA for them is given."""
+"""TLS for the gRPC port: version 1.2 and later, HTTP/2 by ALPN, clients' certificates with a CA."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from headwater.settings.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Certificates:
-    """PEM files: a certificate (with what links it to its CA), its key, and a CA whose clients are let in."""
+    """PEM files: a certificate with its chain, its key, and a CA of admitted clients."""
 
     cert: str
     key: str
@@ -20,21 +20,22 @@ class Certificates:
 
     @classmethod
     def of(cls, settings: Settings) -> Certificates | None:
-        """Those that were named; None for no TLS."""
+        """The files in the settings; None for no TLS."""
         if settings.tls_cert is None or settings.tls_key is None:
             return None
         return cls(settings.tls_cert, settings.tls_key, settings.tls_client_ca)
 
     def version(self) -> tuple[tuple[int, int, int], ...]:
-        """Another one when a file was written or replaced. Raises OSError."""
+        """A value that changes when a file was written or replaced. Raises OSError."""
         names = [self.cert, self.key, *([self.client_ca] if self.client_ca else [])]
         found = [os.stat(name) for name in names]  # noqa: PTH116 (links followed: that is how Kubernetes replaces them)
         return tuple((stat.st_mtime_ns, stat.st_ino, stat.st_size) for stat in found)
 
     def load(self) -> ssl.SSLContext:
-        """What they say, for connections from now on. Raises SettingsError, which names the flag."""
+        """Load them, for connections from now on. Raises SettingsError, which names the flag."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        # RFC 9113 section 9.2: 1.2 or later, and of 1.2 neither compression, renegotiation nor old cipher suites.
+        # RFC 9113 section 9.2: 1.2 or later, and with 1.2 no compression, no renegotiation and no
+        # old cipher suites.
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
         context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")

@@ -1,8 +1,7 @@
-"""Names outside the zones: asked of other servers, while other queries are answered.
+"""Look-ups of names outside the zones at other servers, beside other queries.
 
-dnspython does the asking (TCP after a truncated reply, too); here it is bounded,
-and what a server says is handed on as it said it. dnspython's import costs
-10 MiB and is left until the first such name comes.
+dnspython asks (also over TCP after a truncated reply). This module bounds it, and passes a server's
+records on unchanged. dnspython's import costs 10 MiB, and waits for the first such name.
 """
 
 from __future__ import annotations
@@ -26,21 +25,24 @@ _log = logging.getLogger(__name__)
 #: In seconds. CoreDNS's `grpc` gives up after 5 (plugin/grpc/grpc.go: defaultTimeout).
 DEADLINE: Final = 3.0
 _ONE_TRY: Final = 1.0
-#: Names that are asked for at the same time; the reply to any further one goes without.
+#: Names that are asked for at the same time; the reply to any further one has no records of them.
 MAX_LOOKUPS: Final = 200
-#: The same for the names that one namespace's Services lead to: it cannot keep the others waiting.
+#: The same for the Services of one namespace, so that it cannot keep others waiting.
 MAX_OF_TENANT: Final = 40
-#: How long a name that nobody answered for is not asked for again, in seconds; then by one query at a time.
+#: Seconds before a name without an answer is asked for again, by one query at a time.
 BREAK: Final = 3.0
-#: Names of that kind that are remembered.
+#: The number of such names that are remembered.
 _MAX_SLOW: Final = 1000
-#: Any other rcode is of a server that does not know.
+#: Any other rcode means that the server does not know.
 _KNOWS: Final = frozenset((Rcode.NOERROR, Rcode.NXDOMAIN))
 _RESOLV_CONF: Final = "/etc/resolv.conf"
 
 
 class Upstream:
-    """The other servers: those given, in their order, or the system's. Belongs to one event loop."""
+    """The other servers: those given, in their order, or the system's.
+
+    Belongs to one event loop.
+    """
 
     def __init__(self, servers: Sequence[Address]) -> None:
         self._servers = tuple(servers)
@@ -51,14 +53,14 @@ class Upstream:
         self._version = -1
         self._complained = False
         self.counts = {"answer": 0, "negative": 0, "failed": 0, "refused": 0, "refused_tenant": 0, "slow": 0}
-        """Lookups by what became of them."""
+        """Lookups by result."""
 
     async def lookup(self, target: bytes, qtype: int, tenant: bytes = b"") -> list[bytes]:
         """The answer section for a name (lower-cased, wire format): whole records, uncompressed.
 
-        `tenant` is the namespace whose Service leads there. Empty when there are
-        none, when nobody answers before the deadline, when nobody did a moment
-        ago, or when too many lookups are under way. Never raises.
+        `tenant` is the namespace whose Service leads there. Empty when there are none, when no
+        server answers before the deadline or did a moment ago, or when too many lookups are under
+        way. Raises nothing.
         """
         key = (target, qtype)
         task = self._under_way.get(key)
@@ -70,11 +72,11 @@ class Upstream:
             task = self._under_way[key] = asyncio.create_task(self._ask(target, qtype))
             self._of_tenant[tenant] += 1
             task.add_done_callback(lambda _: self._done(key, tenant))
-        # Who asks may go away; the others still want to know.
+        # The asking query may go away; others still wait for the result.
         return await asyncio.shield(task)
 
     def _refusal(self, target: bytes, tenant: bytes) -> str:
-        """Why a name is not asked for now, as it is counted; "" when it is."""
+        """The reason, as it is counted, why a name is not asked for now; "" when it is."""
         if len(self._under_way) >= MAX_LOOKUPS:
             return "refused"
         if self._of_tenant[tenant] >= MAX_OF_TENANT:
@@ -94,7 +96,10 @@ class Upstream:
             del self._of_tenant[tenant]
 
     def _remember(self, target: bytes, began: float) -> None:
-        """It failed; if a server was waited for in vain, that is not tried again at once."""
+        """Count a failure.
+
+        After a server that did not answer, the name is not asked for again at once.
+        """
         now = asyncio.get_running_loop().time()
         self._slow.pop(target, None)
         if now - began >= _ONE_TRY:
@@ -122,7 +127,10 @@ class Upstream:
         return [item for _, item in records]
 
     async def _response(self, target: bytes, qtype: int) -> dns.message.Message:
-        """What the first server says that knows; the last one's word when none does. Raises when nobody answers."""
+        """The answer of the first server that knows, else the last one's.
+
+        Raises when none answers.
+        """
         modules = _imported[0] if _imported else await asyncio.to_thread(_import)
         servers = self._servers_now(modules)
         query = modules.message.make_query(modules.name.from_wire(target, 0)[0], modules.rdatatype.RdataType(qtype))
@@ -149,7 +157,7 @@ class Upstream:
         return response
 
     def _servers_now(self, modules: Any) -> tuple[Address, ...]:
-        """The servers that were given; the system's, as its configuration is now."""
+        """The given servers, or the system's, as its configuration is now."""
         if self._servers:
             return self._servers
         version = _version_of(_RESOLV_CONF)
@@ -161,7 +169,7 @@ class Upstream:
 
 
 class _Modules:
-    """dnspython's, where the type checker and nobody else has imported them."""
+    """dnspython's modules, which only the type checker has imported."""
 
     def __init__(self) -> None:
         import dns.asyncquery

@@ -1,1 +1,1 @@
-"""What an instance was told."""
+"""The settings of an instance, and where they come from."""

@@ -1,4 +1,4 @@
-"""Settings and where each of them comes from: a flag over its variable over the file over the default."""
+"""Settings and their origins: a flag over its variable over the file over the default."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ DEFAULT: Final = Origin("default")
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What is in force; `origins` by flag."""
+    """The settings in force; `origins` by flag."""
 
     settings: Settings
     origins: Mapping[str, Origin]
 
 
 def configure(flags: Mapping[str, object], variables: Mapping[str, str], path: str | None = None) -> Configuration:
-    """What flags, variables and a file say together.
+    """Put flags, variables and a file together.
 
     `flags` are by name ("--zone"): a text, a tuple of texts or, for a switch, a
-    bool; None and () stand for one that was not given. `variables` is the
+    bool; None and () mean that it was not given. `variables` is the
     environment. `path` is the file of --config, None for the one that
     HEADWATER_CONFIG names, if it names one.
-    Raises SettingsError, which names the flag and where its value came from.
+    Raises SettingsError, which names the flag and the origin of its value.
     """
     origins = dict.fromkeys(BY_FLAG, DEFAULT)
     origins[file.FLAG] = Origin(file.FLAG)
@@ -66,7 +66,10 @@ def configure(flags: Mapping[str, object], variables: Mapping[str, str], path: s
 
 
 def _outside(option: Option, flag: object, variables: Mapping[str, str], origins: dict[str, Origin]) -> Given | None:
-    """What the flag says, else its variable; None when neither is there. An empty variable is not."""
+    """The value of the flag, else of its variable.
+
+    None without both. An empty variable counts as none.
+    """
     if flag is not None and flag != ():
         origins[option.flag] = Origin(option.flag)
         match flag:
@@ -80,7 +83,7 @@ def _outside(option: Option, flag: object, variables: Mapping[str, str], origins
 
 
 def located(error: SettingsError, origins: Mapping[str, Origin]) -> SettingsError:
-    """The same error, saying where the values came from that are not on the command line."""
+    """The same error, with the origins of values that are not on the command line."""
     known = [(flag, origin) for flag in (error.flag, *error.others) if (origin := _told(flag, origins))]
     if not known:
         return error
@@ -93,7 +96,7 @@ def located(error: SettingsError, origins: Mapping[str, Origin]) -> SettingsErro
 
 
 def _told(flag: str, origins: Mapping[str, Origin]) -> str:
-    """Where a value comes from, in words; nothing for the command line, and for nothing."""
+    """The origin of a value in words; none for the command line, or without a value."""
     origin = origins.get(flag)
     if origin is None or origin.where == flag:
         return ""

@@ -3,9 +3,8 @@
     [served]
     zone = ["cluster.local"]
 
-`tomllib` says what a file holds, but not on which line. `lines_of` finds that:
-it divides a document that is known to be valid into its statements, and lets
-tomllib read each of them alone.
+`tomllib` reads the values of a file, but does not tell their lines. `lines_of` finds those: it
+divides a valid document into its statements, and lets tomllib read each of them alone.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from headwater.settings.options import BY_KEY, TOPICS, Option
 
 FLAG: Final = "--config"
 VARIABLE: Final = "HEADWATER_CONFIG"
-#: Room for tens of thousands of namespaces; a device or a log that was named by mistake ends here.
+#: Room for tens of thousands of namespaces; it bounds a device or a log that was named by mistake.
 MAX_SIZE: Final = 1 << 20
 
 _POSITION: Final = re.compile(r" \(at (?:line (\d+), column \d+|end of document)\)$")
@@ -49,7 +48,10 @@ class Entry:
 
 
 def read(path: str) -> list[Entry]:
-    """What a file says, in the table's order. Raises SettingsError: it names the file, the key and the line."""
+    """The keys of a file, in the table's order.
+
+    Raises SettingsError, which names file, key and line.
+    """
     text = _text(path)
     try:
         document = tomllib.loads(text)
@@ -90,7 +92,7 @@ def lines_of(text: str) -> dict[tuple[str, ...], int]:
 
 
 def _statements(text: str) -> Iterator[tuple[int, str]]:
-    """Headers and keys with their values, each with the line that it begins on."""
+    """Headers and keys with their values, each with its first line."""
     line, begun, depth = 1, 0, 0
     parts: list[str] = []
     for match in _TOKEN.finditer(text):

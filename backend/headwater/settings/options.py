@@ -1,8 +1,9 @@
-"""The one table of options: what the flags, their variables, the keys of a file and the documentation are made of.
+"""The one table of options.
 
-Options come in as text (a flag, a variable) or as TOML (a file). Both become a
-`Given`, which is TOML's form; `setting` makes of it the value in Settings, and
-`given` makes it of that value again.
+Flags, variables, keys of a file and the documentation are made from it.
+
+Options come in as text (a flag, a variable) or as TOML (a file). Both become a `Given`, which is
+TOML's form. `setting` turns it into the value in Settings, and `given` turns that value back.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ TOPICS: Final = (SOURCES, SERVED, ANSWERS, TRANSPORT, STATE, OBSERVING)
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One thing that an instance can be told."""
+    """One option of an instance."""
 
     flag: str
     field: str
@@ -62,7 +63,7 @@ class Option:
     many: bool = False
     """Whether the flag is repeatable; only texts are."""
     unset: str = ""
-    """What stands for a default that is no value."""
+    """The text for a default that is no value."""
     basic: bool = True
     """Whether the short help shows it."""
     parse: Callable[[Any, str], Any] | None = None
@@ -84,7 +85,7 @@ class Option:
         return self.given(_DEFAULTS)
 
     def given(self, settings: Settings) -> Given | None:
-        """What a file would say for the value that is in force; None when there is none."""
+        """The value in force as a file would have it; None when there is none."""
         value = getattr(settings, self.field)
         found: Given | None = self.show(value) if self.show else value
         return found
@@ -96,7 +97,7 @@ class Option:
         return self.parse(given, self.flag) if self.parse else given
 
     def of_text(self, text: str) -> Given:
-        """What a flag or a variable says. Raises SettingsError."""
+        """Read a flag's or a variable's text. Raises SettingsError."""
         if self.kind == "number":
             if not _NUMBER.fullmatch(text.strip()):
                 raise SettingsError(self.flag, f"{text!r} is not a whole number")
@@ -110,7 +111,7 @@ class Option:
         return tuple(text.split()) if self.many else text
 
     def of_toml(self, value: object) -> Given:
-        """What a file says, if its type is the right one. Raises SettingsError."""
+        """Read a file's value, if its type is right. Raises SettingsError."""
         found: Given | None = None
         match value:
             case bool():

@@ -1,4 +1,4 @@
-"""Zones and durations as people write them."""
+"""Zones and durations in the forms that people write."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def parse_zone(text: str, flag: str) -> str:
 
 
 def parse_reverse_zone(text: str, flag: str) -> tuple[str, ...]:
-    """The reverse zones that a name or a CIDR stands for ("10.in-addr.arpa", "10.96.0.0/12").
+    """The reverse zones of a name or a CIDR ("10.in-addr.arpa", "10.96.0.0/12").
 
     A prefix that ends inside a label is divided at the next one (RFC 1035 3.5:
     8 bits in IPv4, RFC 3596 2.5: 4 in IPv6), as CoreDNS does. Raises SettingsError.
@@ -70,7 +70,10 @@ def parse_duration(text: str, flag: str) -> float:
 
 
 def duration_text(seconds: float) -> str:
-    """The text that `parse_duration` reads as that many seconds, to the millisecond: "1h30m", "0.5s", "0"."""
+    """The text that `parse_duration` reads as that many seconds, to the millisecond:
+
+    "1h30m", "0.5s", "0".
+    """
     whole, rest = divmod(round(seconds * 1000), 60_000)
     hours, minutes = divmod(whole, 60)
     parts = (f"{hours}h" if hours else "", f"{minutes}m" if minutes else "", f"{rest / 1000:g}s" if rest else "")

@@ -1,8 +1,9 @@
-"""Label selectors as kubectl's -l and the API server's labelSelector take them: `tier=db,env in (prod, test),!old`.
+"""Label selectors, in the syntax of kubectl's -l: `tier=db,env in (prod, test),!old`.
 
-Grammar and checks are those of apimachinery 0.37.1 (pkg/labels/selector.go, Parse and NewRequirement), so the API
-server takes whatever passes here. CoreDNS's `labels` goes through meta.ParseToLabelSelector, which has neither `!=`
-nor `<` nor `>`; it takes the canonical form of every selector without the last two.
+Grammar and checks are those of apimachinery 0.37.1 (pkg/labels/selector.go, Parse and
+NewRequirement), so the API server takes every selector that passes here. CoreDNS's `labels` goes
+through meta.ParseToLabelSelector, which has neither `!=` nor `<` nor `>`; it takes the canonical
+form of every selector without the last two.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ from typing import Final, Literal
 
 Operator = Literal["in", "notin", "exists", "absent", ">", "<"]
 
-#: A label's name, without its prefix, and its value (apimachinery, pkg/api/validate/content/kube.go).
+#: A label's name, without its prefix, and its value (apimachinery,
+#: pkg/api/validate/content/kube.go).
 _MAX_NAME: Final = 63
 _MAX_VALUE: Final = 63
 _NAME: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?")
 #: The prefix is a DNS subdomain (RFC 1123, in lower case).
 _MAX_PREFIX: Final = 253
 _PREFIX: Final = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*")
-#: What Go's strconv.ParseInt takes, which decides for `<` and `>`.
+#: The numbers of Go's strconv.ParseInt, which decides for `<` and `>`.
 _NUMBER: Final = re.compile(r"[+-]?[0-9]{1,63}")
 _INT64: Final = range(-(2**63), 2**63)
 
@@ -30,7 +32,7 @@ _SYMBOLS: Final = frozenset(("==", "!=", "=", "!", "<", ">", "(", ")", ","))
 
 
 class BadSelector(ValueError):  # noqa: N818 (names a text)
-    """A text that is no selector; says what is wrong in it."""
+    """A text that is no selector; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +157,13 @@ def _requirement(tokens: _Tokens) -> Requirement:
 
 
 def _exact(tokens: _Tokens) -> str:
-    """The value behind an operator; nothing there is the empty value."""
+    """The value behind an operator; the empty value if none is there."""
     tokens.take()
     return "" if tokens.ahead in ("", ",") else _value(tokens.word("a label's value"))
 
 
 def _set(tokens: _Tokens) -> tuple[str, ...]:
-    """The values in parentheses; nothing between two commas is the empty value."""
+    """The values in parentheses; between two commas alone is the empty value."""
     tokens.take()
     tokens.expect("(", "'('")
     found: set[str] = set()
@@ -195,7 +197,7 @@ def _value(text: str) -> str:
 
 
 def _int64(text: str) -> int | None:
-    """The number that a value is read as, None where it is none that 64 bits hold."""
+    """The number of a value; None when it is no number of 64 bits."""
     if not _NUMBER.fullmatch(text):
         return None
     number = int(text)

@@ -1,8 +1,7 @@
-"""One frozen Settings: what `headwater serve` was told, validated before anything starts.
+"""One frozen Settings: the options of `headwater serve`, validated before anything starts.
 
-A bad value stops the start with one line that names the flag (`validate`). Every
-room takes what it needs from here; nothing reads the environment or a flag a
-second time.
+A bad value stops the start with one line that names the flag (`validate`). Every room takes its
+options from here. No room reads the environment or a flag again.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _SHAPES_RECORDS = (
 
 @dataclass(frozen=True)
 class Settings:
-    """What was asked for. Raises SettingsError when the values make no sense."""
+    """The options in force. Raises SettingsError when the values make no sense."""
 
     kubeconfig: str | None = None
     context: str | None = None
@@ -64,13 +63,13 @@ class Settings:
     labels: str = ""
     list_mode: ListMode = "pages"
     max_staleness: float = 0.0
-    """Seconds; older truth is not answered from. 0: any is."""
+    """Seconds; no answer comes from older truth. 0: no limit."""
     audit_interval: float = 3600.0
     """Seconds between two comparisons of the store with the API server; 0: none."""
     second_opinion: Literal["on", "off"] = "on"
-    """Whether a list that would take much away at once is confirmed by a second one."""
+    """Whether a list that would take much away needs a second one to confirm it."""
     upstreams: tuple[Address, ...] = ()
-    """Where names outside the zones are asked; empty: the system's resolvers."""
+    """Servers for names outside the zones; empty: the system's resolvers."""
     log_level: str = "info"
     log_format: Literal["text", "json"] = "text"
 

@@ -1,4 +1,4 @@
-"""What makes no sense in Settings, by topic. Each raises SettingsError, which names the flag."""
+"""Checks of Settings, by topic. Each raises SettingsError, which names the flag."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 def sources(settings: Settings) -> None:
     """The API server or files, not both; manifests must be there.
 
-    A kubeconfig need not: where something is stored it is waited for (`cluster.source.check`).
+    A kubeconfig need not exist: an instance with a store waits for it (`cluster.source.check`).
     """
     for flag, other in (("--kubeconfig", settings.kubeconfig), ("--context", settings.context)):
         if settings.manifests and other:
@@ -55,7 +55,7 @@ def zones(settings: Settings) -> None:
 
 
 def selection(settings: Settings) -> None:
-    """Which namespaces and objects: names that can be, selectors that parse."""
+    """Which namespaces and objects: valid names, selectors that parse."""
     for namespace in settings.namespaces:
         if len(namespace) > MAX_LABEL or not _NAMESPACE.fullmatch(namespace):
             raise SettingsError("--namespace", f"{namespace!r} is not the name of a namespace")

@@ -1,1 +1,1 @@
-"""What the two sides share: one LMDB environment, and the format of its values."""
+"""The store that writer and readers share: one LMDB environment, and the format of its values."""

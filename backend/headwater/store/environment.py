@@ -6,10 +6,9 @@ another format, damaged, written before the machine restarted) is not emptied
 under its readers: the writer fills a new generation and publishes it when it
 is complete, in one rename. Readers follow the link.
 
-A generation carries a checksum of all that it holds, kept up to date by every
-write and verified when a writer takes it over: LMDB itself would not notice a
-damaged page. `sync=False`: the kernel keeps what a killed process wrote, and
-what a killed machine wrote is discarded by its boot id.
+A generation has a checksum of all its entries. Every write updates it, and a writer that takes the
+generation over verifies it: LMDB itself would not notice a damaged page. `sync=False`: the kernel
+keeps the writes of a killed process, and the boot id discards those of a killed machine.
 
 This module is the only one that imports lmdb.
 """
@@ -32,12 +31,12 @@ import lmdb
 
 from headwater.store.identity import PREFIX, WITHDRAWN, Identity, condemn, discard, is_condemned, point, published
 
-#: Another number discards the store: raised whenever a stored byte means something else.
+#: Another number discards the store. Raise it whenever a stored byte gets another meaning.
 FORMAT: Final = b"4"
 
 _MAP_SIZE: Final = 4 << 30
 _MAX_READERS: Final = 512
-#: The file is kept this much longer than its header says, by a hole: no blocks are taken for it.
+#: The writer keeps the file this much longer than its header says, by a hole that takes no blocks.
 _HOLE: Final = 16 << 20
 
 #: Keys of the `meta` sub-database.
@@ -51,26 +50,26 @@ _SHAPE: Final = b"shape"
 _BOOT: Final = b"boot"
 _CHECKSUM: Final = b"checksum"
 
-#: LMDB takes no longer key, in bytes.
+#: The longest key that LMDB takes, in bytes.
 MAX_KEY: Final = 511
 
 _HEARD: Final = struct.Struct(">d?")
 _SUB_DATABASES: Final = ("meta", "objects", "slices", "pods", "hosts", "staging", "faulty", "addresses", "records")
-#: What is covered by the checksum; the others are indexes that are rebuilt from the objects.
+#: The checksum covers these; the others are indexes, rebuilt from the objects.
 _CHECKED: Final = ("objects", "addresses", "records")
 
 _T = TypeVar("_T")
 
 
 class StoreDamaged(RuntimeError):  # noqa: N818 (a state, found out)
-    """The file is not what was written: discard it."""
+    """The file differs from what was written: discard it."""
 
 
 class StoreFull(RuntimeError):  # noqa: N818
     """Nothing can be written now: no space, or the file is gone. Nothing was lost; try again."""
 
 
-#: What LMDB says of pages that are not what it wrote; the last follows in the same transaction.
+#: LMDB's errors for damaged pages; the last one follows in the same transaction.
 _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.InvalidError, lmdb.BadTxnError)
 
 
@@ -80,7 +79,10 @@ def is_damage(error: BaseException) -> bool:
 
 
 class Snapshot:
-    """What a reader sees of one moment. `close` it after the batch: while it is open it pins old pages."""
+    """The store at one moment, for a reader.
+
+    `close` it after the batch: an open one pins old pages.
+    """
 
     __slots__ = ("_dbs", "_txn", "generation", "get")
 
@@ -104,9 +106,9 @@ class Snapshot:
                     yield bytes(key), bytes(value)
 
     def heard(self) -> tuple[float, bool] | None:
-        """When every resource of the source was last heard, by `time.monotonic`, and whether it is connected to.
+        """When all resources were last heard (`time.monotonic`), and whether there is a connection.
 
-        None when that is not written down.
+        None when the store does not say.
         """
         value = self.meta(HEARD)
         return None if value is None else _HEARD.unpack(value)
@@ -133,13 +135,13 @@ def _open(folder: Path, *, readonly: bool) -> lmdb.Environment:
 
 
 def _complete(env: lmdb.Environment, folder: Path) -> bool:
-    """Whether the file holds every page that its header speaks of: reading past its end kills a process."""
+    """Whether the file has every page of its header. A read past its end kills a process."""
     needed, size = _sizes(env, folder)
     return size >= needed
 
 
 def _sizes(env: lmdb.Environment, folder: Path) -> tuple[int, int]:
-    """How many bytes the file's header speaks of, and how many there are."""
+    """The bytes that the file's header counts, and the bytes that the file has."""
     return (env.info()["last_pgno"] + 1) * env.stat()["psize"], (folder / "data.mdb").stat().st_size
 
 
@@ -159,7 +161,10 @@ class ReadTransaction:
         return cast("bytes | None", self._txn.get(key, db=self._dbs[db]))
 
     def scan(self, db: str, prefix: bytes = b"", start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) of every key with that prefix, from `start` on, in order. Do not write to `db` meanwhile."""
+        """(key, value) of every key with that prefix, from `start` on, in order.
+
+        Do not write to `db` meanwhile.
+        """
         with self._txn.cursor(db=self._dbs[db]) as cursor:
             if not cursor.set_range(start or prefix):
                 return
@@ -182,7 +187,7 @@ class ReadTransaction:
         return int(self._txn.stat(self._dbs[db])["entries"])
 
     def checksum_holds(self) -> bool:
-        """Read everything and compare it with the checksum that was written down."""
+        """Read everything and compare it with the stored checksum."""
         return self._total() == int(self.meta(_CHECKSUM) or b"0")
 
     def _total(self) -> int:
@@ -213,7 +218,7 @@ class Transaction(ReadTransaction):
         self._txn.put(key, value, db=self._dbs["meta"])
 
     def put(self, db: str, key: bytes, value: bytes) -> bytes | None:
-        """Store a value; returns the one before. An equal value is not written."""
+        """Store a value; returns the previous one. An equal value is not written."""
         handle = self._dbs[db]
         before = self._txn.get(key, db=handle)
         if before == value:
@@ -228,8 +233,8 @@ class Transaction(ReadTransaction):
     def fill(self, items: Sequence[tuple[bytes, bytes]]) -> bool:
         """Put many new records at once, in the order of their keys.
 
-        True if all were new, as they should be; else they have replaced what was
-        there, and the checksum was made anew.
+        True if all were new, as they should be. Else they have replaced older ones, and the
+        checksum was computed again.
         """
         with self._txn.cursor(db=self._dbs["records"]) as cursor:
             before = self.count("records")
@@ -250,7 +255,7 @@ class Transaction(ReadTransaction):
             self.changed += db != "objects"
         return cast("bytes | None", before)
 
-    # Indexes, the staging area and what is noted beside: not in the checksum.
+    # Indexes, the staging area and notes: not in the checksum.
 
     def index(self, db: str, key: bytes, value: bytes = b"") -> None:
         self._txn.put(key, value, db=self._dbs[db])
@@ -266,7 +271,7 @@ class Transaction(ReadTransaction):
         self._txn.drop(self._dbs[db], delete=False)
 
     def finish(self) -> None:
-        """Write down the checksum; the last thing before the commit."""
+        """Store the checksum; the last write before the commit."""
         self.set_meta(_CHECKSUM, b"%d" % self._checksum)
 
 
@@ -278,7 +283,8 @@ class Store:
         self.folder = folder
         self._env = env
         self._identity = identity
-        # Held by whoever reads, for another thread may want to unmap the file or to make its map larger.
+        # Each reading thread holds it, because another may want to unmap the file or to enlarge its
+        # map.
         self._mapped = threading.RLock()
         self._dbs = {name: env.open_db(name.encode()) for name in _SUB_DATABASES}
 
@@ -286,8 +292,8 @@ class Store:
     def open(cls, state_dir: Path, identity: Identity) -> tuple[Store, str]:
         """The published generation if it can be used, else a new one.
 
-        Returns the store and why the one that was found is not used ("" when it
-        is, or when there was none). Raises OSError when the directory cannot be
+        Returns the store, and the reason why an earlier one is not used ("" when it is used, or
+        when there is none). Raises OSError when the directory cannot be
         written.
         """
         state_dir.mkdir(parents=True, exist_ok=True)
@@ -298,7 +304,7 @@ class Store:
             return cls._create(state_dir, identity), "damaged: a process met a page that cannot be read"
         if folder is not None and folder.exists():
             env = None
-            readable = False  # whether readers may go on with what they can read
+            readable = False  # whether readers may go on with the undamaged rest
             try:
                 env = _open(folder, readonly=False)
                 if not _complete(env, folder):
@@ -361,14 +367,14 @@ class Store:
         return self.read(lambda txn: txn.meta(_SHAPE)) == self._identity.shape.encode()
 
     def sign_shape(self, txn: Transaction) -> None:
-        """Say that from this transaction on the records are of these settings."""
+        """Note that the records are made with these settings, from this transaction on."""
         txn.set_meta(_SHAPE, self._identity.shape.encode())
 
     def write(self, work: Callable[[Transaction], _T]) -> _T:
         """Run `work` in a write transaction and commit it, or leave everything as it was.
 
-        `work` runs again when the map has to grow. Raises StoreFull when the disk
-        does not take it, StoreDamaged when LMDB finds its own pages wrong.
+        `work` runs again when the map has to grow. Raises StoreFull when the disk refuses it,
+        StoreDamaged when LMDB finds damaged pages.
         """
         while True:
             try:
@@ -383,8 +389,8 @@ class Store:
             except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.InvalidError) as error:
                 raise StoreDamaged(str(error)) from error
             except (lmdb.Error, OSError) as error:
-                # The operating system's errors (ENOSPC, EIO) have no class of their own
-                # in lmdb; every class that it does have is a mistake of ours.
+                # lmdb has no class for errors of the operating system (ENOSPC, EIO). Each class
+                # that it has is a mistake of ours.
                 if isinstance(error, lmdb.Error) and type(error) not in (lmdb.Error, lmdb.DiskError):
                     raise
                 raise StoreFull(str(error)) from error
@@ -395,10 +401,10 @@ class Store:
     def _fill_up(self) -> None:
         """Keep the file longer than its header says, and than it will say after the next commit.
 
-        Pages that a transaction took and gave back are counted in the header
-        but never written; at the end of the file they are simply missing. A hole
-        in their place makes a file that was cut short recognizable (`_complete`),
-        and as it is there before the commit, one that was not cut too.
+        LMDB's header counts pages that a transaction took and gave back, and LMDB does not write
+        them. At the end of the file they are simply missing. With a hole in their place, a file
+        that is shorter than its header was cut (`_complete`). The hole is there before the commit,
+        so a whole file is never taken for a cut one.
         """
         with contextlib.suppress(OSError):
             needed, size = _sizes(self._env, self.folder)
@@ -416,7 +422,7 @@ class Store:
         return None if value is None else _HEARD.unpack(value)
 
     def write_heard(self, moment: float, connected: bool) -> None:
-        """Write down what `Snapshot.heard` reads. Raises as `write` does."""
+        """Store the value that `Snapshot.heard` reads. Raises as `write` does."""
         self.write(lambda txn: txn.set_meta(HEARD, _HEARD.pack(moment, connected)))
 
     def publish(self) -> None:
@@ -428,7 +434,9 @@ class Store:
         self._remove_others(self.state_dir, self.folder)
 
     def unmap(self) -> None:
-        """Let go of the pages that this process has touched: they are the file's, and stay in the page cache.
+        """Unmap the pages that this process has touched.
+
+        They are the file's, and stay in the page cache.
 
         Raises StoreDamaged when the file is gone.
         """
@@ -462,7 +470,7 @@ class Store:
             return 0
 
     def release_dead_readers(self) -> int:
-        """Free the places of readers that were killed: they would pin old pages."""
+        """Free the places of killed readers, which would pin old pages."""
         return int(self._env.reader_check())
 
     def close(self) -> None:
@@ -475,7 +483,7 @@ class Reader:
     Thread-safe: `begin` may run in any thread while `follow` runs in another.
     """
 
-    #: How long a replaced environment stays open for the queries that still read it.
+    #: Seconds for which a replaced environment stays open for queries that still read it.
     _LINGER: Final = 5.0
 
     def __init__(self, state_dir: Path, identity: Identity) -> None:
@@ -488,10 +496,10 @@ class Reader:
         self._generation = 0
 
     def follow(self) -> None:
-        """Open the published generation if it is another one than before; never raises for a bad one.
+        """Open the published generation if it has changed. A bad one raises nothing.
 
-        A store whose link is gone is served on, for what was true stays the
-        best answer there is; one that the writer took back is not.
+        A store whose link is gone is still served, because its answers are the best there are. One
+        that the writer took back is not.
         """
         with self._lock:
             now = time.monotonic()

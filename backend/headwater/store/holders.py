@@ -1,10 +1,10 @@
-"""The index of addresses: who has one, and the names that a PTR query for it is answered with.
+"""The index of addresses: the holders of each, and the names in the answer to a PTR query for it.
 
     key    u8 family (4 or 6), address (4 or 16 bytes), u8 holder, namespace / name
     value  target names one after the other, wire format, without the zone: each ends with a zero byte
 
-Names begin with an address, most significant byte first, as reverse names end
-with it: what is below a part of a reverse name is one range of keys.
+Keys begin with the address, most significant byte first, and reverse names end with it. So the
+names below a part of a reverse name are one range of keys.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _FAMILY: Final = {4: b"\4", 16: b"\6"}
 
 
 class Holder(IntEnum):
-    """Whose address it is. A Service's own counts before its endpoints'."""
+    """The holder of an address. A Service takes precedence over its endpoints."""
 
     SERVICE = 0
     SLICE = 1
@@ -44,7 +44,7 @@ def holder_of(key: bytes) -> Holder:
 
 
 def part_range(family: int, nibbles: str) -> tuple[bytes, bytes]:
-    """The first key, and one behind the last, of the addresses that begin with these hexadecimal digits."""
+    """The keys of addresses with these first hexadecimal digits: the first, one behind the last."""
     head = bytes((family,))
     if len(nibbles) % 2:
         low = bytes.fromhex(nibbles + "0")

@@ -1,7 +1,7 @@
-"""Which store is whose: what it must agree with to be used, and where it stands on disk.
+"""The identity of a store: whether it may be used, and its place on disk.
 
-Apart from the environment so that the supervisor can name a store, and take it
-back, without lmdb.
+It is apart from the environment, so that the supervisor can name a store, and take it back, without
+lmdb.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 LINK: Final = "current"
 PREFIX: Final = "store-"
-#: What the link names when a store was taken back.
+#: The link's target after a store was taken back.
 WITHDRAWN: Final = "none"
 _ORIGIN: Final = "origin"
 #: A file in the folder of a generation whose file cannot be trusted any more.
@@ -24,12 +24,11 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What a store must agree with to be used.
+    """The identity that a store must have to be used.
 
-    `source`: whether the objects came from a cluster or from which files, and
-    by which selectors; another one discards the store. Which cluster it was
-    says `Origin`. `shape`: the settings that the records were made with; others
-    mean that they are compiled anew.
+    `source`: a cluster or which files, and the selectors; another one discards the store. `Origin`
+    says which cluster it was. `shape`: the settings that shape the records; with others they are
+    compiled anew.
     """
 
     source: str
@@ -37,7 +36,7 @@ class Identity:
 
     @staticmethod
     def boot() -> bytes:
-        """Which start of the machine this is."""
+        """The id of this start of the machine."""
         try:
             return _BOOT_ID.read_bytes().strip()
         except OSError:
@@ -46,15 +45,18 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Which cluster a store's objects came from. A file beside the store keeps it."""
+    """The cluster of a store's objects. A file beside the store keeps it."""
 
     uid: str
-    """Of the namespace kube-system: it stays when certificates and addresses change. "" when it was not seen."""
+    """Of the namespace kube-system: it stays when certificates and addresses change.
+
+    "" when it was not seen.
+    """
     address: str
     """The API server's URL."""
 
     def is_another(self, seen: Origin) -> bool:
-        """Whether what is seen now is another cluster: by the UIDs, where one is not known by the address."""
+        """Whether `seen` is another cluster: by the UIDs or, if one is unknown, by the address."""
         if self.uid and seen.uid:
             return self.uid != seen.uid
         return self.address != seen.address
@@ -64,7 +66,7 @@ class Origin:
 
     @staticmethod
     def read(folder: Path) -> Origin | None:
-        """That of a generation; None when none was written, and one that equals no other when it is damaged."""
+        """The origin of a generation. None when none was written; a damaged one equals no other."""
         try:
             uid, address = (folder / _ORIGIN).read_text().splitlines()
         except FileNotFoundError:
@@ -74,7 +76,7 @@ class Origin:
         return Origin(uid, address)
 
     def write(self, folder: Path) -> None:
-        """Keep it with a generation, in one step. Raises OSError."""
+        """Store it with a generation, in one step. Raises OSError."""
         file = folder / f".{_ORIGIN}"
         file.write_text(f"{self.uid}\n{self.address}\n")
         file.rename(folder / _ORIGIN)
@@ -89,13 +91,15 @@ def published(state_dir: Path) -> Path | None:
 
 
 def is_there(state_dir: Path) -> bool:
-    """Whether a store is published: what it holds is served, whatever becomes of its source."""
+    """Whether a store is published: it is served whatever happens to its source."""
     folder = published(state_dir)
     return folder is not None and folder.name != WITHDRAWN and folder.is_dir()
 
 
 def condemn(folder: Path) -> None:
-    """Say that a generation is damaged: the next writer makes another, and readers serve what reads well meanwhile.
+    """Mark a generation as damaged.
+
+    The next writer makes another; readers serve the undamaged rest.
 
     Raises OSError.
     """
@@ -107,7 +111,7 @@ def is_condemned(folder: Path) -> bool:
 
 
 def discard(state_dir: Path) -> None:
-    """Take back and remove every generation: readers stop to serve it, the next writer starts from nothing."""
+    """Take back and remove every generation. Readers stop serving; the next writer starts empty."""
     if published(state_dir) is not None:
         point(state_dir, WITHDRAWN)
     for folder in state_dir.glob(f"{PREFIX}*"):

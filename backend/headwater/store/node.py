@@ -1,4 +1,4 @@
-"""The one value format of `records`: a node, which is all the answers of one name.
+"""The one value format of `records`: a node, with all the answers of one name.
 
     offset 0   flags     u8   Flag
            1   zone      u8   which of the served zones, in the order of the settings
@@ -15,9 +15,8 @@ All integers are big-endian, as in DNS. Owner names are the pointer 0xC00C: in
 a reply the question's name always starts at offset 12. So the bytes are final,
 and rotating an RRset of addresses is slicing it.
 
-An SRV set is not stored whole: at 63 bytes a record and 28 for its glue it
-would be the largest thing in the store, once per port. What is stored says how
-to write it:
+An SRV set is not stored whole: at 63 bytes a record and 28 for its glue, once per port, it would be
+the largest part of the store. The node says how to write it:
 
            0   ttl       u32
            4   weight    u16
@@ -30,8 +29,8 @@ to write it:
                addresses of 4 and 16 bytes; the target is label + base
     NAMES      the same, but that "label" is any number of labels in wire format
 
-A SHARED node is the Service's own but for the ports: as many port names as a Service has
-would otherwise store its endpoints as many times. It has no addresses; behind the head stand
+A SHARED node is the Service's own with other ports. Otherwise each port name of a Service would
+store all its endpoints again. It has no addresses. Behind the head it has
 
            0   base      u8   length of the Service's own name, the end of this one
            ..  if SRV: the SRV part without rows; its sets are for the rows of the Service's
@@ -46,7 +45,7 @@ from typing import Any, Final, NamedTuple
 
 
 class Flag(IntFlag):
-    """What a node has or asks for besides addresses."""
+    """The parts of a node besides addresses, and the work that it asks for."""
 
     OTHER = 1
     SRV = 2
@@ -63,7 +62,7 @@ class Flag(IntFlag):
 
 
 class Kind(IntEnum):
-    """What a name is the name of."""
+    """The kind of thing that has the name."""
 
     ZONE = 0
     NAMESPACE = 1
@@ -86,7 +85,7 @@ HEAD: Final = struct.Struct(">BBBHH")
 OTHER: Final = struct.Struct(">HHHH")
 SRV: Final = struct.Struct(">IHBB")
 SRV_ROW: Final = struct.Struct(">HHHB")
-#: What stands before the address in a stored record: owner, type, class, TTL, length.
+#: Bytes before the address in a stored record: owner, type, class, TTL, length.
 _RECORD_HEAD: Final = 12
 A_SIZE: Final = _RECORD_HEAD + 4
 AAAA_SIZE: Final = _RECORD_HEAD + 16
@@ -111,8 +110,8 @@ def pack_node(
     `a` and `aaaa` are whole records (16 and 28 bytes, owner 0xC00C); `other` is
     (qtype, ancount, arcount, bytes) per type; `srv` comes from `pack_srv_own` or
     `pack_srv_table`; `limit` is the size of the part that a reply shows, 0 for
-    all. More than 65,535 addresses of a family are cut: no message
-    holds a sixteenth of that.
+    all. More than 65,535 addresses of a family are cut, because no message holds a sixteenth of
+    them.
     """
     if len(a) > 0xFFFF or len(aaaa) > 0xFFFF:
         a, aaaa = a[:0xFFFF], aaaa[:0xFFFF]
@@ -129,13 +128,13 @@ def pack_node(
 
 
 def limit_of(node: Any) -> int:
-    """How many members of a set one reply shows, of a node that is LIMITED."""
+    """The number of members that one reply shows, for a node that is LIMITED."""
     limit: int = node[-2] << 8 | node[-1]
     return limit
 
 
 def other_of(node: Any, qtype: int) -> tuple[int, int, Sequence[bytes]]:
-    """(ancount, arcount, bytes) of a node's type that is neither an address nor SRV; for a node that has OTHER."""
+    """(ancount, arcount, bytes) of a type but addresses and SRV; the node has OTHER."""
     at = _behind_addresses(node)
     count = node[at]
     at += 1
@@ -173,7 +172,8 @@ def pack_srv_table(
 ) -> bytes:
     """The SRV part of a name with a target per endpoint.
 
-    A row is (index of its ports in `sets`, label, IPv4 addresses, IPv6 addresses), packed addresses.
+    A row is (index of its ports in `sets`, label, IPv4 addresses, IPv6 addresses), packed
+    addresses.
     """
     body: list[bytes] = []
     row = SRV_ROW.pack
@@ -192,13 +192,13 @@ def pack_shared(*, zone: int, kind: Kind, base: int, srv: bytes) -> bytes:
 
 
 def base_of_shared(node: Any) -> int:
-    """How long the Service's own name is, with which a SHARED node's name ends."""
+    """The length of the Service's own name, which is the end of a SHARED node's name."""
     size: int = node[HEAD_SIZE]
     return size
 
 
 def unshared(node: Any, own: Any) -> bytes:
-    """The node that a SHARED one stands for; `own` is the Service's."""
+    """The node of a SHARED one and `own`, the Service's node."""
     flags, _, _, n_a, n_aaaa = HEAD.unpack_from(own)
     head = HEAD.pack(flags, node[1], node[2], n_a, n_aaaa)
     if not flags & Flag.SRV:
@@ -219,7 +219,7 @@ class SrvPart(NamedTuple):
     """Bytes of the Service's own name, 0 for the whole name that the node is stored under."""
     form: int
     at: int
-    """The offset in the node of what depends on the form."""
+    """The offset in the node of the part that depends on the form."""
 
 
 def srv_part(node: Any) -> SrvPart:
@@ -235,7 +235,7 @@ def srv_part(node: Any) -> SrvPart:
 
 
 def srv_ports(node: Any, at: int) -> tuple[tuple[int, ...], int]:
-    """The ports that stand at an offset, and the offset behind them."""
+    """The ports at an offset, and the offset behind them."""
     count = (node[at] << 8) | node[at + 1]
     after = at + 2 + 2 * count
     return struct.unpack(f">{count}H", node[at + 2 : after]), after

@@ -1,4 +1,4 @@
-"""One child process: started, watched, restarted, and what it has counted over all its lives."""
+"""One child process: started, watched, restarted, with the counters of all its lives."""
 
 from __future__ import annotations
 
@@ -26,26 +26,27 @@ _log = logging.getLogger(__name__)
 
 #: Back-off between restarts of a process that does not stay up, in seconds.
 _BACKOFF: Final = (0.02, 10.0)
-#: Whoever connects meanwhile does not wait for a process that is started again later than this, in seconds.
+#: When a process starts again later than this, in seconds, new connections do not wait for it.
 _TOO_LONG: Final = 0.5
 #: A process that lived this long, in seconds, is restarted at once.
 _STABLE: Final = 5.0
-#: How long a process may take to answer the supervisor, in seconds; less than a round.
+#: Seconds for a process to answer the supervisor; less than a round.
 _PATIENCE: Final = 0.4
-#: How long the forkserver may take to fork, and to report a death, in seconds.
+#: Seconds for the forkserver to fork, and to report a death.
 _FORK: Final = 5.0
 _REPORT: Final = 1.0
-#: How often an orphan is looked at once its link is closed, in seconds; and how long it may live on without a link.
+#: Seconds between looks at an orphan whose link is closed, and seconds that it may live on without
+#: a link.
 _LOOK: Final = 0.02
 _UNLINKED: Final = 1.0
-#: What a process dies of that read a damaged page.
+#: The signals that kill a process when it reads a damaged page.
 _CRASHES: Final = frozenset({-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT})
 
 _LIMITS: Final = {Kind.WATCH: liveness.WATCH, Kind.ANSWER: liveness.ANSWER}
 
 
 class Child:
-    """One child: started, watched, restarted; what it has counted over all its lives."""
+    """One child: started, watched, restarted, with the counters of all its lives."""
 
     def __init__(
         self,
@@ -59,11 +60,10 @@ class Child:
         listening: socket.socket | None = None,
         limits: liveness.Limits | None = None,
     ) -> None:
-        """`start` forks it, in a thread; it gets the process's end of the link.
+        """`start` forks it, in a thread, and gets the process's end of the link.
 
-        `is_final` says whether UNUSABLE ends this child for good, or is tried
-        again. `listening` is the socket that it serves, held open while it
-        restarts.
+        `is_final` says whether UNUSABLE ends this child for good; else it is started again.
+        `listening` is its socket, held open while it restarts.
         """
         self.kind = kind
         self.name = name
@@ -99,7 +99,7 @@ class Child:
         return self._pid
 
     def view(self) -> ProcessView:
-        """What admin shows: state, and the counters of all lives together."""
+        """The view for admin: its state, and the counters of all its lives."""
         silent = self._liveness.silence if self._verdict in (Verdict.SILENT, Verdict.HUNG) else 0.0
         return ProcessView(
             self.kind,
@@ -117,7 +117,7 @@ class Child:
     # Its lives
 
     async def keep_running(self) -> None:
-        """Start it, wait until it dies, start it again, until `stop` or until that is of no use."""
+        """Start it, wait until it dies, start it again, until `stop` or until it is final."""
         delay = 0.0
         while not self._stopping:
             began = time.monotonic()
@@ -149,7 +149,7 @@ class Child:
 
     @contextlib.contextmanager
     def _turning_away(self) -> Iterator[None]:
-        """Accept and close new connections: CoreDNS fails over then, and does not wait out its deadline."""
+        """Accept and close new connections: CoreDNS fails over and does not wait out its deadline."""
         loop, listening = asyncio.get_running_loop(), self._listening
         if listening is None or listening.fileno() < 0:
             yield
@@ -196,13 +196,13 @@ class Child:
             return await forking
 
     async def _death(self, process: BaseProcess, link: Link) -> int:
-        """Wait until it has ended, and its exit code, whoever its parent is by then."""
+        """Wait until it has exited; returns its exit code, whichever process is its parent then."""
         reported = asyncio.create_task(_readable(process.sentinel))
         closed = asyncio.create_task(link.closed.wait())
         try:
             await asyncio.wait([reported, closed], return_when=asyncio.FIRST_COMPLETED)
             if not reported.done():
-                # It is dead, or will be: whoever cannot hear the supervisor ends.
+                # It is dead, or will be: a process that cannot hear the supervisor exits.
                 await asyncio.wait([reported], timeout=_REPORT)
             if not reported.done():
                 self.signal(signal.SIGKILL)
@@ -220,7 +220,10 @@ class Child:
             closed.cancel()
 
     async def _orphans_death(self, link: Link) -> int:
-        """The forkserver is gone: the child lives on until its link closes, and is this process's own to reap."""
+        """The forkserver is gone.
+
+        The child lives on until its link closes, and this process reaps it.
+        """
         assert self._pid is not None
         code = forks.orphans_exit_code(self._pid)
         if code is None:
@@ -264,13 +267,13 @@ class Child:
             _log.error("%s says what is no message: %s", self.name, error)
 
     def ask(self, request: control.Request) -> asyncio.Future[Replied]:
-        """Its reply to a request, when it comes. Raises Unanswered."""
+        """Wait for its reply to a request. Raises Unanswered."""
         if self._link is None or not self.up:
             raise Unanswered(f"{self.name} does not run")
         return self._link.ask(request)
 
     async def refresh(self) -> None:
-        """Fetch what it has counted; keep the last when it does not answer."""
+        """Fetch its counters; keep the last ones when it does not answer."""
         if self._asked is None or self._asked.done():
             try:
                 self._asked = self.ask(control.Snapshot())
@@ -290,7 +293,10 @@ class Child:
             self._snapshot = replied.reply
 
     def judge(self, now: float) -> None:
-        """Once a round: has it got on since the last? What has hung for too long is killed, and so replaced."""
+        """Judge its progress, once a round.
+
+        Kill it when it has hung for too long, so that it is replaced.
+        """
         if self._pid is None or self._stopping:
             return
         mark, self._mark = self._mark, None
@@ -303,7 +309,7 @@ class Child:
                 "%s has not got on for %.0f s: it is killed, and replaced", self.name, max(self._liveness.silence, 0)
             )
         if self._verdict is Verdict.HUNG:
-            # SIGTERM does not reach what is stopped.
+            # SIGTERM does not reach a stopped process.
             self.signal(signal.SIGKILL)
 
     def reload(self) -> None:

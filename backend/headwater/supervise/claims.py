@@ -1,6 +1,6 @@
-"""What an instance must have for itself before it starts: its state directory, its addresses.
+"""The claims of an instance before it starts: its state directory, its addresses.
 
-Raises StartFailed when another has it, SettingsError when nobody can have it.
+Raises StartFailed when another instance has them, SettingsError when no instance can.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _BACKLOG: Final = 128
 
 
 class StartFailed(RuntimeError):  # noqa: N818 (what happened)
-    """What keeps this instance from starting, in one line."""
+    """The reason why this instance cannot start, in one line."""
 
 
 def take_state_dir(folder: Path) -> IO[str]:
@@ -69,7 +69,7 @@ def _bind_path(path: Path) -> socket.socket:
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         bound.bind(str(path))
-        # CoreDNS may run as another user; the directory says who may come near.
+        # CoreDNS may run as another user; the directory's permissions decide who may connect.
         path.chmod(0o666)
         bound.listen(_BACKLOG)
     except OSError as error:
@@ -79,7 +79,7 @@ def _bind_path(path: Path) -> socket.socket:
 
 
 def claim(addresses: Iterable[Address]) -> None:
-    """See that nobody serves at these addresses. Under grpcio an answer process binds its own."""
+    """Check that nobody serves at these addresses. Under grpcio an answer process binds its own."""
     for address in addresses:
         if address.path is None:
             bind(address, socket.SOCK_STREAM, "--listen").close()
@@ -108,7 +108,7 @@ def _claim_path(path: Path) -> None:
 
 
 def bind(address: Address, kind: socket.SocketKind, flag: str) -> socket.socket:
-    """A bound socket, listening if it is one of streams. `flag` is named when it cannot be had."""
+    """A bound socket, listening if it is a stream socket. An error names `flag`."""
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     bound = socket.socket(family, kind)
     try:

@@ -12,7 +12,7 @@ _RESERVE: Final = 12
 
 
 class Reserve:
-    """Descriptors that hold nothing, given up while they are needed."""
+    """Spare descriptors, which are closed while others need them."""
 
     def __init__(self) -> None:
         self._held: list[int] = []
@@ -21,7 +21,7 @@ class Reserve:
 
     @contextlib.contextmanager
     def lent(self) -> Iterator[None]:
-        """Give them up for as long as the block takes. Several may borrow at once."""
+        """Close them for the time of the block. Several may borrow at once."""
         while self._held:
             os.close(self._held.pop())
         self._lent += 1
@@ -32,7 +32,7 @@ class Reserve:
             self.fill()
 
     def fill(self) -> None:
-        """Take back what was given up, unless it is needed still."""
+        """Open the spare ones again, unless they are still needed."""
         if self._lent:
             return
         with contextlib.suppress(OSError):  # there are none now; the next time, perhaps

@@ -1,7 +1,7 @@
-"""What a child process runs, by name: the supervisor starts it without importing it.
+"""The main functions of child processes: the supervisor starts them without their imports.
 
-Their imports (grpc, lmdb, kubernetes) belong to the children; here they would
-cost the supervisor 15 MiB for nothing.
+The imports (grpc, lmdb, kubernetes) happen in the children. In the supervisor they would waste 15
+MiB.
 """
 
 from __future__ import annotations

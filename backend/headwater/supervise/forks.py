@@ -1,14 +1,12 @@
-"""The forkserver that all children come from, and what becomes of them without it.
+"""The forkserver of all children, and the care for children whose forkserver is gone.
 
-It is single-threaded, has imported the serving modules, and holds no grpc
-object: its forks are safe, and they share its pages. Nothing else is ever
-forked. It is started before this process imports anything large, and imports
-what it preloads meanwhile.
+It is single-threaded, has imported the serving modules, and has no grpc object. So its forks are
+safe, and share its pages. No other process is forked. It is started before this process imports
+anything large, and preloads its modules meanwhile.
 
-The forkserver is a process like others: it can be killed, and it can hang. Its
-children live on then. They become this process's own (PR_SET_CHILD_SUBREAPER,
-or because this is process 1), so their exit codes are still to be had, and
-another forkserver is started for the next ones.
+The forkserver is a process like any other: it can be killed, and it can hang. Its children then
+live on. This process becomes their parent (PR_SET_CHILD_SUBREAPER, or because it is process 1), so
+it still learns their exit codes. It starts another forkserver for the next ones.
 """
 
 from __future__ import annotations
@@ -33,15 +31,15 @@ _log = logging.getLogger(__name__)
 
 _PRELOAD: Final = ["headwater.supervise.preload"]
 _PR_SET_CHILD_SUBREAPER: Final = 36
-#: What multiprocessing says of a child whose exit code it cannot know: the forkserver is gone.
+#: multiprocessing's exit code for a child whose forkserver is gone.
 UNKNOWN: Final = 255
 
 
 def begin() -> ForkServerContext:
-    """Start it, if that has not been done; the context whose processes it forks."""
+    """Start it unless it runs; returns the context whose processes it forks."""
     # The threads of a list would each keep a heap of their own otherwise (mallopt(3)).
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
-    # It says so by a Python warning when it was killed, and starts another; nothing of ours is in its care.
+    # When it was killed it warns and starts another. It has no resource of ours.
     warnings.filterwarnings("ignore", message="resource_tracker: process died", category=UserWarning)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
@@ -50,8 +48,8 @@ def begin() -> ForkServerContext:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of whatever a dying child leaves behind."""
-    import ctypes  # 10 ms, which the first answer does not wait for
+    """Become the parent of the children of a dying child."""
+    import ctypes  # 10 ms, not before the first answer
 
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -87,16 +85,18 @@ _unseen: Final = _Unseen()
 
 
 def unseen_main() -> AbstractContextManager[None]:
-    """Keep children from importing the program's main module: they need none of it."""
+    """Keep children from importing the program's main module, which they do not need."""
     return _unseen
 
 
 def start(
     context: ForkServerContext, target: Callable[..., None], arguments: tuple[Any, ...], name: str
 ) -> BaseProcess:
-    """A child that runs `target`. Blocks until it was forked, for ever when the forkserver hangs: see `kill_server`.
+    """Fork a child that runs `target`.
 
-    Raises OSError or EOFError when the forkserver died over it, or without descriptors.
+    Blocks for ever when the forkserver hangs: see `kill_server`.
+
+    Raises OSError or EOFError when the forkserver dies meanwhile, or without descriptors.
     """
     process = context.Process(target=target, args=arguments, name=name, daemon=False)
     with unseen_main():
@@ -111,26 +111,32 @@ def servers() -> list[int]:
 
 
 def ensure_running() -> None:
-    """Start those again that have died; they are reaped by it."""
+    """Start again those that have died, and reap them."""
     forkserver.ensure_running()
 
 
 def kill_server() -> None:
-    """End a forkserver that hangs: who waits for it gets an EOFError, the next start makes another."""
+    """Kill a forkserver that hangs.
+
+    A waiting thread gets an EOFError, and the next start makes another.
+    """
     if pid := forkserver._forkserver._forkserver_pid:  # type: ignore[attr-defined]
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def end() -> None:
-    """End both, at once, also when they hang; the children do not notice."""
+    """Kill both, also when they hang; the children do not notice."""
     for pid in servers():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def orphans_exit_code(pid: int) -> int | None:
-    """The exit code of a child that the forkserver has left behind; None while it lives. Reaps it."""
+    """The exit code of a child that the forkserver has left behind; None while it lives.
+
+    Reaps it.
+    """
     try:
         reaped, status = os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:
@@ -144,10 +150,10 @@ def orphans_exit_code(pid: int) -> int | None:
 
 
 def reap(ours: Collection[int]) -> bool:
-    """Reap what nobody waits for: as process 1, or as subreaper, this process inherits all orphans.
+    """Reap orphans: as process 1, or as subreaper, this process inherits all of them.
 
-    `ours` are the children that somebody waits for. True when the forkserver or
-    the resource tracker has died: `ensure_running` is to be called, it reaps them.
+    `ours` are children with a waiting thread. True when the forkserver or the resource tracker has
+    died: call `ensure_running` then, which reaps them.
     """
     while True:
         try:
@@ -163,7 +169,7 @@ def reap(ours: Collection[int]) -> bool:
 
 
 def held_by_disk(pid: int) -> bool:
-    """Whether a thread of a process waits for the disk (state D in proc(5)): a kill would not reach it."""
+    """Whether a thread of a process waits for the disk (state D): no kill would reach it."""
     with contextlib.suppress(OSError):
         for thread in Path(f"/proc/{pid}/task").iterdir():
             if (thread / "stat").read_bytes().rpartition(b") ")[2][:1] == b"D":

@@ -1,4 +1,7 @@
-"""The link to one process, the supervisor's end: many requests may be under way, none of them blocks the loop."""
+"""The supervisor's end of the link to a process.
+
+Many requests may be under way; none blocks the loop.
+"""
 
 from __future__ import annotations
 
@@ -13,18 +16,21 @@ import msgspec
 from headwater.process import control
 from headwater.process.control import Asked, Ending, Heard, Replied, Request, Started
 
-#: Requests under way at once, at most: a process that hangs is not asked without end.
+#: The most requests under way: the supervisor does not ask a hung process without end.
 _OUTSTANDING: Final = 32
-#: Packets taken in one turn of the loop: a process that talks without end does not keep it from others.
+#: Packets read in one turn of the loop, so that no process keeps it from others.
 _TURN: Final = 16
 
 
 class Unanswered(RuntimeError):  # noqa: N818 (what happened)
-    """There is no reply to be had: the process is gone, or does not take requests."""
+    """No reply will come: the process is gone, or does not take requests."""
 
 
 class Link:
-    """`news` gets what the process says unasked, `odd` what is no message, `closed` is set when it is gone."""
+    """`news` gets the process's news, `odd` bytes that are no message.
+
+    `closed` is set when it is gone.
+    """
 
     def __init__(
         self, end: socket.socket, news: Callable[[Started | Ending], None], odd: Callable[[Exception], None]
@@ -40,7 +46,7 @@ class Link:
         self._loop.add_reader(end, self._readable)
 
     def ask(self, request: Request) -> asyncio.Future[Replied]:
-        """The reply, when it comes. Raises Unanswered, at once or later."""
+        """Wait for the reply. Raises Unanswered, at once or later."""
         if self.closed.is_set() or len(self._under_way) >= _OUTSTANDING:
             raise Unanswered(type(request).__name__)
         number = next(self._numbers)
@@ -53,7 +59,7 @@ class Link:
         return future
 
     def close(self) -> None:
-        """Nothing passes any more; what is under way is Unanswered."""
+        """Close the link; requests under way are Unanswered."""
         if self._end.fileno() >= 0:
             self._loop.remove_reader(self._end)
             self._end.close()
@@ -61,7 +67,7 @@ class Link:
         for future in list(self._under_way.values()):
             if not future.done():
                 future.set_exception(Unanswered("the process is gone"))
-                future.exception()  # that nobody waits for it any more is no reason to complain
+                future.exception()  # no complaint when nobody waits for it any more
 
     def _readable(self) -> None:
         for _ in range(_TURN):

@@ -1,9 +1,8 @@
-"""Whether a process gets on: decided from what was heard of it, round by round (contract 8).
+"""Whether a process makes progress, decided round by round from its replies (contract 8).
 
-The supervisor asks every process once a round. It counts rounds of its own that
-went by without a sign, not seconds: when it was itself stopped, suspended with
-the machine, or late for want of CPU, nobody else is to blame, and it starts
-counting anew.
+The supervisor asks every process once a round. It counts its own rounds without a sign, not
+seconds. When it was stopped itself, suspended with the machine, or late for want of CPU, it blames
+no process, and starts counting again.
 """
 
 from __future__ import annotations
@@ -14,41 +13,41 @@ from typing import Final
 
 from headwater.process.progress import Mark
 
-#: How long a round takes, in seconds.
+#: The length of a round, in seconds.
 ROUND: Final = 0.5
-#: A round that comes later than this after the one before says nothing about the processes, in seconds.
+#: A round that comes later than this after the previous one, in seconds, does not count.
 LATE: Final = 2 * ROUND
-#: After so many rounds without a sign a process is called silent, before anything is done about it.
+#: After so many rounds without a sign a process is called silent. It is not killed yet.
 _NOTICEABLE: Final = 2
 
 
 class Verdict(enum.Enum):
-    """What is to be thought of a process."""
+    """The verdict on a process."""
 
     WELL = "well"
     STARTING = "starting"
     SILENT = "silent"
-    """It has not got on for a second or more."""
+    """It has made no progress for a second or more."""
     HUNG = "hung"
-    """For longer than it may: kill it."""
+    """It has made none for longer than its limit: kill it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How long a process may go without a sign, in seconds."""
+    """Limits of a process without a sign, in seconds."""
 
     starting: float
     """Until it has started, and its main loop has turned once."""
     silent: float
-    """Without a reply, or with replies and no step of its main loop."""
+    """Without a reply, or without a step of its main loop."""
     committing: float
     """With replies that say that the main loop is in a commit."""
 
 
 #: An answer process turns four times a second; clients wait for it.
 ANSWER: Final = Limits(starting=60.0, silent=3.0, committing=3.0)
-#: The watch process turns twice a second. While it starts it verifies the store, may compile all of it, and imports
-#: what is large; one commit may compile everything, after the first list.
+#: The watch process turns twice a second. At its start it verifies the store, may compile all of
+#: it, and imports large modules. One commit may compile everything, after the first list.
 WATCH: Final = Limits(starting=300.0, silent=20.0, committing=300.0)
 
 
@@ -66,15 +65,14 @@ class Liveness:
 
     @property
     def silence(self) -> float:
-        """For how long it has not got on, in seconds of rounds."""
+        """The time without progress, in seconds of rounds."""
         return self._stuck * ROUND
 
     def round(self, now: float, mark: Mark | None, *, started: bool, held: bool = False) -> Verdict:
         """The verdict of this round.
 
-        `now` is the supervisor's monotonic time; `mark` the newest that was
-        heard since the last round, if any; `held` says that the disk holds the
-        process up at this moment, as the kernel sees it.
+        `now` is the supervisor's monotonic time. `mark` is the newest one since the last round, if
+        any. `held` says that the process waits for the disk now, as the kernel sees it.
         """
         late = self._last is not None and now - self._last > LATE
         self._last = now

@@ -1,7 +1,7 @@
-"""What the forkserver imports before it forks anything: all that the roles need, in pages that they share."""
+"""The forkserver's imports before its first fork: the modules of all children, in shared pages."""
 
 import gc
 
-# What is here for good is not looked at again by any child's collector: looking would copy its pages.
+# Freeze these objects, so that no child's collector touches them and copies their pages.
 gc.collect()
 gc.freeze()

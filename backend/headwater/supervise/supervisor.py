@@ -1,7 +1,7 @@
 """Processes, sockets, signals: `headwater serve` itself.
 
-It binds, starts, restarts and stops; it never reads the cluster and answers no
-query. Its children come from the forkserver (`forks`); it is never forked itself.
+It binds, starts, restarts and stops. It does not read the cluster, and answers no query. Its
+children come from the forkserver (`forks`); it does not fork itself.
 """
 
 from __future__ import annotations
@@ -32,15 +32,18 @@ from headwater.supervise.descriptors import Reserve
 
 _log = logging.getLogger(__name__)
 
-#: How long the children may take to drain; then they are killed, and have so long to be gone, in seconds.
+#: Seconds for the children to drain; then seconds for the killed ones to be gone.
 _DRAIN: Final = 4.5
 _GONE: Final = 0.5
-#: How long the first start waits for answer processes that could go on without a watch process, in seconds.
+#: Seconds that a first start waits for answer processes that could go on without a watch process.
 _FIRST: Final = 5.0
 
 
 class Supervisor:
-    """One instance: its lock, its sockets, its children. Raises claims.StartFailed or SettingsError."""
+    """One instance: its lock, its sockets, its children.
+
+    Raises claims.StartFailed or SettingsError.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -49,7 +52,7 @@ class Supervisor:
         self.identity = Identity(source.source_of(settings), settings.records_fingerprint())
         self._lock = claims.take_state_dir(Path(settings.state_dir))
         if files := Certificates.of(settings):
-            files.load()  # what is wrong with them is said before anything starts
+            files.load()  # their mistakes are reported before anything starts
         if settings.transport == "native":
             self._listening: Sequence[socket.socket | None] = claims.listen(settings.listen_addresses())
         else:
@@ -90,9 +93,12 @@ class Supervisor:
         return forks.start(self._context, target, arguments, f"headwater: {name}")
 
     def _writer_crashed(self) -> None:
-        """The watch process met damage, or died of it (LMDB aborts a scan): the next one makes another store.
+        """The watch process met damage, or died of it (LMDB aborts a scan).
 
-        Answer processes serve what they can read until then; should one die of it, `_crashed` follows.
+        The next one makes a new store.
+
+        Until then answer processes serve the undamaged rest. If one dies of damage, `_crashed`
+        follows.
         """
         folder = published(Path(self.settings.state_dir))
         if folder is not None and folder.exists():
@@ -103,7 +109,10 @@ class Supervisor:
         self._crashed()
 
     def _crashed(self) -> None:
-        """An answer process died reading, as the next one would: take the store back, the watch makes a new one."""
+        """An answer process died reading, and the next one would too: take the store back.
+
+        The watch process makes a new one.
+        """
         _log.error("the stored state is discarded: a process died reading it")
         discard(Path(self.settings.state_dir))
         self._watch.signal(signal.SIGTERM)
@@ -142,12 +151,12 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload)
-        if early.asked():  # before anybody listened in this loop
+        if early.asked():  # before this loop could listen
             stopping.set()
         lives = [] if stopping.is_set() else [asyncio.create_task(child.keep_running()) for child in self._children]
         others = [asyncio.create_task(self._rounds())]
         if self._admin is not None:
-            # Imported only now: the first answer does not wait for the admin page.
+            # Imported only now, so that the first answer does not wait for the admin page.
             from headwater.admin import server as admin
 
             others.append(asyncio.create_task(admin.serve(self._admin, self)))
@@ -160,12 +169,12 @@ class Supervisor:
         for task in (asked, *others):
             task.cancel()
         await asyncio.gather(asked, *others, return_exceptions=True)
-        # A thread that waits for a forkserver that hangs would be waited for.
+        # The exit would wait for a thread that waits for a hung forkserver.
         forks.end()
         return code
 
     async def _stop(self, lives: list[asyncio.Task[None]], at_once: asyncio.Event) -> None:
-        # First, so that whoever comes now is refused, and asks elsewhere, instead of waiting.
+        # First, so that new connections are refused, and CoreDNS fails over instead of waiting.
         for listening in self._listening:
             if listening is not None:
                 listening.close()
@@ -179,7 +188,7 @@ class Supervisor:
         if not drained.done():
             for child in self._children:
                 child.signal(signal.SIGKILL)
-            forks.end()  # it may be what they wait for
+            forks.end()  # they may wait for it
             await asyncio.wait([drained], timeout=_GONE)
             drained.cancel()
         for address in self.settings.listen_addresses():
@@ -191,7 +200,7 @@ class Supervisor:
         self._watch.reload()
 
     async def _rounds(self) -> None:
-        """Round by round: fetch counters, look who gets on, reap who died, be ready for who has to start."""
+        """Round by round: fetch counters, judge progress, reap the dead, keep spare descriptors."""
         loop = asyncio.get_running_loop()
         forks.adopt_orphans()
         while True:
@@ -212,5 +221,5 @@ class Supervisor:
         await asyncio.gather(*(child.refresh() for child in self._children))
 
     def views(self) -> list[ProcessView]:
-        """What admin shows: the watch process first, then the answer processes."""
+        """The views for admin: the watch process first, then the answer processes."""
         return [child.view() for child in self._children]

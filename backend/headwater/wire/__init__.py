@@ -1,1 +1,1 @@
-"""DNS on the wire: numbers, names, records, questions, once."""
+"""DNS on the wire: numbers, names, records, questions. No other room repeats them."""

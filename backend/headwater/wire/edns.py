@@ -10,12 +10,13 @@ from typing import Final, NamedTuple
 from headwater.wire.names import ROOT
 from headwater.wire.types import OPT
 
-#: Requestors that say less are taken to mean this (section 6.2.3); what one without EDNS takes, too.
+#: The least UDP size: smaller ones count as this (section 6.2.3), and so does a query without EDNS.
 MIN_UDP_SIZE: Final = 512
-#: What we are ready to take over UDP (DNS flag day 2020).
+#: The UDP size that we accept (DNS flag day 2020).
 UDP_SIZE: Final = 1232
 
-#: An OPT behind its owner, the root: type, UDP size, rcode's high bits, version, flags, length (section 6.1.2).
+#: An OPT behind its owner, the root: type, UDP size, rcode's high bits, version, flags, length
+#: (section 6.1.2).
 _FIXED: Final = Struct(">HHBBHH")
 _OPTION: Final = Struct(">HH")
 _CODE: Final = Struct(">H")
@@ -26,7 +27,7 @@ OPT_SIZE: Final = len(ROOT) + _FIXED.size
 
 
 class Option(IntEnum):
-    """Options that are written or looked for."""
+    """Options that we write or look for."""
 
     EDE = 15
     """Extended error (RFC 8914 section 2)."""
@@ -48,13 +49,16 @@ class Edns(NamedTuple):
 
 
 def read(fixed: bytes) -> Edns | None:
-    """What the ten bytes behind a record's owner say if it is an OPT, else None."""
+    """Read the ten bytes behind a record's owner; None unless the record is an OPT."""
     rtype, udp_size, _, version, flags, _ = _FIXED.unpack(fixed)
     return Edns(max(MIN_UDP_SIZE, udp_size), version, bool(flags & _DO)) if rtype == OPT else None
 
 
 def plain(record: bytes) -> Edns | None:
-    """What an OPT of `OPT_SIZE` bytes says; None unless it is one of the root, version 0, without options."""
+    """Read an OPT of `OPT_SIZE` bytes.
+
+    None unless its owner is the root, its version 0, without options.
+    """
     found = read(record[1:]) if record[:1] == ROOT else None
     return None if found is None or found.version or record[-2:] != b"\0\0" else found
 

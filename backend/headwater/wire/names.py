@@ -11,14 +11,14 @@ ROOT: Final = b"\0"
 #: The two bits that make a length octet the first half of a pointer (section 4.1.4).
 POINTER: Final = 0xC0
 
-# Labels, and ends of names, that Kubernetes's DNS specification has, and DNS itself.
+# Labels, and ends of names, from Kubernetes's DNS specification and from DNS itself.
 SVC: Final = b"\x03svc"
 POD: Final = b"\x03pod"
 DNS: Final = b"\x03dns"
 DNS_VERSION: Final = b"\x0bdns-version"
 #: The name server's name in its zone when no DNS Service is known.
 NS_DNS: Final = b"\x02ns" + DNS
-#: The zone's person, in its SOA.
+#: The zone's responsible person, in its SOA.
 HOSTMASTER: Final = b"\x0ahostmaster"
 #: Reverse names (RFC 1035 section 3.5, RFC 3596 section 2.5).
 IN_ADDR_ARPA: Final = b"\x07in-addr\x04arpa\0"
@@ -27,17 +27,17 @@ IP6_ARPA: Final = b"\x03ip6\x04arpa\0"
 MARKER: Final = b"\x05_zone"
 PIN: Final = b"\x03pin"
 PREFER: Final = b"\x06prefer"
-#: What a port's protocol can be (the API server's validation), without the underscore.
+#: The protocols of ports (by the API server's validation), without the underscore.
 PROTOCOLS: Final = frozenset({b"\x03tcp", b"\x03udp", b"\x04sctp"})
-#: So much of a text that is no name is told: it may be as long as an object.
+#: Messages quote so many characters of a bad name: it may be as long as an object.
 _SHOWN: Final = 80
 
 
 class BadName(ValueError):  # noqa: N818 (names a name)
-    """A text that no label, or no name, can hold."""
+    """A text that is no label, or no name."""
 
 
-@lru_cache(8192)  # namespaces, port names and hostnames like web-0 come again and again
+@lru_cache(8192)  # namespaces, port names and hostnames like web-0 recur
 def label(text: str) -> bytes:
     """One label with its length octet, lower-cased. `text` is one label: no dot divides it.
 
@@ -78,7 +78,7 @@ def text_of(wire: bytes) -> str:
 
 
 def dashed(address: str) -> str:
-    """An address as a label (specification 2.4.1; an ending dash gets a zero, as in CoreDNS's endpointHostname)."""
+    """An address as a label (2.4.1; a last dash gets a zero: CoreDNS's endpointHostname)."""
     if ":" not in address:
         return address.replace(".", "-")
     text = address.replace(":", "-")

@@ -1,8 +1,8 @@
-"""What a query asks, and what there is to say when it is not a good one.
+"""A query's question and OPT, or the reason why it is refused.
 
-Only for the queries that the resolver's short way does not take: for names that
-are not stored, for other types, with options, or malformed. Nothing here raises,
-and nothing is allocated by a count that a client wrote.
+The resolver's short way does not come here. Queries do that are for names that are not stored, for
+other types, with options, or malformed. Only Malformed is raised, and no memory is allocated by a
+count that a client wrote.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ _TYPE_AND_CLASS: Final = Struct(">HH")
 
 
 class Malformed(Exception):  # noqa: N818 (what the query is)
-    """A query that cannot be answered but by FORMERR. `end`: behind its question, if that could be read."""
+    """A query whose only reply is FORMERR.
+
+    `end`: the offset behind its question, if that could be read.
+    """
 
     def __init__(self, end: int = 0) -> None:
         self.end = end
@@ -45,7 +48,7 @@ def name_end(message: bytes, at: int) -> int:
 
 
 class Question:
-    """What a query asks. Raises Malformed for a message that is none.
+    """Read a query. Raises Malformed for a message that is none.
 
     The message has at least 12 bytes and opcode 0 (RFC 1035 section 4.1, RFC 6891, RFC 9619).
     """
@@ -74,7 +77,7 @@ class Question:
         self.edns = None
         ancount, nscount, arcount = counts_of(message)
         if ancount or nscount:
-            # An answer or authority section has no place in a query (IXFR's is refused anyway).
+            # A query has no answer or authority section (an IXFR has, and is refused anyway).
             raise Malformed(end)
         at = end
         for _ in range(arcount):
@@ -89,7 +92,7 @@ class Question:
 
 
 def _additional(message: bytes, at: int, end: int) -> tuple[int, Edns | None]:
-    """The offset behind a record of the additional section, and what it says if it is an OPT."""
+    """The offset behind a record of the additional section, and the OPT if it is one."""
     start = at
     try:
         if message[at] >= POINTER:  # a pointer ends the name (TSIG has none, others may)

@@ -1,4 +1,4 @@
-"""Resource records in wire format, and what stands in them (RFC 1035 sections 3.2.1 and 4.1.4)."""
+"""Resource records in wire format, and their parts (RFC 1035 sections 3.2.1 and 4.1.4)."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ _MAPPED: Final = bytes(10) + b"\xff\xff"
 
 
 def pointer(at: int) -> bytes:
-    """A name that is what stands in the question's name from an offset on: a question begins behind the header."""
+    """A pointer into the question's name, to an offset in it.
+
+    The question begins behind the header.
+    """
     return (POINTER << 8 | HEADER_SIZE + at).to_bytes(2, "big")
 
 
 #: The question's name, as a record's owner.
 OWNER: Final = pointer(0)
-#: Type, class, TTL, length of the rdata: what stands between owner and rdata.
+#: The fields between owner and rdata: type, class, TTL, length of the rdata.
 FIXED: Final = Struct(">HHIH")
 #: Bytes before the rdata in a record whose owner is a pointer.
 RECORD_HEAD: Final = len(OWNER) + FIXED.size
@@ -50,7 +53,7 @@ def record(rtype: int, ttl: int, rdata: bytes, owner: bytes = OWNER, rclass: int
 
 @lru_cache(16)
 def address_heads(ttl: int) -> tuple[bytes, bytes]:
-    """What stands before the address in every A and every AAAA record with that TTL."""
+    """The bytes before the address in every A, and in every AAAA record, with that TTL."""
     return OWNER + FIXED.pack(A, IN, ttl, IPV4), OWNER + FIXED.pack(AAAA, IN, ttl, IPV6)
 
 
@@ -84,10 +87,13 @@ def text(value: str) -> bytes:
 
 
 def soa_head(owner: bytes, names: bytes, ttl: int) -> bytes:
-    """A SOA record up to its serial; `names` are those of the server and of the person, in wire format."""
+    """A SOA record up to its serial; `names`: the server's and the person's, wire format."""
     return owner + FIXED.pack(SOA, IN, ttl, len(names) + SERIAL_SIZE + _SOA_TIMERS.size) + names
 
 
 def soa_timers(minimum: int) -> bytes:
-    """What stands behind its serial; `minimum` in seconds, the TTL of negative answers (RFC 2308 section 4)."""
+    """The bytes behind its serial.
+
+    `minimum` in seconds, the TTL of negative answers (RFC 2308 section 4).
+    """
     return _SOA_TIMERS.pack(_REFRESH, _RETRY, _EXPIRE, minimum)

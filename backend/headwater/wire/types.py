@@ -1,4 +1,4 @@
-"""The numbers of DNS: types, classes, response codes. They stand here and nowhere else."""
+"""The numbers of DNS: types, classes, response codes. No other module repeats them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import Final
 
 # Types (RFC 1035 section 3.2.2, RFC 3596, RFC 2782, RFC 3403, RFC 6891, RFC 9460).
-# Plain integers: an attribute of an enumeration is a call, and these are asked for on the hot path.
+# Plain integers: an enumeration's attribute costs a call, and the hot path reads these.
 A: Final = 1
 NS: Final = 2
 CNAME: Final = 5
@@ -24,7 +24,7 @@ IXFR: Final = 251
 AXFR: Final = 252
 ANY: Final = 255
 
-#: How people write the types that clients ask for.
+#: The names of the types that clients ask for.
 MNEMONICS: Final = {
     A: "A", NS: "NS", CNAME: "CNAME", SOA: "SOA", PTR: "PTR", MX: "MX", TXT: "TXT", AAAA: "AAAA",
     SRV: "SRV", NAPTR: "NAPTR", SVCB: "SVCB", HTTPS: "HTTPS", ANY: "ANY",
