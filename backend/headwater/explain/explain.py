@@ -1,0 +1,274 @@
+"""One question, explained from one moment of the store.
+
+    explain(name, type, snapshot, settings, answer) -> Explanation
+
+`answer` is the resolver's: the reply that a client would get now. The rules are walked on the objects
+beside it (`walk`), and the two must agree; where they do not, the explanation says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from dnslib import QTYPE, DNSError, DNSRecord
+
+from headwater.answer.alias import Pending
+from headwater.answer.reverse import ptr_targets
+from headwater.explain.explanation import Cause, Deciding, Explanation, Look, Origin, Outcome, Ref, Shown
+from headwater.explain.form import OfHost, OfPort, OfService, Zonal, form_of
+from headwater.explain.held import Held
+from headwater.explain.nearest import nearest
+from headwater.explain.walk import Asked, Finding, walk
+from headwater.settings.settings import Settings
+from headwater.store.environment import Snapshot
+from headwater.wire import names, rdata
+from headwater.wire.names import BadName
+from headwater.wire.types import HEADER_SIZE, IN, PTR, Rcode
+
+#: Records that are shown; the rest is counted.
+MOST_SHOWN: Final = 100
+_ADDRESSES: Final = ("A", "AAAA")
+
+#: The resolver on a snapshot: a query's bytes to a reply's.
+Answer = Callable[[bytes], bytes | Pending | None]
+
+
+def explain(
+    name: str, qtype: str, snapshot: Snapshot | None, settings: Settings, answer: Answer, *, waiting: str = ""
+) -> Explanation:
+    """Why a name answers as it does.
+
+    `name` is absolute, with or without its last dot; `qtype` as dig takes it. `snapshot` is None when
+    no store is open; `waiting`: what the watch process says that it waits for. Raises ValueError for a
+    type that there is not.
+    """
+    number = type_number(qtype)
+    text = name.strip().rstrip(".").lower()
+    found = Explanation(text or ".", qtype.upper(), Outcome.REFUSED, Cause.NOT_A_NAME, "")
+    try:
+        wire = names.name(text)
+    except BadName as problem:
+        found.verdict = f"{name!r} is not a DNS name: {problem}."
+        return found
+    asked = _asked(text, number, qtype.upper(), settings)
+    reply = _reply(wire, number, answer)
+    found.outcome = reply.outcome
+    found.zone = asked.zone
+    if not asked.zone:
+        _not_served(found, settings)
+        return found
+    if reply.outcome is Outcome.SERVFAIL or snapshot is None:
+        _servfail(found, settings, waiting, stale=reply.stale)
+        return found
+    held = Held(snapshot)
+    finding = _reverse(asked, wire, snapshot) if asked.zone in settings.reverse_zones else walk(asked, held, settings)
+    found.cause = finding.cause
+    found.verdict = finding.verdict
+    found.deciding = list(finding.deciding)
+    found.commands = list(dict.fromkeys(finding.commands))
+    found.looks = list(finding.looks)
+    found.hints = list(finding.hints)
+    _aliased(found, reply)
+    found.records = [_with_origins(record, finding, held) for record in reply.records[:MOST_SHOWN]]
+    found.more_records = max(0, len(reply.records) - MOST_SHOWN)
+    if found.outcome is not Outcome.ANSWER:
+        found.nearest = nearest(asked, finding, held)
+    if finding.outcome is not found.outcome and finding.cause is not Cause.EXTERNAL_ELSEWHERE:
+        found.contradiction = (
+            f"By the objects it should be {finding.outcome}, and the reply is {found.outcome}: "
+            "please report that, with this output."
+        )
+    return found
+
+
+def type_number(text: str) -> int:
+    """A query type by its name, or as TYPE65280. Raises ValueError."""
+    upper = text.upper()
+    if upper.startswith("TYPE") and upper[4:].isdigit() and len(upper) <= 9:
+        number = int(upper[4:])
+    else:
+        try:
+            number = int(QTYPE.reverse[upper])
+        except (KeyError, DNSError):
+            raise ValueError(f"{text!r} is not a query type") from None
+    if not 0 <= number <= 0xFFFF:
+        raise ValueError(f"{text!r} is not a query type")
+    return number
+
+
+class _Reply:
+    """What a client would get."""
+
+    def __init__(self) -> None:
+        self.outcome = Outcome.SERVFAIL
+        self.records: list[Shown] = []
+        self.pending = ""
+        """The name in another zone that has to be asked for."""
+        self.stale = False
+
+
+def _reply(wire: bytes, qtype: int, answer: Answer) -> _Reply:
+    # With an OPT: the extended error tells a stale store from one that is not ready.
+    query = (
+        b"\0\0\1\0\0\1\0\0\0\0\0\1"
+        + wire
+        + qtype.to_bytes(2, "big")
+        + IN.to_bytes(2, "big")
+        + b"\0\0\x29\x04\xd0"
+        + bytes(6)
+    )
+    found = _Reply()
+    reply = answer(query)
+    if isinstance(reply, Pending):
+        found.pending = names.text_of(reply.target).rstrip(".")
+        reply = reply.finish(())
+    if reply is None or len(reply) < HEADER_SIZE:
+        return found
+    rcode = reply[3] & 15
+    message = DNSRecord.parse(reply)
+    found.records = [
+        Shown(str(item.rname).rstrip("."), QTYPE.get(item.rtype), item.ttl, str(item.rdata)) for item in message.rr
+    ]
+    match rcode:
+        case Rcode.NOERROR:
+            found.outcome = Outcome.ANSWER if message.rr or found.pending else Outcome.NODATA
+        case Rcode.NXDOMAIN:
+            found.outcome = Outcome.NXDOMAIN
+        case Rcode.REFUSED:
+            found.outcome = Outcome.REFUSED
+        case _:
+            found.outcome = Outcome.SERVFAIL
+            found.stale = any(len(item.rdata or ()) for item in message.ar)
+    return found
+
+
+def _asked(text: str, number: int, type_name: str, settings: Settings) -> Asked:
+    """The zone that it is in, the longest one, and the labels before it."""
+    zone = ""
+    for one in settings.served_zones():
+        if (text == one or text.endswith(f".{one}")) and len(one) > len(zone):
+            zone = one
+    before = text[: -len(zone)].rstrip(".") if zone else text
+    labels = before.split(".") if before else []
+    return Asked(text, number, type_name, zone, labels, clusters=zone in settings.multicluster_zones)
+
+
+def _not_served(found: Explanation, settings: Settings) -> None:
+    found.cause = Cause.ZONE_NOT_SERVED
+    zones = ", ".join(settings.served_zones())
+    found.verdict = (
+        f"{found.name} is in no zone that is served here ({zones}): CoreDNS would ask another server for it."
+    )
+    found.deciding = [Deciding(Ref("flag", "", "--zone"), "--zone", zones)]
+    found.hints = [
+        "A short name is completed by the client's search list (/etc/resolv.conf), with its own namespace first: "
+        f"ask for the whole name, as in {found.name}.svc.{settings.zones[0]}."
+    ]
+
+
+def _servfail(found: Explanation, settings: Settings, waiting: str, *, stale: bool) -> None:
+    if stale:
+        found.cause = Cause.STALE
+        found.verdict = (
+            "Every name is SERVFAIL: the API server was not heard for longer than --max-staleness "
+            f"({settings.max_staleness:g} s)."
+        )
+    else:
+        found.cause = Cause.NOT_READY
+        found.verdict = "Every name is SERVFAIL: " + (
+            waiting or "not every resource was listed completely yet, and nothing is stored from earlier"
+        ) + "."  # fmt: skip
+    found.commands = ["curl -s localhost:9353/readyz"]
+
+
+def _reverse(asked: Asked, wire: bytes, snapshot: Snapshot) -> Finding:
+    """A name in a zone of addresses."""
+    targets = ptr_targets(wire, snapshot)
+    if not asked.labels and not (targets and asked.qtype == PTR):
+        if asked.type_name in ("SOA", "NS"):
+            return Finding(Outcome.ANSWER, Cause.ANSWERED, f"{asked.name} is the zone itself.")
+        return Finding(
+            Outcome.NODATA, Cause.OTHER_TYPE, f"{asked.name} is the zone itself: it has no {asked.type_name}."
+        )
+    if tuple(asked.labels) in (("svc",), ("pod",), ("dns",), ("ns", "dns"), ("dns-version",)):
+        return walk_fixed(asked)
+    if targets is None:
+        return Finding(
+            Outcome.NXDOMAIN, Cause.ADDRESS_UNKNOWN,
+            f"No Service and no ready endpoint has the address that {asked.name} stands for.",
+        )  # fmt: skip
+    if not targets:
+        return Finding(Outcome.NODATA, Cause.BELOW_IT, f"{asked.name} is a part of addresses that are known.")
+    if asked.qtype != PTR:
+        return Finding(Outcome.NODATA, Cause.OTHER_TYPE, f"{asked.name} has a PTR record and no {asked.type_name}.")
+    return Finding(Outcome.ANSWER, Cause.ANSWERED, f"{asked.name} is the address of what its PTR records name.")
+
+
+def walk_fixed(asked: Asked) -> Finding:
+    """A name that every zone has, in a zone of addresses."""
+    answered = {("ns", "dns"): _ADDRESSES, ("dns-version",): ("TXT",)}.get(tuple(asked.labels), ())
+    if asked.type_name in answered:
+        return Finding(Outcome.ANSWER, Cause.ANSWERED, f"{asked.name} is a name that every zone has.")
+    return Finding(Outcome.NODATA, Cause.OTHER_TYPE, f"{asked.name} has no {asked.type_name} record.")
+
+
+def _aliased(found: Explanation, reply: _Reply) -> None:
+    """Where an ExternalName led."""
+    if found.cause is not Cause.EXTERNAL_ELSEWHERE:
+        return
+    if reply.pending:
+        found.verdict = f"{found.verdict[:-1]}; {reply.pending} is in no zone of ours and is asked of other servers."
+        found.looks.append(Look("name", "", reply.pending, why="what the other servers say"))
+    elif found.outcome is Outcome.ANSWER:
+        found.cause = Cause.ANSWERED
+    else:
+        found.cause = Cause.EXTERNAL_DEAD
+        found.verdict = (
+            f"{found.verdict[:-1]}, which leads nowhere: a loop, more than 11 names, or a name without "
+            f"{found.type} records."
+        )
+
+
+def _with_origins(record: Shown, finding: Finding, held: Held) -> Shown:
+    """The objects that a record comes from."""
+    origins = []
+    if record.type in _ADDRESSES:
+        wanted = rdata.address(record.data)
+        for piece in finding.sources:
+            for item in piece.endpoints:
+                if any(_is(address, wanted) for address in item.addresses):
+                    ref = held.ref("endpointslices", piece.namespace, piece.name)
+                    origins.append(Origin(ref, item.pod, getattr(item, "node", ""), item.zone))
+    elif record.type == "SRV":
+        label = record.data.split()[-1].partition(".")[0]
+        for piece in finding.sources:
+            for item in piece.endpoints:
+                if item.hostname.lower() == label or any(
+                    names.dashed(address).lower() == label for address in item.addresses
+                ):
+                    ref = held.ref("endpointslices", piece.namespace, piece.name)
+                    origins.append(Origin(ref, item.pod, getattr(item, "node", ""), item.zone))
+    if not origins and finding.service is not None:
+        resource = "serviceimports" if not hasattr(finding.service, "cluster_ips") else "services"
+        service = finding.service
+        origins.append(Origin(held.ref(resource, service.namespace, service.name)))  # type: ignore[arg-type]
+    return Shown(record.name, record.type, record.ttl, record.data, origins)
+
+
+def _is(text: str, wanted: bytes) -> bool:
+    try:
+        return rdata.address(text) == wanted
+    except ValueError:
+        return False
+
+
+def owner_of(name: str, settings: Settings) -> tuple[str, str] | None:
+    """(namespace, Service) that a name belongs to by its form; None for other names. For the history."""
+    asked = _asked(name.strip().rstrip(".").lower(), 0, "", settings)
+    match form_of(asked.labels, clusters=asked.clusters) if asked.zone else None:
+        case OfService(namespace, service) | OfHost(namespace, service, _):
+            return namespace, service
+        case OfPort(namespace, service, _, _) | Zonal(namespace, service, _):
+            return namespace, service
+    return None
