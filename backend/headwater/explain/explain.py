@@ -30,6 +30,10 @@ from headwater.wire.types import HEADER_SIZE, IN, PTR, Rcode
 MOST_SHOWN: Final = 100
 _ADDRESSES: Final = ("A", "AAAA")
 
+#: A query with RD, and an OPT of 1,232 bytes.
+_HEADER: Final = b"\0\0\1\0\0\1\0\0\0\0\0\1"
+_OPT: Final = b"\0\0\x29\x04\xd0" + bytes(6)
+
 #: The resolver on a snapshot: a query's bytes to a reply's.
 Answer = Callable[[bytes], bytes | Pending | None]
 
@@ -110,14 +114,7 @@ class _Reply:
 
 def _reply(wire: bytes, qtype: int, answer: Answer) -> _Reply:
     # With an OPT: the extended error tells a stale store from one that is not ready.
-    query = (
-        b"\0\0\1\0\0\1\0\0\0\0\0\1"
-        + wire
-        + qtype.to_bytes(2, "big")
-        + IN.to_bytes(2, "big")
-        + b"\0\0\x29\x04\xd0"
-        + bytes(6)
-    )
+    query = _HEADER + wire + qtype.to_bytes(2, "big") + IN.to_bytes(2, "big") + _OPT
     found = _Reply()
     reply = answer(query)
     if isinstance(reply, Pending):
@@ -162,8 +159,10 @@ def _not_served(found: Explanation, settings: Settings) -> None:
     )
     found.deciding = [Deciding(Ref("flag", "", "--zone"), "--zone", zones)]
     found.hints = [
-        "A short name is completed by the client's search list (/etc/resolv.conf), with its own namespace first: "
-        f"ask for the whole name, as in {found.name}.svc.{settings.zones[0]}."
+        (
+            "A short name is completed by the client's search list (/etc/resolv.conf), its own namespace "
+            f"first: explain the whole name, as in {found.name}.svc.{settings.zones[0]}."
+        )
     ]
 
 

@@ -26,8 +26,12 @@ from headwater.wire.types import AAAA, SRV, A
 
 #: Fields and names that one sentence lists.
 FEW: Final = 3
-#: CNAMEs from one ExternalName Service to the next (the resolver's own limit is 11).
-_MAX_CHAIN: Final = 11
+#: The label that says whose a slice is.
+_LABEL: Final = "metadata.labels[kubernetes.io/service-name]"
+#: A table of StatefulSets and the Services that they name.
+_SERVICE_NAMES: Final = "custom-columns=NAME:.metadata.name,SERVICE:.spec.serviceName"
+#: Names that belong to a Service.
+_Owned = OfService | OfHost | OfPort | Zonal
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,7 @@ class _Walk:
         if packed is None:
             return _nxdomain(Cause.NOT_AN_ADDRESS, f"{dashed} is no address with dashes, as in 10-44-0-7.")
         if self.settings.pods == "verified":
-            wanted = {pod for pod in self._pods_at(namespace, dashed)}
+            wanted = self._pods_at(namespace, dashed)
             if not wanted:
                 return _nxdomain(
                     Cause.POD_UNKNOWN,
@@ -198,7 +202,7 @@ class _Walk:
 
     # Services
 
-    def _of_service(self, form: OfService | OfHost | OfPort | Zonal) -> Finding:
+    def _of_service(self, form: _Owned) -> Finding:
         namespace, name = form.namespace, form.service
         missing = self._missing_namespace(namespace)
         if missing is not None:
@@ -232,15 +236,15 @@ class _Walk:
         try:
             found = [names.name(asked.name)]
             labels = asked.labels
-            if len(labels) == 5 and "_zone" not in labels[:3]:
-                if not asked.clusters or any(label.startswith("_") for label in labels[:2]):
-                    plain = [label if label.startswith("_") else f"_{label}" for label in labels[:2]]
-                    found.append(names.name(".".join([*plain, *labels[2:], asked.zone])))
+            of_port = not asked.clusters or any(label.startswith("_") for label in labels[:2])
+            if len(labels) == 5 and "_zone" not in labels[:3] and of_port:
+                plain = [label if label.startswith("_") else f"_{label}" for label in labels[:2]]
+                found.append(names.name(".".join([*plain, *labels[2:], asked.zone])))
         except BadName:
             pass
         return found
 
-    def _no_service(self, form: OfService | OfHost | OfPort | Zonal) -> Finding:
+    def _no_service(self, form: _Owned) -> Finding:
         asked, namespace, name = self.asked, form.namespace, form.service
         kind = "ServiceImport" if asked.clusters else "Service"
         if isinstance(form, OfService) and not asked.clusters:
@@ -271,7 +275,7 @@ class _Walk:
         return list(found)
 
     def _has_node(
-        self, form: OfService | OfHost | OfPort | Zonal, service: Service | ServiceImport,
+        self, form: _Owned, service: Service | ServiceImport,
         slices: Sequence[EndpointSlice], node: bytes,
     ) -> Finding:  # fmt: skip
         """The name is there: what it has of the type that was asked for."""
@@ -298,13 +302,11 @@ class _Walk:
                 Outcome.NODATA, Cause.OTHER_FAMILY,
                 f"{what} has {other} addresses only: there is no {asked.type_name} record.",
                 deciding=(Deciding(self._ref(service), "spec.ipFamilies", other),),
-                commands=(f"kubectl -n {service.namespace} get {kind.lower()} {service.name} -o jsonpath={{.spec.ipFamilies}}",),
+                commands=(_field(service, "{.spec.ipFamilies}"),),
             )  # fmt: skip
         return self._other_type(what)
 
-    def _told(
-        self, form: OfService | OfHost | OfPort | Zonal, what: str, service: Service | ServiceImport, count: int = 0
-    ) -> str:
+    def _told(self, form: _Owned, what: str, service: Service | ServiceImport, count: int = 0) -> str:
         name = self.asked.name
         match form:
             case OfHost(host=host):
@@ -333,7 +335,7 @@ class _Walk:
                     f"{what} has ports, and its EndpointSlices have none: no container has a port of the name that "
                     "targetPort says.",
                     (Deciding(self.held.ref("endpointslices", piece.namespace, piece.name), path, "[]"),),
-                    (f"kubectl -n {service.namespace} get service {service.name} -o jsonpath={{.spec.ports}}",),
+                    (_field(service, "{.spec.ports}"),),
                 )  # fmt: skip
         return self._other_type(what)
 
@@ -345,7 +347,7 @@ class _Walk:
 
     def _left_out(
         self,
-        form: OfService | OfHost | OfPort | Zonal,
+        form: _Owned,
         service: Service | ServiceImport,
         slices: Sequence[EndpointSlice],
     ) -> Finding:
@@ -391,13 +393,16 @@ class _Walk:
                 if node is not None:
                     form = Zonal(service.namespace, service.name, tuple(labels))
                     return self._has_node(form, service, slices, node)
-        return Finding(Outcome.NODATA, Cause.BELOW_IT, f"No ready endpoint is in that topology zone, or {self.asked.name} "
-                       "has names below it only.")  # fmt: skip
+        return Finding(
+            Outcome.NODATA,
+            Cause.BELOW_IT,
+            f"No ready endpoint of {service.name} is in that topology zone, or the name has names below it only.",
+        )
 
     def _no_endpoints(self, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> Finding:
         """The Service's own name is not there."""
         namespace, name = service.namespace, service.name
-        what = f"{'ServiceImport' if isinstance(service, ServiceImport) else 'Service'} {namespace}/{name}"
+        what = _called(service)
         list_slices = f"kubectl -n {namespace} get endpointslices -l kubernetes.io/service-name={name} -o wide"
         if not service.headless:
             published = any(item.conditions & Condition.READY for piece in slices for item in piece.endpoints)
@@ -420,8 +425,8 @@ class _Walk:
             return _nxdomain(
                 Cause.NO_SLICES,
                 f"{what} is headless, and no EndpointSlice is labelled with its name: nothing has made one.",
-                deciding=(Deciding(Ref("EndpointSlice", namespace, ""), "metadata.labels[kubernetes.io/service-name]", name),),
-                commands=(list_slices, f"kubectl -n {namespace} get service {name} -o jsonpath={{.spec.selector}}"),
+                deciding=(Deciding(Ref("EndpointSlice", namespace, ""), _LABEL, name),),
+                commands=(list_slices, _field(service, "{.spec.selector}")),
                 looks=(selects,),
             )  # fmt: skip
         endpoints = [(piece, place, item) for piece in slices for place, item in enumerate(piece.endpoints)]
@@ -431,7 +436,7 @@ class _Walk:
                 f"{what} is headless, and its EndpointSlices hold no endpoint: its selector matches no pod that has "
                 "an address.",
                 deciding=tuple(Deciding(self._slice(piece), "endpoints", "[]") for piece in slices[:FEW]),
-                commands=(f"kubectl -n {namespace} get service {name} -o jsonpath={{.spec.selector}}",
+                commands=(_field(service, "{.spec.selector}"),
                           f"kubectl -n {namespace} get pods --show-labels -o wide"),
                 looks=(selects,),
             )  # fmt: skip
@@ -439,7 +444,7 @@ class _Walk:
             Cause.NONE_READY,
             f"{what} is headless and has {_count(len(endpoints), 'endpoint')}, none {_wanted(self._options(service))}.",
             deciding=tuple(self._condition(*one) for one in endpoints[:FEW]),
-            commands=(list_slices, *(f"kubectl -n {namespace} describe pod {item.pod}" for _, _, item in endpoints[:1] if item.pod)),
+            commands=(list_slices, *(_describe(namespace, item.pod) for _, _, item in endpoints[:1] if item.pod)),
             hints=("spec.publishNotReadyAddresses: true on the Service names its pods before they are ready.",),
             sources=tuple(slices),
         )  # fmt: skip
@@ -450,7 +455,7 @@ class _Walk:
     def _no_host(self, host: str, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> Finding:
         """An endpoint's name that is not there."""
         namespace, name = service.namespace, service.name
-        what = f"{'ServiceImport' if isinstance(service, ServiceImport) else 'Service'} {namespace}/{name}"
+        what = _called(service)
         label = host.partition(".")[0]
         list_slices = f"kubectl -n {namespace} get endpointslices -l kubernetes.io/service-name={name} -o yaml"
         mine = [(piece, at, item) for piece in slices for at, item in enumerate(piece.endpoints)]
@@ -499,7 +504,7 @@ class _Walk:
         named: Sequence[tuple[EndpointSlice, int, Endpoint]],
     ) -> Finding:  # fmt: skip
         _, _, item = named[0]
-        see = (f"kubectl -n {service.namespace} describe pod {item.pod}",) if item.pod else ()
+        see = (_describe(service.namespace, item.pod),) if item.pod else ()
         deciding = tuple(self._condition(*one) for one in named[:FEW])
         if item.conditions & Condition.TERMINATING:
             return _nxdomain(
@@ -536,7 +541,7 @@ class _Walk:
             deciding=(Deciding(self._slice(piece), f"endpoints[{place}].hostname", "absent"),),
             commands=(
                 f"kubectl -n {namespace} get pod {label} -o jsonpath='{{.spec.hostname}} {{.spec.subdomain}}'",
-                f"kubectl -n {namespace} get statefulsets -o custom-columns=NAME:.metadata.name,SERVICE:.spec.serviceName",
+                f"kubectl -n {namespace} get statefulsets -o {_SERVICE_NAMES}",
             ),
             looks=(Look("Pod", namespace, label, why="its hostname and subdomain"),),
             hints=(f"A StatefulSet's pods have names below the Service that serviceName says: {service.name}.",
@@ -549,10 +554,8 @@ class _Walk:
         """A named port that is not there."""
         ports = [item for piece in slices for item in piece.ports] if service.headless else list(service.ports)
         named = sorted({f"_{item.name}._{item.protocol.lower()}" for item in ports if item.name})
-        what = (
-            f"{'ServiceImport' if isinstance(service, ServiceImport) else 'Service'} {service.namespace}/{service.name}"
-        )
-        see = (f"kubectl -n {service.namespace} get service {service.name} -o jsonpath={{.spec.ports}}",)
+        what = _called(service)
+        see = (_field(service, "{.spec.ports}"),)
         if service.headless and not any(piece.endpoints for piece in slices):
             return self._no_endpoints(service, slices)
         if service.headless and ports and named and f"_{port.removeprefix('_')}._{protocol.removeprefix('_')}" in named:
@@ -563,14 +566,13 @@ class _Walk:
                 deciding=(Deciding(self._ref(service), "spec.ports[].name", "absent"),), commands=see,
             )  # fmt: skip
         return _nxdomain(
-            Cause.PORT_UNKNOWN, f"{what} has no port {port.removeprefix('_')} of that protocol; it has {', '.join(named[:FEW])}"
-            f"{', …' if len(named) > FEW else ''}.",
+            Cause.PORT_UNKNOWN, f"{what} has no port {port.removeprefix('_')} of that protocol, it has {_some(named)}.",
             deciding=(Deciding(self._ref(service), "spec.ports[].name", ", ".join(named[:FEW])),), commands=see,
         )  # fmt: skip
 
     # ExternalName
 
-    def _external(self, form: OfService | OfHost | OfPort | Zonal, service: Service, node: bytes | None) -> Finding:
+    def _external(self, form: _Owned, service: Service, node: bytes | None) -> Finding:
         target = service.external_name.rstrip(".").lower()
         deciding = (Deciding(self._ref(service), "spec.externalName", service.external_name),)
         what = f"Service {service.namespace}/{service.name}"
@@ -627,3 +629,21 @@ def _count(number: int, what: str) -> str:
 def _wanted(options: Options) -> str:
     """The condition that has to hold for an endpoint to be published."""
     return "serving" if options.conditions == Condition.SERVING else "ready"
+
+
+def _called(service: Service | ServiceImport) -> str:
+    return f"{type(service).__name__} {service.namespace}/{service.name}"
+
+
+def _field(service: Service | ServiceImport, path: str) -> str:
+    """The command that prints one field of it."""
+    kind = type(service).__name__.lower()
+    return f"kubectl -n {service.namespace} get {kind} {service.name} -o jsonpath='{path}'"
+
+
+def _describe(namespace: str, pod: str) -> str:
+    return f"kubectl -n {namespace} describe pod {pod}"
+
+
+def _some(words: Sequence[str]) -> str:
+    return ", ".join(words[:FEW]) + (", …" if len(words) > FEW else "")
