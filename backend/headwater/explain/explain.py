@@ -66,7 +66,8 @@ def explain(
         _servfail(found, settings, waiting, stale=reply.stale)
         return found
     held = Held(snapshot)
-    finding = _reverse(asked, wire, snapshot) if asked.zone in settings.reverse_zones else walk(asked, held, settings)
+    finding = _reverse(asked, wire, snapshot) if asked.zone in settings.reverse_zones else None
+    finding = finding or walk(asked, held, settings)
     found.cause = finding.cause
     found.verdict = finding.verdict
     found.deciding = list(finding.deciding)
@@ -181,17 +182,13 @@ def _servfail(found: Explanation, settings: Settings, waiting: str, *, stale: bo
     found.commands = ["curl -s localhost:9353/readyz"]
 
 
-def _reverse(asked: Asked, wire: bytes, snapshot: Snapshot) -> Finding:
-    """A name in a zone of addresses."""
+def _reverse(asked: Asked, wire: bytes, snapshot: Snapshot) -> Finding | None:
+    """A name in a zone of addresses; None for those that every zone has."""
     targets = ptr_targets(wire, snapshot)
     if not asked.labels and not (targets and asked.qtype == PTR):
-        if asked.type_name in ("SOA", "NS"):
-            return Finding(Outcome.ANSWER, Cause.ANSWERED, f"{asked.name} is the zone itself.")
-        return Finding(
-            Outcome.NODATA, Cause.OTHER_TYPE, f"{asked.name} is the zone itself: it has no {asked.type_name}."
-        )
+        return None
     if tuple(asked.labels) in (("svc",), ("pod",), ("dns",), ("ns", "dns"), ("dns-version",)):
-        return walk_fixed(asked)
+        return None
     if targets is None:
         return Finding(
             Outcome.NXDOMAIN, Cause.ADDRESS_UNKNOWN,
@@ -202,14 +199,6 @@ def _reverse(asked: Asked, wire: bytes, snapshot: Snapshot) -> Finding:
     if asked.qtype != PTR:
         return Finding(Outcome.NODATA, Cause.OTHER_TYPE, f"{asked.name} has a PTR record and no {asked.type_name}.")
     return Finding(Outcome.ANSWER, Cause.ANSWERED, f"{asked.name} is the address of what its PTR records name.")
-
-
-def walk_fixed(asked: Asked) -> Finding:
-    """A name that every zone has, in a zone of addresses."""
-    answered = {("ns", "dns"): _ADDRESSES, ("dns-version",): ("TXT",)}.get(tuple(asked.labels), ())
-    if asked.type_name in answered:
-        return Finding(Outcome.ANSWER, Cause.ANSWERED, f"{asked.name} is a name that every zone has.")
-    return Finding(Outcome.NODATA, Cause.OTHER_TYPE, f"{asked.name} has no {asked.type_name} record.")
 
 
 def _aliased(found: Explanation, reply: _Reply) -> None:

@@ -112,13 +112,20 @@ class _Walk:
     # Names that stand for themselves
 
     def _fixed(self, what: str) -> Finding:
-        types = {"the zone itself": ("SOA", "NS"), "the name server": ("A", "AAAA"),
-                 "the version of the specification": ("TXT",)}  # fmt: skip
-        if self.asked.type_name in types.get(what, ()):
-            return Finding(Outcome.ANSWER, Cause.ANSWERED, f"{self.asked.name} is {what}.")
-        return Finding(
-            Outcome.NODATA, Cause.OTHER_TYPE, f"{self.asked.name} is {what}: it has no {self.asked.type_name} record."
-        )
+        """A name that every zone has: what it has is not of objects, so it is read from the records."""
+        asked = self.asked
+        node = self.held.snapshot.get(names.name(asked.name))
+        if asked.type_name == "SOA" and not asked.labels:
+            return Finding(Outcome.ANSWER, Cause.ANSWERED, f"{asked.name} is {what}.")
+        if node is not None:
+            flags, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
+            count = {A: n_a, AAAA: n_aaaa}.get(asked.qtype)
+            if count is None and flags & Flag.OTHER:
+                count = other_records(node, asked.qtype)[0]
+            if count:
+                return Finding(Outcome.ANSWER, Cause.ANSWERED, f"{asked.name} is {what}.")
+        verdict = f"{asked.name} is {what}: it has no {asked.type_name} record."
+        return Finding(Outcome.NODATA, Cause.OTHER_TYPE, verdict)
 
     def _namespace(self, namespace: str, kind: str) -> Finding:
         missing = self._missing_namespace(namespace)
@@ -238,7 +245,7 @@ class _Walk:
             labels = asked.labels
             of_port = not asked.clusters or any(label.startswith("_") for label in labels[:2])
             if len(labels) == 5 and "_zone" not in labels[:3] and of_port:
-                plain = [label if label.startswith("_") else f"_{label}" for label in labels[:2]]
+                plain = [_underscored(label) for label in labels[:2]]
                 found.append(names.name(".".join([*plain, *labels[2:], asked.zone])))
         except BadName:
             pass
@@ -382,6 +389,11 @@ class _Walk:
         self, labels: Sequence[str], service: Service | ServiceImport, slices: Sequence[EndpointSlice]
     ) -> Finding:
         """What follows from `_zone` being there (answer.find): NODATA, or all endpoints for `prefer`."""
+        if labels and labels[-1] not in ("pin", "prefer"):
+            return _nxdomain(
+                Cause.NO_SUCH_FORM,
+                f"Before _zone stands pin or prefer, as in TOPOZONE.pin._zone.{service.name}.{service.namespace}.svc.",
+            )
         if labels and labels[-1] == "prefer" and len(labels) > 1:
             changes = Changes()
             assert isinstance(service, Service)
@@ -629,6 +641,11 @@ def _count(number: int, what: str) -> str:
 def _wanted(options: Options) -> str:
     """The condition that has to hold for an endpoint to be published."""
     return "serving" if options.conditions == Condition.SERVING else "ready"
+
+
+def _underscored(label: str) -> str:
+    """The label of a port or a protocol; a name of 63 characters has no room for its underscore."""
+    return label if label.startswith("_") or len(label) == names.MAX_LABEL else f"_{label}"
 
 
 def _called(service: Service | ServiceImport) -> str:

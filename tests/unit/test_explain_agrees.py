@@ -1,0 +1,85 @@
+"""For every question of the comparison with CoreDNS: what the objects say and what is replied are one.
+
+The clusters are those of tests/answers, written into a store without a control plane.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from headwater.answer.resolver import Resolver
+from headwater.cluster.objects import KINDS, Decoded, Object, OddObject, convert
+from headwater.explain.explain import explain
+from headwater.explain.explanation import Cause, Outcome
+from headwater.settings.settings import Settings
+from headwater.store.environment import Reader
+
+from tests.answers.generate import generate, served_namespaces
+from tests.answers.names import MATRIX, names_of, relative_to
+from tests.harness.small import Small, listed, settings
+
+SEEDS = 3
+REVERSE = ("in-addr.arpa", "ip6.arpa")
+
+
+def configurations(seed: int) -> dict[str, Settings]:
+    return {
+        "plain": settings(),
+        "everything": settings(
+            zones=("cluster.local", "other.test"), reverse_zones=REVERSE, multicluster_zones=("clusterset.local",),
+            zonal=True, pods="verified", endpoint_pod_names=True,
+        ),
+        "insecure": settings(pods="insecure", ignore_empty_service=True, namespaces=tuple(served_namespaces(seed))),
+    }  # fmt: skip
+
+
+def objects_of(seed: int) -> list[Object]:
+    found: dict[tuple[str, tuple[str, str]], Object] = {}
+    for item in generate(seed).objects.values():
+        resource = KINDS[item["apiVersion"], item["kind"]]
+        if resource == "namespaces":
+            item = {**item, "metadata": {**item["metadata"]}}
+        try:
+            decoded: Decoded = convert(resource, item)
+        except OddObject:
+            continue
+        if not decoded.absent:
+            found[resource, decoded.object.key] = decoded.object
+    return list(found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(SEEDS))
+@pytest.mark.parametrize("which", ["plain", "everything", "insecure"])
+def test_reason_and_reply_agree(tmp_path: Path, seed: int, which: str) -> None:
+    chosen = configurations(seed)[which]
+    small = Small(tmp_path, chosen)
+    small.commit(*listed(small.resources, objects_of(seed)))
+    names = names_of(generate(seed))
+    asked = [name for zone in chosen.zones for name in relative_to(zone, [*names.forward, *names.aliases])]
+    asked += [name for zone in chosen.multicluster_zones for name in relative_to(zone, names.imported)]
+    asked += list(names.reverse) if chosen.reverse_zones else []
+    reader = Reader(small.state_dir, small.identity)
+    reader.follow()
+    resolver = Resolver(reader, chosen)
+    snapshot = reader.begin()
+    assert snapshot is not None
+    seen: Counter[tuple[Outcome, Cause]] = Counter()
+    wrong = []
+    try:
+        for index, name in enumerate(asked):
+            for qtype in {"A", MATRIX[index % len(MATRIX)], ("AAAA", "SRV", "PTR")[index % 3]}:
+                found = explain(name, qtype, snapshot, chosen, lambda query: resolver.answer(query, snapshot))
+                seen[found.outcome, found.cause] += 1
+                if found.contradiction or not found.verdict:
+                    wrong.append(
+                        f"{name} {qtype}: {found.outcome} {found.cause}: {found.verdict} {found.contradiction}"
+                    )
+    finally:
+        snapshot.close()
+        reader.close()
+    assert not wrong, f"{len(wrong)} of {seen.total()}\n" + "\n".join(wrong[:20])
+    assert {outcome for outcome, _ in seen} >= {Outcome.ANSWER, Outcome.NODATA, Outcome.NXDOMAIN}
+    assert len(seen) > 10, seen
