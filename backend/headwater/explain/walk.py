@@ -534,7 +534,7 @@ class _Walk:
                              deciding=deciding, commands=see)  # fmt: skip
         return _nxdomain(
             Cause.HOST_NOT_READY,
-            f"{host} is an endpoint of {what} that is not {_wanted(self._options(service))[:-1] or 'ready'}.",
+            f"{host} is an endpoint of {what} that is not {_wanted(self._options(service))}.",
             deciding=deciding, commands=see,
             hints=("spec.publishNotReadyAddresses: true on the Service names its pods before they are ready.",),
         )  # fmt: skip
