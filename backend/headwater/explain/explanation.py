@@ -5,6 +5,7 @@ docs/explain.md has the schema. Fields are only ever added.
 
 from __future__ import annotations
 
+import shlex
 from enum import StrEnum
 
 from msgspec import Struct, field
@@ -67,6 +68,16 @@ class Cause(StrEnum):
     EXTERNAL_ELSEWHERE = "external-name-is-asked-elsewhere"
     ZONAL_DISABLED = "zonal-disabled"
     ADDRESS_UNKNOWN = "address-unknown"
+    # What only a look at the API server tells
+    SERVICE_LEFT_OUT = "service-left-out"
+    NO_SELECTOR = "no-selector"
+    SELECTOR_MATCHES_NOTHING = "selector-matches-no-pod"
+    PODS_UNFIT = "pods-cannot-be-endpoints"
+    """They have no address, or have ended."""
+    SLICES_BEHIND = "slices-contradict-pods"
+    SUBDOMAIN_OTHER = "subdomain-names-another-service"
+    HOSTNAME_OTHER = "pod-has-another-hostname"
+    POD_MISSING = "no-such-pod"
 
 
 class Ref(Struct, frozen=True, omit_defaults=True):
@@ -161,3 +172,13 @@ class Explanation(Struct, omit_defaults=True):
     """Until when clients and caches may hold the answer before that."""
     contradiction: str = ""
     """Where the objects and the reply do not agree: a bug of ours, or a store that is being written."""
+
+
+def command(*words: str) -> str:
+    """A command that can be pasted: names come from whoever may create objects, so they are quoted for a shell."""
+    return shlex.join(words)
+
+
+def kubectl(namespace: str, *words: str) -> str:
+    """kubectl in a namespace."""
+    return command("kubectl", "-n", namespace, *words)

@@ -13,7 +13,7 @@ from typing import Final
 
 from headwater.answer.alias import other_records
 from headwater.cluster.objects import Condition, Endpoint, EndpointSlice, Service, ServiceImport
-from headwater.explain.explanation import Cause, Deciding, Look, Outcome, Ref
+from headwater.explain.explanation import Cause, Deciding, Look, Outcome, Ref, command, kubectl
 from headwater.explain.form import Fixed, OfHost, OfNamespace, OfPod, OfPort, OfService, Zonal, form_of
 from headwater.explain.held import Held
 from headwater.records.compiler import Changes, Compiler
@@ -26,6 +26,8 @@ from headwater.wire.types import AAAA, SRV, A
 
 #: Fields and names that one sentence lists.
 FEW: Final = 3
+#: Endpoints hold no more addresses, and so their mirrored slices have no more.
+_MIRRORED_AT_MOST: Final = 1000
 #: The label that says whose a slice is.
 _LABEL: Final = "metadata.labels[kubernetes.io/service-name]"
 #: A table of StatefulSets and the Services that they name.
@@ -138,7 +140,7 @@ class _Walk:
     def _missing_namespace(self, namespace: str) -> Finding | None:
         """Why a namespace has no names; None when it has."""
         ref = Ref("Namespace", "", namespace)
-        see = f"kubectl get namespace {namespace}"
+        see = command("kubectl", "get", "namespace", namespace)
         if self.settings.namespaces and namespace not in self.settings.namespaces:
             return _nxdomain(
                 Cause.NAMESPACE_LEFT_OUT,
@@ -180,7 +182,7 @@ class _Walk:
                 return _nxdomain(
                     Cause.POD_UNKNOWN,
                     f"No running pod of namespace {namespace} has the address {dashed} (--pods verified).",
-                    commands=(f"kubectl -n {namespace} get pods -o wide",),
+                    commands=(kubectl(namespace, "get", "pods", "-o", "wide"),),
                 )
         family = {4: A, 16: AAAA}[len(packed)]
         if self.asked.qtype in (family, SRV):
@@ -270,7 +272,7 @@ class _Walk:
             looks = (Look("Service", namespace, name, why="whether it is there, and with which labels"),)
         return _nxdomain(
             Cause.IMPORT_UNKNOWN if asked.clusters else Cause.SERVICE_UNKNOWN, f"{verdict}.",
-            commands=(f"kubectl -n {namespace} get {kind.lower()}s",), looks=looks,
+            commands=(kubectl(namespace, "get", f"{kind.lower()}s"),), looks=looks,
         )  # fmt: skip
 
     def _owners_of_host(self, namespace: str, host: str) -> list[str]:
@@ -291,12 +293,12 @@ class _Walk:
         kind = "ServiceImport" if asked.clusters else "Service"
         what = f"{kind} {service.namespace}/{service.name}"
         count = n_a if asked.qtype == A else n_aaaa if asked.qtype == AAAA else 0
-        if asked.qtype == SRV and flags & Flag.SRV:
-            return Finding(Outcome.ANSWER, Cause.ANSWERED, self._told(form, what, service), sources=tuple(slices))
-        if count:
+        if count or (asked.qtype == SRV and flags & Flag.SRV):
+            verdict, hints = self._told(form, what, service, slices, count)
             return Finding(
-                Outcome.ANSWER, Cause.ANSWERED, self._told(form, what, service, count), sources=tuple(slices)
-            )
+                Outcome.ANSWER, Cause.ANSWERED, verdict, sources=tuple(slices), hints=hints,
+                looks=self._maybe_cut(service, slices),
+            )  # fmt: skip
         if not n_a and not n_aaaa:
             return Finding(
                 Outcome.NODATA, Cause.BELOW_IT, f"{asked.name} has names below it and no records of its own."
@@ -313,19 +315,43 @@ class _Walk:
             )  # fmt: skip
         return self._other_type(what)
 
-    def _told(self, form: _Owned, what: str, service: Service | ServiceImport, count: int = 0) -> str:
+    def _told(
+        self, form: _Owned, what: str, service: Service | ServiceImport, slices: Sequence[EndpointSlice], count: int
+    ) -> tuple[str, tuple[str, ...]]:
+        """What the name is, and what else is worth knowing of its answer."""
         name = self.asked.name
         match form:
             case OfHost(host=host):
-                return f"{name} is the endpoint {host} of {what}."
+                pods = {item.pod for piece in slices for item in piece.endpoints
+                        if item.hostname.lower() == host and item.conditions & Condition.READY}  # fmt: skip
+                if len(pods) > 1:
+                    shared = ("A hostname in a template (of a Deployment, say) is the same for all its pods: only a "
+                              "StatefulSet gives each its own.",)  # fmt: skip
+                    return f"{name} is {host} of {what}, the hostname of {len(pods)} pods.", shared
+                return f"{name} is the endpoint {host} of {what}.", ()
             case OfPort(port=port):
-                return f"{name} is the port {port.removeprefix('_')} of {what}."
+                verdict = f"{name} is the port {port.removeprefix('_')} of {what}."
             case Zonal():
-                return f"{name} are the endpoints of {what} in that topology zone."
-        if service.headless:
-            many = f", {count:,} addresses" if count > 1 else ""
-            return f"{name} is {what}, headless{many}: its ready endpoints."
-        return f"{name} is {what}, by its cluster IP."
+                return f"{name} are the endpoints of {what} in that topology zone.", ()
+            case _ if service.headless:
+                many = f", {count:,} addresses" if count > 1 else ""
+                verdict = f"{name} is {what}, headless{many}: its ready endpoints."
+            case _:
+                verdict = f"{name} is {what}, by its cluster IP."
+        ready = [item for piece in slices for item in piece.endpoints if item.conditions & Condition.READY]
+        if self.asked.qtype == SRV and service.headless and any(not item.hostname for item in ready):
+            return verdict, (
+                "Targets are addresses with dashes where an endpoint has no hostname. --endpoint-pod-names, or the "
+                'annotation headwater.dev/pod-names: "true", makes them names of pods.',
+            )
+        return verdict, ()
+
+    def _maybe_cut(self, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> tuple[Look, ...]:
+        """Whether its Endpoints may have been cut, and its slices mirror what was left."""
+        count = sum(len(piece.endpoints) for piece in slices)
+        if not isinstance(service, Service) or not service.selectorless or count < _MIRRORED_AT_MOST:
+            return ()
+        return (Look("Endpoints", service.namespace, service.name, service.name, "whether it was cut"),)
 
     def _no_srv(self, what: str, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> Finding:
         """A name with addresses, but without a port that an SRV record could say."""
@@ -415,7 +441,12 @@ class _Walk:
         """The Service's own name is not there."""
         namespace, name = service.namespace, service.name
         what = _called(service)
-        list_slices = f"kubectl -n {namespace} get endpointslices -l kubernetes.io/service-name={name} -o wide"
+        list_slices = kubectl(
+            namespace, "get", "endpointslices", "-l", f"kubernetes.io/service-name={name}", "-o", "wide"
+        )
+        selects = Look(
+            "Pod", namespace, service=name, why="which pods its selector matches, and why they are in no slice"
+        )
         if not service.headless:
             published = any(item.conditions & Condition.READY for piece in slices for item in piece.endpoints)
             if self.settings.ignore_empty_service and not published:
@@ -424,15 +455,21 @@ class _Walk:
                     f"{what} has no ready endpoint, and --ignore-empty-service leaves such Services out.",
                     deciding=(Deciding(Ref("flag", "", "--ignore-empty-service"), "--ignore-empty-service", "true"),),
                     commands=(list_slices,),
+                    looks=(selects,),
                 )
             return _nxdomain(
                 Cause.NO_CLUSTER_IP, f"{what} has no cluster IP (yet).",
                 deciding=(Deciding(self._ref(service), "spec.clusterIPs", "[]"),),
-                commands=(f"kubectl -n {namespace} get service {name} -o yaml",),
+                commands=(kubectl(namespace, "get", "service", name, "-o", "yaml"),),
             )  # fmt: skip
-        selects = Look(
-            "Pod", namespace, service=name, why="which pods its selector matches, and why they are in no slice"
-        )
+        if not slices and isinstance(service, Service) and service.selectorless:
+            return _nxdomain(
+                Cause.NO_SELECTOR,
+                f"{what} is headless and has no selector: its EndpointSlices, or Endpoints, have to be written by "
+                "somebody else, and there are none.",
+                deciding=(Deciding(self._ref(service), "spec.selector", "absent"),),
+                commands=(kubectl(namespace, "get", "endpoints", name), list_slices),
+            )
         if not slices:
             return _nxdomain(
                 Cause.NO_SLICES,
@@ -449,7 +486,7 @@ class _Walk:
                 "an address.",
                 deciding=tuple(Deciding(self._slice(piece), "endpoints", "[]") for piece in slices[:FEW]),
                 commands=(_field(service, "{.spec.selector}"),
-                          f"kubectl -n {namespace} get pods --show-labels -o wide"),
+                          kubectl(namespace, "get", "pods", "--show-labels", "-o", "wide")),
                 looks=(selects,),
             )  # fmt: skip
         return _nxdomain(
@@ -457,7 +494,8 @@ class _Walk:
             f"{what} is headless and has {_count(len(endpoints), 'endpoint')}, none {_wanted(self._options(service))}.",
             deciding=tuple(self._condition(*one) for one in endpoints[:FEW]),
             commands=(list_slices, *(_describe(namespace, item.pod) for _, _, item in endpoints[:1] if item.pod)),
-            hints=("spec.publishNotReadyAddresses: true on the Service names its pods before they are ready.",),
+            looks=tuple(_look_at(namespace, item.pod, name) for _, _, item in endpoints[:1] if item.pod),
+            hints=_before_ready(service),
             sources=tuple(slices),
         )  # fmt: skip
 
@@ -469,7 +507,9 @@ class _Walk:
         namespace, name = service.namespace, service.name
         what = _called(service)
         label = host.partition(".")[0]
-        list_slices = f"kubectl -n {namespace} get endpointslices -l kubernetes.io/service-name={name} -o yaml"
+        list_slices = kubectl(
+            namespace, "get", "endpointslices", "-l", f"kubernetes.io/service-name={name}", "-o", "yaml"
+        )
         mine = [(piece, at, item) for piece in slices for at, item in enumerate(piece.endpoints)]
         named = [one for one in mine if label in _labels_of(one[2])]
         if named:
@@ -484,14 +524,14 @@ class _Walk:
                 Cause.HOST_ELSEWHERE,
                 f"{label} is an endpoint of Service {namespace}/{owners[0]}, not of {name}: a pod's subdomain names "
                 f"exactly one Service. Ask for {full}.",
-                commands=(f"kubectl -n {namespace} get pod {label} -o jsonpath={{.spec.subdomain}}",),
+                commands=(kubectl(namespace, "get", "pod", label, "-o", "jsonpath={.spec.subdomain}"),),
             )
         if not service.headless and not mine:
             return _nxdomain(
                 Cause.NOT_HEADLESS,
                 f"{what} is not headless and has no endpoints: pods have names below headless Services.",
                 deciding=(Deciding(self._ref(service), "spec.clusterIP", _cluster_ip(service)),),
-                commands=(f"kubectl -n {namespace} get service {name} -o yaml",),
+                commands=(kubectl(namespace, "get", "service", name, "-o", "yaml"),),
             )
         reports = [detail for reason, *_, detail in self.asked.reports if reason == "endpoint" and label[:20] in detail]
         if reports:
@@ -506,8 +546,8 @@ class _Walk:
         return _nxdomain(
             Cause.HOST_UNKNOWN, f"{verdict}.",
             deciding=(Deciding(self._ref(service), "spec.clusterIP", _cluster_ip(service)),),
-            commands=(list_slices, f"kubectl -n {namespace} get pod {label} -o wide"),
-            looks=(Look("Pod", namespace, label, why="whether the pod is there, and what its subdomain is"),),
+            commands=(list_slices, kubectl(namespace, "get", "pod", label, "-o", "wide")),
+            looks=(Look("Pod", namespace, label, name, "whether the pod is there, and what its subdomain is"),),
             hints=hints,
         )  # fmt: skip
 
@@ -517,12 +557,13 @@ class _Walk:
     ) -> Finding:  # fmt: skip
         _, _, item = named[0]
         see = (_describe(service.namespace, item.pod),) if item.pod else ()
+        looks = (_look_at(service.namespace, item.pod, service.name),) if item.pod else ()
         deciding = tuple(self._condition(*one) for one in named[:FEW])
         if item.conditions & Condition.TERMINATING:
             return _nxdomain(
                 Cause.HOST_TERMINATING,
                 f"{host} is an endpoint of {what} that shuts down: it is no longer ready, and so has no name.",
-                deciding=deciding, commands=see,
+                deciding=deciding, commands=see, looks=looks,
                 hints=('The annotation headwater.dev/publish: "serving" keeps names while pods shut down.',),
             )  # fmt: skip
         if not item.addresses:
@@ -535,8 +576,7 @@ class _Walk:
         return _nxdomain(
             Cause.HOST_NOT_READY,
             f"{host} is an endpoint of {what} that is not {_wanted(self._options(service))}.",
-            deciding=deciding, commands=see,
-            hints=("spec.publishNotReadyAddresses: true on the Service names its pods before they are ready.",),
+            deciding=deciding, commands=see, looks=looks, hints=_before_ready(service),
         )  # fmt: skip
 
     def _no_hostname(
@@ -552,10 +592,10 @@ class _Walk:
             f"spec.subdomain is not {service.name}, or its spec.hostname is not set.",
             deciding=(Deciding(self._slice(piece), f"endpoints[{place}].hostname", "absent"),),
             commands=(
-                f"kubectl -n {namespace} get pod {label} -o jsonpath='{{.spec.hostname}} {{.spec.subdomain}}'",
-                f"kubectl -n {namespace} get statefulsets -o {_SERVICE_NAMES}",
+                kubectl(namespace, "get", "pod", label, "-o", "jsonpath={.spec.hostname} {.spec.subdomain}"),
+                kubectl(namespace, "get", "statefulsets", "-o", _SERVICE_NAMES),
             ),
-            looks=(Look("Pod", namespace, label, why="its hostname and subdomain"),),
+            looks=(Look("Pod", namespace, label, service.name, "its hostname and subdomain"),),
             hints=(f"A StatefulSet's pods have names below the Service that serviceName says: {service.name}.",
                    'The annotation headwater.dev/pod-names: "true" names endpoints by their pods as well.'),
         )  # fmt: skip
@@ -655,11 +695,22 @@ def _called(service: Service | ServiceImport) -> str:
 def _field(service: Service | ServiceImport, path: str) -> str:
     """The command that prints one field of it."""
     kind = type(service).__name__.lower()
-    return f"kubectl -n {service.namespace} get {kind} {service.name} -o jsonpath='{path}'"
+    return kubectl(service.namespace, "get", kind, service.name, "-o", f"jsonpath={path}")
+
+
+def _look_at(namespace: str, pod: str, service: str) -> Look:
+    return Look("Pod", namespace, pod, service, "why it is not ready")
+
+
+def _before_ready(service: Service | ServiceImport) -> tuple[str, ...]:
+    """How names are there before their pods are ready, unless they are already."""
+    if isinstance(service, Service) and service.publishes_not_ready:
+        return ()
+    return ("spec.publishNotReadyAddresses: true on the Service names its pods before they are ready.",)
 
 
 def _describe(namespace: str, pod: str) -> str:
-    return f"kubectl -n {namespace} describe pod {pod}"
+    return kubectl(namespace, "describe", "pod", pod)
 
 
 def _some(words: Sequence[str]) -> str:
