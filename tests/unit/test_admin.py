@@ -10,6 +10,7 @@ import pytest
 from headwater import __version__
 from headwater.admin.server import application
 from headwater.answer.counts import Reason, count_key
+from headwater.process.control import BadQuestion, Explain, Explained, Refused
 from headwater.process.counters import (
     BUCKETS,
     LATENCY_BUCKETS,
@@ -68,6 +69,8 @@ class FakeInstance:
     def __init__(self, *views: ProcessView) -> None:
         self.settings = Settings(zones=("cluster.local", 'odd"zone\\x'))
         self.refreshed = 0
+        self.explained: list[Explain] = []
+        self.explanation: Explained | BadQuestion | Refused = Explained(b"{}")
         self._views = list(views)
 
     async def refresh(self) -> None:
@@ -75,6 +78,10 @@ class FakeInstance:
 
     def views(self) -> list[ProcessView]:
         return self._views
+
+    async def explain(self, asked: Explain) -> Explained | BadQuestion | Refused:
+        self.explained.append(asked)
+        return self.explanation
 
 
 def watch(

@@ -34,12 +34,15 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Ask": {
         "query": "Ask a running headwater over gRPC; print as dig does.",
+        "explain": "Say why a name answers as it does, or does not.",
     },
 }
 
 #: Exit codes, beside 0 (docs/operations.md): a failure at run time, bad usage, Ctrl-C.
 FAILED: Final = 1
 USAGE: Final = 2
+#: The answer to what was asked is no: the name does not answer, the names differ.
+NEGATIVE: Final = 3
 INTERRUPTED: Final = 130
 
 

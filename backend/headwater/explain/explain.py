@@ -8,26 +8,35 @@ beside it (`walk`), and the two must agree; where they do not, the explanation s
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 from dnslib import QTYPE, DNSError, DNSRecord
 
 from headwater.answer.alias import Pending
+from headwater.answer.resolver import Resolver
 from headwater.answer.reverse import ptr_targets
+from headwater.cluster.objects import Resource, Service
 from headwater.explain.explanation import Cause, Deciding, Explanation, Look, Origin, Outcome, Ref, Shown
 from headwater.explain.form import OfHost, OfPort, OfService, Zonal, form_of
 from headwater.explain.held import Held
 from headwater.explain.nearest import nearest
 from headwater.explain.walk import Asked, Finding, walk
 from headwater.settings.settings import Settings
-from headwater.store.environment import Snapshot
+from headwater.store.environment import Reader, Snapshot
 from headwater.wire import names, rdata
+from headwater.wire.header import HEADER_SIZE
 from headwater.wire.names import BadName
-from headwater.wire.types import HEADER_SIZE, IN, PTR, Rcode
+from headwater.wire.types import IN, PTR, A, Rcode
 
 #: Records that are shown; the rest is counted.
 MOST_SHOWN: Final = 100
+#: Endpoints that one record is said to come from.
+_MOST_ORIGINS: Final = 10
+#: A reply without EDNS, in bytes (RFC 1035 section 4.2.1).
+_PLAIN_UDP: Final = 512
+_Key = TypeVar("_Key", bytes, str)
 _ADDRESSES: Final = ("A", "AAAA")
 
 #: A query with RD, and an OPT of 1,232 bytes.
@@ -61,6 +70,9 @@ def explain(
     found.zone = asked.zone
     if not asked.zone:
         _not_served(found, settings)
+        if snapshot is not None and reply.outcome is Outcome.REFUSED:
+            short = Asked(text, number, qtype.upper(), settings.zones[0], text.split("."))
+            found.nearest = nearest(short, found.cause, Held(snapshot), _there(answer))
         return found
     if reply.outcome is Outcome.SERVFAIL or snapshot is None:
         _servfail(found, settings, waiting, stale=reply.stale)
@@ -75,16 +87,34 @@ def explain(
     found.looks = list(finding.looks)
     found.hints = list(finding.hints)
     _aliased(found, reply)
-    found.records = [_with_origins(record, finding, held) for record in reply.records[:MOST_SHOWN]]
+    origins = _Origins(finding, held)
+    found.records = [origins.of(record) for record in reply.records[:MOST_SHOWN]]
     found.more_records = max(0, len(reply.records) - MOST_SHOWN)
     if found.outcome is not Outcome.ANSWER:
-        found.nearest = nearest(asked, finding, held)
+        found.nearest = nearest(asked, finding.cause, held, _there(answer), finding.service)
+    found.hints += _of_caches(found.outcome, reply.size, settings)
     if finding.outcome is not found.outcome and finding.cause is not Cause.EXTERNAL_ELSEWHERE:
         found.contradiction = (
             f"By the objects it should be {finding.outcome}, and the reply is {found.outcome}: "
             "please report that, with this output."
         )
     return found
+
+
+def explained_from(
+    reader: Reader, resolver: Resolver, settings: Settings, name: str, qtype: str, waiting: str = ""
+) -> Explanation:
+    """`explain` on what a reader sees now. Raises ValueError for a type that there is not."""
+    snapshot = reader.begin()
+
+    def answer(query: bytes) -> bytes | Pending | None:
+        return resolver.answer(query, snapshot)
+
+    try:
+        return explain(name, qtype, snapshot, settings, answer, waiting=waiting)
+    finally:
+        if snapshot is not None:
+            snapshot.close()
 
 
 def type_number(text: str) -> int:
@@ -111,6 +141,8 @@ class _Reply:
         self.pending = ""
         """The name in another zone that has to be asked for."""
         self.stale = False
+        self.size = 0
+        """Bytes of the whole message."""
 
 
 def _reply(wire: bytes, qtype: int, answer: Answer) -> _Reply:
@@ -124,6 +156,7 @@ def _reply(wire: bytes, qtype: int, answer: Answer) -> _Reply:
     if reply is None or len(reply) < HEADER_SIZE:
         return found
     rcode = reply[3] & 15
+    found.size = len(reply)
     message = DNSRecord.parse(reply)
     found.records = [
         Shown(str(item.rname).rstrip("."), QTYPE.get(item.rtype), item.ttl, str(item.rdata)) for item in message.rr
@@ -139,6 +172,41 @@ def _reply(wire: bytes, qtype: int, answer: Answer) -> _Reply:
             found.outcome = Outcome.SERVFAIL
             found.stale = any(len(item.rdata or ()) for item in message.ar)
     return found
+
+
+def _there(answer: Answer) -> Callable[[str], bool]:
+    """Whether a name has anything: what is proposed is asked for first."""
+
+    def there(name: str) -> bool:
+        with contextlib.suppress(BadName):
+            return _reply(names.name(name), A, answer).outcome in (Outcome.ANSWER, Outcome.NODATA)
+        return False
+
+    return there
+
+
+def _of_caches(outcome: Outcome, size: int, settings: Settings) -> list[str]:
+    """What a client may see instead of this, and for how long."""
+    match outcome:
+        case Outcome.ANSWER:
+            held = (
+                "A client that sees something else asks another server, or a cache that holds an older answer: "
+                f"CoreDNS's or a node-local one for the TTL ({settings.ttl} s), a JVM or a driver longer, or for ever."
+            )
+            if size <= _PLAIN_UDP:
+                return [held]
+            cut = (
+                f"The reply has {size:,} bytes. Over UDP a client without EDNS gets {_PLAIN_UDP} and asks again over "
+                "TCP: where port 53 is closed for TCP, it sees a part, or waits in vain."
+            )
+            return [held, cut]
+        case Outcome.NXDOMAIN | Outcome.NODATA:
+            negative = (
+                "Once the name is there, clients may still be told that it is not, for as long as caches hold this "
+                f"reply ({settings.negative_ttl} s; CoreDNS's cache and node-local ones have limits of their own)."
+            )
+            return [negative]
+    return []
 
 
 def _asked(text: str, number: int, type_name: str, settings: Settings) -> Asked:
@@ -218,37 +286,42 @@ def _aliased(found: Explanation, reply: _Reply) -> None:
         )
 
 
-def _with_origins(record: Shown, finding: Finding, held: Held) -> Shown:
-    """The objects that a record comes from."""
-    origins = []
-    if record.type in _ADDRESSES:
-        wanted = rdata.address(record.data)
+class _Origins:
+    """The objects that the records of an answer come from: each endpoint is looked at once."""
+
+    def __init__(self, finding: Finding, held: Held) -> None:
+        self._by_address: dict[bytes, list[Origin]] = {}
+        self._by_label: dict[str, list[Origin]] = {}
+        self._service: list[Origin] = []
         for piece in finding.sources:
+            ref = held.ref("endpointslices", piece.namespace, piece.name)
             for item in piece.endpoints:
-                if any(_is(address, wanted) for address in item.addresses):
-                    ref = held.ref("endpointslices", piece.namespace, piece.name)
-                    origins.append(Origin(ref, item.pod, getattr(item, "node", ""), item.zone))
-    elif record.type == "SRV":
-        label = record.data.split()[-1].partition(".")[0]
-        for piece in finding.sources:
-            for item in piece.endpoints:
-                if item.hostname.lower() == label or any(
-                    names.dashed(address).lower() == label for address in item.addresses
-                ):
-                    ref = held.ref("endpointslices", piece.namespace, piece.name)
-                    origins.append(Origin(ref, item.pod, getattr(item, "node", ""), item.zone))
-    if not origins and finding.service is not None:
-        resource = "serviceimports" if not hasattr(finding.service, "cluster_ips") else "services"
-        service = finding.service
-        origins.append(Origin(held.ref(resource, service.namespace, service.name)))  # type: ignore[arg-type]
-    return Shown(record.name, record.type, record.ttl, record.data, origins)
+                origin = Origin(ref, item.pod, item.node, item.zone)
+                labels = {item.hostname.lower(), item.pod.lower()}
+                for address in item.addresses:
+                    labels.add(names.dashed(address).lower())
+                    with contextlib.suppress(ValueError):
+                        _add(self._by_address, rdata.address(address), origin)
+                for label in labels - {""}:
+                    _add(self._by_label, label, origin)
+        if (service := finding.service) is not None:
+            resource: Resource = "services" if isinstance(service, Service) else "serviceimports"
+            self._service = [Origin(held.ref(resource, service.namespace, service.name))]
+
+    def of(self, record: Shown) -> Shown:
+        """The record with its origins."""
+        found: list[Origin] = []
+        if record.type in _ADDRESSES:
+            found = self._by_address.get(rdata.address(record.data), [])
+        elif record.type == "SRV":
+            found = self._by_label.get(record.data.split()[-1].partition(".")[0].lower(), [])
+        return Shown(record.name, record.type, record.ttl, record.data, found or self._service)
 
 
-def _is(text: str, wanted: bytes) -> bool:
-    try:
-        return rdata.address(text) == wanted
-    except ValueError:
-        return False
+def _add(known: dict[_Key, list[Origin]], key: _Key, origin: Origin) -> None:
+    there = known.setdefault(key, [])
+    if len(there) < _MOST_ORIGINS and origin not in there:
+        there.append(origin)
 
 
 def owner_of(name: str, settings: Settings) -> tuple[str, str] | None:

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from headwater.explain.explanation import Cause, Deciding, Explanation, Look, Ref, command, kubectl
+from headwater.explain.explanation import Cause, Deciding, Explanation, Look, Ref, kubectl
 
 #: A parsed Kubernetes object.
 Item = Mapping[str, Any]
@@ -176,8 +176,9 @@ def _cut(seen: Seen) -> _Told | None:
     ref = _ref("Endpoints", seen.named)
     return _Told(
         deciding=(Deciding(ref, f"metadata.annotations[{_OVER_CAPACITY}]", str(value)),),
-        hints=(f"{ref} is cut at 1,000 addresses, and its EndpointSlices mirror no more than it holds: write "
-               "EndpointSlices instead.",),
+        hints=(
+            f"{ref} is cut at 1,000 addresses, and its slices mirror no more: write EndpointSlices instead.",
+        ),
     )  # fmt: skip
 
 
@@ -391,7 +392,7 @@ def _nameless(seen: Seen) -> _Told | None:
     spec = _dict(pod, "spec")
     hostname, subdomain = spec.get("hostname") or "", spec.get("subdomain") or ""
     ref = _ref("Pod", pod)
-    see = (kubectl(namespace, "get", "pod", label, "-o",
+    see: tuple[str, ...] = (kubectl(namespace, "get", "pod", label, "-o",
                    "jsonpath={.spec.hostname} {.spec.subdomain}{\"\\n\"}"),)  # fmt: skip
     if subdomain != service:
         what = f"Pod {label} has spec.subdomain {subdomain}" if subdomain else f"Pod {label} has no spec.subdomain"
@@ -423,8 +424,8 @@ def _nameless(seen: Seen) -> _Told | None:
         text = _pairs(selector)
         return _Told(
             Cause.SELECTOR_MATCHES_NOTHING,
-            f"Pod {label} names Service {service} in spec.subdomain, but the selector of that Service ({text}) does not "
-            "match its labels.",
+            f"Pod {label} names Service {service} in spec.subdomain, but the selector of that Service ({text}) does "
+            "not match its labels.",
             (Deciding(_ref("Service", seen.service), "spec.selector", text),
              Deciding(ref, "metadata.labels", _pairs(_labels(pod)))),
             (kubectl(namespace, "get", "pod", label, "--show-labels"),),
@@ -487,8 +488,8 @@ def of_client(pod: Item, name: str, zone: str) -> list[str]:
             ndots = int(str(option["value"])[:4])
     dots = name.rstrip(".").count(".")
     if dots < ndots and name.endswith(zone):
-        found.append(f"{name} has {dots} dots, fewer than ndots ({ndots}): the client tries its search list first, up to "
-                     "5 names that do not exist. A dot at the end of the name avoids that.")  # fmt: skip
+        found.append(f"{name} has {dots} dots, fewer than ndots ({ndots}): the client tries its search list first, up "
+                     "to 5 names that do not exist. A dot at the end of the name avoids that.")  # fmt: skip
     return found
 
 

@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from difflib import get_close_matches
+from itertools import islice
 from typing import Final
 
+from headwater.cluster.objects import Service, ServiceImport
 from headwater.explain.explanation import Cause, Near
 from headwater.explain.form import OfHost, OfPort, OfService, Zonal, form_of
 from headwater.explain.held import Held
-from headwater.explain.walk import Asked, Finding
+from headwater.explain.walk import Asked
 
 #: How many are shown, and how like a name has to be (difflib's ratio).
 MOST: Final = 5
 _LIKE: Final = 0.7
+#: Names that are tried, at most.
+_TRIED: Final = 40
 #: Objects that are looked through, at most: an explanation takes milliseconds in any cluster.
 _SEARCHED: Final = 50_000
 
 
-def nearest(asked: Asked, finding: Finding, held: Held) -> list[Near]:
-    """At most MOST names, the likeliest first."""
+def nearest(
+    asked: Asked,
+    cause: Cause,
+    held: Held,
+    there: Callable[[str], bool],
+    service: Service | ServiceImport | None = None,
+) -> list[Near]:
+    """At most MOST names, the likeliest first; only those that `there` says are there."""
     found: dict[str, str] = {}
-    for name, why in _candidates(asked, finding, held):
-        if name != asked.name:
-            found.setdefault(name, why)
+    candidates = (one for one in _candidates(asked, cause, held, service) if one[0] != asked.name)
+    for name, why in islice(candidates, _TRIED):
+        if name not in found and there(name):
+            found[name] = why
         if len(found) == MOST:
             break
     return [Near(name, why) for name, why in found.items()]
 
 
-def _candidates(asked: Asked, finding: Finding, held: Held) -> Iterator[tuple[str, str]]:
+def _candidates(
+    asked: Asked, cause: Cause, held: Held, service_held: Service | ServiceImport | None
+) -> Iterator[tuple[str, str]]:
     form = form_of(asked.labels, clusters=asked.clusters)
     resource = "serviceimports" if asked.clusters else "services"
     match form:
@@ -41,7 +54,7 @@ def _candidates(asked: Asked, finding: Finding, held: Held) -> Iterator[tuple[st
     namespace, service = form.namespace, form.service
     before = ".".join(asked.labels[: len(asked.labels) - 3])
     head = f"{before}." if before else ""
-    if finding.cause in (
+    if cause in (
         Cause.SERVICE_UNKNOWN,
         Cause.IMPORT_UNKNOWN,
         Cause.NAMESPACE_UNKNOWN,
@@ -81,24 +94,23 @@ def _candidates(asked: Asked, finding: Finding, held: Held) -> Iterator[tuple[st
             yield asked.below(f"{name}.{service}.{namespace}.svc"), f"an endpoint of Service {service} is called so"
     if isinstance(form, OfPort):
         ports = [port for piece in held.slices_of(namespace, service) for port in piece.ports if port.name]
-        ports += [port for port in getattr(finding.service, "ports", ()) if port.name]
+        ports += [port for port in (service_held.ports if service_held is not None else ()) if port.name]
         for port in ports:
             label = f"_{port.name}._{port.protocol.lower()}"
             yield asked.below(f"{label}.{service}.{namespace}.svc"), "a port of that Service is called so"
 
 
 def _with_svc(asked: Asked, held: Held) -> Iterator[tuple[str, str]]:
-    """Names with a part left out: HOST.SERVICE.NAMESPACE, SERVICE.NAMESPACE."""
+    """Names with a part left out: HOST.SERVICE.NAMESPACE, SERVICE.NAMESPACE, SERVICE."""
     labels = [label for label in asked.labels if label != "svc"]
-    match labels:
-        case [host, service, namespace] if held.service(namespace, service) is not None:
-            yield asked.below(f"{host}.{service}.{namespace}.svc"), "with the label svc"
-        case [service, namespace] if held.service(namespace, service) is not None:
-            yield asked.below(f"{service}.{namespace}.svc"), "with the label svc"
-        case [service]:
-            for where, name in _some(held.names("services")):
-                if name == service:
-                    yield asked.below(f"{service}.{where}.svc"), f"namespace {where} has a Service {service}"
+    if len(labels) >= 2 and held.service(labels[-1], labels[-2]) is not None:
+        yield asked.below(f"{'.'.join(labels)}.svc"), "the whole name"
+    if len(labels) <= 2:
+        # A short name of another namespace; a pod's, with its Service's label.
+        service, before = labels[-1] if labels else "", "".join(f"{label}." for label in labels[:-1])
+        for where, name in _some(held.names("services")):
+            if name == service:
+                yield asked.below(f"{before}{service}.{where}.svc"), f"namespace {where} has a Service {service}"
 
 
 def _owners(held: Held, namespace: str, host: str) -> Iterator[str]:

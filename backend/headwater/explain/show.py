@@ -24,7 +24,12 @@ _WORDS: Final = {
 
 def show(found: Explanation, now: float) -> str:
     """The text, without a closing newline. `now` in seconds since 1970."""
-    return "\n".join(_lines(found, now))
+    return "\n".join(printable(line) for line in _lines(found, now))
+
+
+def printable(text: str) -> str:
+    """Without what a terminal would take for a command: fields hold what somebody else has written."""
+    return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
 def _lines(found: Explanation, now: float) -> Iterator[str]:

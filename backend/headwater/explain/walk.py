@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from headwater.answer.alias import other_records
 from headwater.cluster.objects import Condition, Endpoint, EndpointSlice, Service, ServiceImport
 from headwater.explain.explanation import Cause, Deciding, Look, Outcome, Ref, command, kubectl
 from headwater.explain.form import Fixed, OfHost, OfNamespace, OfPod, OfPort, OfService, Zonal, form_of
@@ -19,7 +18,7 @@ from headwater.explain.held import Held
 from headwater.records.compiler import Changes, Compiler
 from headwater.records.options import Options, options_of, silent
 from headwater.settings.settings import Settings
-from headwater.store.node import HEAD, Flag
+from headwater.store.node import HEAD, Flag, other_of
 from headwater.wire import names
 from headwater.wire.names import BadName
 from headwater.wire.types import AAAA, SRV, A
@@ -123,7 +122,7 @@ class _Walk:
             flags, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
             count = {A: n_a, AAAA: n_aaaa}.get(asked.qtype)
             if count is None and flags & Flag.OTHER:
-                count = other_records(node, asked.qtype)[0]
+                count = other_of(node, asked.qtype)[0]
             if count:
                 return Finding(Outcome.ANSWER, Cause.ANSWERED, f"{asked.name} is {what}.")
         verdict = f"{asked.name} is {what}: it has no {asked.type_name} record."
@@ -325,9 +324,8 @@ class _Walk:
                 pods = {item.pod for piece in slices for item in piece.endpoints
                         if item.hostname.lower() == host and item.conditions & Condition.READY}  # fmt: skip
                 if len(pods) > 1:
-                    shared = ("A hostname in a template (of a Deployment, say) is the same for all its pods: only a "
-                              "StatefulSet gives each its own.",)  # fmt: skip
-                    return f"{name} is {host} of {what}, the hostname of {len(pods)} pods.", shared
+                    shared = "A hostname in a template is the same for all its pods: a StatefulSet gives each its own."
+                    return f"{name} is {host} of {what}, the hostname of {len(pods)} pods.", (shared,)
                 return f"{name} is the endpoint {host} of {what}.", ()
             case OfPort(port=port):
                 verdict = f"{name} is the port {port.removeprefix('_')} of {what}."
@@ -340,10 +338,11 @@ class _Walk:
                 verdict = f"{name} is {what}, by its cluster IP."
         ready = [item for piece in slices for item in piece.endpoints if item.conditions & Condition.READY]
         if self.asked.qtype == SRV and service.headless and any(not item.hostname for item in ready):
-            return verdict, (
+            dashed = (
                 "Targets are addresses with dashes where an endpoint has no hostname. --endpoint-pod-names, or the "
-                'annotation headwater.dev/pod-names: "true", makes them names of pods.',
+                'annotation headwater.dev/pod-names: "true", makes them names of pods.'
             )
+            return verdict, (dashed,)
         return verdict, ()
 
     def _maybe_cut(self, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> tuple[Look, ...]:
@@ -639,7 +638,7 @@ class _Walk:
         if self.asked.type_name == "CNAME":
             return Finding(Outcome.ANSWER, Cause.ANSWERED, f"{what} is another name for {target}.", deciding)
         if self.asked.qtype not in (A, AAAA):
-            count, _, _ = other_records(node, self.asked.qtype)
+            count, _, _ = other_of(node, self.asked.qtype)
             if not count:
                 return Finding(Outcome.NODATA, Cause.OTHER_TYPE, f"{what} is another name for {target}: it has no "
                                f"{self.asked.type_name} record of its own.", deciding)  # fmt: skip

@@ -53,7 +53,7 @@ class Explain(Struct, frozen=True, tag="explain"):
     """Why does that name answer as it does?"""
 
     name: str
-    type: str
+    qtype: str
     waiting: str = ""
     """What the watch process says that it waits for."""
 

@@ -52,8 +52,8 @@ class Explaining:
             found: Reply = Explained(self._explain(asked, self._reader, self._resolver, self._settings))
         except ValueError as error:
             found = BadQuestion(str(error))
-        except Exception as error:
-            _log.exception("%s %s cannot be explained", asked.name[:255], asked.type[:10])
+        except Exception as error:  # noqa: BLE001 (it must not end the thread)
+            _log.exception("%s %s cannot be explained", asked.name[:255], asked.qtype[:10])
             found = Refused(repr(error)[:500])
         finally:
             self._places.release()

@@ -483,6 +483,35 @@ class Store:
         self._env.close()
 
 
+def stored_identity(state_dir: Path) -> Identity:
+    """Whose the published store is, by its own account: to look at one without knowing what it was made for.
+
+    Raises OSError, with words for a person, when there is no store that this version can read.
+    """
+    folder = published(state_dir)
+    if folder is None or not (folder / "data.mdb").exists():
+        raise OSError(f"{state_dir}: no store is published there")
+    try:
+        env = _open(folder, readonly=True)
+    except (lmdb.Error, OSError) as error:
+        raise OSError(f"{folder}: {error}") from None
+    try:
+        if not _complete(env, folder):
+            raise OSError(f"{folder}: damaged: the file is shorter than its own header says")
+        dbs = {"meta": env.open_db(b"meta", create=False)}
+        with env.begin() as raw:
+            found = {key: ReadTransaction(raw, dbs).meta(key) or b"" for key in (_FORMAT_KEY, _SOURCE, _SHAPE, _BOOT)}
+    except lmdb.Error as error:
+        raise OSError(f"{folder}: {error}") from None
+    finally:
+        env.close()
+    if found[_FORMAT_KEY] != FORMAT:
+        raise OSError(f"{folder}: another format, of another version of headwater")
+    if found[_BOOT] != Identity.boot():
+        raise OSError(f"{folder}: written before the machine restarted, or on another one: it would not be used")
+    return Identity(found[_SOURCE].decode(), found[_SHAPE].decode())
+
+
 class Reader:
     """The readers' side: follows the published generation, hands out snapshots.
 

@@ -39,4 +39,4 @@ def _explain(asked: control.Explain, reader: Reader, resolver: Resolver, setting
 
     from headwater.explain.explain import explained_from
 
-    return msgspec.json.encode(explained_from(reader, resolver, settings, asked.name, asked.type, asked.waiting))
+    return msgspec.json.encode(explained_from(reader, resolver, settings, asked.name, asked.qtype, asked.waiting))
