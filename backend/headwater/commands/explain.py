@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import logging
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterable
@@ -37,8 +38,8 @@ class NotExplained(RuntimeError):  # noqa: N818 (what happened)
 
 @settings_command(
     "Say why a name answers as it does, or does not.\n\nThe instance at --admin is asked; with --state-dir or "
-    "--manifests on the command line none has to run. Pods, StatefulSets and selectors are looked up in the API server, "
-    "where credentials allow it. Exit codes: 0, it answers; 3, it does not; 1, it could not be explained."
+    "--manifests on the command line none has to run. Pods, StatefulSets and selectors are looked up in the API "
+    "server, where credentials allow it. Exit codes: 0, it answers; 3, it does not; 1, it could not be explained."
 )
 @click.argument("name")
 @click.argument("qtype", metavar="[TYPE]", default="A")
@@ -55,7 +56,10 @@ def command(configuration: Configuration, name: str, qtype: str, as_json: bool, 
     from headwater.explain.explanation import Outcome
     from headwater.explain.show import show
 
-    click.echo(msgspec.json.format(msgspec.json.encode(found)).decode() if as_json else show(found, time.time()))
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+    else:
+        click.echo(show(found, time.time(), shutil.get_terminal_size((100, 24)).columns))
     return 0 if found.outcome is Outcome.ANSWER else NEGATIVE
 
 

@@ -67,7 +67,7 @@ class Held:
     def ref(self, resource: Resource, namespace: str, name: str) -> Ref:
         """An object's name, with the version that is held; no version when it is not."""
         data = self._data(resource, namespace, name)
-        version = "" if data is None else str(packed_version(data))
+        version = "" if data is None else str(packed_version(data) or "")
         return Ref(KINDS[resource], namespace, name, version)
 
     def _data(self, resource: Resource, namespace: str, name: str) -> Any:

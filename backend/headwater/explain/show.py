@@ -1,4 +1,4 @@
-"""An explanation as people read it: at most 100 columns, the verdict first."""
+"""An explanation as people read it, the verdict first: as wide as the terminal, and no wider than 100 columns."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ _WORDS: Final = {
 }
 
 
-def show(found: Explanation, now: float) -> str:
-    """The text, without a closing newline. `now` in seconds since 1970."""
-    return "\n".join(printable(line) for line in _lines(found, now))
+def show(found: Explanation, now: float, width: int = WIDTH) -> str:
+    """The text, without a closing newline. `now` in seconds since 1970.
+
+    Sentences are wrapped at `width`; commands and names, which are to be pasted, are not broken.
+    """
+    return "\n".join(printable(line) for line in _lines(found, now, min(width, WIDTH)))
 
 
 def printable(text: str) -> str:
@@ -32,12 +35,12 @@ def printable(text: str) -> str:
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
-def _lines(found: Explanation, now: float) -> Iterator[str]:
+def _lines(found: Explanation, now: float, width: int) -> Iterator[str]:
     yield f"{found.name} {found.type}: {_WORDS[found.outcome]}"
-    yield from _wrapped(found.verdict)
+    yield from _wrapped(found.verdict, width)
     if found.contradiction:
-        yield from _wrapped(f"! {found.contradiction}")
-    yield from _section("", _records(found.records, now))
+        yield from _wrapped(f"! {found.contradiction}", width)
+    yield from _section("", _records(found.records, now, width))
     more = found.more_records + max(0, len(found.records) - _FEW)
     if more:
         yield f"{_INDENT}… and {more:,} more"
@@ -48,17 +51,18 @@ def _lines(found: Explanation, now: float) -> Iterator[str]:
         )
         for item in found.deciding
     ]
-    yield from _section("because", _columns(rows))
+    yield from _section("because", _columns(rows, width))
     yield from _section("see it, mend it", found.commands)
-    yield from _section("names that answer", _columns([(item.name, item.why) for item in found.nearest]))
-    yield from _section("worth knowing", [line for hint in found.hints for line in textwrap.wrap(hint, WIDTH - 4)])
-    yield from _section("not known here", [*map(_look, found.looks), *found.unknown])
+    yield from _section("names that answer", _columns([(item.name, item.why) for item in found.nearest], width))
+    yield from _section("worth knowing", _list(found.hints, width))
+    yield from _section("not known here", _list([*map(_look, found.looks), *found.unknown], width))
     if found.changed is not None:
         until = ""
         if found.until is not None and found.until > now:
             until = f"; clients and caches may hold the answer before that for {found.until - now:.0f} s more"
         yield ""
-        yield from _wrapped(f"right since {moment(found.changed)} ({ago(now - found.changed)}){until}")
+        told = f"right since {moment(found.changed)} ({ago(now - found.changed)}){until}"
+        yield from _wrapped(told, width)
 
 
 def moment(at: float) -> str:
@@ -74,8 +78,19 @@ def ago(seconds: float) -> str:
     return f"{max(0.0, seconds):.0f} s ago"
 
 
-def _wrapped(text: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=_INDENT, subsequent_indent=_INDENT)
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(
+        text, width, initial_indent=_INDENT, subsequent_indent=_INDENT, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _list(texts: Iterable[str], width: int) -> list[str]:
+    """Sentences one below the other, each with a dash."""
+    found: list[str] = []
+    for text in texts:
+        found += textwrap.wrap(text, width - len(_INDENT), initial_indent="- ", subsequent_indent="  ",
+                               break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    return found
 
 
 def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
@@ -87,14 +102,23 @@ def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
         yield from (f"{_INDENT}{line}" for line in found)
 
 
-def _columns(rows: Sequence[tuple[str, str]]) -> list[str]:
-    width = min(60, max((len(left) for left, _ in rows), default=0))
-    return [f"{left:<{width}}  {right}".rstrip() for left, right in rows]
+def _columns(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
+    """Two columns where they fit; else the right one is below, further in."""
+    column = max((len(left) for left, _ in rows), default=0)
+    room = width - len(_INDENT)
+    if all(column + 2 + len(right) <= room for _, right in rows):
+        return [f"{left:<{column}}  {right}".rstrip() for left, right in rows]
+    found = []
+    for left, right in rows:
+        found.append(left)
+        found += textwrap.wrap(right, room, initial_indent="    ", subsequent_indent="    ",
+                               break_long_words=False, break_on_hyphens=False)  # fmt: skip
+    return found
 
 
-def _records(records: Sequence[Shown], now: float) -> list[str]:
+def _records(records: Sequence[Shown], now: float, width: int) -> list[str]:
     rows = [(f"{item.ttl:>5}  {item.type:<5} {item.data}", _origin(item.origins, now)) for item in records[:_FEW]]
-    return _columns(rows)
+    return _columns(rows, width)
 
 
 def _origin(origins: Sequence[Origin], now: float) -> str:

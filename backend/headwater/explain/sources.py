@@ -71,7 +71,7 @@ def _collection(kind: str, namespace: str) -> str:
 
 
 class FromManifests:
-    """Objects as manifests have them; a kind that none of them is of is not known."""
+    """Objects as manifests have them. Whether there are more pods than they say is not known."""
 
     def __init__(self, items: Iterable[Item]) -> None:
         self._items: dict[str, dict[tuple[str, str], Item]] = {}
@@ -83,7 +83,10 @@ class FromManifests:
             self._items.setdefault(kind, {})[namespace, str(meta.get("name"))] = item
 
     def get(self, kind: str, namespace: str, name: str) -> Item | None:
-        return self._of(kind).get(("" if kind == "Namespace" else namespace, name))
+        found = self._of(kind).get(("" if kind == "Namespace" else namespace, name))
+        if found is None and kind == "Pod":
+            raise NotSeen(f"the manifests have no Pod {namespace}/{name}")
+        return found
 
     def every(self, kind: str, namespace: str) -> Sequence[Item]:
         return [item for (where, _), item in self._of(kind).items() if where == namespace]

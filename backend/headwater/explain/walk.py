@@ -473,7 +473,7 @@ class _Walk:
             return _nxdomain(
                 Cause.NO_SLICES,
                 f"{what} is headless, and no EndpointSlice is labelled with its name: nothing has made one.",
-                deciding=(Deciding(Ref("EndpointSlice", namespace, ""), _LABEL, name),),
+                deciding=(Deciding(Ref("EndpointSlice", namespace, "*"), _LABEL, f"{name}, in none"),),
                 commands=(list_slices, _field(service, "{.spec.selector}")),
                 looks=(selects,),
             )  # fmt: skip
