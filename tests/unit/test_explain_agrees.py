@@ -11,36 +11,37 @@ from pathlib import Path
 import pytest
 from headwater.answer.resolver import Resolver
 from headwater.cluster.objects import KINDS, Decoded, Object, OddObject, convert
+from headwater.cluster.source import selectors_of
+from headwater.commands.options import settings_of
 from headwater.explain.explain import explain
 from headwater.explain.explanation import Cause, Outcome
 from headwater.settings.settings import Settings
 from headwater.store.environment import Reader
 
-from tests.answers.generate import generate, served_namespaces
+from tests.answers.generate import generate
 from tests.answers.names import MATRIX, names_of, relative_to
-from tests.harness.small import Small, listed, settings
+from tests.answers.servers import CONFIGURATIONS
+from tests.harness.small import Small, listed
 
-SEEDS = 3
-REVERSE = ("in-addr.arpa", "ip6.arpa")
-
-
-def configurations(seed: int) -> dict[str, Settings]:
-    return {
-        "plain": settings(),
-        "everything": settings(
-            zones=("cluster.local", "other.test"), reverse_zones=REVERSE, multicluster_zones=("clusterset.local",),
-            zonal=True, pods="verified", endpoint_pod_names=True,
-        ),
-        "insecure": settings(pods="insecure", ignore_empty_service=True, namespaces=tuple(served_namespaces(seed))),
-    }  # fmt: skip
+SEEDS = 1
+BY_NAME = {configuration.name: configuration for configuration in CONFIGURATIONS}
 
 
-def objects_of(seed: int) -> list[Object]:
+def settings_for(name: str, seed: int, anything: Path) -> Settings:
+    """The settings of a configuration, with another source: objects come from the generator."""
+    words = BY_NAME[name].flags(anything, "127.0.0.1:53", [seed])
+    assert words[0] == "--kubeconfig"
+    return settings_of(["--manifests", str(anything), *words[2:]])
+
+
+def objects_of(seed: int, chosen: Settings) -> list[Object]:
+    """What the API server would hand out under these settings."""
+    selectors = selectors_of(chosen)
     found: dict[tuple[str, tuple[str, str]], Object] = {}
     for item in generate(seed).objects.values():
         resource = KINDS[item["apiVersion"], item["kind"]]
-        if resource == "namespaces":
-            item = {**item, "metadata": {**item["metadata"]}}
+        if not selectors[resource].matches(item["metadata"].get("labels") or {}):
+            continue
         try:
             decoded: Decoded = convert(resource, item)
         except OddObject:
@@ -52,11 +53,11 @@ def objects_of(seed: int) -> list[Object]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(SEEDS))
-@pytest.mark.parametrize("which", ["plain", "everything", "insecure"])
+@pytest.mark.parametrize("which", list(BY_NAME))
 def test_reason_and_reply_agree(tmp_path: Path, seed: int, which: str) -> None:
-    chosen = configurations(seed)[which]
-    small = Small(tmp_path, chosen)
-    small.commit(*listed(small.resources, objects_of(seed)))
+    chosen = settings_for(which, seed, tmp_path)
+    small = Small(tmp_path / "state", chosen)
+    small.commit(*listed(small.resources, objects_of(seed, chosen)))
     names = names_of(generate(seed))
     asked = [name for zone in chosen.zones for name in relative_to(zone, [*names.forward, *names.aliases])]
     asked += [name for zone in chosen.multicluster_zones for name in relative_to(zone, names.imported)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import SequenceMatcher
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -19,6 +20,8 @@ Item = Mapping[str, Any]
 
 #: Pods of a namespace that are looked at, at most.
 MOST_PODS: Final = 500
+#: How like its label a value has to be (difflib) for a typing error.
+_ALIKE: Final = 0.7
 #: Pods that one sentence names.
 _FEW: Final = 2
 _OVER_CAPACITY: Final = "endpoints.kubernetes.io/over-capacity"
@@ -99,7 +102,7 @@ def refine(found: Explanation, seen: Sequence[Seen]) -> Explanation:
         if told is None:
             if one.unknown:
                 left.append(one.look)
-                unknown += [why for why in one.unknown.values() if why not in unknown]
+                unknown += one.unknown.values()
             continue
         if told.cause is not None:
             changes["cause"] = told.cause
@@ -111,7 +114,7 @@ def refine(found: Explanation, seen: Sequence[Seen]) -> Explanation:
         commands = [*told.commands, *commands]
         hints += told.hints
     return msgspec.structs.replace(
-        found, looks=left, unknown=unknown, hints=list(dict.fromkeys(hints)), deciding=deciding,
+        found, looks=left, unknown=list(dict.fromkeys(unknown)), hints=list(dict.fromkeys(hints)), deciding=deciding,
         commands=list(dict.fromkeys(commands)), **changes,
     )  # fmt: skip
 
@@ -248,14 +251,18 @@ def _of_matching(
 
 
 def _nearest_pod(selector: Mapping[str, Any], pods: Sequence[Item]) -> Item | None:
-    """The pod that has most of the selector's labels, or at least one of its keys."""
+    """The pod that has most of the selector's labels, or values most like them; None when none is alike."""
 
-    def score(pod: Item) -> tuple[int, int]:
+    def score(pod: Item) -> tuple[int, float]:
         labels = _labels(pod)
-        return sum(labels.get(key) == value for key, value in selector.items()), len(selector.keys() & labels.keys())
+        alike = [SequenceMatcher(None, str(value), str(labels.get(key, ""))).ratio() for key, value in selector.items()]
+        return sum(labels.get(key) == value for key, value in selector.items()), max(alike)
 
     best = max(pods, key=score, default=None)
-    return best if best is not None and score(best) > (0, 0) else None
+    if best is None:
+        return None
+    equal, alike = score(best)
+    return best if equal or alike >= _ALIKE else None
 
 
 # Pods that are endpoints, and not ready

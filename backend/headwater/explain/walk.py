@@ -294,6 +294,9 @@ class _Walk:
         count = n_a if asked.qtype == A else n_aaaa if asked.qtype == AAAA else 0
         if count or (asked.qtype == SRV and flags & Flag.SRV):
             verdict, hints = self._told(form, what, service, slices, count)
+            if isinstance(form, OfService):
+                left_out = [detail for reason, *_, detail in asked.reports if reason in ("endpoint", "address")]
+                hints += tuple(f"Left out of the answer: {detail}." for detail in left_out[:FEW])
             return Finding(
                 Outcome.ANSWER, Cause.ANSWERED, verdict, sources=tuple(slices), hints=hints,
                 looks=self._maybe_cut(service, slices),
@@ -584,6 +587,19 @@ class _Walk:
         """The pod is there under its address: the slice controller gave it no hostname."""
         piece, place, item = found
         namespace = service.namespace
+        if item.hostname:
+            at = (Deciding(self._slice(piece), f"endpoints[{place}].hostname", item.hostname),)
+            see = (kubectl(namespace, "get", "pod", label, "-o", "jsonpath={.spec.hostname}"),)
+            left_out = [
+                detail
+                for reason, *_, detail in self.asked.reports
+                if reason == "endpoint" and item.hostname[:40] in detail
+            ]
+            if left_out:
+                verdict = f"Pod {label} is an endpoint of {what} that is left out: {left_out[0]}."
+                return _nxdomain(Cause.HOST_LEFT_OUT, verdict, deciding=at, commands=see)
+            verdict = f"Pod {label} is an endpoint of {what} by its hostname, {item.hostname}: that is its name there."
+            return _nxdomain(Cause.HOSTNAME_OTHER, verdict, deciding=at, commands=see)
         dashed = names.dashed(item.addresses[0]) if item.addresses else "its address"
         return _nxdomain(
             Cause.HOST_HAS_NO_HOSTNAME,
