@@ -18,7 +18,7 @@ from headwater.explain.held import Held
 from headwater.records.compiler import Changes, Compiler
 from headwater.records.options import Options, options_of, silent
 from headwater.settings.settings import Settings
-from headwater.store.node import HEAD, Flag, other_of
+from headwater.store.node import HEAD, Flag, base_of_shared, other_of, unshared
 from headwater.wire import names
 from headwater.wire.names import BadName
 from headwater.wire.types import AAAA, SRV, A
@@ -228,15 +228,12 @@ class _Walk:
 
     def _compiled(self, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> bytes | None:
         """What the compiler makes of the name that was asked for."""
-        changes = Changes()
+        changes = self.compiler.changes()
         if isinstance(service, ServiceImport):
             self.compiler.service_import((None, ()), (service, slices), changes)
         else:
-            self.compiler.service((None, ()), (service, slices), None, changes)
-        for name in self._keys():
-            if (node := changes.put.get(name)) is not None:
-                return node
-        return None
+            self.compiler.service((None, ()), (service, slices), changes)
+        return next((node for name in self._keys() if (node := _node(changes, name)) is not None), None)
 
     def _keys(self) -> list[bytes]:
         """The names that this one may be stored under."""
@@ -423,13 +420,13 @@ class _Walk:
                 f"Before _zone stands pin or prefer, as in TOPOZONE.pin._zone.{service.name}.{service.namespace}.svc.",
             )
         if labels and labels[-1] == "prefer" and len(labels) > 1:
-            changes = Changes()
+            changes = self.compiler.changes()
             assert isinstance(service, Service)
-            self.compiler.service((None, ()), (service, slices), None, changes)
+            self.compiler.service((None, ()), (service, slices), changes)
             base = names.name(self.asked.below(f"{service.name}.{service.namespace}.svc"))
             pinned = names.name(".".join([*labels[:-1], "pin", "_zone", ""])[:-1])[:-1] + base
             for key in (pinned, base):
-                node = changes.put.get(key)
+                node = _node(changes, key)
                 if node is not None:
                     form = Zonal(service.namespace, service.name, tuple(labels))
                     return self._has_node(form, service, slices, node)
@@ -673,6 +670,15 @@ class _Walk:
             more = ", terminating: true" if item.conditions & Condition.TERMINATING else ""
             return Deciding(ref, f"endpoints[{place}].conditions.ready", f"false{more}{pod}")
         return Deciding(ref, f"endpoints[{place}].addresses", f"{', '.join(item.addresses) or '[]'}{pod}")
+
+
+def _node(changes: Changes, key: bytes) -> bytes | None:
+    """A node that was compiled, whole: one that shares the set of its Service, with that set (answer.find)."""
+    node = changes.put.get(key)
+    if node is not None and node[0] & Flag.SHARED:
+        own = changes.put.get(key[len(key) - base_of_shared(node) :])
+        return node if own is None else unshared(node, own)
+    return node
 
 
 def _labels_of(item: Endpoint) -> set[str]:
