@@ -9,12 +9,14 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 from headwater.admin.collector import HeadwaterCollector
 from headwater.answer.counts import Reason
 from headwater.cluster.objects import ANNOTATIONS
 from headwater.commands.cli import COMMANDS
 from headwater.commands.options import default_text
+from headwater.explain.explanation import Cause, Explanation
 from headwater.process import control
 from headwater.settings import file
 from headwater.settings.options import OPTIONS, TOPICS, Option
@@ -211,3 +213,15 @@ def test_exit_codes_of_processes_are_documented() -> None:
     assert len(used) >= 4
     # 0 is where a process's function returns; 255 is multiprocessing's word for what it does not know.
     assert documented_codes("a process") - {255} == used | {0}
+
+
+# Causes
+
+
+def test_every_cause_and_field_of_an_explanation_is_documented() -> None:
+    found = [cell.strip("`") for cell in (row[0] for row in rows("explain.md", "JSON"))]
+    fields = {item.encode_name for item in msgspec.structs.fields(Explanation)}
+    assert fields <= {word for cell in found for word in re.findall(r"[a-z_]+", cell)}
+    text = (ROOT / "docs" / "explain.md").read_text()
+    documented = re.findall(r"^\| `([a-z-]+)` \|", text.partition("| cause |")[2], re.MULTILINE)
+    assert sorted(documented) == sorted(cause.value for cause in Cause)

@@ -245,6 +245,8 @@ class _Walk:
             if len(labels) == 5 and "_zone" not in labels[:3] and of_port:
                 plain = [_underscored(label) for label in labels[:2]]
                 found.append(names.name(".".join([*plain, *labels[2:], asked.zone])))
+            elif len(labels) == 4 and names.label(labels[0]) in names.PROTOCOLS:
+                found.append(names.name(".".join([_underscored(labels[0]), *labels[1:], asked.zone])))
         except BadName:
             pass
         return found
