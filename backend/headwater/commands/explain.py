@@ -44,7 +44,7 @@ class NotExplained(RuntimeError):  # noqa: N818 (what happened)
 @click.argument("name")
 @click.argument("qtype", metavar="[TYPE]", default="A")
 @flag("--json", "as_json", is_flag=True, help="Print JSON (docs/explain.md has the schema).")
-@flag("--client", metavar="NAMESPACE/POD", help="Look at the pod that asks, too: does its question come here?")
+@flag("--client", metavar="POD", help="Look at the pod that asks, too (NAMESPACE/POD): does its question come here?")
 def command(configuration: Configuration, name: str, qtype: str, as_json: bool, client: str | None) -> int:
     try:
         found = _explained(configuration, name, qtype, client)
