@@ -124,7 +124,7 @@ subsets: [{addresses: [{ip: 10.44.250.1}], ports: [{port: 80}]}]
 ROWS: Final = (
     ("typo", "A", "selector-matches-no-pod", ("app=wbe", "app=web")),
     ("web-0.web", "A", "answered", ()),
-    ("web-0.other", "A", "host-under-another-service", ("web-0.web.",)),
+    ("web-0.other", "A", "subdomain-names-another-service", ("Its name is web-0.web.",)),
     ("web-0", "A", "service-label-missing", ("web-0.web.",)),
     ("web-7.web", "A", "no-such-pod", ("StatefulSet web has 2 replicas", "web-0 to web-1")),
     ("web", "SRV", "ports-empty", ("targetPort",)),
@@ -204,7 +204,7 @@ def test_slices_that_fall_behind_the_pods_are_told(
 ) -> None:
     asking = Asking(headwater, plane, capsys)
     name = f"late.{namespace}.svc.cluster.local"
-    plane.stop("kube-controller-manager")
+    plane.kill("kube-controller-manager")
     try:
         plane.api("POST", f"/api/v1/namespaces/{namespace}/services", {
             "metadata": {"name": "late"},

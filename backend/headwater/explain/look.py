@@ -21,7 +21,7 @@ Item = Mapping[str, Any]
 #: Pods of a namespace that are looked at, at most.
 MOST_PODS: Final = 500
 #: How like its label a value has to be (difflib) for a typing error.
-_ALIKE: Final = 0.7
+_ALIKE: Final = 0.6
 #: Pods that one sentence names.
 _FEW: Final = 2
 _OVER_CAPACITY: Final = "endpoints.kubernetes.io/over-capacity"
@@ -150,7 +150,7 @@ def _judged(found: Explanation, seen: Seen) -> _Told | None:
         case Cause.NONE_READY | Cause.HOST_NOT_READY | Cause.HOST_TERMINATING:
             return _not_ready(found, seen)
         case Cause.HOST_HAS_NO_HOSTNAME | Cause.HOST_UNKNOWN | Cause.NOT_HEADLESS | Cause.HOST_ELSEWHERE:
-            return _nameless(seen)
+            return _nameless(seen, found.zone)
     return None
 
 
@@ -390,7 +390,7 @@ def _probe(spec: Item, container: str) -> str:
 # Pods without a name
 
 
-def _nameless(seen: Seen) -> _Told | None:
+def _nameless(seen: Seen, zone: str) -> _Told | None:
     """A pod that is asked for by its name, below a Service that has no endpoint of that name."""
     look, pod = seen.look, seen.named
     namespace, service, label = look.namespace, look.service, look.name
@@ -400,7 +400,7 @@ def _nameless(seen: Seen) -> _Told | None:
     hostname, subdomain = spec.get("hostname") or "", spec.get("subdomain") or ""
     ref = _ref("Pod", pod)
     see: tuple[str, ...] = (kubectl(namespace, "get", "pod", label, "-o",
-                   "jsonpath={.spec.hostname} {.spec.subdomain}{\"\\n\"}"),)  # fmt: skip
+                   "jsonpath={.spec.hostname} {.spec.subdomain}"),)  # fmt: skip
     if subdomain != service:
         what = f"Pod {label} has spec.subdomain {subdomain}" if subdomain else f"Pod {label} has no spec.subdomain"
         verdict = f"{what}, so it has no name below Service {service}"
@@ -412,12 +412,14 @@ def _nameless(seen: Seen) -> _Told | None:
             says = f"says serviceName: {named}" if named else "says no serviceName"
             verdict += f": its StatefulSet {_name(owner)} {says}"
             see = (kubectl(namespace, "get", "statefulset", _name(owner), "-o",
-                           "jsonpath={.spec.serviceName}{\"\\n\"}"), *see)  # fmt: skip
+                           "jsonpath={.spec.serviceName}"), *see)  # fmt: skip
             if named and "Service" not in seen.unknown and named not in seen.services:
                 verdict += f", and there is no Service {named}"
         elif not hostname:
             verdict += ", and no spec.hostname either: a Deployment's pods have none"
-        return _Told(Cause.SUBDOMAIN_OTHER, f"{verdict}.", tuple(deciding), see)
+        if subdomain in seen.services and hostname:
+            verdict += f". Its name is {hostname}.{subdomain}.{namespace}.svc.{zone}"
+        return _Told(Cause.SUBDOMAIN_OTHER, f"{verdict}.", tuple(deciding), see, keeps_hints=False)
     if (hostname or "").lower() != label.lower():
         verdict = (
             f"Pod {label} has spec.hostname {hostname}: that is its name below Service {service}"

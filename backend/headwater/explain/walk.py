@@ -610,7 +610,7 @@ class _Walk:
                 kubectl(namespace, "get", "statefulsets", "-o", _SERVICE_NAMES),
             ),
             looks=(Look("Pod", namespace, label, service.name, "its hostname and subdomain"),),
-            hints=(f"A StatefulSet's pods have names below the Service that serviceName says: {service.name}.",
+            hints=("A StatefulSet's pods have names below the Service that its spec.serviceName names.",
                    'The annotation headwater.dev/pod-names: "true" names endpoints by their pods as well.'),
         )  # fmt: skip
 
