@@ -29,6 +29,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Prepare": {
         "check": "Try what `serve` needs, one line each.",
+        "names": "List the names that manifests would have.",
         "config": "Print the settings in force, and where each comes from.",
         "corefile": "Print the Corefile block that makes CoreDNS ask here.",
     },
