@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from headwater.answer.resolver import Resolver
-from headwater.explain.explain import explain
+from headwater.explain.explain import explain, explained_from
 from headwater.explain.explanation import Cause, Explanation, Outcome
 from headwater.store.environment import Reader
 
@@ -73,3 +73,30 @@ def small(tmp_path: Path) -> Small:
 def test_a_name_has_its_reason(small: Small, name: str, qtype: str, outcome: Outcome, cause: Cause) -> None:
     found = explained(small, name, qtype)
     assert (found.outcome, found.cause, found.contradiction) == (outcome, cause, ""), found.verdict
+
+
+def test_a_store_that_is_not_complete_says_what_is_waited_for(tmp_path: Path) -> None:
+    small = Small(tmp_path)
+    reader = Reader(small.state_dir, small.identity)
+    try:
+        found = explained_from(
+            reader, Resolver(reader, small.settings), small.settings, "db.prod.svc.cluster.local", "A",
+            "services: 403: the role needs the verb 'list'",
+        )  # fmt: skip
+    finally:
+        reader.close()
+    assert (found.outcome, found.cause) == (Outcome.SERVFAIL, Cause.NOT_READY)
+    assert "the role needs the verb 'list'" in found.verdict
+
+
+def test_a_store_that_is_too_old_names_the_flag(small: Small) -> None:
+    reader = Reader(small.state_dir, small.identity)
+    reader.follow()
+    resolver = Resolver(reader, small.settings)
+    resolver.set_stale(3)
+    try:
+        found = explained_from(reader, resolver, small.settings, "db.prod.svc.cluster.local", "A")
+    finally:
+        reader.close()
+    assert (found.outcome, found.cause) == (Outcome.SERVFAIL, Cause.STALE)
+    assert "--max-staleness" in found.verdict

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 @settings_command(
-    "List the names that --manifests would have.\n\nStatefulSets and Deployments stand for the pods that they will have; "
-    "a name made of an address that is not known yet begins with ADDRESS. The exit code of --diff is 3 when names "
-    "differ, else 0."
+    "List the names that --manifests would have.\n\nStatefulSets and Deployments stand for the pods that they will "
+    "have; a name made of an address that is not known yet begins with ADDRESS. The exit code of --diff is 3 when "
+    "names differ, else 0."
 )
 @flag("--diff", metavar="PATH", multiple=True, help="Manifests to compare with: - is gone, + is new. Repeatable.")
 @flag("--json", "as_json", is_flag=True, help="Print JSON.")
