@@ -10,6 +10,7 @@ import pytest
 from headwater import __version__
 from headwater.admin.server import application
 from headwater.answer.counts import Reason, count_key
+from headwater.process.control import BadQuestion, Explain, Explained, Refused
 from headwater.process.counters import (
     BUCKETS,
     LATENCY_BUCKETS,
@@ -68,6 +69,8 @@ class FakeInstance:
     def __init__(self, *views: ProcessView) -> None:
         self.settings = Settings(zones=("cluster.local", 'odd"zone\\x'))
         self.refreshed = 0
+        self.explained: list[Explain] = []
+        self.explanation: Explained | BadQuestion | Refused = Explained(b"{}")
         self._views = list(views)
 
     async def refresh(self) -> None:
@@ -75,6 +78,10 @@ class FakeInstance:
 
     def views(self) -> list[ProcessView]:
         return self._views
+
+    async def explain(self, asked: Explain) -> Explained | BadQuestion | Refused:
+        self.explained.append(asked)
+        return self.explanation
 
 
 def watch(
@@ -451,3 +458,61 @@ def test_a_slash_too_many_leads_to_the_page(path: str) -> None:
 def test_nothing_can_be_changed_here(method: str) -> None:
     for path in ("/metrics", "/healthz", "/readyz", "/"):
         assert asked(FakeInstance(), method, path).status_code == 405
+
+
+# /explain
+
+
+def told(instance: FakeInstance, path: str, *, client: str = "127.0.0.1", host: str = "localhost") -> httpx.Response:
+    """What the application says to a client with that address, and that Host."""
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(application(instance, lambda: NOW), client=(client, 40000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
+            return await http.get(path, headers={"Host": host, "X-Forwarded-For": "127.0.0.1"})
+
+    return asyncio.run(ask())
+
+
+@pytest.mark.parametrize(
+    ("client", "host", "details", "status"),
+    [
+        ("127.0.0.1", "localhost:9353", "loopback", 200),
+        ("127.8.8.8", "127.0.0.1", "loopback", 200),
+        ("::1", "[::1]:9353", "loopback", 200),
+        ("::ffff:127.0.0.1", "10.44.0.7:9353", "loopback", 200),
+        ("10.44.0.7", "localhost", "loopback", 403),
+        ("::ffff:10.44.0.7", "localhost", "loopback", 403),
+        ("not an address", "localhost", "loopback", 403),
+        # A page in a browser of this machine, whose name now resolves to loopback.
+        ("127.0.0.1", "rebound.example.org:9353", "loopback", 403),
+        ("10.44.0.7", "headwater.kube-system", "all", 200),
+    ],
+)
+def test_names_are_shown_on_loopback_only_unless_to_all(client: str, host: str, details: str, status: int) -> None:
+    instance = FakeInstance(*STATES["at work"])
+    instance.settings = Settings(admin_details=details)  # type: ignore[arg-type]
+    reply = told(instance, "/explain?name=db.prod.svc.cluster.local", client=client, host=host)
+    assert reply.status_code == status, reply.text
+    assert bool(instance.explained) == (status == 200)
+    assert (status == 200) or "loopback" in reply.text or "localhost" in reply.text
+
+
+@pytest.mark.parametrize(
+    ("explanation", "path", "status", "says"),
+    [
+        (Explained(b'{"name":"x"}'), "/explain?name=x&type=SRV", 200, '{"name":"x"}'),
+        (BadQuestion("'NO' is not a query type"), "/explain?name=x&type=NO", 400, "'NO' is not a query type"),
+        (Refused("no answer process runs"), "/explain?name=x", 503, "no answer process runs"),
+        (Explained(b"{}"), "/explain", 400, "/explain?name="),
+        (Explained(b"{}"), f"/explain?name={'x' * 1025}", 400, "/explain?name="),
+        (Explained(b"{}"), f"/explain?name=x&type={'A' * 17}", 400, "/explain?name="),
+    ],
+)
+def test_explain_is_asked_of_an_answer_process(
+    explanation: Explained | BadQuestion | Refused, path: str, status: int, says: str
+) -> None:
+    instance = FakeInstance(*STATES["at work"])
+    instance.explanation = explanation
+    reply = told(instance, path)
+    assert (reply.status_code, says in reply.text) == (status, True), reply.text

@@ -32,7 +32,8 @@ SOURCE_FLAGS = {"--kubeconfig", "--context", "--manifests"}
 LISTEN_FLAGS = {"--zone", "--reverse-zone", "--multicluster-zone", "--listen", "--workers"}
 SERVE_FLAGS = {
     "--tls-cert", "--tls-key", "--tls-client-ca",
-    "--transport", "--state-dir", "--admin", "--dns", "--ttl", "--negative-ttl", "--pods", "--endpoint-pod-names",
+    "--transport", "--state-dir", "--admin", "--admin-details", "--dns",
+    "--ttl", "--negative-ttl", "--pods", "--endpoint-pod-names",
     "--ignore-empty-service", "--namespace", "--log-level", "--log-format", "--zonal", "--namespace-labels",
     "--labels", "--upstream", "--list", "--max-staleness", "--audit-interval",
     "--second-opinion",
@@ -161,7 +162,7 @@ def test_without_a_command_help_is_shown(capsys: pytest.CaptureFixture[str]) -> 
         (["sevre"], "serve"),
         (["Query"], "query"),
         (["corefiel"], "corefile"),
-        (["zzz"], "there are serve, demo, check, config, corefile, query"),
+        (["zzz"], "there are serve, demo, check, names, config, corefile, query, explain"),
         (["serve", "--zon", "a"], "--zone"),
         (["serve", "--kubeconf", "a"], "--kubeconfig"),
         (["query", "--serve", "a"], "--server"),
@@ -222,6 +223,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "--tls-client-ca": ("FILE", "FILE"),
     "--state-dir": ("/tmp/somewhere", "/tmp/somewhere"),
     "--admin": ("[::1]:9000", Address(host="::1", port=9000)),
+    "--admin-details": ("all", "all"),
     "--dns": ("127.0.0.1:5353", Address(host="127.0.0.1", port=5353)),
     "--ttl": ("30", 30),
     "--negative-ttl": ("0", 0),

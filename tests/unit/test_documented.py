@@ -9,12 +9,14 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 from headwater.admin.collector import HeadwaterCollector
 from headwater.answer.counts import Reason
 from headwater.cluster.objects import ANNOTATIONS
 from headwater.commands.cli import COMMANDS
 from headwater.commands.options import default_text
+from headwater.explain.explanation import Cause, Explanation
 from headwater.process import control
 from headwater.settings import file
 from headwater.settings.options import OPTIONS, TOPICS, Option
@@ -74,7 +76,11 @@ def own_flags(command: click.Command) -> set[str]:
     return {item.opts[0] for item in command.params if isinstance(item, click.Option)} - shared
 
 
-@pytest.mark.parametrize("name", ["corefile", "query", "demo"])
+#: Commands with flags that `serve` has not.
+OWN = ["corefile", "query", "demo", "explain", "names"]
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_a_commands_own_flags_are_documented(name: str) -> None:
     command = dict(commands())[name]
     documented = [row[0] for row in rows("configuration.md", f"Flags of `{name}`")]
@@ -86,7 +92,13 @@ def test_a_commands_own_flags_are_documented(name: str) -> None:
 
 
 def test_no_other_command_has_flags_of_its_own() -> None:
-    assert {name for name, command in commands() if own_flags(command)} == {"corefile", "query", "demo"}
+    assert {name for name, command in commands() if own_flags(command)} == {
+        "corefile",
+        "query",
+        "demo",
+        "explain",
+        "names",
+    }
 
 
 #: Flags of other programs that the documentation speaks of, and click's own.
@@ -211,3 +223,15 @@ def test_exit_codes_of_processes_are_documented() -> None:
     assert len(used) >= 4
     # 0 is where a process's function returns; 255 is multiprocessing's word for what it does not know.
     assert documented_codes("a process") - {255} == used | {0}
+
+
+# Causes
+
+
+def test_every_cause_and_field_of_an_explanation_is_documented() -> None:
+    found = [cell.strip("`") for cell in (row[0] for row in rows("explain.md", "JSON"))]
+    fields = {item.encode_name for item in msgspec.structs.fields(Explanation)}
+    assert fields <= {word for cell in found for word in re.findall(r"[a-z_]+", cell)}
+    text = (ROOT / "docs" / "explain.md").read_text()
+    documented = re.findall(r"^\| `([a-z-]+)` \|", text.partition("| cause |")[2], re.MULTILINE)
+    assert sorted(documented) == sorted(cause.value for cause in Cause)

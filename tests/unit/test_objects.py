@@ -58,7 +58,7 @@ def slice_of(**fields: Any) -> EndpointSlice:
 def reduced_service(**changes: Any) -> Service:
     standard: dict[str, Any] = {
         "namespace": "prod", "name": "web", "type": "ClusterIP", "headless": False, "cluster_ips": (),
-        "external_name": "", "ports": (),
+        "external_name": "", "ports": (), "selectorless": True,
     }  # fmt: skip
     return Service(**{**standard, **changes})
 
@@ -115,7 +115,7 @@ NAMESPACE = """{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"default
                     "headless-svc-x7k2p",
                     "headless-svc",
                     (Port("", "TCP", 80),),
-                    (Endpoint(("10.44.0.7",), READY_SERVING, "web-stateful-0", "web-stateful-0", "zone-a"),),
+                    (Endpoint(("10.44.0.7",), READY_SERVING, "web-stateful-0", "web-stateful-0", "zone-a", "node-a"),),
                 ),
                 "402",
                 "2026-11-01T10:00:07Z",

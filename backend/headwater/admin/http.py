@@ -106,6 +106,8 @@ class Server:
             lifespan="off",
             ws="none",
             server_header=False,
+            # A header must not say who asks: /explain is for loopback.
+            proxy_headers=False,
             timeout_keep_alive=int(PATIENCE),
             h11_max_incomplete_event_size=HEAD,
         )

@@ -1,11 +1,11 @@
-"""The admin page: /metrics, /healthz, /readyz, by starlette on uvicorn."""
+"""The admin page: /metrics, /healthz, /readyz, /explain, by starlette on uvicorn."""
 
 from __future__ import annotations
 
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -16,11 +16,17 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from headwater import __version__
+from headwater.admin.access import refusal
 from headwater.admin.collector import HeadwaterCollector
 from headwater.admin.http import Server
 from headwater.admin.status import status_of
+from headwater.process.control import BadQuestion, Explain, Explained, Refused
 from headwater.process.counters import ProcessView
 from headwater.settings.settings import Settings
+
+#: Characters of a name in presentation form (a byte as \\DDD), and of a type.
+MAX_NAME: Final = 1024
+MAX_TYPE: Final = 16
 
 
 class Instance(Protocol):
@@ -29,6 +35,7 @@ class Instance(Protocol):
     settings: Settings
 
     async def refresh(self) -> None: ...
+    async def explain(self, asked: Explain) -> Explained | BadQuestion | Refused: ...
     def views(self) -> list[ProcessView]: ...
 
 
@@ -59,14 +66,34 @@ def application(instance: Instance, clock: Callable[[], float] = time.monotonic)
         status = status_of(instance.views(), clock())
         return Response(msgspec.json.encode(status), 200 if status.ready else 503, media_type="application/json")
 
+    async def explain(request: Request) -> Response:
+        client = request.client.host if request.client is not None else ""
+        if why := refusal(client, request.headers.get("host", ""), instance.settings.admin_details):
+            return PlainTextResponse(f"{why}\n", 403)
+        name, qtype = request.query_params.get("name", ""), request.query_params.get("type", "A")
+        if not 0 < len(name) <= MAX_NAME or len(qtype) > MAX_TYPE:
+            return PlainTextResponse("ask as in /explain?name=db.prod.svc.cluster.local&type=A\n", 400)
+        await instance.refresh()
+        waiting = status_of(instance.views(), clock()).watch.detail
+        match await instance.explain(Explain(name, qtype, waiting)):
+            case Explained(json):
+                return Response(json, media_type="application/json")
+            case BadQuestion(why):
+                return PlainTextResponse(f"{why}\n", 400)
+            case Refused(why):
+                return PlainTextResponse(f"{why}\n", 503)
+
     async def index(_: Request) -> Response:
-        return PlainTextResponse(f"headwater {__version__}\n\n/metrics\n/healthz\n/readyz\n")
+        return PlainTextResponse(
+            f"headwater {__version__}\n\n/metrics\n/healthz\n/readyz\n/explain?name=NAME&type=TYPE\n"
+        )
 
     pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
         "/": index,
         "/metrics": metrics,
         "/healthz": healthz,
         "/readyz": readyz,
+        "/explain": explain,
     }
     return Starlette(routes=[Route(path, page) for path, page in pages.items()])
 

@@ -48,6 +48,8 @@ _PIECE: Final = 1 << 18
 _MAX_BODY: Final = 48 << 20
 #: The most bytes of an event: by default etcd takes objects of 1.5 MiB.
 _MAX_LINE: Final = 16 << 20
+#: For what a person waits for, in seconds.
+_READ_TIMEOUT: Final = 10.0
 #: The most bytes that are read of an error's body.
 _ERROR_BODY: Final = 64 * 1024
 
@@ -175,6 +177,16 @@ class ApiServer:
             else:
                 response.close()
         return b"".join(pieces)
+
+    def read(self, path: str) -> bytes | None:
+        """The JSON of any object or list, None when there is no such object. Raises RequestFailed."""
+        response = self._send(path, (self._timing.connect, _READ_TIMEOUT))
+        if response.status == 200:
+            return self._body(response, f"get {path}")
+        error = _refusal(response, path.partition("?")[0].removeprefix("/"), "get")
+        if error.status == 404 and self._is_api_server():
+            return None
+        raise error
 
     def watch(
         self, resource: Resource, resource_version: str, seconds: int, *, initial: bool = False

@@ -157,6 +157,13 @@ def _json_problem(file: Path, data: bytes, found: Exception) -> BadManifest:
     return BadManifest(f"{file}{line}: not valid JSON: {found}")
 
 
+def everything(paths: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """Every object of the manifests, whatever its kind, as it is written. Raises BadManifest."""
+    for file in files_of(paths):
+        for line, document in documents(file):
+            yield from _flattened(document, file, line)
+
+
 def read(file: Path, selectors: Selectors | None = None) -> list[tuple[Resource, Decoded]]:
     """The selected objects of a file that DNS needs; others are passed over. Raises BadManifest.
 

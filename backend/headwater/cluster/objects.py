@@ -77,6 +77,10 @@ class Service(Struct, frozen=True, array_like=True, gc=False):
     ports: tuple[Port, ...]
     annotations: tuple[tuple[str, str], ...] = ()
     """(name, value) of those of ANNOTATIONS that it has, in that order."""
+    publishes_not_ready: bool = False
+    """Its slices call endpoints ready that are not (spec.publishNotReadyAddresses)."""
+    selectorless: bool = False
+    """No selector: somebody else than the slice controller makes its slices."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -113,6 +117,7 @@ class Endpoint(Struct, frozen=True, array_like=True, gc=False):
     hostname: str = ""
     pod: str = ""
     zone: str = ""
+    node: str = ""
 
 
 class EndpointSlice(Struct, frozen=True, array_like=True, gc=False):
@@ -214,6 +219,8 @@ class _ServiceSpec(Struct, gc=False):
     cluster_ip: str | None = field(default=None, name="clusterIP")
     cluster_ips: list[str] | None = field(default=None, name="clusterIPs")
     external_name: str | None = field(default=None, name="externalName")
+    not_ready: bool | None = field(default=None, name="publishNotReadyAddresses")
+    selector: dict[str, Any] | None = None
     ports: list[_ApiPort] | None = None
 
 
@@ -250,6 +257,7 @@ class _ApiEndpoint(Struct, rename="camel", gc=False):
     hostname: str | None = None
     target_ref: _TargetRef | None = None
     zone: str | None = None
+    node_name: str | None = None
 
 
 class _ApiSlice(Struct, gc=False):
@@ -298,6 +306,8 @@ def _service(api: _ApiService) -> Decoded:
         external_name=spec.external_name or "",
         ports=_ports(spec.ports),
         annotations=() if meta.annotations is None else _annotations(meta.annotations),
+        publishes_not_ready=spec.not_ready is True,
+        selectorless=not spec.selector,
     )
     return Decoded(service, meta.resource_version or "")
 
@@ -342,6 +352,7 @@ def _endpoint(api: _ApiEndpoint) -> Endpoint:
         api.hostname or "",
         (target.name or "") if target is not None else "",
         api.zone or "",
+        api.node_name or "",
     )
 
 

@@ -29,17 +29,21 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Prepare": {
         "check": "Try what `serve` needs, one line each.",
+        "names": "List the names that manifests would have.",
         "config": "Print the settings in force, and where each comes from.",
         "corefile": "Print the Corefile block that makes CoreDNS ask here.",
     },
     "Ask": {
         "query": "Ask a running headwater over gRPC; print as dig does.",
+        "explain": "Say why a name answers as it does, or does not.",
     },
 }
 
 #: Exit codes, beside 0 (docs/operations.md): a failure at run time, bad usage, Ctrl-C.
 FAILED: Final = 1
 USAGE: Final = 2
+#: The answer to what was asked is no: the name does not answer, the names differ.
+NEGATIVE: Final = 3
 INTERRUPTED: Final = 130
 
 

@@ -50,7 +50,16 @@ class Reload(Struct, frozen=True, tag="reload"):
     """Asks the process to read its sources again."""
 
 
-Request = Snapshot | Reload
+class Explain(Struct, frozen=True, tag="explain"):
+    """Why does that name answer as it does?"""
+
+    name: str
+    qtype: str
+    waiting: str = ""
+    """What the watch process says that it waits for."""
+
+
+Request = Snapshot | Reload | Explain
 
 
 class Asked(Struct, frozen=True):
@@ -70,7 +79,19 @@ class Refused(Struct, frozen=True, tag="refused"):
     why: str
 
 
-Reply = AnswerSnapshot | WatchSnapshot | Done | Refused
+class Explained(Struct, frozen=True, tag="explained"):
+    """An explanation, as JSON: docs/explain.md has its schema."""
+
+    json: bytes
+
+
+class BadQuestion(Struct, frozen=True, tag="bad"):
+    """What was asked makes no sense."""
+
+    why: str
+
+
+Reply = AnswerSnapshot | WatchSnapshot | Done | Refused | Explained | BadQuestion
 
 
 class Replied(Struct, frozen=True, tag="replied"):

@@ -18,6 +18,7 @@ from headwater.process import control, log
 from headwater.process.progress import Progress
 from headwater.serve.assignment import Assignment
 from headwater.serve.dns_listener import DnsListener
+from headwater.serve.explaining import Explainer, Explaining
 from headwater.serve.queries import Queries
 from headwater.serve.server import Server
 from headwater.serve.tls import Certificates
@@ -34,8 +35,11 @@ _FOLLOW: Final = (0.02, 0.25)
 _DRAIN: Final = 4.0
 
 
-def run(assignment: Assignment, end: socket.socket) -> None:
-    """The process's main function; `end` is its end of the link to the supervisor."""
+def run(assignment: Assignment, end: socket.socket, explain: Explainer) -> None:
+    """The process's main function; `end` is its end of the link to the supervisor.
+
+    `explain` may import what it needs when it is first called.
+    """
     settings = assignment.settings
     setproctitle.setproctitle(f"headwater: answer {assignment.index}")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -47,7 +51,12 @@ def run(assignment: Assignment, end: socket.socket) -> None:
     reader.follow()
     resolver = Resolver(reader, settings)
     queries = Queries(reader, resolver, Upstream(settings.upstreams), settings.max_staleness)
-    link.attend(progress, {control.Snapshot: lambda _, reply: reply(queries.snapshot())})
+    explaining = Explaining(explain, reader, resolver, settings)
+    handlers: dict[type[control.Request], control.Handler] = {
+        control.Snapshot: lambda _, reply: reply(queries.snapshot()),
+        control.Explain: explaining.handle,
+    }
+    link.attend(progress, handlers)
     try:
         asyncio.run(_serve(assignment, reader, queries, link, progress))
     except (OSError, SettingsError) as error:

@@ -229,8 +229,10 @@ OPTIONS: Final = (
     Option("--second-opinion", "second_opinion", STATE, "Ask for a second list before one that takes more than a third "
            "away is believed.", choices=("on", "off"), basic=False),
 
-    Option("--admin", "admin", OBSERVING, "/metrics, /healthz and /readyz; 'off' for none.", "ADDRESS",
+    Option("--admin", "admin", OBSERVING, "/metrics, /healthz, /readyz and /explain; 'off' for none.", "ADDRESS",
            parse=_address_or_off, show=lambda address: _address(address) or "off"),
+    Option("--admin-details", "admin_details", OBSERVING, "Who may see names and objects there: clients on loopback "
+           "(so kubectl port-forward works), or all.", "WHO", choices=("loopback", "all"), basic=False),
     Option("--log-level", "log_level", OBSERVING, "The least important lines to log: debug, info, warning or error.",
            "LEVEL", choices=("debug", "info", "warning", "error"), basic=False),
     Option("--log-format", "log_format", OBSERVING, "How to log.", "text|json", choices=("text", "json"), basic=False),

@@ -51,6 +51,8 @@ class Settings:
     tls_client_ca: str | None = None
     state_dir: str = "/var/lib/headwater"
     admin: Address | None = field(default_factory=lambda: Address(host="127.0.0.1", port=9353))
+    admin_details: Literal["loopback", "all"] = "loopback"
+    """Who may see names and objects on the admin address."""
     dns: Address | None = None
     ttl: int = 5
     negative_ttl: int = 5

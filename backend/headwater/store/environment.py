@@ -86,7 +86,7 @@ class Snapshot:
 
     __slots__ = ("_dbs", "_txn", "generation", "get")
 
-    def __init__(self, txn: lmdb.Transaction, dbs: tuple[Any, Any], generation: int) -> None:
+    def __init__(self, txn: lmdb.Transaction, dbs: dict[str, Any], generation: int) -> None:
         self._txn = txn
         self._dbs = dbs
         self.get: Callable[[bytes], Any] = txn.get
@@ -95,14 +95,28 @@ class Snapshot:
 
     def meta(self, key: bytes) -> bytes | None:
         """A value of `meta`."""
-        value = self._txn.get(key, None, self._dbs[0])
+        value = self._txn.get(key, None, self._dbs["meta"])
         return None if value is None else bytes(value)
 
     def addresses(self, start: bytes) -> Iterator[tuple[bytes, bytes]]:
         """(key, value) of the index of addresses (`store.addresses`), from a key on."""
-        with self._txn.cursor(self._dbs[1]) as cursor:
+        with self._txn.cursor(self._dbs["addresses"]) as cursor:
             if cursor.set_range(start):
                 for key, value in cursor:
+                    yield bytes(key), bytes(value)
+
+    def value(self, db: str, key: bytes) -> bytes | None:
+        """A value of any sub-database, as bytes of its own. Not for the hot path."""
+        value = self._txn.get(key, None, self._dbs[db])
+        return None if value is None else bytes(value)
+
+    def scan(self, db: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of every key of a sub-database with that prefix, in order. Not for the hot path."""
+        with self._txn.cursor(self._dbs[db]) as cursor:
+            if cursor.set_range(prefix):
+                for key, value in cursor:
+                    if not bytes(key).startswith(prefix):
+                        return
                     yield bytes(key), bytes(value)
 
     def heard(self) -> tuple[float, bool] | None:
@@ -477,6 +491,35 @@ class Store:
         self._env.close()
 
 
+def stored_identity(state_dir: Path) -> Identity:
+    """Whose the published store is, by its own account: to look at one without knowing what it was made for.
+
+    Raises OSError, with words for a person, when there is no store that this version can read.
+    """
+    folder = published(state_dir)
+    if folder is None or not (folder / "data.mdb").exists():
+        raise OSError(f"{state_dir}: no store is published there")
+    try:
+        env = _open(folder, readonly=True)
+    except (lmdb.Error, OSError) as error:
+        raise OSError(f"{folder}: {error}") from None
+    try:
+        if not _complete(env, folder):
+            raise OSError(f"{folder}: damaged: the file is shorter than its own header says")
+        dbs = {"meta": env.open_db(b"meta", create=False)}
+        with env.begin() as raw:
+            found = {key: ReadTransaction(raw, dbs).meta(key) or b"" for key in (_FORMAT_KEY, _SOURCE, _SHAPE, _BOOT)}
+    except lmdb.Error as error:
+        raise OSError(f"{folder}: {error}") from None
+    finally:
+        env.close()
+    if found[_FORMAT_KEY] != FORMAT:
+        raise OSError(f"{folder}: another format, of another version of headwater")
+    if found[_BOOT] != Identity.boot():
+        raise OSError(f"{folder}: written before the machine restarted, or on another one: it would not be used")
+    return Identity(found[_SOURCE].decode(), found[_SHAPE].decode())
+
+
 class Reader:
     """The readers' side: follows the published generation, hands out snapshots.
 
@@ -490,7 +533,7 @@ class Reader:
         self._state_dir = state_dir
         self._identity = identity
         self._folder: Path | None = None
-        self._open: tuple[lmdb.Environment, Any, tuple[Any, Any], int] | None = None
+        self._open: tuple[lmdb.Environment, Any, dict[str, Any], int] | None = None
         self._replaced: list[tuple[float, lmdb.Environment]] = []
         self._lock = threading.Lock()
         self._generation = 0
@@ -515,7 +558,7 @@ class Reader:
                 self._replaced.append((now, self._open[0]))
             self._open, self._folder = opened, folder
 
-    def _try(self, folder: Path) -> tuple[lmdb.Environment, Any, tuple[Any, Any], int] | None:
+    def _try(self, folder: Path) -> tuple[lmdb.Environment, Any, dict[str, Any], int] | None:
         """A generation opened, if its identity is ours."""
         expected = ((_FORMAT_KEY, FORMAT), (_SOURCE, self._identity.source.encode()), (_BOOT, Identity.boot()))
         try:
@@ -524,14 +567,12 @@ class Reader:
             return None
         with contextlib.suppress(lmdb.Error, OSError):
             if _complete(env, folder):
-                meta, addresses, records = (
-                    env.open_db(name, create=False) for name in (b"meta", b"addresses", b"records")
-                )
-                with env.begin(db=meta) as txn:
+                dbs = {name: env.open_db(name.encode(), create=False) for name in _SUB_DATABASES}
+                with env.begin(db=dbs["meta"]) as txn:
                     same = all(txn.get(key) == value for key, value in expected)
                 if same:
                     self._generation += 1
-                    return env, records, (meta, addresses), self._generation
+                    return env, dbs["records"], dbs, self._generation
         env.close()
         return None
 

@@ -7,10 +7,16 @@ MiB.
 from __future__ import annotations
 
 import socket
+from typing import TYPE_CHECKING
 
+from headwater.process import control
 from headwater.serve.assignment import Assignment
 from headwater.settings.settings import Settings
 from headwater.store.identity import Identity
+
+if TYPE_CHECKING:
+    from headwater.answer.resolver import Resolver
+    from headwater.store.environment import Reader
 
 
 def watch(settings: Settings, identity: Identity, end: socket.socket) -> None:
@@ -24,4 +30,13 @@ def answer(assignment: Assignment, end: socket.socket) -> None:
     """An answer process."""
     from headwater.serve.process import run
 
-    run(assignment, end)
+    run(assignment, end, _explain)
+
+
+def _explain(asked: control.Explain, reader: Reader, resolver: Resolver, settings: Settings) -> bytes:
+    """`serve` may not know it, and an answer process that nobody asks for explanations need not have it."""
+    import msgspec
+
+    from headwater.explain.explain import explained_from
+
+    return msgspec.json.encode(explained_from(reader, resolver, settings, asked.name, asked.qtype, asked.waiting))

@@ -20,7 +20,7 @@ from typing import Any, Final
 import setproctitle
 
 from headwater.cluster import source
-from headwater.process import early
+from headwater.process import control, early
 from headwater.process.counters import AnswerSnapshot, Kind, ProcessView
 from headwater.serve.assignment import Assignment
 from headwater.serve.tls import Certificates
@@ -29,6 +29,7 @@ from headwater.store.identity import Identity, condemn, discard, published
 from headwater.supervise import claims, entry, forks, liveness
 from headwater.supervise.child import Child
 from headwater.supervise.descriptors import Reserve
+from headwater.supervise.link import Unanswered
 
 _log = logging.getLogger(__name__)
 
@@ -37,6 +38,9 @@ _DRAIN: Final = 4.5
 _GONE: Final = 0.5
 #: Seconds that a first start waits for answer processes that could go on without a watch process.
 _FIRST: Final = 5.0
+
+#: How long an answer process may take to explain a name, in seconds: two of them within the admin port's patience.
+_EXPLAIN: Final = 2.0
 
 
 class Supervisor:
@@ -219,6 +223,22 @@ class Supervisor:
     async def refresh(self) -> None:
         """Fetch every process's counters."""
         await asyncio.gather(*(child.refresh() for child in self._children))
+
+    async def explain(self, asked: control.Explain) -> control.Explained | control.BadQuestion | control.Refused:
+        """What an answer process says of a name: the first that says something."""
+        why = "no answer process runs"
+        for child in self._answers:
+            try:
+                async with asyncio.timeout(_EXPLAIN):
+                    reply = (await child.ask(asked)).reply
+            except (Unanswered, TimeoutError) as error:
+                why = f"{child.name} does not answer: {error or 'too slow'}"
+                continue
+            if isinstance(reply, control.Explained | control.BadQuestion):
+                return reply
+            if isinstance(reply, control.Refused):
+                why = reply.why
+        return control.Refused(why)
 
     def views(self) -> list[ProcessView]:
         """The views for admin: the watch process first, then the answer processes."""

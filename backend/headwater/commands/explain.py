@@ -1,0 +1,186 @@
+"""`headwater explain`: why a name answers as it does, asked of an instance, a state directory or manifests."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode
+
+import click
+
+from headwater.commands.cli import FAILED, NEGATIVE
+from headwater.commands.help import flag
+from headwater.commands.options import settings_command
+from headwater.settings.configuration import Configuration
+from headwater.settings.error import SettingsError
+from headwater.settings.settings import Settings
+
+if TYPE_CHECKING:
+    from headwater.explain.explanation import Explanation
+    from headwater.explain.look import Item, Objects
+    from headwater.explain.sources import Server
+
+#: How long the instance may take, in seconds; it gives up before.
+_TIMEOUT: Final = 6.0
+_MOST: Final = 1 << 20
+
+
+class NotExplained(RuntimeError):  # noqa: N818 (what happened)
+    """There is no explanation: the text says why."""
+
+
+@settings_command(
+    "Say why a name answers as it does, or does not.\n\nThe instance at --admin is asked; with --state-dir or "
+    "--manifests on the command line none has to run. Pods, StatefulSets and selectors are looked up in the API "
+    "server, where credentials allow it. Exit codes: 0, it answers; 3, it does not; 1, it could not be explained."
+)
+@click.argument("name")
+@click.argument("qtype", metavar="[TYPE]", default="A")
+@flag("--json", "as_json", is_flag=True, help="Print JSON (docs/explain.md has the schema).")
+@flag("--client", metavar="POD", help="Look at the pod that asks, too (NAMESPACE/POD): does its question come here?")
+def command(configuration: Configuration, name: str, qtype: str, as_json: bool, client: str | None) -> int:
+    try:
+        found = _explained(configuration, name, qtype, client)
+    except NotExplained as error:
+        click.echo(f"headwater: {error}", err=True)
+        return FAILED
+    import msgspec
+
+    from headwater.explain.explanation import Outcome
+    from headwater.explain.show import show
+
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+    else:
+        click.echo(show(found, time.time(), shutil.get_terminal_size((100, 24)).columns))
+    return 0 if found.outcome is Outcome.ANSWER else NEGATIVE
+
+
+def _explained(configuration: Configuration, name: str, qtype: str, client: str | None) -> Explanation:
+    """Raises NotExplained."""
+    from headwater.explain.look import gather, refine
+
+    settings, origins = configuration.settings, configuration.origins
+    who = _pod(client) if client is not None else None
+    # What serve is told (its variables, its file) names its state directory, too: only the flag asks for this way.
+    if settings.manifests:
+        found, objects = _from_manifests(settings, name, qtype)
+    elif origins["--state-dir"].where == "--state-dir":
+        found, objects = _from_state(Path(settings.state_dir), settings, name, qtype), _api(settings)
+    else:
+        found, objects = _from_admin(settings, name, qtype), _api(settings)
+    found = refine(found, gather(found.looks, objects))
+    if who is not None:
+        _look_at_client(found, who, objects, settings)
+    return found
+
+
+def _pod(text: str) -> tuple[str, str]:
+    namespace, slash, pod = text.partition("/")
+    if not slash or not namespace or not pod:
+        raise SettingsError("--client", f"{text!r} is not NAMESPACE/POD")
+    return namespace, pod
+
+
+def _look_at_client(found: Explanation, who: tuple[str, str], objects: Objects, settings: Settings) -> None:
+    from headwater.explain.look import NotSeen, of_client
+
+    try:
+        pod = objects.get("Pod", *who)
+    except NotSeen as why:
+        found.unknown.append(str(why))
+        return
+    if pod is None:
+        found.unknown.append(f"There is no pod {'/'.join(who)}.")
+        return
+    found.hints = [*of_client(pod, found.name, settings.zones[0]), *found.hints]
+
+
+# Where the explanation comes from
+
+
+def _from_admin(settings: Settings, name: str, qtype: str) -> Explanation:
+    """From the instance that runs. Raises NotExplained."""
+    import msgspec
+
+    from headwater.explain.explanation import Explanation
+
+    address = settings.admin
+    if address is None:
+        raise NotExplained("the admin page is off: give --state-dir, or --admin ADDRESS")
+    connection = http.client.HTTPConnection(address.host, address.port, timeout=_TIMEOUT)
+    try:
+        connection.request("GET", f"/explain?{urlencode({'name': name, 'type': qtype})}")
+        reply = connection.getresponse()
+        body = reply.read(_MOST)
+    except (OSError, http.client.HTTPException) as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        raise NotExplained(
+            f"{address}: {why}. Does `headwater serve` run, and is --admin where it listens? Without it: --state-dir "
+            "DIR, or --manifests PATH"
+        ) from None
+    finally:
+        connection.close()
+    if reply.status == 404:
+        raise NotExplained(f"{address}: what answers there knows no /explain: it is not headwater, or an older one")
+    if reply.status != 200:
+        raise NotExplained(f"{address}: {body.decode(errors='replace').strip()[:500]}")
+    try:
+        return msgspec.json.decode(body, type=Explanation)
+    except msgspec.MsgspecError as error:
+        raise NotExplained(f"{address}: its explanation is of another version: {error}") from None
+
+
+def _from_state(state_dir: Path, settings: Settings, name: str, qtype: str) -> Explanation:
+    from headwater.explain.offline import Unusable, explained_offline
+
+    try:
+        return explained_offline(state_dir, settings, name, qtype)
+    except (Unusable, ValueError) as error:
+        raise NotExplained(str(error)) from None
+
+
+def _from_manifests(settings: Settings, name: str, qtype: str) -> tuple[Explanation, Objects]:
+    """From manifests, compiled in a folder that is removed again."""
+    from headwater.cluster.files import BadManifest, everything
+    from headwater.explain.sources import FromManifests
+    from headwater.writer import once
+
+    logging.getLogger("headwater").setLevel(logging.CRITICAL)  # what is wrong is raised, too
+    try:
+        with tempfile.TemporaryDirectory(prefix="headwater-") as folder:
+            once.write(settings, Path(folder))
+            found = _from_state(Path(folder), settings, name, qtype)
+        items: Iterable[Item] = list(everything(settings.manifests))
+    except (BadManifest, OSError) as error:
+        raise NotExplained(str(error)) from None
+    return found, FromManifests(items)
+
+
+def _api(settings: Settings) -> Objects:
+    """The API server, by the credentials that kubectl would take. It is not connected to before it is asked."""
+    from headwater.explain.sources import FromApi
+
+    def connect() -> Server:
+        from headwater.cluster.api import ApiServer
+        from headwater.explain.look import NotSeen
+
+        kubeconfig = settings.kubeconfig or os.environ.get("KUBECONFIG")
+        if kubeconfig is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
+            usual = Path.home() / ".kube" / "config"
+            if not usual.is_file():
+                raise NotSeen("the API server was not asked: there are no credentials (--kubeconfig FILE)")
+            kubeconfig = str(usual)
+        try:
+            return ApiServer(kubeconfig, settings.context, {})
+        except SettingsError as error:
+            raise NotSeen(f"the API server was not asked: {error}") from None
+
+    return FromApi(connect)

@@ -1,0 +1,1 @@
+"""Why a name answers as it does: the rules of compiler and resolver, walked with words."""

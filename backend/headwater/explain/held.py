@@ -1,0 +1,74 @@
+"""The objects that a store holds, read for one explanation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from headwater.cluster.objects import EndpointSlice, Resource, Service, ServiceImport, packed_version, unpack
+from headwater.explain.explanation import Ref
+from headwater.store.environment import Snapshot
+
+KINDS: dict[Resource, str] = {
+    "namespaces": "Namespace",
+    "services": "Service",
+    "endpointslices": "EndpointSlice",
+    "pods": "Pod",
+    "serviceimports": "ServiceImport",
+}
+#: How the slices of ServiceImports are told from those of Services in the index.
+_IMPORT = "/"
+
+
+class Held:
+    """One moment of the store, by object. Valid while the snapshot is open."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+
+    def namespace(self, name: str) -> bool:
+        """Whether a namespace is there."""
+        return self._data("namespaces", "", name) is not None
+
+    def service(self, namespace: str, name: str) -> Service | None:
+        data = self._data("services", namespace, name)
+        return None if data is None else unpack("services", data)
+
+    def service_import(self, namespace: str, name: str) -> ServiceImport | None:
+        data = self._data("serviceimports", namespace, name)
+        return None if data is None else unpack("serviceimports", data)
+
+    def slices_of(self, namespace: str, service: str, *, imported: bool = False) -> list[EndpointSlice]:
+        """The EndpointSlices of a Service, or of a ServiceImport."""
+        prefix = f"{namespace}/{_IMPORT if imported else ''}{service}/".encode()
+        found = []
+        for key, _ in self.snapshot.scan("slices", prefix):
+            data = self._data("endpointslices", namespace, key.decode().rpartition("/")[2])
+            if data is not None:
+                found.append(unpack("endpointslices", data))
+        return found
+
+    def slices_in(self, namespace: str) -> Iterator[EndpointSlice]:
+        """Every EndpointSlice of a namespace."""
+        for _, data in self.snapshot.scan("objects", f"endpointslices/{namespace}/".encode()):
+            yield unpack("endpointslices", data)
+
+    def names(self, resource: Resource) -> Iterator[tuple[str, str]]:
+        """(namespace, name) of every object of a resource, in order."""
+        for key, _ in self.snapshot.scan("objects", f"{resource}/".encode()):
+            _, namespace, name = key.decode().split("/", 2)
+            yield namespace, name
+
+    def services_in(self, namespace: str) -> Iterator[Service]:
+        """Every Service of a namespace."""
+        for _, data in self.snapshot.scan("objects", f"services/{namespace}/".encode()):
+            yield unpack("services", data)
+
+    def ref(self, resource: Resource, namespace: str, name: str) -> Ref:
+        """An object's name, with the version that is held; no version when it is not."""
+        data = self._data(resource, namespace, name)
+        version = "" if data is None else str(packed_version(data) or "")
+        return Ref(KINDS[resource], namespace, name, version)
+
+    def _data(self, resource: Resource, namespace: str, name: str) -> Any:
+        return self.snapshot.value("objects", f"{resource}/{namespace}/{name}".encode())

@@ -1,0 +1,138 @@
+"""The names that manifests would have once controllers have done their work: for objects that are not there yet.
+
+What the API server and the controllers add is made up: a cluster IP, the pods of StatefulSets and Deployments, the
+EndpointSlices of Services with a selector. Addresses are not known before, so a name that is made of one
+stands as ADDRESS.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from msgspec import Struct
+
+from headwater.explain.look import Item
+from headwater.store.environment import Snapshot
+from headwater.store.node import HEAD, Flag
+from headwater.wire import names
+
+#: Pods of one workload, at most: a manifest may say any number.
+MOST_PODS: Final = 1000
+#: Addresses that nobody has (RFC 1122 section 3.2.1.3: "this network").
+_MADE_UP: Final = re.compile(r"^0-\d+-\d+-\d+(?=\.)", re.MULTILINE)
+_WORKLOADS: Final = ("StatefulSet", "Deployment", "ReplicaSet")
+
+
+class Name(Struct, frozen=True, order=True):
+    """A name with records; its leftmost label is ADDRESS where a pod's address will stand."""
+
+    name: str
+    types: tuple[str, ...]
+
+
+def expand(items: Iterable[Item]) -> list[Item]:
+    """The objects, with what controllers would make of them."""
+    found = list(items)
+    addresses = (f"0.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}" for n in itertools.count(1))
+    pods = [item for item in found if item.get("kind") == "Pod"]
+    for item in found:
+        if item.get("kind") in _WORKLOADS:
+            pods += _pods_of(item)
+    sliced = {
+        (_namespace(item), _of(_of(item, "metadata"), "labels").get("kubernetes.io/service-name"))
+        for item in found
+        if item.get("kind") == "EndpointSlice"
+    }
+    result: list[Item] = []
+    for item in found:
+        if item.get("kind") != "Service":
+            result.append(item)
+            continue
+        spec = dict(_of(item, "spec"))
+        if spec.get("type") != "ExternalName" and not spec.get("clusterIP") and not spec.get("clusterIPs"):
+            spec["clusterIP"] = next(addresses)
+        result.append({**item, "spec": spec})
+        if spec.get("selector") and (_namespace(item), _name(item)) not in sliced:
+            result.append(_slice(item, pods, addresses))
+    return result
+
+
+def _pods_of(workload: Item) -> Iterator[Item]:
+    spec = _of(workload, "spec")
+    template = _of(spec, "template")
+    replicas = spec.get("replicas", 1)
+    for index in range(min(replicas, MOST_PODS) if isinstance(replicas, int) else 1):
+        pod_spec = dict(_of(template, "spec"))
+        if workload.get("kind") == "StatefulSet":
+            start = _of(spec, "ordinals").get("start", 0)
+            pod_spec |= {"hostname": f"{_name(workload)}-{start + index}", "subdomain": spec.get("serviceName", "")}
+        labels = _of(_of(template, "metadata"), "labels")
+        meta = {"name": f"{_name(workload)}-{index}", "namespace": _namespace(workload), "labels": labels}
+        yield {"kind": "Pod", "metadata": meta, "spec": pod_spec}
+
+
+def _slice(service: Item, pods: Sequence[Item], addresses: Iterator[str]) -> Item:
+    """The EndpointSlice of a Service with a selector."""
+    spec = _of(service, "spec")
+    endpoints = []
+    first: Item = {}
+    for pod in pods:
+        labels = _of(_of(pod, "metadata"), "labels")
+        if _namespace(pod) != _namespace(service) or not spec["selector"].items() <= labels.items():
+            continue
+        first = first or pod
+        own = _of(pod, "spec")
+        endpoint: dict[str, Any] = {"addresses": [next(addresses)], "targetRef": {"kind": "Pod", "name": _name(pod)}}
+        if own.get("hostname") and own.get("subdomain") == _name(service):
+            endpoint["hostname"] = own["hostname"]
+        endpoints.append(endpoint)
+    ports = [port for item in spec.get("ports") or () if (port := _port(item, first)) is not None]
+    labels = {**_of(_of(service, "metadata"), "labels"), "kubernetes.io/service-name": _name(service)}
+    meta = {"name": f"{_name(service)}-preview", "namespace": _namespace(service), "labels": labels}
+    return {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": meta, "addressType": "IPv4",
+            "endpoints": endpoints, "ports": ports}  # fmt: skip
+
+
+def _port(port: Item, pod: Item) -> dict[str, Any] | None:
+    """A port of the slice; None when a named targetPort is in no container."""
+    target = port.get("targetPort", port.get("port"))
+    if isinstance(target, str) and not target.isdigit():
+        containers = _of(pod, "spec").get("containers") or ()
+        declared = [item for container in containers for item in container.get("ports") or ()]
+        target = next((item.get("containerPort") for item in declared if item.get("name") == target), None)
+    if target is None:
+        return None
+    return {"name": port.get("name", ""), "protocol": port.get("protocol", "TCP"), "port": int(target)}
+
+
+def listed(snapshot: Snapshot) -> list[Name]:
+    """Every name with records that a store has, those that each zone has aside."""
+    found: set[Name] = set()
+    for key, node in snapshot.scan("records", b""):
+        text = names.text_of(key).rstrip(".")
+        if ".svc." not in text and ".pod." not in text:
+            continue
+        flags, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
+        # A port's node may be its Service's own set; it has records in any case.
+        shared = bool(flags & Flag.SHARED)
+        types = [name for name, there in (("A", n_a or shared), ("AAAA", n_aaaa), ("SRV", flags & Flag.SRV or shared),
+                                          ("CNAME", flags & Flag.OTHER)) if there]  # fmt: skip
+        if types:
+            found.add(Name(_MADE_UP.sub("ADDRESS", text), tuple(types)))
+    return sorted(found)
+
+
+def _of(item: Any, key: str) -> Mapping[str, Any]:
+    found = item.get(key) if isinstance(item, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _name(item: Item) -> str:
+    return str(_of(item, "metadata").get("name", ""))
+
+
+def _namespace(item: Item) -> str:
+    return str(_of(item, "metadata").get("namespace") or "default")

@@ -1,0 +1,60 @@
+"""Explanations beside the queries: one at a time, in a thread of its own, with a bound on those that wait.
+
+What explains knows Kubernetes's objects, and this room does not: it is handed in.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from headwater.answer.resolver import Resolver
+from headwater.process.control import BadQuestion, Explain, Explained, Refused, Reply
+from headwater.settings.settings import Settings
+from headwater.store.environment import Reader
+
+_log = logging.getLogger(__name__)
+
+#: Explanations under way and waiting, at most: each takes milliseconds of the queries' interpreter.
+MOST: Final = 4
+
+#: A question and a store to an Explanation in JSON. Raises ValueError for a type that there is not.
+Explainer = Callable[[Explain, Reader, Resolver, Settings], bytes]
+
+
+class Explaining:
+    """The handler of `Explain`."""
+
+    def __init__(self, explain: Explainer, reader: Reader, resolver: Resolver, settings: Settings) -> None:
+        """`resolver` is the one of the queries: it knows whether the store is stale."""
+        self._explain = explain
+        self._reader = reader
+        self._queries_resolver = resolver
+        # Of its own: what is explained is neither counted nor turned as a query is.
+        self._resolver = Resolver(reader, settings)
+        self._settings = settings
+        self._places = threading.Semaphore(MOST)
+        self._thread = ThreadPoolExecutor(1, "explain")
+
+    def handle(self, asked: Explain, reply: Callable[[Reply], None]) -> None:
+        """Reply later, or at once that there are too many."""
+        if not self._places.acquire(blocking=False):
+            reply(Refused(f"{MOST} names are being explained already: ask again"))
+            return
+        self._thread.submit(self._run, asked, reply)
+
+    def _run(self, asked: Explain, reply: Callable[[Reply], None]) -> None:
+        try:
+            self._resolver.set_stale(self._queries_resolver.stale)
+            found: Reply = Explained(self._explain(asked, self._reader, self._resolver, self._settings))
+        except ValueError as error:
+            found = BadQuestion(str(error))
+        except Exception as error:  # noqa: BLE001 (it must not end the thread)
+            _log.exception("%s %s cannot be explained", asked.name[:255], asked.qtype[:10])
+            found = Refused(repr(error)[:500])
+        finally:
+            self._places.release()
+        reply(found)
