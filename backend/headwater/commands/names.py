@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @settings_command(
-    "List the names that --manifests would have.\n\nStatefulSets and Deployments stand for the pods that they will "
+    "List the names that manifests would have.\n\nStatefulSets and Deployments stand for the pods that they will "
     "have; a name made of an address that is not known yet begins with ADDRESS. The exit code of --diff is 3 when "
     "names differ, else 0."
 )
