@@ -130,15 +130,13 @@ def test_whatever_a_tenant_creates_anothers_changes_are_served_in_time(
         shown = f"{len(taken)} changes, p99 {ours:.3f} s, of the control {controls:.3f} s; {tenant.edits} edits, "
         memory, file = watch.memory_info().rss, size_of(headwater.state_dir)
         shown += f"{used:.1f} CPU-s, {memory >> 20} MiB of memory, {file >> 20} of file"
-        # The whole bound comes last: what it costs is judged in any case.
         assert tenant.edits > 60, shown
         assert used < 1.5 * SIEGE, shown
         assert memory < MEMORY, shown
         assert file < FILE, shown
         assert 'headwater_records_skipped_total{reason="unexpected"}' not in headwater.admin("/metrics")[1]
         wait_until(lambda: watch.cpu_percent(0.5) < 10, SETTLE, "the watch process has nothing to do")
-        if ours > controls + SERVED:
-            pytest.xfail(f"the writer takes changes in their order, whatever each costs; {shown}")
+        assert ours <= max(SERVED, controls + SERVED), shown
 
 
 def percentile(values: list[float], percent: int) -> float:
