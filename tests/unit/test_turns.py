@@ -347,7 +347,7 @@ def _owned(slices: Iterable[Decoded]) -> dict[Owner, frozenset[tuple[str, int]]]
     return {owner: frozenset(names) for owner, names in found.items()}
 
 
-@hypothesis_settings(max_examples=int(os.environ.get("EX","150")), deadline=None)
+@hypothesis_settings(max_examples=int(os.environ.get("EX", "150")), deadline=None)
 @given(st.lists(_ACTION, max_size=40), st.integers(0, 2**32))
 def test_kills_at_any_moment_lose_nothing_and_leave_owners_in_order(
     actions: Sequence[tuple[str, Object]], seed: int
