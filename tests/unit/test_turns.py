@@ -90,8 +90,8 @@ CASES: Final[dict[str, tuple[Table, list[Change], list[list[str]]]]] = {
     ),
     "all that waits for a heavy owner is one turn": (
         Table(p="big", q="big"),
-        [piece("a/p", "big", 1), service("a/huge", 2), piece("a/r", "huge", 3), Remove("endpointslices", ("a", "q"), "4"),
-         piece("a/p", "big", 5)],
+        [piece("a/p", "big", 1), service("a/huge", 2), piece("a/r", "huge", 3),
+         Remove("endpointslices", ("a", "q"), "4"), piece("a/p", "big", 5)],
         [["a/p 1", "-a/q 4", "a/p 5", "endpointslices 1"], ["a/huge 2", "a/r 3", "endpointslices 5", "services 2"]],
     ),
     "a slice that moves takes the order of both owners along": (
@@ -102,14 +102,14 @@ CASES: Final[dict[str, tuple[Table, list[Change], list[list[str]]]]] = {
     "nothing passes its namespace": (
         Table(),
         [service("a/big", 1), Remove("namespaces", ("", "a"), "2"), service("a/big", 3), service("b/x", 4)],
-        [["b/x 4"], ["a/big 1", "services 1"], ["-/a 2", "a/big 3"]],
+        [["b/x 4"], ["a/big 1", "services 1"], ["-/a 2", "namespaces 2"], ["a/big 3", "services 4"]],
     ),
     "a list waits for what came before it, and what came later for the list": (
         Table(),
         [service("a/big", 1), service("b/x", 2), ListPageArrived("services", [], first=True), service("b/y", 9),
          Progress("services", "10"), ListComplete("services", "8"), service("c/x", 11), piece("b/p", "x", 5)],
-        [["b/x 2", "b/p 5", "endpointslices 5"], ["a/big 1", "services 2"], ["ListPageArrived"], ["b/y 9", "services 10"],
-         ["ListComplete"], ["c/x 11", "services 11"]],
+        [["b/x 2", "b/p 5", "endpointslices 5"], ["a/big 1", "services 2"], ["ListPageArrived"],
+         ["b/y 9", "services 10"], ["ListComplete"], ["c/x 11", "services 11"]],
     ),
     "bookmarks alone": (
         Table(), [Progress("pods", "4"), Progress("services", "7"), Progress("pods", "5")], [["pods 5", "services 7"]],
@@ -129,12 +129,6 @@ def test_whose_turn_it_is(case: str) -> None:
     for change in changes:
         waiting.put(change)
     found = taken(waiting)
-    if case == "nothing passes its namespace":
-        found = [*found[:2], [*itertools.chain(*found[2:])]]
-        expected = [*expected[:2], [*expected[2], "namespaces 2", "services 4"]]
-        assert sorted(found[2]) == sorted(expected[2])
-        assert found[2].index("-/a 2") < found[2].index("a/big 3")
-        found, expected = found[:2], expected[:2]
     assert found == expected
 
 
@@ -347,7 +341,7 @@ def _owned(slices: Iterable[Decoded]) -> dict[Owner, frozenset[tuple[str, int]]]
     return {owner: frozenset(names) for owner, names in found.items()}
 
 
-@hypothesis_settings(max_examples=int(os.environ.get("EX", "150")), deadline=None)
+@hypothesis_settings(max_examples=50, deadline=None)
 @given(st.lists(_ACTION, max_size=40), st.integers(0, 2**32))
 def test_kills_at_any_moment_lose_nothing_and_leave_owners_in_order(
     actions: Sequence[tuple[str, Object]], seed: int
