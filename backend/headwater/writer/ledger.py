@@ -33,7 +33,7 @@ from itertools import takewhile
 from typing import Final, cast
 
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Progress, Remove, Upsert
-from headwater.cluster.objects import Decoded, Resource, is_older, packed_version, version_number
+from headwater.cluster.objects import Decoded, Resource, is_behind, is_older, packed_version, version_number
 from headwater.records.compiler import Compiler
 from headwater.store.environment import READY, SERIAL, ReadTransaction, Store, Transaction
 from headwater.store.node import Kind
@@ -85,6 +85,8 @@ class Ledger:
         self._second_opinion = second_opinion
         self._meter = meter
         self.scales = StoreScales(store)
+        self._some_gone: set[Resource] = set(_ALL)
+        """Resources of which objects may be noted as gone (`_GONE`)."""
         self._applying: tuple[ListComplete, Iterator[Outcome]] | None = None
         """The end of a list that is being applied."""
         self.ready = False
@@ -264,6 +266,7 @@ class Ledger:
             else:
                 batch.upsert(event.resource, event.decoded)
         for key, version in gone.items():
+            self._some_gone.update(_ALL)
             txn.set_meta(_GONE + key, version.encode())
         return self._finish(txn, batch)
 
@@ -274,20 +277,25 @@ class Ledger:
             if isinstance(event, Remove)
             else (event.decoded.object.key, event.decoded.resource_version)
         )
-        if event.resource in self.doubts or not version_number(version):
+        number = version_number(version)
+        if event.resource in self.doubts or not number:
             return False
         place = storable_key(event.resource, key)
         data = txn.get("objects", place)
-        known = (txn.meta(_GONE + place) or b"").decode() if data is None else str(packed_version(data))
-        return is_older(version, known)
+        if data is not None:
+            return not is_behind(packed_version(data), number) and packed_version(data) != number
+        return event.resource in self._some_gone and is_older(version, (txn.meta(_GONE + place) or b"").decode())
 
-    @staticmethod
-    def _forget_gone(txn: Transaction, resource: Resource, version: str) -> None:
+    def _forget_gone(self, txn: Transaction, resource: Resource, version: str) -> None:
         """What is gone is that for good once its resource is read so far."""
+        if resource not in self._some_gone:
+            return
         over = [key for key, value in txn.scan("meta", _GONE + resource.encode() + _SEPARATOR)
                 if not is_older(version, value.decode())]  # fmt: skip
         for key in over:
             txn.unindex("meta", key)
+        if not over and not any(True for _ in txn.scan("meta", _GONE + resource.encode() + _SEPARATOR)):
+            self._some_gone.discard(resource)
 
     def _batch(self, txn: Transaction, *, compiling: bool) -> Posting:
         counts, objects = list(self.counts), dict(self.objects)
