@@ -26,8 +26,10 @@ MERGE: Final = "application/merge-patch+json"
 SIEGE: Final = 20.0
 SETTLE: Final = 30.0
 #: How much longer a change may take to be served than by an instance that leaves the tenant's namespace out, in
-#: seconds: of a hundred changes, 99. Both share the machine, and with it what the API server takes of it.
+#: seconds of work: of a hundred changes, 99. Both share the machine, and with it what the API server takes of it.
 SERVED: Final = 0.25
+#: Seconds of work that say how busy the machine is.
+WORK: Final = 0.01
 #: Of the watch process, and of the store's file.
 MEMORY: Final = 300 << 20
 FILE: Final = 200 << 20
@@ -116,9 +118,11 @@ def test_whatever_a_tenant_creates_anothers_changes_are_served_in_time(
             work = [pool.submit(tenant.run, half) for half in (0, 1)]
             end = time.monotonic() + SIEGE
             number = 2
+            stretches: list[float] = []
             while time.monotonic() < end:
                 taken.append(served_after(both, victim(number)))
                 number += 1
+                stretches.append(stretch())
             tenant.stop()
             for item in work:
                 item.result()
@@ -130,20 +134,26 @@ def test_whatever_a_tenant_creates_anothers_changes_are_served_in_time(
         shown = f"{len(taken)} changes, p99 {ours:.3f} s, of the control {controls:.3f} s; {tenant.edits} edits, "
         memory, file = watch.memory_info().rss, size_of(headwater.state_dir)
         shown += f"{used:.1f} CPU-s, {memory >> 20} MiB of memory, {file >> 20} of file"
-        # The whole bound comes last: what it costs is judged in any case.
-        assert tenant.edits > 60, shown
+        assert tenant.edits > 2 * len(hostile.KINDS), shown
         assert used < 1.5 * SIEGE, shown
         assert memory < MEMORY, shown
         assert file < FILE, shown
         assert 'headwater_records_skipped_total{reason="unexpected"}' not in headwater.admin("/metrics")[1]
         wait_until(lambda: watch.cpu_percent(0.5) < 10, SETTLE, "the watch process has nothing to do")
-        if ours > controls + SERVED:
-            pytest.xfail(f"the writer takes changes in their order, whatever each costs; {shown}")
+        slow = sum(stretches) / len(stretches)
+        assert ours <= controls + SERVED * slow, f"{shown}; a second of work took {slow:.1f} s"
+
+
+def stretch() -> float:
+    """How many seconds a second of work takes on this machine at this moment, for whoever else works on it."""
+    began, worked = time.monotonic(), time.thread_time()
+    while time.thread_time() - worked < WORK:
+        pass
+    return max(1.0, (time.monotonic() - began) / WORK)
 
 
 def percentile(values: list[float], percent: int) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+    return sorted(values)[(len(values) - 1) * percent // 100]
 
 
 def size_of(folder: Path) -> int:

@@ -480,7 +480,8 @@ def to_api(held: Held) -> dict[str, Any]:
             return {"metadata": meta}
         case Service():
             addresses = ["None"] if item.headless else list(item.cluster_ips)
-            return {"metadata": meta, "spec": {"type": item.type, "clusterIPs": addresses, "ports": _ports(item)}}
+            spec = {"type": item.type, "clusterIPs": addresses, "ports": _ports(item)}
+            return {"metadata": meta, "spec": spec if item.selectorless else {**spec, "selector": {"app": item.name}}}
         case ServiceImport():
             kind = "Headless" if item.headless else "ClusterSetIP"
             return {"metadata": meta, "spec": {"type": kind, "ips": list(item.addresses), "ports": _ports(item)}}

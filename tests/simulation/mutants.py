@@ -87,7 +87,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             Change(
                 "writer.process:Watcher._settle",
                 "            self._commit_failures += 1\n",
-                "            self._commit_failures += 1\n            self._unsettled = deque(before)\n",
+                "            self._commit_failures += 1\n            self._left = deque(before)\n",
             ),
             Change(
                 "writer.ledger:Ledger._end_list",

@@ -41,7 +41,7 @@ from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
 from headwater.store.environment import SERIAL, Reader, Store, StoreDamaged, StoreFull
 from headwater.store.identity import Identity, discard, published
-from headwater.writer import host, ledger, lists, process
+from headwater.writer import host, ledger, lists, process, turns
 from headwater.writer.process import Watcher, required_resources
 
 from tests.harness.small import settings
@@ -786,7 +786,7 @@ class World:
             return "the watch process does not stay alive"
         if not watcher.ledger.ready or self.store is None or not self.store.is_published:
             return f"nothing is published: {watcher.snapshot().detail}"
-        if watcher._refused or watcher._unsettled or not watcher._queue.empty():
+        if watcher._refused or watcher._turn or watcher._unsettled or not watcher._queue.empty():
             return f"changes are not settled: {watcher._refused}"
         if watcher.ledger.doubts:
             return f"a second list is awaited: {watcher.ledger.doubts}"
@@ -889,7 +889,7 @@ def _installed(world: World, seed: int) -> Iterator[None]:
             (headwater.cluster.api, "ApiServer", partial(Client, world.api)),
             (host, "of_this_host", lambda: list(world.host)),
             (process, "release_memory", unmap),
-            (process, "_BATCH", draw.choice((1, 4, 1000, 1000))),
+            (turns, "_CHANGES", draw.choice((1, 4, 1000, 1000))),
             (lists, "_CHUNK", draw.choice((2, 5, 256))),
             (lists, "_RANGE", draw.choice((4, 10_000))),
             (ledger, "_CHUNK", draw.choice((3, 256))),

@@ -177,7 +177,9 @@ def test_a_full_disk_changes_nothing_about_it(doubting: Doubting, confirms: bool
     *pages, _ = listed(["services"], [])
     doubting.ledger.commit(pages)
     refusing = Refusing(doubting.store, [refused, refused + 1])
-    waiting: deque[Change] = deque([ListComplete("services", "60", confirms), upsert(cluster_ip("s-1", "172.16.7.7"))])
+    waiting: deque[Change] = deque(
+        [ListComplete("services", "60", confirms), upsert(cluster_ip("s-1", "172.16.7.7")), Progress("services", "9")]
+    )
     outcome = Outcome()
     for _ in range(5):
         try:
@@ -216,7 +218,7 @@ def test_the_second_list_is_asked_for_after_five_seconds_and_said_to_be_awaited(
     for _ in range(3):
         steps.watcher._inbox.pages.acquire()
     steps.put(*listed(["services"], []))
-    steps.watcher.step()
+    steps.take()
     if switch == "off":
         assert steps.snapshot().objects["services"] == 0
         return
@@ -231,7 +233,7 @@ def test_the_second_list_is_asked_for_after_five_seconds_and_said_to_be_awaited(
     assert (early, follower.asked) == ([], [True])
     *pages, _ = listed(["services"], [*_SERVICES, *_HEADLESS])
     steps.put(*pages, ListComplete("services", "70", confirms=True))
-    steps.watcher.step()
+    steps.take()
     assert steps.snapshot().second_opinions == {"asked": 1, "contradicted": 1}
     assert (steps.snapshot().detail, steps.snapshot().objects["services"]) == ("", 36)
     steps.now += 100
@@ -247,7 +249,7 @@ def test_files_are_not_asked_twice(tmp_path: Path) -> None:
     world.fill(*_SERVICES)
     steps = Steps(world)
     steps.put(*listed(["services"], []))
-    steps.watcher.step()
+    steps.take()
     assert steps.snapshot().objects["services"] == 0
     steps.store.close()
 

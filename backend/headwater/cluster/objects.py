@@ -476,6 +476,25 @@ def unpack(resource: Resource, data: bytes | bytearray | memoryview) -> Any:
     return _UNPACKERS[resource].decode(memoryview(data)[_VERSION_SIZE:])
 
 
+class SliceLabels(Struct, frozen=True, array_like=True, gc=False):
+    """A stored slice without what makes it large: whose it is."""
+
+    namespace: str
+    name: str
+    service: str
+    ports: msgspec.Raw
+    endpoints: msgspec.Raw
+    imported: str = ""
+
+
+_LABELS: Final = msgspec.msgpack.Decoder(SliceLabels)
+
+
+def unpack_labels(data: bytes) -> SliceLabels:
+    """Whose a packed slice is; its endpoints are passed over. Raises msgspec.MsgspecError on other bytes."""
+    return _LABELS.decode(memoryview(data)[_VERSION_SIZE:])
+
+
 def says_the_same(one: bytes | None, other: bytes | None) -> bool:
     """Whether two packed objects differ only in their version."""
     if one is None or other is None:

@@ -7,6 +7,11 @@ the state before.
 `settle` takes changes from the left of a deque, each when its transaction is
 committed: after a refusal the same deque is handed in again, and nothing is done twice.
 
+How far a resource was read is what `Progress` and a list's end say, not other events:
+these may come before their turn (`turns`). After a restart they come again, and
+what is newer in the store stays; so does what is gone, whose key and version are kept
+until the resource is read beyond.
+
 A complete list is taken as a difference: its pages wait in `staging` until the
 last one is there, so that nothing disappears because a page was missing (`lists`). Then
 it is applied in transactions of whole Services: a name's answer still changes in
@@ -22,13 +27,13 @@ from __future__ import annotations
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import Final, cast
 
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Progress, Remove, Upsert
-from headwater.cluster.objects import Decoded, Resource, packed_version
+from headwater.cluster.objects import Decoded, Resource, is_behind, is_older, packed_version, version_number
 from headwater.records.compiler import Compiler
 from headwater.store.environment import READY, SERIAL, ReadTransaction, Store, Transaction
 from headwater.store.node import Kind
@@ -38,7 +43,8 @@ from headwater.writer.isolation import in_parts, told
 from headwater.writer.lists import version_key
 from headwater.writer.opinion import Loss, Opinion
 from headwater.writer.outcome import Outcome
-from headwater.writer.posting import Posting, stored
+from headwater.writer.posting import Posting, object_key, storable_key, stored
+from headwater.writer.scales import StoreScales
 
 #: Services compiled per transaction when everything is: bounds memory, not correctness.
 _CHUNK: Final = 256
@@ -48,6 +54,8 @@ _KINDS: Final = struct.Struct(f">{len(Kind)}q")
 _SEPARATOR: Final = b"/"
 #: Behind every namespace.
 _LAST: Final = b"\xff"
+#: In `meta`, before the key of an object that was removed before its turn: the version of which it is gone.
+_GONE: Final = b"gone/"
 _ALL: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods", "serviceimports")
 
 Event = Upsert | Remove | Progress
@@ -64,13 +72,23 @@ class Ledger:
         clock: Callable[[], float] = time.time,
         *,
         second_opinion: bool = False,
+        meter: Callable[[], float] = time.thread_time,
     ) -> None:
-        """`resources`: those that answers depend on. `second_opinion`: see `opinion`; whoever calls asks for it."""
+        """`resources`: those that answers depend on. `second_opinion`: see `opinion`; whoever calls asks for it.
+
+        `meter` counts the seconds that this thread works.
+        """
         self._store = store
         self._compiler = compiler
         self._resources = tuple(resources)
         self._clock = clock
         self._second_opinion = second_opinion
+        self._meter = meter
+        self.scales = StoreScales(store)
+        self._some_gone: set[Resource] = set(_ALL)
+        """Resources of which objects may be noted as gone (`_GONE`)."""
+        self._applying: tuple[ListComplete, Iterator[Outcome]] | None = None
+        """The end of a list that is being applied."""
         self.ready = False
         self.doubts: dict[Resource, Loss] = {}
         """Lists that wait for a second one. Until then the events of the resource count, and its version stays."""
@@ -148,16 +166,29 @@ class Ledger:
         return all(self.versions().values())
 
     def commit(self, changes: Iterable[Change]) -> Outcome:
-        """Settle changes that nobody wants to hand in again. Raises as `settle`."""
+        """Settle changes in the order in which they came, so that resources are read as far as each says.
+
+        Raises as `settle`; nobody wants to hand in the rest again.
+        """
         outcome = Outcome()
-        self.settle(deque(changes), outcome)
+        told: deque[Change] = deque()
+        for change in changes:
+            told.append(change)
+            if isinstance(change, Upsert) and change.decoded.resource_version:
+                told.append(Progress(change.resource, change.decoded.resource_version))
+            elif isinstance(change, Remove) and change.resource_version:
+                told.append(Progress(change.resource, change.resource_version))
+        self.settle(told, outcome)
         return outcome
 
-    def settle(self, waiting: deque[Change], outcome: Outcome) -> None:
+    def settle(self, waiting: deque[Change], outcome: Outcome, *, piecewise: bool = False) -> None:
         """Take changes over, from the left; each leaves `waiting` when its transaction is committed.
 
         What was done is added to `outcome`. Raises StoreFull: what left is done, hand in
         the rest again, be it nothing. Raises StoreDamaged.
+
+        `piecewise`: a list's end is applied a transaction at a time, and stays in `waiting` until
+        the last. Meanwhile events of other resources may be settled.
         """
         try:
             self._catch_up(outcome)
@@ -168,12 +199,14 @@ class Ledger:
                         waiting.popleft()
                         outcome.records_changed += self._compile_early(page)
                     case ListComplete() as end:
-                        self._end_list(end, outcome)
+                        if not self._goes_on(end, outcome, piecewise=piecewise):
+                            return
                         waiting.popleft()
                         self._catch_up(outcome)
                     case _:
                         self._take_events(waiting, outcome)
         except Exception:
+            self._applying = None  # what is applied differs no more: it begins again
             self._early = None  # what it was about to compile would be passed over the next time
             raise
 
@@ -192,7 +225,7 @@ class Ledger:
         events = cast("list[Event]", [*takewhile(lambda item: isinstance(item, Event), waiting)])
 
         def commit(some: Sequence[Event]) -> None:
-            outcome.records_changed += self._write(partial(self._post, events=some))
+            outcome.records_changed += self._write(partial(self._post, events=some), outcome.costs)
             for event in some:
                 waiting.popleft()
                 if isinstance(event, Upsert) and event.decoded.trigger_time:
@@ -203,43 +236,83 @@ class Ledger:
         def leave_out(event: Event, error: Exception) -> None:
             if isinstance(event, Progress):
                 raise error
-            key, version = (
-                (event.key, event.resource_version)
-                if isinstance(event, Remove)
-                else (event.decoded.object.key, event.decoded.resource_version)
-            )
             # Where not even that can be written, no object is to blame.
-            self._write(partial(self._post, events=[Progress(event.resource, version)]))
+            self._write(partial(self._post, events=()))
             waiting.popleft()
-            self._left_out(key, error)
+            self._left_out(event.key if isinstance(event, Remove) else event.decoded.object.key, error)
 
         in_parts(events, commit, leave_out)
 
     def _post(self, txn: Transaction, events: Iterable[Event]) -> Posting:
         batch = self._batch(txn, compiling=self.ready)
+        gone: dict[bytes, str] = {}
         for event in events:
             if isinstance(event, Progress):
-                version = event.resource_version
+                if event.resource in self.doubts:
+                    continue
+                txn.set_meta(version_key(event.resource), event.resource_version.encode())
+                self._forget_gone(txn, event.resource, event.resource_version)
+                mine = event.resource.encode() + _SEPARATOR
+                gone = {
+                    key: version
+                    for key, version in gone.items()
+                    if not key.startswith(mine) or is_older(event.resource_version, version)
+                }
+            elif self._is_over(txn, event):
+                continue
             elif isinstance(event, Remove):
                 batch.remove(event.resource, event.key)
-                version = event.resource_version
+                gone[object_key(event.resource, event.key)] = event.resource_version
             else:
                 batch.upsert(event.resource, event.decoded)
-                version = event.decoded.resource_version
-            if version and event.resource not in self.doubts:
-                txn.set_meta(version_key(event.resource), version.encode())
+        for key, version in gone.items():
+            self._some_gone.update(_ALL)
+            txn.set_meta(_GONE + key, version.encode())
         return self._finish(txn, batch)
 
-    def _batch(self, txn: Transaction, *, compiling: bool) -> Posting:
-        return Posting(txn, self._compiler, list(self.counts), dict(self.objects), compiling=compiling)
+    def _is_over(self, txn: Transaction, event: Upsert | Remove) -> bool:
+        """Whether the store has heard more of an object: then this was committed before its turn, and comes again."""
+        key, version = (
+            (event.key, event.resource_version)
+            if isinstance(event, Remove)
+            else (event.decoded.object.key, event.decoded.resource_version)
+        )
+        number = version_number(version)
+        if event.resource in self.doubts or not number:
+            return False
+        place = storable_key(event.resource, key)
+        data = txn.get("objects", place)
+        if data is not None:
+            return not is_behind(packed_version(data), number) and packed_version(data) != number
+        return event.resource in self._some_gone and is_older(version, (txn.meta(_GONE + place) or b"").decode())
 
-    def _write(self, work: Callable[[Transaction], Posting]) -> int:
-        """Commit what `work` does, and only then believe what it has counted; how many records changed."""
+    def _forget_gone(self, txn: Transaction, resource: Resource, version: str) -> None:
+        """What is gone is that for good once its resource is read so far."""
+        if resource not in self._some_gone:
+            return
+        over = [key for key, value in txn.scan("meta", _GONE + resource.encode() + _SEPARATOR)
+                if not is_older(version, value.decode())]  # fmt: skip
+        for key in over:
+            txn.unindex("meta", key)
+        if not over and not any(True for _ in txn.scan("meta", _GONE + resource.encode() + _SEPARATOR)):
+            self._some_gone.discard(resource)
+
+    def _batch(self, txn: Transaction, *, compiling: bool) -> Posting:
+        counts, objects = list(self.counts), dict(self.objects)
+        return Posting(txn, self._compiler, counts, objects, compiling=compiling, meter=self._meter)
+
+    def _write(self, work: Callable[[Transaction], Posting], costs: dict[tuple[str, str], float] | None = None) -> int:
+        """Commit what `work` does, and only then believe what it has counted; how many records changed.
+
+        What owners took to compile is entered in `costs`.
+        """
 
         def run(txn: Transaction) -> tuple[Posting, int]:
             return work(txn), txn.changed
 
         batch, changed = self._store.write(run)
+        if costs is not None:
+            costs.update(batch.costs)
         self.counts, self.objects = batch.counts, batch.objects
         return changed
 
@@ -301,8 +374,20 @@ class Ledger:
             lists.stage_as_it_stands(txn, resource, key)
         return self._batch(txn, compiling=False)
 
-    def _end_list(self, change: ListComplete, outcome: Outcome) -> None:
-        """Apply a list that is open, or put it away until a second one says the same."""
+    def _goes_on(self, end: ListComplete, outcome: Outcome, *, piecewise: bool) -> bool:
+        """Do what a list's end takes, or one transaction of it; False while there is more to do."""
+        if self._applying is None or self._applying[0] is not end:
+            self._applying = (end, self._end_list(end))
+        for done in self._applying[1]:
+            outcome.records_changed += done.records_changed
+            outcome.opinions += done.opinions
+            if piecewise:
+                return False
+        self._applying = None
+        return True
+
+    def _end_list(self, change: ListComplete) -> Iterator[Outcome]:
+        """Apply a list that is open, or put it away until a second one says the same; what was done, step by step."""
         resource = change.resource
         if not self._store.read(lambda txn: lists.is_open(txn, resource)):
             return
@@ -311,43 +396,51 @@ class Ledger:
             loss = self._store.read(lambda txn: opinion.doubtful_loss(txn, resource))
         if loss is not None and not change.confirms:
             self._store.write(lambda txn: lists.end(txn, resource, self._resources))
-            if resource not in self.doubts:
-                outcome.opinions.append(("asked", loss))
+            known = resource in self.doubts
             self.doubts[resource] = loss
+            if not known:
+                yield Outcome(opinions=[("asked", loss)])
             return
         if (doubt := self.doubts.get(resource)) is not None:
             # The first time counts: what is applied already is no loss any more.
             self._second.setdefault(resource, ("confirmed", loss) if loss is not None else ("contradicted", doubt))
         if self.ready:
-            self._apply_list(resource, outcome)
+            yield from self._apply_list(resource)
 
         def settle(txn: Transaction) -> None:
             lists.end(txn, resource, self._resources)
             txn.set_meta(version_key(resource), change.resource_version.encode())
+            self._forget_gone(txn, resource, "")
 
         self._store.write(settle)
         if self.doubts.pop(resource, None) is not None:
-            outcome.opinions.append(self._second.pop(resource))
+            yield Outcome(opinions=[self._second.pop(resource)])
 
-    def _apply_list(self, resource: Resource, outcome: Outcome) -> None:
+    def _apply_list(self, resource: Resource) -> Iterator[Outcome]:
         """Make the store what is staged, Service by Service. What was applied differs no more: it can begin again."""
+        outcome = Outcome()
 
         def commit(groups: Sequence[lists.Group]) -> None:
-            keys = [key for group in groups for key in group]
+            keys = [key for group in groups for key in group.keys]
             outcome.records_changed += self._write(partial(self._post_staged, resource=resource, keys=keys))
 
         def divide(group: lists.Group, error: Exception) -> None:
-            if len(group) > 1:
-                in_parts([[key] for key in group], commit, divide)
+            if len(group.keys) > 1:
+                in_parts([group._replace(keys=[key]) for key in group.keys], commit, divide)
                 return
             self._write(partial(self._post_staged, resource=resource, keys=()))
-            self._left_out(_key_of(group[0]), error)
+            self._left_out(_key_of(group.keys[0]), error)
+
+        def cost(group: lists.Group) -> float:
+            return self.scales.weigh(group.owner) + self.scales.weigh_bytes(group.size)
 
         start = b""
         while True:
             groups, start = self._store.read(partial(lists.differing, resource=resource, start=start))
-            for some in lists.chunks(groups):
+            for some in lists.chunks(groups, cost):
                 in_parts(some, commit, divide)
+                yield outcome
+                outcome.records_changed = 0
             self._store.unmap()
             if not start:
                 return

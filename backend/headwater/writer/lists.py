@@ -7,27 +7,40 @@ is handed in twice, or whose pages were never taken, cannot delete what it does 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
+from typing import Final, NamedTuple
 
 from headwater.cluster.objects import Decoded, Resource, pack, packed_version
 from headwater.store.environment import ReadTransaction, Transaction
 from headwater.store.holders import Holder, holder_of
 from headwater.writer.isolation import Unstorable
-from headwater.writer.posting import Posting, owner_of, storable_key, stored
+from headwater.writer.owners import Owner, owner_of_key, owners_of_slice
+from headwater.writer.posting import Posting, storable_key, stored, stored_labels
 
 #: Objects of a complete list compared at a time: bounds memory, not correctness.
 _RANGE: Final = 10_000
-#: Objects applied per transaction, about.
+#: And bytes of them.
+_BYTES: Final = 32 << 20
+#: Objects applied per transaction, about, and what that may cost, in seconds: others' changes wait as long.
 _CHUNK: Final = 256
+_COST: Final = 0.1
 _OPEN: Final = b"list/"
 _SEPARATOR: Final = b"/"
 
 #: Who is an address's in the index of addresses.
 HOLDERS: Final[dict[Resource, Holder]] = {"services": Holder.SERVICE, "endpointslices": Holder.SLICE}
 
-Group = list[bytes]
-"""The differing objects of one owner, as keys of `objects`: they are applied together."""
+
+class Group(NamedTuple):
+    """The differing objects of one owner: they are applied together."""
+
+    owner: Owner
+    keys: list[bytes]
+    """Of `objects`."""
+    size: int
+    """Bytes of these, as they were and as they are listed."""
 
 
 def version_key(resource: Resource) -> bytes:
@@ -104,36 +117,49 @@ def differing(txn: ReadTransaction, resource: Resource, start: bytes) -> tuple[l
     The owner is the Service, so that what belongs together is applied together.
     """
     prefix = resource.encode() + _SEPARATOR
-    found: list[tuple[tuple[str, str], bytes]] = []
+    found: list[tuple[Owner, bytes, int]] = []
+    read = 0
     last, rest = b"", b""
     both = _merged(txn.scan("staging", prefix, start or prefix), txn.scan("objects", prefix, start or prefix))
     for seen, (key, now, before) in enumerate(both):
         namespace = key.rpartition(_SEPARATOR)[0]
-        if seen >= _RANGE and namespace != last:
+        if (seen >= _RANGE or read >= _BYTES) and namespace != last:
             rest = key
             break
         last = namespace
+        size = len(now or b"") + len(before or b"")
+        read += size
         if now != before:
-            owners = {owner_of(stored(resource, data)) for data in (now, before) if data is not None}
-            found.append((min(owners), key))
+            owners = {_owner(resource, key, data) for data in (now, before) if data is not None}
+            found.append((min(owners), key, size))
     groups: list[Group] = []
-    owner: tuple[str, str] | None = None
-    for its_owner, key in sorted(found):
-        if its_owner != owner:
-            groups.append([])
-        groups[-1].append(key)
-        owner = its_owner
+    for owner, some in groupby(sorted(found), itemgetter(0)):
+        its = list(some)
+        groups.append(Group(owner, [key for _, key, _ in its], sum(size for _, _, size in its)))
     return groups, rest
 
 
-def chunks(groups: Iterable[Group]) -> Iterator[list[Group]]:
-    """Groups for one transaction each: of about _CHUNK objects."""
+def _owner(resource: Resource, key: bytes, data: bytes) -> Owner:
+    """Whose an object is: of a slice the Service or the ServiceImport, else the object itself."""
+    _, namespace, name = key.decode().split("/", 2)
+    if resource == "endpointslices":
+        labels = stored_labels(data)
+        return min(owners_of_slice(namespace, labels.service, labels.imported), default=(namespace, ""))
+    return owner_of_key(resource, namespace, name)
+
+
+def chunks(groups: Iterable[Group], cost: Callable[[Group], float]) -> Iterator[list[Group]]:
+    """Groups for one transaction each: of about _CHUNK objects, that cost _COST at most; or one group."""
     some: list[Group] = []
+    size, spent = 0, 0.0
     for group in groups:
-        some.append(group)
-        if sum(map(len, some)) >= _CHUNK:
+        price = cost(group)
+        if some and (size >= _CHUNK or spent + price > _COST):
             yield some
-            some = []
+            some, size, spent = [], 0, 0.0
+        some.append(group)
+        size += len(group.keys)
+        spent += price
     if some:
         yield some
 

@@ -14,5 +14,7 @@ class Outcome:
     records_changed: int = 0
     trigger_times: list[str] = field(default_factory=list)
     """When the changes happened, as their slices say."""
+    costs: dict[tuple[str, str], float] = field(default_factory=dict)
+    """Seconds that owners took to compile, see `Posting`."""
     opinions: list[tuple[Opinion, Loss]] = field(default_factory=list)
     """What became of lists that would take much away."""

@@ -9,6 +9,7 @@ the next change to any of its objects replaces them all, if it compiles then.
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -24,9 +25,11 @@ from headwater.cluster.objects import (
     Resource,
     Service,
     ServiceImport,
+    SliceLabels,
     pack,
     says_the_same,
     unpack,
+    unpack_labels,
 )
 from headwater.records import limits
 from headwater.records.compiler import Changes, Compiler
@@ -34,12 +37,13 @@ from headwater.records.zone import NameServer
 from headwater.store.environment import MAX_KEY, StoreDamaged, Transaction
 from headwater.store.node import Kind
 from headwater.writer.isolation import NOT_AN_OBJECTS, Unstorable, told
+from headwater.writer.owners import IMPORT
 
 _SEPARATOR: Final = b"/"
-#: No Service has such a name: the slices of ServiceImports are indexed among those of Services.
-_IMPORT: Final = "/"
 #: Owners of slices without the label that would name one.
-_NOBODY: Final = frozenset({"", _IMPORT})
+_NOBODY: Final = frozenset({"", IMPORT})
+#: What it takes to write a name, in seconds.
+_WRITTEN: Final = 5e-6
 _NAMES: Final = msgspec.msgpack.Decoder(list[bytes])
 
 _T = TypeVar("_T")
@@ -69,6 +73,14 @@ def stored(resource: Resource, data: bytes) -> Any:
         raise StoreDamaged(f"an object in it does not unpack: {error}") from error
 
 
+def stored_labels(data: bytes) -> SliceLabels:
+    """Whose a slice is that the store keeps. Raises StoreDamaged."""
+    try:
+        return unpack_labels(data)
+    except msgspec.MsgspecError as error:
+        raise StoreDamaged(f"an object in it does not unpack: {error}") from error
+
+
 def _names(data: bytes) -> list[bytes]:
     """What `Posting.mark_faulty` has noted. Raises StoreDamaged."""
     try:
@@ -77,23 +89,31 @@ def _names(data: bytes) -> list[bytes]:
         raise StoreDamaged(f"a faulty owner's names do not unpack: {error}") from error
 
 
-def _index(namespace: str, owner: str, name: str) -> bytes:
+def index_key(namespace: str, owner: str, name: str) -> bytes:
+    """The key of a slice among those of its owner, or of a pod's address; `name` empty: how all of these begin."""
     return b"/".join((namespace.encode(), owner.encode(), name.encode()))
-
-
-def owner_of(item: Object) -> tuple[str, str]:
-    if isinstance(item, EndpointSlice):
-        return item.namespace, item.service
-    return item.key
 
 
 class Posting:
     """One transaction's changes: objects and indexes at once, records at the end."""
 
     def __init__(
-        self, txn: Transaction, compiler: Compiler, counts: list[int], objects: dict[Resource, int], *, compiling: bool
+        self,
+        txn: Transaction,
+        compiler: Compiler,
+        counts: list[int],
+        objects: dict[Resource, int],
+        *,
+        compiling: bool,
+        meter: Callable[[], float] = time.thread_time,
     ) -> None:
-        """`counts` and `objects` are the ledger's, as copies: they hold once the transaction is committed."""
+        """`counts` and `objects` are the ledger's, as copies: they hold once the transaction is committed.
+
+        `meter` counts the seconds that this thread works.
+        """
+        self._meter = meter
+        self.costs: dict[tuple[str, str], float] = {}
+        """Seconds that owners took to compile."""
         self._txn = txn
         self._compiler = compiler
         self._compiling = compiling
@@ -153,24 +173,24 @@ class Posting:
         if self._compiling:
             self._services.setdefault(key, before)
             self._touched[key] = None
-            self._dns_service_changed |= any(True for _ in self._txn.scan("hosts", _index(*key, "")))
+            self._dns_service_changed |= any(True for _ in self._txn.scan("hosts", index_key(*key, "")))
 
     def _slice_changed(self, key: tuple[str, str], data: bytes | None, now: EndpointSlice | None) -> None:
         before: EndpointSlice | None = None if data is None else stored("endpointslices", data)
-        old = set() if before is None else {before.service, _IMPORT + before.imported}
-        new = set() if now is None else {now.service, _IMPORT + now.imported}
+        old = set() if before is None else {before.service, IMPORT + before.imported}
+        new = set() if now is None else {now.service, IMPORT + now.imported}
         for owner in old - new - _NOBODY:
-            self._txn.unindex("slices", _index(key[0], owner, key[1]))
+            self._txn.unindex("slices", index_key(key[0], owner, key[1]))
         for owner in new - old - _NOBODY:
-            self._txn.index("slices", _index(key[0], owner, key[1]))
+            self._txn.index("slices", index_key(key[0], owner, key[1]))
         self._index_addresses(self._addresses("endpointslices", before), self._addresses("endpointslices", now))
         self._index_host(before, now)
         if self._compiling:
             self._slices.setdefault(key, _Before(before, len(data or b""), old))
             for owner in (old | new) - _NOBODY:
                 self._slices_by_owner.setdefault((key[0], owner), set()).add(key[1])
-                touched = self._touched_imports if owner.startswith(_IMPORT) else self._touched
-                touched[key[0], owner.removeprefix(_IMPORT)] = None
+                touched = self._touched_imports if owner.startswith(IMPORT) else self._touched
+                touched[key[0], owner.removeprefix(IMPORT)] = None
 
     def _addresses(self, resource: Resource, item: Object | None) -> Mapping[bytes, bytes]:
         """An object's entries in the index of addresses: none when it makes the compiler fail, before as now."""
@@ -209,9 +229,9 @@ class Posting:
         """Remember the slices that this host is an endpoint of: theirs is the DNS Service."""
         was, still = self._is_here(before), self._is_here(now)
         if was and before is not None:
-            self._txn.unindex("hosts", _index(before.namespace, before.service, before.name))
+            self._txn.unindex("hosts", index_key(before.namespace, before.service, before.name))
         if still and now is not None:
-            self._txn.index("hosts", _index(now.namespace, now.service, now.name))
+            self._txn.index("hosts", index_key(now.namespace, now.service, now.name))
         self._dns_service_changed |= was or still
 
     def _pod_changed(self, data: bytes | None, now: Pod | None) -> None:
@@ -221,9 +241,9 @@ class Posting:
         pod = before or now
         assert pod is not None
         for namespace, address in old - new:
-            self._txn.unindex("pods", _index(namespace, address, pod.name))
+            self._txn.unindex("pods", index_key(namespace, address, pod.name))
         for namespace, address in new - old:
-            self._txn.index("pods", _index(namespace, address, pod.name))
+            self._txn.index("pods", index_key(namespace, address, pod.name))
         self._pods.update(dict.fromkeys(old ^ new))
 
     # What has to be compiled although it did not change
@@ -257,7 +277,11 @@ class Posting:
         faulty = not anew and self._txn.count("faulty") > 0
         for resource, touched in (("services", self._touched), ("serviceimports", self._touched_imports)):
             for key in touched:
+                began, names = self._meter(), len(changes.put) + len(changes.drop)
                 self._compile_owner(cast("Resource", resource), key, changes, anew=anew, maybe_faulty=faulty)
+                owner = key if resource == "services" else (key[0], IMPORT + key[1])
+                names = len(changes.put) + len(changes.drop) - names
+                self.costs[owner] = self._meter() - began + names * _WRITTEN
         if self._dns_service_changed and not anew:
             changes.merge(self.fixed(), ())
         for namespace, address in self._pods:
@@ -295,7 +319,7 @@ class Posting:
 
     def _compile_pod(self, changes: Changes, namespace: str, address: str) -> None:
         known = self._exists(namespace) and self._compiler.serves(namespace)
-        held = sum(1 for _ in self._txn.scan("pods", _index(namespace, address, ""))) if known else 0
+        held = sum(1 for _ in self._txn.scan("pods", index_key(namespace, address, ""))) if known else 0
         self._compiler.pod_address(namespace, address, held, changes)
 
     def _compile_owner(
@@ -370,7 +394,7 @@ class Posting:
         """The same of a ServiceImport."""
         existed, _ = self._existence(key[0])
         before = self._imports[key] if key in self._imports else self._import(key)
-        return before if existed else None, self._slices_of((key[0], _IMPORT + key[1]))[0]
+        return before if existed else None, self._slices_of((key[0], IMPORT + key[1]))[0]
 
     def _compile_service(self, key: tuple[str, str], changes: Changes, *, nothing_before: bool) -> None:
         existed, exists = self._existence(key[0])
@@ -387,7 +411,7 @@ class Posting:
         existed, exists = self._existence(key[0])
         after = self._import(key)
         before = self._imports.get(key, after)
-        slices_before, slices_after = self._slices_of((key[0], _IMPORT + key[1]))
+        slices_before, slices_after = self._slices_of((key[0], IMPORT + key[1]))
         self._compiler.service_import(
             (None, ()) if nothing_before else (before if existed else None, slices_before),
             (after if exists else None, slices_after),
@@ -467,7 +491,7 @@ class Posting:
         Of either no more than `limits.MAX_READ` bytes: what was left out before is known to have been.
         """
         namespace = owner[0]
-        known_names = [key.decode().rpartition("/")[2] for key, _ in self._txn.scan("slices", _index(*owner, ""))]
+        known_names = [key.decode().rpartition("/")[2] for key, _ in self._txn.scan("slices", index_key(*owner, ""))]
         changed = self._slices_by_owner.get(owner, ())
         before: list[EndpointSlice] = []
         after: list[EndpointSlice] = []
@@ -491,7 +515,7 @@ class Posting:
                 room_after -= max(size, limits.LEAST_READ)
                 after.append(now)
             if room_before <= 0 and room_after <= 0:
-                self._compiler.too_many_slices(namespace, owner[1].removeprefix(_IMPORT))
+                self._compiler.too_many_slices(namespace, owner[1].removeprefix(IMPORT))
                 break
         return before, after
 

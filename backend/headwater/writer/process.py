@@ -2,8 +2,8 @@
 
 One thread per resource reads the API server (or one reads the files) and puts
 changes into a queue; this process's main thread takes what is there, and
-commits it as one batch. A change that comes alone is committed at once; under a
-storm the batches grow. What the disk refuses stays at the head, and is tried again.
+commits it turn by turn (`turns`), each as one transaction. A change that comes alone is
+committed at once; under a storm the turns grow. What the disk refuses is tried again first.
 
 The main thread's work is `Watcher.step`, again and again. Its queue, clocks and
 waiting are arguments: a test can take the steps itself.
@@ -51,6 +51,7 @@ from headwater.writer.audit import Auditor
 from headwater.writer.ledger import Ledger
 from headwater.writer.outcome import Outcome
 from headwater.writer.skipped import Skipped
+from headwater.writer.turns import Turn, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -58,8 +59,6 @@ _log = logging.getLogger(__name__)
 _QUEUE: Final = 2000
 #: Pages of lists that may be under way or waiting, over all resources: bounds the memory of a list.
 _PAGES: Final = 3
-#: Changes per transaction at most: bounds how long a commit takes.
-_BATCH: Final = 1000
 #: How often the main thread looks around when nothing happens, in seconds.
 _IDLE: Final = 0.5
 #: How often the places of dead readers are freed, in seconds.
@@ -97,8 +96,12 @@ class Watcher:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         wait: Callable[[float], object] | None = None,
+        fair: bool = True,
     ) -> None:
-        """`clock` counts seconds, `wall` is the time of day; `wait` lets seconds pass, or less when it is to stop."""
+        """`clock` counts seconds, `wall` is the time of day; `wait` lets seconds pass, or less when it is to stop.
+
+        Without `fair` changes are committed in the order in which they come.
+        """
         self._settings = settings
         self._timing = timing
         self._store = store
@@ -115,12 +118,18 @@ class Watcher:
         self._began = self._checked = self._noted = clock()
         # The files are the truth: there is no second list of them.
         asks = settings.second_opinion == "on" and not settings.manifests
-        self.ledger = Ledger(store, compiler, self._resources, wall, second_opinion=asks)
+        # A clock that is no clock measures nothing: then no turn depends on how fast the machine is.
+        meter = time.thread_time if clock is time.monotonic else clock
+        self.ledger = Ledger(store, compiler, self._resources, wall, second_opinion=asks, meter=meter)
         self.auditor: Auditor | None = None
         self._followers: dict[Resource, Follower] = {}
         self._recognition = Recognition(store.folder, clock)
-        self._unsettled: deque[Change] = deque()
-        """What was taken from the queue and is not committed."""
+        self._unsettled = Turns(self.ledger.scales, fair=fair)
+        """What was taken from the queue and has not had its turn."""
+        self._turn: Turn | None = None
+        """Whose turn it is, until it is committed."""
+        self._left: deque[Change] = deque()
+        """What is left of it."""
         self._refused = ""
         """Why the store could not be written, the last time."""
         self._ask_again: dict[Resource, float] = {}
@@ -239,31 +248,36 @@ class Watcher:
             self.step()
 
     def step(self) -> None:
-        """Take what waits and commit it, or try again what was refused; then look around.
+        """Take what came and commit whose turn it is, or try again what was refused; then look around.
 
         Raises StoreDamaged, AnotherCluster.
         """
         self.progress.step()
         if self._recognition.another:
             raise AnotherCluster(self._recognition.another)
-        if not self._unsettled and not self._refused:
-            self._unsettled.extend(self._batch())
-        busy = bool(self._unsettled or self._refused)
+        if self._turn is None and not self._refused:
+            self._take_what_came()
+            self._turn = self._unsettled.next()
+            if self._turn is not None:
+                self._left.extend(map(self._decoded_page, self._turn.changes))
+        busy = self._turn is not None or bool(self._refused)
         if busy:
             self._settle()
         self._look_around(self._clock(), busy=busy)
 
     def _settle(self) -> None:
         """Hand the ledger what is not settled; account for what it has taken, be it all or not."""
-        before, outcome = tuple(self._unsettled), Outcome()
+        before, outcome = tuple(self._left), Outcome()
         refused = ""
         try:
             with self.progress.commit():
-                self.ledger.settle(self._unsettled, outcome)
+                self.ledger.settle(self._left, outcome, piecewise=True)
         except StoreFull as error:
             refused = f"the store cannot be written: {error}"
             self._commit_failures += 1
-        self._account(before[: len(before) - len(self._unsettled)], outcome)
+        self._account(before[: len(before) - len(self._left)], outcome)
+        if not refused and self._turn is not None:
+            self._end_turn(self._turn)
         if refused and not self._refused:
             _log.error("%s (answers stay as they are; trying on)", refused)
         elif self._refused and not refused:
@@ -271,6 +285,19 @@ class Watcher:
         self._refused = refused
         if refused:
             self._wait(self._timing.commit_retry)
+
+    def _end_turn(self, turn: Turn) -> None:
+        if self._left:
+            self._left.clear()
+            self._unsettled.later(turn)
+        else:
+            self._unsettled.settled(turn)
+            if turn.ends_page:
+                self._inbox.pages.release()
+                self._pages_taken += 1
+                if self._pages_taken % _UNMAP == 0:
+                    self._store.unmap()
+        self._turn = None
 
     def _look_around(self, now: float, *, busy: bool) -> None:
         """What is to be done now and then, whether changes come or not. Raises StoreDamaged."""
@@ -299,40 +326,35 @@ class Watcher:
         with contextlib.suppress(StoreFull):
             self._store.write_heard(*self._heard)
 
-    def _batch(self) -> list[Change]:
-        batch: list[Change] = []
+    def _take_what_came(self) -> None:
+        """Let what is in the queue wait for its turn; where nothing waits, let some time pass until something comes."""
+        waiting = self._unsettled
         try:
-            item = self._queue.get(timeout=_IDLE)
-            while True:
-                if isinstance(item, RawPage):
-                    batch.append(self._decoded_page(item))
-                    break  # large enough for a transaction of its own
-                batch.append(item)
-                if len(batch) == _BATCH:
-                    break
-                item = self._queue.get_nowait()
+            if not waiting:
+                waiting.put(self._queue.get(timeout=_IDLE))
+            for _ in range(_QUEUE):
+                if waiting.is_full:
+                    return
+                waiting.put(self._queue.get_nowait())
         except queue.Empty:
             pass
-        return batch
 
-    def _decoded_page(self, page: RawPage) -> ListPageArrived:
+    def _decoded_page(self, change: Change | RawPage) -> Change:
+        if not isinstance(change, RawPage):
+            return change
         odd: list[tuple[str, str]] = []
-        return ListPageArrived(page.resource, list(self._decoded(page.resource, page.items, odd)), page.first, odd)
+        decoded = list(self._decoded(change.resource, change.items, odd))
+        return ListPageArrived(change.resource, decoded, change.first, odd)
 
     def _account(self, settled: Sequence[Change], outcome: Outcome) -> None:
         """Count, log and let go what was committed."""
-        self._commits += bool(settled)
+        self._commits += bool(settled or outcome.records_changed)
+        self._unsettled.learn(outcome.costs)
         self._records_changed += outcome.records_changed
         now = self._wall()
         for text in outcome.trigger_times:
             self._observe(text, now)
         for change in settled:
-            if isinstance(change, ListPageArrived):
-                if not self._settings.manifests:
-                    self._inbox.pages.release()
-                self._pages_taken += 1
-                if self._pages_taken % _UNMAP == 0:
-                    self._store.unmap()
             if isinstance(change, ListComplete) and change.resource not in self.ledger.doubts:
                 release_memory(self._store)
                 count = self.ledger.objects[change.resource]
