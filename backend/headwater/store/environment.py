@@ -380,7 +380,7 @@ class Store:
                 # It moves the map: nobody may be reading in it.
                 with self._mapped:
                     self._env.set_mapsize(self._env.info()["map_size"] * 2)
-            except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.InvalidError) as error:
+            except _DAMAGE as error:
                 raise StoreDamaged(str(error)) from error
             except (lmdb.Error, OSError) as error:
                 # The operating system's errors (ENOSPC, EIO) have no class of their own
