@@ -22,7 +22,7 @@ START ?= 0
 LIMIT ?= 420
 QUICK := not cluster and not coredns and not slow
 
-.PHONY: help run test test-fast test-pythons coverage lint format bench chaos fuzz fuzz-answers scale-answers tools \
+.PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege fuzz fuzz-answers scale-answers tools \
 	cluster proto requirements dist clean
 
 help: ## Show this list
@@ -77,6 +77,10 @@ bench: $(READY) ## Measure everything beside Go and beside CoreDNS (45 minutes)
 chaos: $(READY) ## Break everything once, as long as it takes; docs/reliability.md gets the table (5 minutes)
 	@$(PYTHON) tools/build.py
 	@HEADWATER_CHAOS=long $(BIN)/python -m pytest tests/cluster/test_chaos.py
+
+siege: $(READY) ## Break things two at a time, with hung processes and attackers; the same page gets the table (25 minutes)
+	@$(PYTHON) tools/build.py
+	@HEADWATER_SIEGE=long $(BIN)/python -m pytest tests/cluster/test_siege.py
 
 fuzz: $(READY) ## Each target under atheris for FUZZ=120 seconds; what it finds goes into the corpus
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
