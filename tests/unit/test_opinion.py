@@ -160,6 +160,29 @@ def test_events_count_at_once_but_the_version_waits_for_the_list(doubting: Doubt
     assert doubting.held("services") == 0
 
 
+def test_event_of_a_slice_that_the_list_sees_differently_waits_for_the_second(tmp_path: Path) -> None:
+    """One endpoint has moved: the event of one slice and the old state of the other would name it twice."""
+    pieces = [slice_of("web", *[at(f"10.0.{part}.{number}", hostname=f"h-{part}-{number}") for number in range(20)],
+                       name=f"web-{part}") for part in range(3)]  # fmt: skip
+    other = slice_of("other", at("10.1.0.1"))
+    doubting = Doubting(tmp_path, [headless("web"), headless("other"), *pieces, other])
+    moved = slice_of("web", at("10.0.9.9", hostname="h-0-0"), name="web-1")
+    assert doubting.hears("endpointslices", [moved, other], "50") == ["asked"]
+    doubting.ledger.commit(
+        [upsert(moved, "51"), upsert(slice_of("other", at("10.1.0.2")), "52"), remove(pieces[2], "53")]
+    )
+    doubting.store.close()
+    assert doubting.small.answers("h-0-0.web.default.svc.cluster.local") == {"10.0.0.0"}, "the old answer, whole"
+    assert len(doubting.small.answers("web.default.svc.cluster.local")) == 60
+    assert doubting.small.answers("other.default.svc.cluster.local") == {"10.1.0.2"}, "others do not wait"
+    doubting.open()
+    assert doubting.hears("endpointslices", [moved, other], "60") == ["asked"]
+    assert doubting.hears("endpointslices", [moved], "61", confirms=True) == ["confirmed"]
+    doubting.ledger.commit([upsert(slice_of("web", at("10.0.9.8", hostname="h-0-0"), name="web-1"), "62")])
+    doubting.store.close()
+    assert doubting.small.answers("web.default.svc.cluster.local") == {"10.0.9.8"}, "after it, events count again"
+
+
 def test_without_the_question_every_list_is_believed_and_the_first_always(tmp_path: Path) -> None:
     plain = Small(tmp_path / "off").fill(*[item for item in _WORLD if not isinstance(item, Namespace)])
     outcome = plain.commit(*listed(["services"], []))

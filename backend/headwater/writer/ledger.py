@@ -43,6 +43,7 @@ from headwater.writer.isolation import in_parts, told
 from headwater.writer.lists import version_key
 from headwater.writer.opinion import Loss, Opinion
 from headwater.writer.outcome import Outcome
+from headwater.writer.owners import Owner, key_of, owners_of
 from headwater.writer.posting import Posting, object_key, storable_key, stored
 from headwater.writer.scales import StoreScales
 
@@ -91,6 +92,8 @@ class Ledger:
         """The end of a list that is being applied."""
         self.ready = False
         self.doubts: dict[Resource, Loss] = {}
+        self._contested: frozenset[Owner] = frozenset()
+        """Whose slices a list in doubt and the store see differently."""
         """Lists that wait for a second one. Until then the events of the resource count, and its version stays."""
         self._second: dict[Resource, tuple[Opinion, Loss]] = {}
         """What the list says of a doubt that is being applied."""
@@ -258,7 +261,7 @@ class Ledger:
                     for key, version in gone.items()
                     if not key.startswith(mine) or is_older(event.resource_version, version)
                 }
-            elif self._is_over(txn, event):
+            elif self._is_over(txn, event) or self._is_contested(txn, event):
                 continue
             elif isinstance(event, Remove):
                 batch.remove(event.resource, event.key)
@@ -285,6 +288,20 @@ class Ledger:
         if data is not None:
             return not is_behind(packed_version(data), number) and packed_version(data) != number
         return event.resource in self._some_gone and is_older(version, (txn.meta(_GONE + place) or b"").decode())
+
+    def _is_contested(self, txn: Transaction, event: Upsert | Remove) -> bool:
+        """Whether a slice's event has to wait for the second list, which will have it.
+
+        Applied to what is held of the other slices, it would make a set of two moments.
+        """
+        if event.resource != "endpointslices" or not self._contested:
+            return False
+        place = storable_key(event.resource, key_of(event))
+        data = txn.get("objects", place)
+        owners = set(owners_of(event))
+        if data is not None:
+            owners.add(lists.owner_of_stored(event.resource, place, data))
+        return not self._contested.isdisjoint(owners)
 
     def _forget_gone(self, txn: Transaction, resource: Resource, version: str) -> None:
         """What is gone is that for good once its resource is read so far."""
@@ -395,6 +412,8 @@ class Ledger:
         if self.ready and self._second_opinion:
             loss = self._store.read(lambda txn: opinion.doubtful_loss(txn, resource))
         if loss is not None and not change.confirms:
+            if resource == "endpointslices":
+                self._contested = lists.owners_that_differ(self._store, resource)
             self._store.write(lambda txn: lists.end(txn, resource, self._resources))
             known = resource in self.doubts
             self.doubts[resource] = loss
@@ -413,6 +432,8 @@ class Ledger:
             self._forget_gone(txn, resource, "")
 
         self._store.write(settle)
+        if resource == "endpointslices":
+            self._contested = frozenset()
         if self.doubts.pop(resource, None) is not None:
             yield Outcome(opinions=[self._second.pop(resource)])
 

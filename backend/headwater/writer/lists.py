@@ -8,12 +8,13 @@ is handed in twice, or whose pages were never taken, cannot delete what it does 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from typing import Final, NamedTuple
 
 from headwater.cluster.objects import Decoded, Resource, pack, packed_version
-from headwater.store.environment import ReadTransaction, Transaction
+from headwater.store.environment import ReadTransaction, Store, Transaction
 from headwater.store.holders import Holder, holder_of
 from headwater.writer.isolation import Unstorable
 from headwater.writer.owners import Owner, owner_of_key, owners_of_slice
@@ -130,7 +131,7 @@ def differing(txn: ReadTransaction, resource: Resource, start: bytes) -> tuple[l
         size = len(now or b"") + len(before or b"")
         read += size
         if now != before:
-            owners = {_owner(resource, key, data) for data in (now, before) if data is not None}
+            owners = {owner_of_stored(resource, key, data) for data in (now, before) if data is not None}
             found.append((min(owners), key, size))
     groups: list[Group] = []
     for owner, some in groupby(sorted(found), itemgetter(0)):
@@ -139,7 +140,18 @@ def differing(txn: ReadTransaction, resource: Resource, start: bytes) -> tuple[l
     return groups, rest
 
 
-def _owner(resource: Resource, key: bytes, data: bytes) -> Owner:
+def owners_that_differ(store: Store, resource: Resource) -> frozenset[Owner]:
+    """The owners of which staging and the rest of the store say different things."""
+    found: set[Owner] = set()
+    start = b""
+    while True:
+        groups, start = store.read(partial(differing, resource=resource, start=start))
+        found.update(group.owner for group in groups)
+        if not start:
+            return frozenset(found)
+
+
+def owner_of_stored(resource: Resource, key: bytes, data: bytes) -> Owner:
     """Whose an object is: of a slice the Service or the ServiceImport, else the object itself."""
     _, namespace, name = key.decode().split("/", 2)
     if resource == "endpointslices":
