@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from functools import partial
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 import dns.exception
 import psutil
 import pytest
+from headwater.commands.query import LookupFailed
 from headwater.supervise import liveness
 
 from tests.e2e.test_supervisor import MANIFEST, SERVICE
@@ -261,3 +263,25 @@ def test_a_second_sigterm_ends_it_at_once(headwater: Headwater) -> None:
         headwater.process.wait(SETTLE)
         assert time.monotonic() - began < 1.5
     wait_until(lambda: not any(item.is_running() for item in family[1:]), SETTLE, "all are gone")
+
+
+@pytest.mark.slow
+def test_nobody_waits_for_a_process_that_cannot_be_forked(headwater: Headwater) -> None:
+    """The forkserver hangs and an answer process dies: its address closes new connections until it is back."""
+
+    def is_turned_away() -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(0.2)
+            client.connect(str(headwater.addresses[1].path))
+            try:
+                return client.recv(1) == b""
+            except TimeoutError:
+                return False
+
+    with stopped(server(headwater, "forkserver").pid):
+        headwater.kill9("answer 1")
+        wait_until(is_turned_away, 2.0, "new connections are let go", ignoring=(OSError,))
+        wait_until(
+            lambda: headwater.records(SERVICE, worker=1) == ["10.44.0.1"], 30.0, "it serves", ignoring=(LookupFailed,)
+        )
+    assert not is_turned_away()

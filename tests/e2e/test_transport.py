@@ -281,7 +281,8 @@ def test_who_comes_while_a_process_cannot_be_started_is_turned_away(tmp_path: Pa
     async def play() -> None:
         role = Child(Kind.ANSWER, "answer 0", never, reserve=Reserve(), listening=listening.socket)
         assert not await asyncio.to_thread(listening.is_turned_away)
-        with role._turning_away():
+        with role._turning_away(0.0):
+            await asyncio.sleep(0)  # its turn comes with the loop's next
             assert await asyncio.to_thread(listening.is_turned_away)
             assert await asyncio.to_thread(listening.is_turned_away)
         assert not await asyncio.to_thread(listening.is_turned_away)

@@ -26,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 #: Back-off between restarts of a process that does not stay up, in seconds.
 _BACKOFF: Final = (0.02, 10.0)
-#: When a process starts again later than this, in seconds, new connections do not wait for it.
+#: When a process is not back so many seconds after its death, new connections do not wait for it.
 _TOO_LONG: Final = 0.5
 #: A process that lived this long, in seconds, is restarted at once.
 _STABLE: Final = 5.0
@@ -92,6 +92,8 @@ class Child:
         self._snapshot: AnswerSnapshot | WatchSnapshot | None = None
         self._before: AnswerSnapshot | WatchSnapshot | None = None
         self._stopping = False
+        self._away = contextlib.ExitStack()
+        """While new connections are turned away, or will be soon."""
 
     @property
     def pid(self) -> int | None:
@@ -126,6 +128,7 @@ class Child:
             except (OSError, EOFError) as error:
                 code = None
                 self._trouble = f"cannot be started: {error}"
+                self._turn_away_soon()
                 _log.error("%s %s", self.name, self._trouble)
             self.up = False
             self._bury()
@@ -143,23 +146,38 @@ class Child:
             delay = _BACKOFF[0] if lived > _STABLE or not delay else min(delay * 2, _BACKOFF[1])
             if code is not None:
                 _log.warning("%s ended (%s); starting it again in %.2f s", self.name, _how(code), delay)
-            with self._turning_away() if delay > _TOO_LONG else contextlib.nullcontext():
-                await asyncio.sleep(delay)
+            await asyncio.sleep(delay)
             self.restarts += 1
 
+    def _turn_away_soon(self) -> None:
+        """It does not serve any more: until it has started again, let nobody wait for it for long."""
+        self._away.close()
+        if not self._stopping:
+            self._away.enter_context(self._turning_away(_TOO_LONG))
+
     @contextlib.contextmanager
-    def _turning_away(self) -> Iterator[None]:
-        """Accept and close new connections: CoreDNS fails over and does not wait out its deadline."""
+    def _turning_away(self, after: float) -> Iterator[None]:
+        """Accept and close new connections: CoreDNS fails over and does not wait out its deadline.
+
+        Begins after that many seconds: a process that is back sooner takes those that wait.
+        """
         loop, listening = asyncio.get_running_loop(), self._listening
         if listening is None or listening.fileno() < 0:
             yield
             return
-        listening.setblocking(False)
-        loop.add_reader(listening, _turn_away, listening)
+        place = listening.fileno()
+
+        def begin() -> None:
+            if listening.fileno() == place:
+                listening.setblocking(False)
+                loop.add_reader(place, _turn_away, listening)
+
+        timer = loop.call_later(after, begin)
         try:
             yield
         finally:
-            loop.remove_reader(listening)
+            timer.cancel()
+            loop.remove_reader(place)
 
     async def _live(self) -> int:
         """One life, and its exit code. Raises OSError or EOFError when it cannot be started."""
@@ -201,6 +219,7 @@ class Child:
         closed = asyncio.create_task(link.closed.wait())
         try:
             await asyncio.wait([reported, closed], return_when=asyncio.FIRST_COMPLETED)
+            self._turn_away_soon()
             if not reported.done():
                 # It is dead, or will be: a process that cannot hear the supervisor exits.
                 await asyncio.wait([reported], timeout=_REPORT)
@@ -260,6 +279,7 @@ class Child:
             self._last_words = news.why
             return
         self.up = True
+        self._away.close()
 
     def _odd_message(self, error: Exception) -> None:
         if not self._odd:
@@ -323,6 +343,7 @@ class Child:
 
     def stop(self) -> None:
         self._stopping = True
+        self._away.close()
         self.signal(signal.SIGTERM)
 
     def signal(self, number: int) -> None:
