@@ -149,7 +149,7 @@ class Child:
 
     @contextlib.contextmanager
     def _turning_away(self) -> Iterator[None]:
-        """Accept and close new connections: CoreDNS fails over and does not wait out its deadline."""
+        """Accept and close new connections, so that CoreDNS fails over and does not wait."""
         loop, listening = asyncio.get_running_loop(), self._listening
         if listening is None or listening.fileno() < 0:
             yield
