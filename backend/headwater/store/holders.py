@@ -44,7 +44,7 @@ def holder_of(key: bytes) -> Holder:
 
 
 def part_range(family: int, nibbles: str) -> tuple[bytes, bytes]:
-    """The keys of addresses with these first hexadecimal digits: the first, one behind the last."""
+    """The first key of addresses that begin with these digits, and a key behind the last."""
     head = bytes((family,))
     if len(nibbles) % 2:
         low = bytes.fromhex(nibbles + "0")

@@ -157,9 +157,9 @@ class Child:
 
     @contextlib.contextmanager
     def _turning_away(self, after: float) -> Iterator[None]:
-        """Accept and close new connections: CoreDNS fails over and does not wait out its deadline.
+        """Accept and close new connections, so that CoreDNS fails over and does not wait.
 
-        Begins after that many seconds: a process that is back sooner takes those that wait.
+        It begins after that many seconds: a process that is back sooner serves those that wait.
         """
         loop, listening = asyncio.get_running_loop(), self._listening
         if listening is None or listening.fileno() < 0:
