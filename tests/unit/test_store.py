@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from headwater.store import environment
-from headwater.store.environment import READY, Reader, ReadTransaction, Store, Transaction
+from headwater.store.environment import READY, Reader, ReadTransaction, Store, StoreDamaged, Transaction
 from headwater.store.identity import Identity, condemn, discard, published
 
 IDENTITY = Identity("here", "shape")
@@ -375,4 +376,27 @@ def test_a_condemned_store_is_served_until_another_is_published(state: Path) -> 
     assert list(state.glob("store-*")) == [(state / "current").resolve()]
     store, why = Store.open(state, IDENTITY)
     assert why == ""
+    store.close()
+
+
+def test_a_zeroed_page_is_damage_in_every_transaction(tmp_path: Path) -> None:
+    """Whichever page it is, and whatever LMDB calls it: the root of all sub-databases makes it say MDB_BAD_TXN."""
+    store, _ = Store.open(tmp_path, IDENTITY)
+    fill(store)
+    data = (store.folder / "data.mdb").read_bytes()
+    size = mmap.PAGESIZE
+    told = 0
+    for number in range(2, len(data) // size):
+        if not any(data[number * size : (number + 1) * size]):
+            continue
+        file = os.open(store.folder / "data.mdb", os.O_RDWR)
+        os.pwrite(file, bytes(size), number * size)
+        for _ in range(2):  # the second time it may be called something else
+            try:
+                store.write(lambda txn: [txn.get("records", b"name-%d" % i) for i in range(100)])
+            except StoreDamaged:
+                told += 1
+        os.pwrite(file, data, 0)  # as it was, whatever was written meanwhile
+        os.close(file)
+    assert told
     store.close()

@@ -400,7 +400,7 @@ class Store:
                 # It moves the map: nobody may be reading in it.
                 with self._mapped:
                     self._env.set_mapsize(self._env.info()["map_size"] * 2)
-            except (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.InvalidError) as error:
+            except _DAMAGE as error:
                 raise StoreDamaged(str(error)) from error
             except (lmdb.Error, OSError) as error:
                 # lmdb has no class for errors of the operating system (ENOSPC, EIO). Each class
