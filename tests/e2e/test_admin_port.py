@@ -5,18 +5,26 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-import sys
-import threading
 import time
 from functools import partial
 from http.client import HTTPConnection, HTTPException
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 import psutil
 import pytest
 from headwater.admin import http
 
 from tests.e2e.test_supervisor import MANIFEST, SERVICE
+from tests.harness.attack import (
+    GET,
+    Attack,
+    has_a_great_head,
+    never_reads,
+    pipelines_and_reads,
+    says_nothing,
+    sends_slowly,
+    talks_nonsense,
+)
 from tests.harness.instance import Headwater
 from tests.harness.processes import wait_until
 
@@ -30,99 +38,19 @@ SETTLE: Final = 20.0
 #: Descriptors of the instance in these tests.
 DESCRIPTORS: Final = 96
 CONNECTIONS: Final = 300
-GET: Final = b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n"
-
-
-class Few(Headwater):
-    """An instance with few descriptors."""
-
-    def command(self) -> list[str]:
-        program = (
-            "import os, resource, sys; "
-            f"resource.setrlimit(resource.RLIMIT_NOFILE, ({DESCRIPTORS}, {DESCRIPTORS})); "
-            "os.execv(sys.argv[1], sys.argv[1:])"
-        )
-        return [sys.executable, "-c", program, *super().command()]
 
 
 @pytest.fixture
 def headwater(tmp_path: Path) -> Iterator[Headwater]:
     manifest = tmp_path / "manifest.yaml"
     manifest.write_text(MANIFEST)
-    with Few(tmp_path, "--manifests", manifest) as running:
+    with Headwater(tmp_path, "--manifests", manifest, descriptors=DESCRIPTORS) as running:
         wait_until(running.is_complete, SETTLE, "every process is up")
         yield running
 
 
 def is_new(headwater: Headwater, title: str, old: int) -> bool:
     return headwater.pids().get(title, old) != old
-
-
-class Attack:
-    """Connections that are opened, and renewed, until the end of the block; each is given to `act` once."""
-
-    def __init__(self, port: int, count: int, act: Callable[[socket.socket], None]) -> None:
-        self._port = port
-        self._count = count
-        self._act = act
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.opened = 0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        wait_until(lambda: self.opened >= self._count, SETTLE, "the attack is under way")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        held: list[socket.socket] = []
-        try:
-            while not self._over.is_set():
-                if len(held) >= self._count:
-                    held.pop(0).close()
-                    self._over.wait(0.005)  # 200 new ones a second
-                with contextlib.suppress(OSError):
-                    client = socket.create_connection(("127.0.0.1", self._port), 1.0)
-                    held.append(client)
-                    client.setblocking(False)
-                    self._act(client)
-                self.opened += 1
-        finally:
-            for client in held:
-                client.close()
-
-
-def never_reads(client: socket.socket) -> None:
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    client.send(GET * 500)
-
-
-def sends_slowly(client: socket.socket) -> None:
-    client.send(b"GET /metrics HTTP/1.1\r\nHost: ")
-
-
-def says_nothing(_: socket.socket) -> None: ...
-
-
-def talks_nonsense(client: socket.socket) -> None:
-    client.send(b"\x16\x03\x01 nonsense\r\n\r\n")
-
-
-def has_a_great_head(client: socket.socket) -> None:
-    client.send(b"GET / HTTP/1.1\r\n" + b"a: " + b"b" * 60_000)
-
-
-def pipelines_and_reads(client: socket.socket) -> None:
-    client.send(GET * 300)
-    client.setblocking(True)
-    client.settimeout(0.2)
-    with contextlib.suppress(OSError):
-        while client.recv(65536):
-            pass
 
 
 ATTACKS: Final = [never_reads, sends_slowly, says_nothing, talks_nonsense, has_a_great_head, pipelines_and_reads]

@@ -21,8 +21,7 @@ import dns.flags
 import grpc
 import psutil
 import pytest
-import trustme
-from headwater.commands.corefile import ClientTls, stanza
+from headwater.commands.corefile import stanza
 from headwater.commands.query import question
 from headwater.process.counters import Kind
 from headwater.serve.service import QUERY, pack, unpack
@@ -34,6 +33,7 @@ from headwater.supervise.claims import StartFailed
 from headwater.supervise.descriptors import Reserve
 
 from tests.harness.instance import Headwater
+from tests.harness.pki import Pki
 from tests.harness.processes import CoreDNS, wait_until
 from tests.wire.frames import HELLO, Client, data, frame, rst, settings, window
 from tests.wire.serving import TRANSPORTS
@@ -328,32 +328,6 @@ def test_all_addresses_are_taken_or_none(tmp_path: Path) -> None:
 
 
 # TLS
-
-
-class Pki:
-    """Certificates in files, for both sides."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.ca = trustme.CA()
-        self.ca.cert_pem.write_to_path(str(folder / "ca.crt"))
-        self.issue("server", "headwater.test")
-        self.issue("client", "coredns.test")
-
-    def issue(self, name: str, host: str) -> None:
-        leaf = self.ca.issue_cert(host)
-        leaf.private_key_pem.write_to_path(str(self.folder / f"{name}.key"))
-        leaf.cert_chain_pems[0].write_to_path(str(self.folder / f"{name}.crt"))
-
-    def flags(self, *, mutual: bool) -> list[str]:
-        flags = ["--tls-cert", f"{self.folder}/server.crt", "--tls-key", f"{self.folder}/server.key"]
-        return [*flags, "--tls-client-ca", f"{self.folder}/ca.crt"] if mutual else flags
-
-    def client(self, *, mutual: bool) -> ClientTls:
-        ca, name = f"{self.folder}/ca.crt", "headwater.test"
-        if not mutual:
-            return ClientTls(ca, server_name=name)
-        return ClientTls(ca, f"{self.folder}/client.crt", f"{self.folder}/client.key", name)
 
 
 @pytest.mark.coredns

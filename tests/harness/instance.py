@@ -42,11 +42,21 @@ class Headwater:
 
     `flags` are those of `headwater serve` beyond where it listens and keeps its
     state; they name the source. `folder` gets the log and the state directory.
-    The sockets lie in a temporary folder: a socket's path has at most 107 bytes.
+    The sockets lie in a temporary folder, for a socket's path has at most 107 bytes; `listen` names another address.
+    `descriptors`: how many each process may have, if not as many as ours.
     """
 
-    def __init__(self, folder: Path, *flags: str | Path, workers: int = 2, name: str = "headwater") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *flags: str | Path,
+        workers: int = 2,
+        name: str = "headwater",
+        listen: Address | None = None,
+        descriptors: int = 0,
+    ) -> None:
         self._folder = folder
+        self._descriptors = descriptors
         self._name = name
         self._flags = [*map(str, flags), "--workers", str(workers)]
         self._sockets = Path(tempfile.mkdtemp(prefix="hw-"))
@@ -55,7 +65,7 @@ class Headwater:
         self.state_dir = folder / f"{name}-state"
         self.log = folder / f"{name}.log"
         self.admin_port = free_port()
-        self.listen = Address(path=str(self._sockets / "dns.sock"))
+        self.listen = listen or Address(path=str(self._sockets / "dns.sock"))
         self.settings = settings_of(self._arguments())
         self.addresses = self.settings.listen_addresses()
 
@@ -99,7 +109,8 @@ class Headwater:
 
     def command(self) -> list[str]:
         """The command line of `start`."""
-        return [sys.executable, "-m", "headwater", "serve", *self._arguments()]
+        limit = ["prlimit", f"--nofile={self._descriptors}:{self._descriptors}"] if self._descriptors else []
+        return [*limit, sys.executable, "-m", "headwater", "serve", *self._arguments()]
 
     def terminate(self) -> int:
         """SIGTERM, and the exit code."""

@@ -264,6 +264,9 @@ class Plane:
         self.folder = folder.resolve()
         self._flags = dict(flags or {})
         self.kubeconfig = self.folder / "kubeconfig"
+        # The plane's own parts take a CA's rotation as it comes: client-go reads no CA twice.
+        self._parts_kubeconfig = self.folder / "kubeconfig.parts"
+        self._serving: tuple[Path, Path, bytes] | None = None
         self.logs = self.folder / "logs"
         self._token = secrets.token_hex(16)
         self._running: dict[str, Running] = {}
@@ -314,6 +317,13 @@ class Plane:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
+
+    def serve_with(self, certificate: Path, key: Path, authority: bytes) -> None:
+        """From its next start on, the API server shows this certificate; `authority`: its CA's, in PEM.
+
+        `kubeconfig` is written anew then. For what reads its credentials only once: `kubeconfig_text`.
+        """
+        self._serving = (certificate, key, authority)
 
     def check(self) -> None:
         """PlaneError when a component has ended that nobody stopped."""
@@ -454,8 +464,9 @@ class Plane:
         if name == "etcd":
             self._wait_for(component, self._etcd_ready)
         elif name == "kube-apiserver":
+            self._tls = None
             self._wait_for(component, self._server_ready)
-            self._write_kubeconfig()
+            self._write_kubeconfigs()
 
     def _wait_for(self, component: Running, ready: Callable[[], bool]) -> None:
         def alive_and_ready() -> bool:
@@ -500,23 +511,24 @@ class Plane:
                 f"--service-cluster-ip-range={SERVICE_CIDR}", "--service-account-issuer=https://kubernetes.default.svc",
                 f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
                 "--endpoint-reconciler-type=none", "--disable-admission-plugins=ServiceAccount",
+                *self._serving_arguments(),
             ]  # fmt: skip
         if name == "kube-controller-manager":
             return [
-                f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0",
+                f"--kubeconfig={self._parts_kubeconfig}", "--leader-elect=false", "--secure-port=0",
                 f"--controllers={','.join(CONTROLLERS)}", "--kube-api-qps=200", "--kube-api-burst=400",
                 # A test that takes the API server or kwok away for a minute means just that:
                 # it must not find all nodes lost and all pods not ready afterwards.
                 "--node-monitor-grace-period=1h", "--node-monitor-period=1s",
             ]  # fmt: skip
         if name == "kube-scheduler":
-            return [f"--kubeconfig={self.kubeconfig}", "--leader-elect=false", "--secure-port=0"]
+            return [f"--kubeconfig={self._parts_kubeconfig}", "--leader-elect=false", "--secure-port=0"]
         stages = sorted((self._binaries["kwok"].parent / "stages").glob("*.yaml"))
         if not stages:
             raise PlaneError(f"no stage files beside {self._binaries['kwok']}: remove that folder and run `make tools`")
         return [
-            f"--kubeconfig={self.kubeconfig}", "--manage-all-nodes=true", f"--cidr={POD_CIDR}", "--node-ip=127.0.0.1",
-            *(f"--config={stage}" for stage in stages),
+            f"--kubeconfig={self._parts_kubeconfig}", "--manage-all-nodes=true", f"--cidr={POD_CIDR}",
+            "--node-ip=127.0.0.1", *(f"--config={stage}" for stage in stages),
         ]  # fmt: skip
 
     def _etcd_ready(self) -> bool:
@@ -561,27 +573,45 @@ class Plane:
             node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}
             self.api("POST", "/api/v1/nodes", node)
 
-    def _authority(self) -> Path:
-        """The certificate that the API server signed for itself, with its CA behind it."""
-        return self.folder / "certificates" / "apiserver.crt"
+    def _serving_arguments(self) -> list[str]:
+        if self._serving is None:
+            return []
+        certificate, key, _ = self._serving
+        return [f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}"]
+
+    def authority(self) -> bytes:
+        """In PEM: the CA of the API server's certificate. At first it is one that the server signed for itself."""
+        if self._serving is not None:
+            return self._serving[2]
+        return (self.folder / "certificates" / "apiserver.crt").read_bytes()
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
-            self._tls = ssl.create_default_context(cafile=str(self._authority()))
+            self._tls = ssl.create_default_context(cadata=self.authority().decode())
         return self._tls
 
-    def _write_kubeconfig(self) -> None:
-        authority = base64.b64encode(self._authority().read_bytes()).decode()
-        self.kubeconfig.touch(mode=0o600)
-        self.kubeconfig.write_text(
-            f"""\
+    def _write_kubeconfigs(self) -> None:
+        for file, text in (
+            (self.kubeconfig, self.kubeconfig_text(self.authority())),
+            (self._parts_kubeconfig, self.kubeconfig_text(None)),
+        ):
+            file.touch(mode=0o600)
+            file.write_text(text)
+
+    def kubeconfig_text(self, authority: bytes | None) -> str:
+        """The administrator's kubeconfig with that CA; None: whatever certificate the server shows."""
+        if authority is None:
+            trust = "insecure-skip-tls-verify: true"
+        else:
+            trust = f"certificate-authority-data: {base64.b64encode(authority).decode()}"
+        return f"""\
 apiVersion: v1
 kind: Config
 clusters:
 - name: plane
   cluster:
     server: {self.server}
-    certificate-authority-data: {authority}
+    {trust}
 users:
 - name: admin
   user:
@@ -594,7 +624,6 @@ contexts:
     namespace: default
 current-context: plane
 """
-        )
 
 
 def _exchange(

@@ -579,6 +579,8 @@ class Verdict:
     lost: int = 0
     refused: list[str] = field(default_factory=list)
     """SERVFAIL, or another rcode that no name of a cluster has."""
+    unanswered: list[Query] = field(default_factory=list)
+    """Those that were lost or refused."""
     wrong_nxdomain: list[str] = field(default_factory=list)
     never_true: list[str] = field(default_factory=list)
     too_old: list[str] = field(default_factory=list)
@@ -601,8 +603,11 @@ def judge(
     asked: Iterable[Query],
     history: Callable[[str], list[tuple[float, Value]]],
     fault: tuple[float, float] = (0.0, 0.0),
+    *,
+    holds: bool = True,
 ) -> Verdict:
-    """Compare replies with what was true. `fault`: from when to when something was broken.
+    """Compare replies with what was true. `fault`: from when to when something was broken; unless it `holds` changes
+    back, answers may be no older than ever.
 
     A reply was never true when its set is none that the name had by AHEAD after the reply. It is too old when its set
     had ceased to be true more than PROMISED before the question; from the fault's beginning until PROMISED after its
@@ -616,6 +621,7 @@ def judge(
         verdict.asked += 1
         if not query.reply:
             verdict.lost += 1
+            verdict.unanswered.append(query)
             verdict.answered_again = max(verdict.answered_again, query.sent - ended)
             continue
         verdict.slowest = max(verdict.slowest, query.received - query.sent)
@@ -625,6 +631,7 @@ def judge(
         what = f"{query.name} {show(seen.value)}, {query.sent - began:.2f} s after the fault began"
         if seen.rcode not in ("NOERROR", "NXDOMAIN", "BROKEN"):
             verdict.refused.append(f"{what}: {seen.rcode}")
+            verdict.unanswered.append(query)
             verdict.answered_again = max(verdict.answered_again, query.sent - ended)
             continue
         if seen.problem:
@@ -639,7 +646,7 @@ def judge(
         verdict.oldest = max(verdict.oldest, age)
         if age > _NOTICEABLE:
             verdict.right_again = max(verdict.right_again, query.sent - ended)
-        allowed = PROMISED + (query.sent - began if began <= query.sent <= ended + PROMISED else 0.0)
+        allowed = PROMISED + (query.sent - began if holds and began <= query.sent <= ended + PROMISED else 0.0)
         if age > allowed:
             verdict.too_old.append(f"{what}: not true for {age:.2f} s")
     return verdict
