@@ -22,7 +22,7 @@ START ?= 0
 LIMIT ?= 420
 QUICK := not cluster and not coredns and not slow
 
-.PHONY: help run test test-fast test-pythons coverage lint format bench chaos simulate simulate-mutants fuzz fuzz-answers scale-answers tools \
+.PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege simulate simulate-mutants fuzz fuzz-answers scale-answers tools \
 	cluster proto requirements dist clean
 
 help: ## Show this list
@@ -83,6 +83,10 @@ simulate: $(READY) ## SEEDS=200 histories of one instance and all that can go wr
 
 simulate-mutants: $(READY) ## Put mistakes back into the code: the simulation has to find each (10 minutes)
 	@$(BIN)/python -m tests.simulation --mutants
+
+siege: $(READY) ## Break things two at a time, with hung processes and attackers; the same page gets the table (25 minutes)
+	@$(PYTHON) tools/build.py
+	@HEADWATER_SIEGE=long $(BIN)/python -m pytest tests/cluster/test_siege.py
 
 fuzz: $(READY) ## Each target under atheris for FUZZ=120 seconds; what it finds goes into the corpus
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'

@@ -1,0 +1,1 @@
+"""What `make siege` breaks: each fault, alone and in company."""

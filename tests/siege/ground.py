@@ -1,0 +1,295 @@
+"""The instance that is besieged, and what has to hold of it after each fault: more than that its answers are true."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final, Self
+
+import psutil
+from headwater.cluster.objects import Resource
+from headwater.writer import host
+
+from tests.fakeapi.reader import contents, differences, fresh, identity_of
+from tests.fakeapi.truth import Snapshot, Stored, Truth, stored
+from tests.harness.arena import SETTLE, Arena, pause
+from tests.harness.instance import Headwater
+from tests.harness.pki import Pki
+from tests.harness.plane import Plane, PlaneError
+from tests.harness.processes import wait_until
+
+#: Of each process of the instance, and of the instance's log for each fault.
+MEMORY: Final = 192 << 20
+LOG: Final = 64 << 10
+DESCRIPTORS: Final = 256
+#: More descriptors than before, in all processes together, when everything is over.
+LEFT_OPEN: Final = 24
+NEEDED: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices")
+CANARY: Final = "canary"
+MERGE: Final = "application/merge-patch+json"
+
+
+class Kubeconfig:
+    """The file that the instance has its credentials from: with the CA that it should have, or spoilt."""
+
+    def __init__(self, plane: Plane, file: Path) -> None:
+        self.file = file
+        self._plane = plane
+        self._authority = plane.authority()
+        self._spoilt: dict[str, str] = {}
+        self._write()
+
+    def trust(self, authority: bytes) -> None:
+        self._authority = authority
+        self._write()
+
+    def spoil(self, who: str, how: str) -> None:
+        """`how`: empty, half, a folder. `who` has done it has to mend it, before it is good again."""
+        self._spoilt[who] = how
+        self._write()
+
+    def mend(self, who: str) -> None:
+        del self._spoilt[who]
+        self._write()
+
+    def _write(self) -> None:
+        text = self._plane.kubeconfig_text(self._authority)
+        if self.file.is_dir():
+            self.file.rmdir()
+        spoilt = next(iter(self._spoilt.values()), "")
+        if spoilt == "a folder":  # permissions would not keep root from reading
+            self.file.unlink(missing_ok=True)
+            self.file.mkdir()
+        else:  # in place, as `cp` does, not by a rename
+            self.file.write_text({"": text, "empty": "", "half": text[: len(text) // 2]}[spoilt])
+
+
+class Gauge:
+    """The most memory and descriptors that any process of the instance has had."""
+
+    def __init__(self, headwater: Headwater) -> None:
+        self._headwater = headwater
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="gauge", daemon=True)
+        self.memory = 0
+        self.descriptors = 0
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def reset(self) -> None:
+        self.memory = self.descriptors = 0
+
+    def _run(self) -> None:
+        while not self._stop.wait(0.5):
+            with contextlib.suppress(psutil.Error, PlaneError):
+                for process in self._headwater.family():
+                    with contextlib.suppress(psutil.Error):
+                        self.memory = max(self.memory, process.memory_info().rss)
+                        self.descriptors = max(self.descriptors, process.num_fds())
+
+
+@dataclass
+class Note:
+    """What a fault wants to be remembered for the judgement."""
+
+    remarks: list[str] = field(default_factory=list)
+    hung: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when questions may remain without an answer: not both answer processes live. Monotonic."""
+    damaged: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when names may be SERVFAIL, for their page of the store is gone."""
+    proofs: list[Proof] = field(default_factory=list)
+    """What must have happened by the end, or the fault was none."""
+
+
+@dataclass
+class Proof:
+    """A metric that has to rise."""
+
+    pattern: str
+    before: float
+    least: float = 1.0
+
+
+@dataclass
+class Ground:
+    """The arena, and what besiegers need to know of it."""
+
+    arena: Arena
+    kubeconfig: Kubeconfig
+    pki: Pki
+    gauge: Gauge
+    folder: Path
+    supervisor: int = 0
+    descriptors: int = 0
+    log_size: int = 0
+    turns: int = 0
+    """How often something was done that has to be new each time."""
+
+    @property
+    def headwater(self) -> Headwater:
+        return self.arena.headwater
+
+    @property
+    def plane(self) -> Plane:
+        return self.arena.plane
+
+    def turn(self) -> int:
+        self.turns += 1
+        return self.turns
+
+    def complete_pids(self) -> dict[str, int]:
+        """Of the roles, when every one is up."""
+        wait_until(self.headwater.is_complete, SETTLE, "every process is up", ignoring=(OSError,))
+        return self.headwater.pids()
+
+    def rises(self, pattern: str, least: float = 1.0) -> Proof:
+        return Proof(pattern, self.arena.metric(pattern), least)
+
+    def risen(self, proof: Proof) -> float:
+        return self.arena.metric(proof.pattern) - proof.before
+
+    def begin(self) -> None:
+        """Remember how things are before a fault."""
+        pids = self.complete_pids()
+        if not self.supervisor:
+            self.supervisor = pids["supervisor"]
+            self.descriptors = self._open_descriptors()
+        self.gauge.reset()
+        self.log_size = self.headwater.log.stat().st_size
+
+    def _open_descriptors(self) -> int:
+        total = 0
+        for process in self.headwater.family():
+            with contextlib.suppress(psutil.Error):
+                total += process.num_fds()
+        return total
+
+    def recovered(self) -> bool:
+        """Whether all is as before: every process up, every watch open, and a change is served."""
+        assert self.headwater.admin("/healthz") == (200, "ok\n")
+        assert self.headwater.is_complete()
+        assert self.headwater.admin("/readyz")[0] == 200
+        assert self.arena.metric("headwater_watch_connected") == len(NEEDED)
+        return self._change_is_served()
+
+    def _change_is_served(self) -> bool:
+        stage, number = self.arena.stage, self.turn()
+        address = f"11.9.{number >> 8 & 255}.{number & 255}"
+        endpoints = {"endpoints": [{"addresses": [address], "hostname": "only", "conditions": {"ready": True}}]}
+        self.plane.api("PATCH", f"{stage.slices}/{CANARY}", endpoints, content_type=MERGE, timeout=2.0)
+        try:
+            wait_until(
+                lambda: self.arena.coredns.records(stage.qname(CANARY)) == [address],
+                1.0, "a change is served", interval=0.02,
+            )  # fmt: skip
+        except TimeoutError:
+            return False
+        return True
+
+    def check(self) -> list[str]:
+        """What is not as it should be, once everything is over."""
+        wrong = []
+        if not self.headwater.process.running or self.headwater.process.pid != self.supervisor:
+            wrong.append("the supervisor is another one")
+        if self.headwater.admin("/readyz")[0] != 200:
+            wrong.append(f"/readyz: {self.headwater.admin('/readyz')}")
+        for what, problem in (
+            ("the store is what the API server has", self._store_differs),
+            ("no zombie is left", self._zombies),
+            ("descriptors are closed", self._left_open),
+        ):
+            found = _until_nothing(problem)
+            if found:
+                wrong.append(f"{what}: NOT SO: {found[:5]}")
+        if self.gauge.memory > MEMORY:
+            wrong.append(f"a process took {self.gauge.memory >> 20} MiB")
+        if self.gauge.descriptors > DESCRIPTORS:
+            wrong.append(f"a process had {self.gauge.descriptors} descriptors")
+        if self.logged() > LOG:
+            wrong.append(f"{self.logged():,} bytes of log")
+        if "Traceback" in self.said():
+            wrong.append("a traceback in the log")
+        return wrong
+
+    def logged(self) -> int:
+        """Bytes of log since `begin`."""
+        return self.headwater.log.stat().st_size - self.log_size
+
+    def said(self) -> str:
+        """The log since `begin`."""
+        with self.headwater.log.open("rb") as file:
+            file.seek(self.log_size)
+            return file.read().decode(errors="replace")
+
+    def _zombies(self) -> list[str]:
+        found = []
+        for process in self.headwater.family():
+            with contextlib.suppress(psutil.Error):
+                if process.status() == psutil.STATUS_ZOMBIE:
+                    found.append(f"{process.pid} {process.name()}")
+        return found
+
+    def _left_open(self) -> list[str]:
+        more = self._open_descriptors() - self.descriptors
+        return [f"{more} more than at the beginning"] if more > LEFT_OPEN else []
+
+    def _store_differs(self) -> list[str]:
+        """How the store and one that a fresh list of the API server fills are not the same, byte by byte."""
+        settings = self.headwater.settings
+        identity = identity_of(settings)
+        with self.arena.churn.resting(), TemporaryDirectory(dir=self.folder) as name:
+            copy = Path(name) / "state"
+            truth = Listed(self.plane)
+            shutil.copytree(settings.state_dir, copy, symlinks=True, ignore=shutil.ignore_patterns("*.sock", "ballast"))
+            expected = fresh(settings, identity, truth, host.of_this_host())
+            return differences(contents(copy, identity), expected)
+
+
+def _until_nothing(problem: Callable[[], list[str]], seconds: float = 15.0) -> list[str]:
+    """What a problem still is after so long; a copy that is torn, a server that says no, count as one."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            found: list[str] = problem()
+        except (AssertionError, OSError, PlaneError, shutil.Error) as error:
+            found = [f"{type(error).__name__}: {error}"]
+        if not found or time.monotonic() > deadline:
+            return found
+        pause(0.3)
+
+
+class Listed(Truth):
+    """The API server's objects as they are now."""
+
+    _PATHS: Final = {
+        "namespaces": "/api/v1/namespaces",
+        "services": "/api/v1/services",
+        "endpointslices": "/apis/discovery.k8s.io/v1/endpointslices",
+    }
+
+    def __init__(self, plane: Plane) -> None:
+        super().__init__()
+        self._lists: dict[str, Snapshot] = {}
+        for resource, path in self._PATHS.items():
+            found = plane.api("GET", path)
+            items = [_as_stored(item) for item in found["items"]]
+            self._lists[resource] = Snapshot(int(found["metadata"]["resourceVersion"]), items)
+
+    def snapshot(self, resource: Resource) -> Snapshot:
+        return self._lists[resource]
+
+
+def _as_stored(item: dict[str, Any]) -> Stored:
+    return stored(item, int(item["metadata"]["resourceVersion"]))
