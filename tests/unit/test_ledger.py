@@ -25,6 +25,7 @@ from headwater.cluster.objects import (
 )
 from headwater.store.environment import SERIAL, StoreFull, Transaction
 from headwater.store.node import Kind
+from headwater.wire import names
 from headwater.writer.ledger import Ledger
 from headwater.writer.lists import version_key
 from hypothesis import HealthCheck, given
@@ -438,3 +439,20 @@ def test_disk_that_is_full_during_a_first_list_costs_no_name(tmp_path: Path) -> 
     assert count > 15
     for refused in range(count):
         assert records(refused)[0] == whole, f"write {refused} was refused"
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["in one slice", "in two slices"])
+def test_an_endpoint_that_was_there_twice_and_is_there_once_is_written_again(tmp_path: Path, apart: bool) -> None:
+    """A pod that moves from slice to slice is in both for a while: SRV weights count it twice then."""
+    twice, other = at("10.0.0.1", hostname="x"), at("10.0.0.2", hostname="y")
+    service = headless("db")
+    if apart:
+        before = [slice_of("db", twice, name="a"), slice_of("db", twice, other, name="b")]
+        after = [slice_of("db", twice, other, name="a"), slice_of("db", name="b")]
+    else:
+        before, after = [slice_of("db", twice, twice, name="a")], [slice_of("db", twice, name="a")]
+    small = Small(tmp_path / "incremental").fill(service, *before)
+    small.commit(*map(upsert, after))
+    anew = Small(tmp_path / "anew").fill(service, *after)
+    name = names.name("x.db.default.svc.cluster.local")
+    assert small.records()[name] == anew.records()[name]

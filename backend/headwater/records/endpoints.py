@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -146,12 +147,17 @@ def differing_labels(before: Sequence[EndpointSlice], after: Sequence[EndpointSl
     # Hashed once per slice, not once per endpoint.
     known: dict[tuple[Port, ...], int] = {}
 
-    def placed(slices: Iterable[EndpointSlice]) -> set[tuple[int, Endpoint]]:
-        found: set[tuple[int, Endpoint]] = set()
+    def placed(slices: Iterable[EndpointSlice]) -> list[tuple[int, Endpoint]]:
+        found: list[tuple[int, Endpoint]] = []
         for piece in slices:
             index = known.setdefault(piece.ports, len(known))
-            found.update((index, item) for item in piece.endpoints)
+            found.extend((index, item) for item in piece.endpoints)
         return found
 
-    differing = placed(before) ^ placed(after)
+    old, new = placed(before), placed(after)
+    old_ones, new_ones = set(old), set(new)
+    differing = old_ones ^ new_ones
+    if len(old_ones) < len(old) or len(new_ones) < len(new):
+        # Of one that was there twice, once may be left: SRV weights count it.
+        differing |= {key for key, _ in Counter(old).items() ^ Counter(new).items()}
     return set(labels([EndpointSlice("", "", "", (), tuple(item for _, item in differing))], pod_names, aliases=True))
