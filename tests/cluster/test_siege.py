@@ -28,7 +28,7 @@ from tests.harness.pki import Pki
 from tests.harness.plane import PlaneError
 from tests.harness.prober import LOST
 from tests.harness.processes import CoreDNS, free_port, wait_until
-from tests.siege.faults import FAULTS, SLACK, Fault, external_names, silent_upstream
+from tests.siege.faults import ANSWERED, FAULTS, SLACK, Fault, external_names, silent_upstream
 from tests.siege.ground import CANARY, DESCRIPTORS, Gauge, Ground, Kubeconfig, Note
 
 LONG: Final = os.environ.get("HEADWATER_SIEGE") == "long"
@@ -149,6 +149,7 @@ def test_answers_stay_true_and_the_instance_lives(ground: Ground, faults: tuple[
     assert mended < max(fault.mended for fault in faults) + SLACK, log
     assert seen.verdict.asked > 0.2 * RATE * (seen.ended + AFTER - seen.began)
     if len(faults) == 1:  # together, one may keep another from being felt
+        assert max(note.waited for note in notes) < ANSWERED
         for proof in (proof for note in notes for proof in note.proofs):
             assert ground.risen(proof) >= proof.least, f"{proof.pattern} has not risen: the fault was none"
         refused = {query.name for query in seen.verdict.unanswered if query.reply}

@@ -109,6 +109,8 @@ class Note:
     """From when to when questions may remain without an answer: not both answer processes live. Monotonic."""
     damaged: list[tuple[float, float]] = field(default_factory=list)
     """From when to when names may be SERVFAIL, for their page of the store is gone."""
+    waited: float = 0.0
+    """How long somebody waited who may not be kept out, in seconds."""
     proofs: list[Proof] = field(default_factory=list)
     """What must have happened by the end, or the fault was none."""
 
@@ -212,7 +214,7 @@ class Ground:
         ):
             found = _until_nothing(problem)
             if found:
-                wrong.append(f"{what}: NOT SO: {found[:5]}")
+                wrong.append(f"{what}: NOT SO: {len(found)}, such as {found[0][:200]}")
         if self.gauge.memory > MEMORY:
             wrong.append(f"a process took {self.gauge.memory >> 20} MiB")
         if self.gauge.descriptors > DESCRIPTORS:
