@@ -179,7 +179,7 @@ class ApiServer:
         return b"".join(pieces)
 
     def read(self, path: str) -> bytes | None:
-        """The JSON of any object or list, None when there is no such object. Raises RequestFailed."""
+        """The JSON of any object or list; None without one. Raises RequestFailed."""
         response = self._send(path, (self._timing.connect, _READ_TIMEOUT))
         if response.status == 200:
             return self._body(response, f"get {path}")

@@ -491,7 +491,7 @@ _LABELS: Final = msgspec.msgpack.Decoder(SliceLabels)
 
 
 def unpack_labels(data: bytes) -> SliceLabels:
-    """Whose a packed slice is; its endpoints are passed over. Raises msgspec.MsgspecError on other bytes."""
+    """The owner of a packed slice, without its endpoints. Raises msgspec.MsgspecError."""
     return _LABELS.decode(memoryview(data)[_VERSION_SIZE:])
 
 

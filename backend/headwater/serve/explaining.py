@@ -1,4 +1,4 @@
-"""Explanations beside the queries: one at a time, in a thread of its own, with a bound on those that wait.
+"""Explanations beside the queries: one at a time, in a thread, with a bound on those that wait.
 
 What explains knows Kubernetes's objects, and this room does not: it is handed in.
 """

@@ -46,8 +46,8 @@ _READ_SIZE: Final = 64 * 1024
 _WRITE_LIMIT: Final = 64 * 1024
 #: Connections that the kernel keeps until `accept`: more than a flood can bring between two turns.
 _BACKLOG: Final = 1024
-#: asyncio makes a cycle of objects with 0.3 MiB in it for a handshake. The collector would come after
-#: some 800 of them: as much memory as a container may have.
+#: asyncio makes a cycle of objects with 0.3 MiB in it for a handshake. The collector would come
+#: after some 800 of them: as much memory as a container may have.
 _COLLECTED_AFTER: Final = 64
 #: Connections to accept, and handshakes to begin, before others have their turn.
 _ACCEPTED_AT_ONCE: Final = 32

@@ -111,7 +111,7 @@ class Snapshot:
         return None if value is None else bytes(value)
 
     def scan(self, db: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) of every key of a sub-database with that prefix, in order. Not for the hot path."""
+        """(key, value) of every key with that prefix, in order. Not for the hot path."""
         with self._txn.cursor(self._dbs[db]) as cursor:
             if cursor.set_range(prefix):
                 for key, value in cursor:
@@ -492,7 +492,7 @@ class Store:
 
 
 def stored_identity(state_dir: Path) -> Identity:
-    """Whose the published store is, by its own account: to look at one without knowing what it was made for.
+    """The identity of the published store, by its own account.
 
     Raises OSError, with words for a person, when there is no store that this version can read.
     """

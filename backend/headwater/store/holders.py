@@ -1,7 +1,7 @@
 """The index of addresses: the holders of each, and the names in the answer to a PTR query for it.
 
     key    u8 family (4 or 6), address (4 or 16 bytes), u8 holder, namespace / name
-    value  target names one after the other, wire format, without the zone: each ends with a zero byte
+    value  target names in a row, wire format, without the zone: each ends with a zero byte
 
 Keys begin with the address, most significant byte first, and reverse names end with it. So the
 names below a part of a reverse name are one range of keys.

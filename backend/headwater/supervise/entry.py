@@ -34,7 +34,7 @@ def answer(assignment: Assignment, end: socket.socket) -> None:
 
 
 def _explain(asked: control.Explain, reader: Reader, resolver: Resolver, settings: Settings) -> bytes:
-    """`serve` may not know it, and an answer process that nobody asks for explanations need not have it."""
+    """`serve` may not import it, and an answer process without explanations does not need it."""
     import msgspec
 
     from headwater.explain.explain import explained_from

@@ -39,7 +39,7 @@ _GONE: Final = 0.5
 #: Seconds that a first start waits for answer processes that could go on without a watch process.
 _FIRST: Final = 5.0
 
-#: How long an answer process may take to explain a name, in seconds: two of them within the admin port's patience.
+#: Seconds for an answer process to explain a name: two tries fit into the admin port's patience.
 _EXPLAIN: Final = 2.0
 
 
