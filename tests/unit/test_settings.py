@@ -221,6 +221,7 @@ def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path
         "tls_client_ca": config,
         "state_dir": str(tmp_path),
         "admin": None,
+        "admin_details": "all",
         "dns": Address(host="127.0.0.1", port=53),
         "ttl": 6,
         "negative_ttl": 6,

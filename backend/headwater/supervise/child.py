@@ -150,7 +150,7 @@ class Child:
             self.restarts += 1
 
     def _turn_away_soon(self) -> None:
-        """It does not serve any more: until it has started again, let nobody wait for it for long."""
+        """It does not serve: until it runs again, new connections must not wait for long."""
         self._away.close()
         if not self._stopping:
             self._away.enter_context(self._turning_away(_TOO_LONG))
