@@ -1050,7 +1050,7 @@ def test_limits_are_what_the_documentation_says() -> None:
         f"| {arrivals.MAX_SILENT}, in places of their own |",
         f"| {arrivals.MAX_BEGINNING}, {arrivals.MAX_TLS_BEGINNING} over TLS; each keeps its place for",
         f"its place for {arrivals.TENURE} s |",
-        f"| {arrivals.PATIENCE} s, however it dawdles |",
+        f"| {arrivals.PATIENCE} s, however slowly it sends |",
     ):
         assert row in text
     assert MAX_UNFINISHED == 2 * MAX_BODY
