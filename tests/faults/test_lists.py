@@ -51,9 +51,6 @@ def test_first_list_then_changes_of_every_kind(mode: str, tmp_path: Path) -> Non
         assert lists == {"pages": 2 + 3 + 3 + 2 + 1, "stream": 5}[mode]
 
 
-@pytest.mark.xfail(
-    reason="since namespaces take turns, an object deleted in a streamed list stays until the audit", strict=False
-)
 @pytest.mark.parametrize("flushed", [False, True], ids=["in one page", "in pages that are gone"])
 def test_changes_in_the_midst_of_a_streamed_list_count(flushed: bool, tmp_path: Path) -> None:
     """A deleted object is none, a deleted and created one is one, and of two versions the later counts."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +29,7 @@ from headwater.store.node import Kind
 from headwater.wire import names
 from headwater.writer.ledger import Ledger
 from headwater.writer.lists import version_key
+from headwater.writer.outcome import Outcome
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -164,6 +166,33 @@ def test_events_while_a_list_is_under_way_are_not_lost(tmp_path: Path) -> None:
         ListComplete("services", "5"),
     )
     assert world.answers(WEB) == {"10.0.0.2"}
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["a first list", "a later list"])
+@pytest.mark.parametrize("resource", ["services", "endpointslices"])
+def test_what_was_deleted_while_a_list_came_is_never_served(resource: Resource, first: bool, tmp_path: Path) -> None:
+    """A page has it, and the list's end says that it is gone: both count in the same step."""
+    old = slice_of("old", at("10.0.0.9"))
+    stays: list[Object] = [Namespace("default"), headless("web"), slice_of("web", at("10.0.0.1"))]
+    listings = [*stays, headless("old"), old]
+    gone = {"services": ("default", "old"), "endpointslices": old.key}[resource]
+    unstorable = ("default", "x" * 600)
+    world = Small(tmp_path)
+    if not first:
+        world.fill(*stays)
+    changes = listed(world.resources, listings)
+    at_end = changes.index(ListComplete(resource, "1"))
+    changes[at_end] = ListComplete(resource, "1", gone=(gone, unstorable))
+    store, ledger = world.open()
+    waiting = deque(changes)
+    while waiting:
+        ledger.settle(waiting, Outcome(), piecewise=True)
+        served = store.read(lambda txn: [key for key, _ in txn.scan("records")])
+        assert not [key for key in served if b"old" in key] or resource == "endpointslices"
+    store.close()
+    world.commit()
+    assert world.status("old.default.svc.cluster.local") == ("NXDOMAIN")
+    assert world.answers(WEB) == {"10.0.0.1"}
 
 
 def test_a_slice_that_moves_to_another_service_takes_its_endpoints_along(tmp_path: Path) -> None:

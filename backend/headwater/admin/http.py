@@ -147,7 +147,8 @@ class Server:
                 self._loop.remove_reader(self._bound)
                 self._loop.call_later(_ACCEPT_PAUSE, self._accept_again)
                 return
-            if len(self._places) + len(self._opening) >= self._limit and self._places:
+            full = len(self._places) + len(self._opening) >= self._limit
+            if full and self._places:
                 # A probe's reply is under way for milliseconds; a connection that only holds a
                 # place goes first.
                 idle = (place for place in self._places if not place.busy)
@@ -155,6 +156,8 @@ class Server:
             task = self._loop.create_task(self._open(connection))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
+            if full:
+                return  # the descriptor of the one that goes is free in the loop's next turn
 
     def _accept_again(self) -> None:
         if self._bound.fileno() >= 0:

@@ -52,6 +52,8 @@ class ListComplete:
     resource_version: str
     confirms: bool = False
     """It is a second list, asked for and begun since, in pages that come from no cache."""
+    gone: Sequence[tuple[str, str]] = ()
+    """Keys of objects that its pages may have, and that were deleted while it came."""
 
 
 Change = Upsert | Remove | Progress | ListPageArrived | ListComplete

@@ -200,9 +200,8 @@ class Follower:
                 initial = False
                 stream.finish()
                 if self.reflector.initial_end(meta.resourceVersion):
-                    self._inbox.changes.put(ListComplete(self.resource, meta.resourceVersion))
-                    for key in stream.deleted:
-                        self._inbox.changes.put(Remove(self.resource, key))
+                    gone = tuple(stream.deleted)
+                    self._inbox.changes.put(ListComplete(self.resource, meta.resourceVersion, gone=gone))
             else:  # a server that streams lists sends none before that one
                 text = f"watch {self.resource}: the server does not stream lists (listing in pages)"
                 raise RequestFailed(Trouble.REFUSED, text)
@@ -241,7 +240,7 @@ class _Initial:
         self._waiting: list[msgspec.Raw] = []
         self._first = True
         self.deleted: dict[tuple[str, str], None] = {}
-        """Deleted objects. Earlier pages may have them, so they are removed after the last page."""
+        """Deleted objects. Earlier pages may have them; the list's end says that they are gone."""
 
     def take(self, event: _Event) -> None:
         meta = _metadata(event.object)

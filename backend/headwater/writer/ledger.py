@@ -24,6 +24,7 @@ are committed without it (`isolation`, and `posting` for what only concerns reco
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import time
 from collections import deque
@@ -39,7 +40,7 @@ from headwater.store.environment import READY, SERIAL, ReadTransaction, Store, T
 from headwater.store.node import Kind
 from headwater.writer import lists, opinion
 from headwater.writer.early import Early
-from headwater.writer.isolation import in_parts, told
+from headwater.writer.isolation import Unstorable, in_parts, told
 from headwater.writer.lists import version_key
 from headwater.writer.opinion import Loss, Opinion
 from headwater.writer.outcome import Outcome
@@ -391,6 +392,17 @@ class Ledger:
             lists.stage_as_it_stands(txn, resource, key)
         return self._batch(txn, compiling=False)
 
+    def _without(self, txn: Transaction, resource: Resource, gone: Iterable[tuple[str, str]]) -> Posting:
+        """Take out of a list that is open what was deleted before its end."""
+        batch = self._batch(txn, compiling=False)
+        for key in gone:
+            with contextlib.suppress(Unstorable):  # then it was left out of its page as well
+                if self.ready:
+                    lists.unstage(txn, resource, key)
+                else:
+                    batch.remove(resource, key)
+        return batch
+
     def _goes_on(self, end: ListComplete, outcome: Outcome, *, piecewise: bool) -> bool:
         """Do what a list's end takes, or one transaction of it; False while there is more to do."""
         if self._applying is None or self._applying[0] is not end:
@@ -408,6 +420,9 @@ class Ledger:
         resource = change.resource
         if not self._store.read(lambda txn: lists.is_open(txn, resource)):
             return
+        if change.gone:
+            self._early = None  # it may have compiled one of them
+            self._write(partial(self._without, resource=resource, gone=change.gone))
         loss = None
         if self.ready and self._second_opinion:
             loss = self._store.read(lambda txn: opinion.doubtful_loss(txn, resource))

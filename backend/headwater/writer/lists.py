@@ -104,6 +104,11 @@ def stage_as_it_stands(txn: Transaction, resource: Resource, key: tuple[str, str
         txn.index("staging", place, data)
 
 
+def unstage(txn: Transaction, resource: Resource, key: tuple[str, str]) -> None:
+    """Forget an object of a page that was deleted before the list's end."""
+    txn.unindex("staging", storable_key(resource, key))
+
+
 def differences(txn: ReadTransaction, resource: Resource) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
     """(key, the list's value, the store's value) where these are not the same; None where one has none."""
     prefix = resource.encode() + _SEPARATOR

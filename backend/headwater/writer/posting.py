@@ -147,7 +147,8 @@ class Posting:
             self._changed(resource, item.key, before, item)
 
     def remove(self, resource: Resource, key: tuple[str, str]) -> None:
-        before = self._txn.delete("objects", object_key(resource, key))
+        """Raises Unstorable."""
+        before = self._txn.delete("objects", storable_key(resource, key))
         if before is not None:
             self.objects[resource] -= 1
             self._changed(resource, key, before, None)
