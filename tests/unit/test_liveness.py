@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import queue
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from headwater.cluster.objects import Namespace
 from headwater.process.progress import Mark, Progress
+from headwater.settings.settings import Settings
+from headwater.store.environment import Store
 from headwater.supervise.liveness import ANSWER, LATE, ROUND, WATCH, Limits, Liveness, Verdict
+from headwater.writer.process import Watcher
+
+from tests.harness.small import Small, headless, listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from headwater.cluster.changes import Change
+    from headwater.cluster.follower import RawPage
 
 #: A round's news: how many steps, None when nothing was heard, "c" when the steps were made in a commit.
 News = int | None | tuple[int, str]
@@ -142,4 +153,22 @@ def test_progress_marks_commits_from_both_sides() -> None:
 
 
 def test_limits_are_those_of_the_documents() -> None:
-    assert (ANSWER.silent, WATCH.silent) == (3.0, 20.0)
+    assert (ANSWER.silent, WATCH.silent, WATCH.committing) == (3.0, 20.0, 60.0)
+
+
+def test_each_transaction_of_a_commit_is_a_sign_and_none_outside_one(tmp_path: Path) -> None:
+    """A first list of thousands of Services is one commit, and takes as long as it takes."""
+    store, _ = Store.open(tmp_path, Small(tmp_path).identity)
+    changes: queue.Queue[Change | RawPage] = queue.Queue()
+    watcher = Watcher(Settings(), store, changes=changes)
+    assert watcher.progress.mark() == Mark(0, committing=False), "the writes of its start are no turns"
+    services = [headless(f"s-{number}") for number in range(600)]
+    for change in listed(("namespaces", "services", "endpointslices"), [Namespace("default"), *services]):
+        changes.put(change)
+    most = 0
+    while not watcher.ledger.ready:
+        before = watcher.progress.mark().steps
+        watcher.step()
+        most = max(most, watcher.progress.mark().steps - before)
+    store.close()
+    assert most > 3 + 600 // 256, "each of the transactions in which all is compiled is a sign"

@@ -44,5 +44,10 @@ class Progress:
             self._committing = False
             self._steps += 1
 
+    def transaction(self) -> None:
+        """One of the transactions of a commit is done. Outside a commit it is no sign."""
+        if self._committing:
+            self._steps += 1
+
     def mark(self) -> Mark:
         return Mark(self._steps, self._committing)

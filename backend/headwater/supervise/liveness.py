@@ -41,14 +41,15 @@ class Limits:
     silent: float
     """Without a reply, or without a step of its main loop."""
     committing: float
-    """With replies that say that the main loop is in a commit."""
+    """With replies that say that the main loop is in a commit, and not waiting for the disk."""
 
 
 #: An answer process turns four times a second; clients wait for it.
 ANSWER: Final = Limits(starting=60.0, silent=3.0, committing=3.0)
 #: The watch process turns twice a second. At its start it verifies the store, may compile all of
-#: it, and imports large modules. One commit may compile everything, after the first list.
-WATCH: Final = Limits(starting=300.0, silent=20.0, committing=300.0)
+#: it, and imports large modules. Each transaction of a commit is a sign; one takes a quarter of a
+#: second at most where the processor is free.
+WATCH: Final = Limits(starting=300.0, silent=20.0, committing=60.0)
 
 
 class Liveness:

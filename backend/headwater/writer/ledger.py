@@ -75,10 +75,12 @@ class Ledger:
         *,
         second_opinion: bool = False,
         meter: Callable[[], float] = time.thread_time,
+        on_write: Callable[[], None] = lambda: None,
     ) -> None:
         """`resources`: those that answers depend on. `second_opinion`: see `opinion`; whoever calls asks for it.
 
-        `meter` counts the seconds that this thread works.
+        `meter` counts the seconds that this thread works. `on_write` is called after each
+        transaction: a list or a compile takes many.
         """
         self._store = store
         self._compiler = compiler
@@ -86,6 +88,7 @@ class Ledger:
         self._clock = clock
         self._second_opinion = second_opinion
         self._meter = meter
+        self._on_write = on_write
         self.scales = StoreScales(store)
         self._some_gone: set[Resource] = set(_ALL)
         """Resources of which objects may be noted as gone (`_GONE`)."""
@@ -93,9 +96,12 @@ class Ledger:
         """The end of a list that is being applied."""
         self.ready = False
         self.doubts: dict[Resource, Loss] = {}
+        """Lists that wait for a second one.
+
+        Until then the events of the resource count, and its version stays.
+        """
         self._contested: frozenset[Owner] = frozenset()
-        """Whose slices a list in doubt and the store see differently."""
-        """Lists that wait for a second one. Until then the events of the resource count, and its version stays."""
+        """Owners whose slices a list in doubt and the store see differently."""
         self._second: dict[Resource, tuple[Opinion, Loss]] = {}
         """What the list says of a doubt that is being applied."""
         self._early: Early | None = None
@@ -329,6 +335,7 @@ class Ledger:
             return work(txn), txn.changed
 
         batch, changed = self._store.write(run)
+        self._on_write()
         if costs is not None:
             costs.update(batch.costs)
         self.counts, self.objects = batch.counts, batch.objects

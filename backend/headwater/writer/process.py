@@ -120,7 +120,10 @@ class Watcher:
         asks = settings.second_opinion == "on" and not settings.manifests
         # A clock that is no clock measures nothing: then no turn depends on how fast the machine is.
         meter = time.thread_time if clock is time.monotonic else clock
-        self.ledger = Ledger(store, compiler, self._resources, wall, second_opinion=asks, meter=meter)
+        on_write = self.progress.transaction
+        self.ledger = Ledger(
+            store, compiler, self._resources, wall, second_opinion=asks, meter=meter, on_write=on_write
+        )
         self.auditor: Auditor | None = None
         self._followers: dict[Resource, Follower] = {}
         self._recognition = Recognition(store.folder, clock)
