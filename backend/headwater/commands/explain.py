@@ -1,6 +1,4 @@
-"""`headwater explain`: why a name has its answer, from an instance, a
-state directory or manifests.
-"""
+"""`headwater explain`: why a name has its answer; asks an instance, a store or manifests."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""`headwater names`: the names that manifests would have, and those
-that a change adds or removes.
-"""
+"""`headwater names`: the names that manifests would have, and those that a change adds or drops."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Propose existing names for one without an answer: typing errors,
-other namespaces, missing labels.
-"""
+"""Propose existing names for one without an answer: similar ones, and other namespaces'."""
 
 from __future__ import annotations
 
