@@ -1,4 +1,4 @@
-"""A small cluster for tests: names that never change, and a Service that does."""
+"""A small cluster for tests: names that do not change, and one Service that does."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from tests.fakeapi.truth import Truth
 from tests.fakeapi.watching import Watching
 
 APP: Final = "app.default.svc.cluster.local"
-"""The one that changes: its only endpoint is app-0, at 10.44.9.x."""
+"""The Service that changes: its only endpoint is app-0, at 10.44.9.x."""
 NEVER: Final = "never.default.svc.cluster.local"
-"""A name that is not there."""
+"""A name that does not exist."""
 STABLE: Final = {
     "web.default.svc.cluster.local": frozenset({"10.44.0.1", "10.44.0.2", "10.44.0.3"}),
     "web-1.web.default.svc.cluster.local": frozenset({"10.44.0.2"}),
@@ -24,12 +24,12 @@ STABLE: Final = {
     "pg-1.pg.db.svc.cluster.local": frozenset({"10.44.1.2"}),
     APP: frozenset(f"10.44.9.{number}" for number in range(1, 255)),
 }
-#: What every test runs with, so that there is something of each resource.
+#: Flags for every test, so that every resource is used.
 EVERYTHING: Final = ("--pods", "verified", "--reverse-zone", "in-addr.arpa", "--multicluster-zone", "clusterset.local")
 
 
 def objects() -> list[manifests.Manifest]:
-    """The cluster as it begins."""
+    """Return the objects of the cluster at the beginning."""
     return [
         *map(manifests.namespace, ("db", "default", "kube-system")),
         manifests.service("web"),
@@ -52,7 +52,7 @@ def objects() -> list[manifests.Manifest]:
 
 
 def app(number: int) -> manifests.Manifest:
-    """The slice of the Service that changes, as of its change of that number."""
+    """Return the slice of the Service that changes, after this number of changes."""
     return manifests.slice_of("app", {"app-0": f"10.44.9.{number}"})
 
 
@@ -60,7 +60,9 @@ def app(number: int) -> manifests.Manifest:
 def cluster(
     folder: Path, *flags: str, behaviour: Behaviour | None = None, truth: Truth | None = None, **options: Any
 ) -> Iterator[tuple[FakeApiServer, Watching]]:
-    """The fake with the cluster on it, and a watch role that is not started yet. Ends with both closed."""
+    """Yield the fake with the cluster, and a watch role that is not
+    started yet; close both at the end.
+    """
     with FakeApiServer(truth or Truth(objects()), behaviour) as api:
         watching = Watching(api, folder, *(flags or EVERYTHING), **{"stable": STABLE, **options})
         with watching.closing():

@@ -1,4 +1,4 @@
-"""What can go wrong with a request, each as a function of its exchange; `FakeApiServer.on` says when."""
+"""Faults of requests: each is a function of an exchange; `FakeApiServer.on` says when it acts."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _REASONS: Final = {
 def status(
     code: int, message: str = "injected", retry_after: float | None = None, reason: str = "", **details: Any
 ) -> Fault:
-    """Refused, with a Status."""
+    """Refuse the request with a Status."""
     headers = {} if retry_after is None else {"Retry-After": f"{retry_after:g}"}
     return lambda exchange: exchange.status(code, reason or _REASONS[code], message, headers, **details)
 
 
 def text(code: int, body: bytes, kind: str = "text/html") -> Fault:
-    """An answer that is no API server's: a proxy's error page, or its login page."""
+    """Answer as no API server does: with a proxy's error page, or its login page."""
 
     def fault(exchange: Exchange) -> None:
         exchange.head(code, {"Content-Type": kind, "Content-Length": str(len(body))})
@@ -40,7 +40,7 @@ def text(code: int, body: bytes, kind: str = "text/html") -> Fault:
 
 
 def raw(data: bytes) -> Fault:
-    """These bytes instead of an HTTP response; then the connection is closed."""
+    """Send these bytes instead of an HTTP response, and close the connection."""
 
     def fault(exchange: Exchange) -> None:
         exchange.raw(data)
@@ -50,17 +50,19 @@ def raw(data: bytes) -> Fault:
 
 
 def hang(exchange: Exchange) -> None:
-    """Taken, and never answered."""
+    """Accept the request, and never answer."""
     raise Silence
 
 
 def reset(exchange: Exchange) -> None:
-    """Taken, and reset before the head."""
+    """Accept the request, and reset the connection before the head."""
     raise Cut
 
 
 def too_large(exchange: Exchange) -> None:
-    """The version that was asked for is yet to come (NewTooLargeResourceVersionError in apiserver/pkg/storage)."""
+    """Say that the version is yet to come
+    (NewTooLargeResourceVersionError in apiserver/pkg/storage).
+    """
     causes = [{"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}]
     message = "Timeout: Too large resource version: 99999, current: 1"
     exchange.status(504, "Timeout", message, {"Retry-After": "1"}, causes=causes, retryAfterSeconds=1)
@@ -70,22 +72,22 @@ def too_large(exchange: Exchange) -> None:
 
 
 def cut(after: int) -> Fault:
-    """Reset after that many bytes of the body."""
+    """Reset the connection after this many bytes of the body."""
     return lambda exchange: exchange.serve(body=lambda pieces: _first(pieces, after, Cut))
 
 
 def silent(after: int) -> Fault:
-    """Nothing more after that many bytes of the body."""
+    """Send nothing more after this many bytes of the body."""
     return lambda exchange: exchange.serve(body=lambda pieces: _first(pieces, after, Silence))
 
 
 def short(after: int) -> Fault:
-    """A body that ends in good order after that many bytes, and is only a part."""
+    """End the body in good order after this many bytes, although it is incomplete."""
     return lambda exchange: exchange.serve(body=lambda pieces: _first(pieces, after, None))
 
 
 def closed(after: int) -> Fault:
-    """A body without a length, as long as the connection stands: it is closed after that many bytes."""
+    """Send a body without a length, and close the connection after this many bytes."""
 
     def fault(exchange: Exchange) -> None:
         exchange.serve(body=lambda pieces: _first(pieces, after, Cut), headers={"Connection": "close"})
@@ -105,7 +107,7 @@ def _first(pieces: Iterator[bytes], count: int, then: type[Exception] | None) ->
 
 
 def split(size: int) -> Fault:
-    """Every chunk of that many bytes."""
+    """Make every chunk of this many bytes."""
 
     def pieces(whole: Iterator[bytes]) -> Iterator[bytes]:
         for piece in whole:
@@ -116,7 +118,7 @@ def split(size: int) -> Fault:
 
 
 def gzipped(exchange: Exchange) -> None:
-    """Compressed, which nobody has asked for; each piece can be read when it has come."""
+    """Compress the body, unasked; each piece can be read when it has arrived."""
 
     def pieces(whole: Iterator[bytes]) -> Iterator[bytes]:
         press = zlib.compressobj(wbits=31)
@@ -128,12 +130,12 @@ def gzipped(exchange: Exchange) -> None:
 
 
 def not_gzip(exchange: Exchange) -> None:
-    """Said to be compressed, and is not."""
+    """Say that the body is compressed, although it is not."""
     exchange.serve(headers={"Content-Encoding": "gzip"})
 
 
 def gzip_cut(exchange: Exchange) -> None:
-    """Compressed as a whole, and ended in good order before its end."""
+    """Compress the body as a whole, and end it in good order before it is complete."""
 
     def pieces(whole: Iterator[bytes]) -> Iterator[bytes]:
         data = gzip.compress(b"".join(whole))
@@ -146,7 +148,7 @@ def gzip_cut(exchange: Exchange) -> None:
 
 
 def metadata(**changes: Any) -> Fault:
-    """The page's own metadata changed; None takes a field away."""
+    """Change the page's own metadata; None removes a field."""
 
     def change(given: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in {**given, **changes}.items() if value is not None}
@@ -155,12 +157,12 @@ def metadata(**changes: Any) -> Fault:
 
 
 def items(change: Callable[[Iterator[bytes]], Iterable[bytes]]) -> Fault:
-    """A page's items, each as JSON, seen through a function."""
+    """Pass a page's items, each as JSON, through a function."""
     return lambda exchange: exchange.serve(items=change)
 
 
 def more_items(*objects: bytes) -> Fault:
-    """A page with other items before its own."""
+    """Add other items before the page's own."""
     return items(lambda given: chain(objects, given))
 
 
@@ -168,17 +170,17 @@ def more_items(*objects: bytes) -> Fault:
 
 
 def events(change: Callable[[Iterator[bytes]], Iterable[bytes]]) -> Fault:
-    """A watch's lines seen through a function."""
+    """Pass a watch's lines through a function."""
     return lambda exchange: exchange.serve(events=change)
 
 
 def lines_first(*lines: bytes) -> Fault:
-    """Other lines before the watch's own."""
+    """Add other lines before the watch's own."""
     return events(lambda given: chain(lines, given))
 
 
 def lose(lost: Callable[[Mapping[str, Any]], bool]) -> Fault:
-    """Events that never arrive, as nobody's bookkeeping would show; bookmarks and the others do."""
+    """Lose events without a trace; bookmarks and other events arrive."""
 
     def change(given: Iterator[bytes]) -> Iterator[bytes]:
         for line in given:
@@ -189,11 +191,11 @@ def lose(lost: Callable[[Mapping[str, Any]], bool]) -> Fault:
 
 
 def error_event(code: int, message: str = "injected") -> bytes:
-    """A line that says that the watch has failed."""
+    """Return a line that says that the watch has failed."""
     return b'{"type":"ERROR","object":%b}\n' % status_body(code, _REASONS.get(code, "Unknown"), message)
 
 
 def line(kind: str, manifest: Mapping[str, Any], version: int) -> bytes:
-    """An event as a line."""
+    """Return an event as a line."""
     metadata = {**manifest["metadata"], "resourceVersion": str(version)}
     return msgspec.json.encode({"type": kind, "object": {**manifest, "metadata": metadata}}) + b"\n"

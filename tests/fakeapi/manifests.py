@@ -1,4 +1,4 @@
-"""Manifests as the API server has them: managedFields, annotations in every script, fields that DNS does not read."""
+"""Manifests as the API server has them, with managedFields and other fields that DNS ignores."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 Manifest = dict[str, Any]
 
-#: Two, three and four bytes a character: a chunk that ends inside of one is nothing special.
+#: Characters of two, three and four bytes, so that a chunk often ends inside one.
 NOTE: Final = "Zürich, Ω, ☃, 点, 𝄞"
 _MANAGED: Final = [
     {
@@ -31,7 +31,7 @@ def namespace(name: str) -> Manifest:
 
 
 def service(name: str, *addresses: str, namespace: str = "default", **spec: Any) -> Manifest:
-    """A Service: headless without addresses."""
+    """Return a Service; without addresses it is headless."""
     ports = [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}]
     ips = list(addresses) or ["None"]
     body = {"type": "ClusterIP", "clusterIP": ips[0], "clusterIPs": ips, "ports": ports, "selector": {"app": name}}
@@ -44,7 +44,7 @@ def external(name: str, target: str, namespace: str = "default") -> Manifest:
 
 
 def slice_of(owner: str, endpoints: Mapping[str, str], number: int = 1, namespace: str = "default") -> Manifest:
-    """A slice of a Service; `endpoints` are addresses by hostname ("" for none)."""
+    """Return a slice of a Service; `endpoints` are addresses by hostname ("" for none)."""
     return {
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",

@@ -1,4 +1,6 @@
-"""What an answer process sees of the store, a prober that asks all the time, and the whole store beside the truth."""
+"""An answer process's view of the store, a prober, and the comparison
+of the store with the truth.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,8 @@ from headwater.writer.process import required_resources
 from tests.fakeapi.truth import Truth
 from tests.harness import small
 
-#: What is compared, byte by byte; `meta` has versions and times, `staging` holds a list that never ended.
+#: The sub-databases that are compared byte by byte. `meta` has versions and times, and `staging`
+#: has lists that did not end.
 _COMPARED: Final = ("objects", "slices", "pods", "hosts", "addresses", "records")
 #: Between two rounds of the prober, in seconds.
 _ROUND: Final = 0.01
@@ -40,7 +43,10 @@ def identity_of(settings: Settings) -> Identity:
 
 
 class View:
-    """A state directory as an answer process has it. Thread-safe. Only one at a time may be open in this process."""
+    """A state directory as an answer process sees it.
+
+    Thread-safe. A process may open only one at a time.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._reader = Reader(Path(settings.state_dir), identity_of(settings))
@@ -65,7 +71,7 @@ class View:
         return small.status(message), frozenset(small.answers(message, qtype))
 
     def version(self, resource: Resource) -> str:
-        """How far the store goes, "" for nothing."""
+        """Return the version up to which the store has a resource; "" for none."""
         with self._lock:
             self._reader.follow()
             snapshot = self._reader.begin()
@@ -77,7 +83,7 @@ class View:
                 snapshot.close()
 
     def serial(self) -> int:
-        """The SOA's."""
+        """Return the serial of the SOA."""
         return int(self._message("cluster.local", "SOA").answer[0][0].serial)
 
     def close(self) -> None:
@@ -86,14 +92,18 @@ class View:
 
 
 class Prober:
-    """Asks for names all the time and keeps every answer that it should not have got.
+    """Asks for names all the time and keeps every wrong answer.
 
-    Before the first answer there is to be SERVFAIL; from then on always what a name is `allowed` to say.
+    Before the first answer SERVFAIL is right. From then on each answer must be `allowed` for its
+    name.
     """
 
     def __init__(self, view: View, allowed: Mapping[str, frozenset[str]]) -> None:
         self.allowed = dict(allowed)
-        """The data that a name's answers may have, each of it or some; at least one. May be changed meanwhile."""
+        """The rdata that a name's answers may have; an answer has at least one of them.
+
+        May be changed.
+        """
         self.wrong: list[str] = []
         self.asked = 0
         self._answered: set[str] = set()
@@ -103,7 +113,7 @@ class Prober:
         self._thread.start()
 
     def expect_answers(self) -> None:
-        """There were answers before: SERVFAIL is wrong from the beginning."""
+        """Count SERVFAIL as wrong from the beginning, because there were answers before."""
         self._answered |= self.allowed.keys()
 
     def _run(self) -> None:
@@ -113,7 +123,7 @@ class Prober:
                 rcode, found = self._view.ask(name)
                 self.asked += 1
                 if (allowed := self.allowed.get(name)) is None:
-                    continue  # it is of no interest any more
+                    continue  # the name was removed meanwhile
                 if rcode == "NOERROR" and found <= allowed:
                     self._answered.add(name)
                 elif rcode != "SERVFAIL" or name in self._answered:
@@ -125,7 +135,10 @@ class Prober:
 
 
 def contents(state_dir: Path, identity: Identity) -> dict[str, bytes]:
-    """Everything in a store that follows from the objects, by its place. Nobody else may have it open here."""
+    """Return all that a store derives from the objects, by key.
+
+    The process may not have it open.
+    """
     store, why = Store.open(state_dir, identity)
     try:
         assert not why, f"the store cannot be used: {why}"
@@ -141,9 +154,10 @@ def contents(state_dir: Path, identity: Identity) -> dict[str, bytes]:
 def fresh(
     settings: Settings, identity: Identity, truth: Truth, host: Sequence[str], absent: frozenset[Resource] = frozenset()
 ) -> dict[str, bytes]:
-    """The same of a new store that was filled by one complete list of the truth.
+    """Return the same of a new store that one complete list of the truth has filled.
 
-    `host`: this host's addresses; `absent`: resources of which there is no object, for they are not installed.
+    `host` are this host's addresses. `absent` are resources that are not installed, and so have no
+    objects.
     """
     selectors = selectors_of(settings)
     with TemporaryDirectory(dir=Path(settings.state_dir).parent) as folder:
@@ -167,7 +181,7 @@ def fresh(
 
 
 def differences(found: Mapping[str, bytes], expected: Mapping[str, bytes]) -> list[str]:
-    """Every place where they are not the same: what is missing, what is too much, what is other."""
+    """Describe every difference: missing entries, additional entries, and changed ones."""
     lines = [f"missing: {key}" for key in sorted(expected.keys() - found.keys())]
     lines += [f"too much: {key}" for key in sorted(found.keys() - expected.keys())]
     lines += [

@@ -1,7 +1,7 @@
-"""The watch role in a process of its own, as the supervisor starts it, for tests that kill it or look at its memory.
+"""The watch role in a separate process, for tests that kill it or measure its memory.
 
-A forkserver has its modules loaded already: a start takes some 20 ms. Where it is
-to be killed is arranged in the child.
+It starts as under the supervisor. A forkserver has the modules loaded already, so that a start
+takes about 20 ms. The child itself arranges where it is killed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from headwater.cluster.timing import Timing
 from headwater.settings.settings import Settings
 from headwater.supervise.forks import unseen_main
 
-#: The product's waits, the long ones shortened.
+#: The product's timing, with its long waits shortened.
 SHORT: Final = Timing(
     connect=5.0,
     page=5.0,
@@ -50,7 +50,7 @@ _PRELOADED: Final = ["headwater.writer.process", "headwater.cluster.api", "tests
 
 
 def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
-    """A process that runs a function of a module, from the forkserver."""
+    """Start a process that runs a function of a module, from the forkserver."""
     _CONTEXT.set_forkserver_preload(_PRELOADED)
     process = _CONTEXT.Process(target=target, args=arguments, daemon=True)
     with unseen_main():
@@ -59,7 +59,10 @@ def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
 
 
 def watch(settings: Settings, connection: socket.socket, log: Path, timing: Timing, kill_at: int, clock: float) -> None:
-    """The child's main function. `kill_at`: see `KillPoints`; `clock`: seconds that the wall clock is wrong by."""
+    """Run the watch role.
+
+    `kill_at`: see `KillPoints`; `clock`: the error of the wall clock, in seconds.
+    """
     with log.open("ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -76,7 +79,7 @@ def watch(settings: Settings, connection: socket.socket, log: Path, timing: Timi
 
 
 def write_at_random(state_dir: Path, seed: int, transactions: int, kill_at: str) -> None:
-    """A child's main function: values of every size come and go until that audit event, and SIGKILL before it."""
+    """Put and delete values of every size in a child, until SIGKILL at this audit event."""
     from headwater.store.environment import Store, Transaction
     from headwater.store.identity import Identity
 
@@ -103,16 +106,16 @@ def write_at_random(state_dir: Path, seed: int, transactions: int, kill_at: str)
 
 
 class KillPoints:
-    """SIGKILL between two system calls that matter: the n-th of them is not reached.
+    """Kills the process before the n-th system call that matters.
 
-    Counted are, each before it is done: the creation of an environment, the commit of
-    every write transaction, and whatever changes names or lengths of files. A commit
-    is two points: before it, and in its middle (SIGALRM without a handler ends the
-    process from whatever it is doing, as SIGKILL does). Each is written to a file.
+    These count, each before it happens: the creation of an environment, the commit of each write
+    transaction, and each change of a file's name or length. A commit has two points: before it, and
+    in its middle, where SIGALRM without a handler ends the process in any state, as SIGKILL does.
+    Each point is written to a file.
     """
 
     _CALLS: Final = frozenset(("os.rename", "os.symlink", "os.truncate", "os.mkdir", "os.remove", "os.rmdir"))
-    #: How long after its begin a commit is broken off, in seconds.
+    #: How long after its beginning a commit is interrupted, in seconds.
     _IN_COMMIT: Final = 20e-6
 
     def __init__(self, kill_at: int, file: Path) -> None:
@@ -137,7 +140,7 @@ class KillPoints:
             self.reached(event)
 
     def reached(self, what: str) -> None:
-        """A point."""
+        """Count a point; kill the process at the n-th."""
         if self._is_last(what):
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -147,7 +150,7 @@ class KillPoints:
         return self._left == 0
 
     def committing(self) -> None:
-        """The two points of a commit."""
+        """Count the two points of a commit."""
         self.reached("before a commit")
         if self._is_last("in a commit"):
             signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -1,14 +1,14 @@
-"""The API server: list and watch over HTTP/1.1, one thread for each connection, every byte in the test's hands.
+"""A fake API server: list and watch over HTTP/1.1, with every byte under the test's control.
 
     with FakeApiServer(Truth(manifests)) as api:
         api.on("watch", "services", faults.status(503, retry_after=1), times=2)
         ...
         assert api.count("list") == 3
 
-Written on sockets rather than on an ASGI server because the faults are in what
-such a server keeps to itself: where a chunk ends, a reset in mid-body, silence
-before the head, an address that refuses for a while. What it answers without a
-fault is what kube-apiserver answers (staging/src/k8s.io/apiserver).
+It has one thread for each connection. It uses sockets, because an ASGI server hides what the faults
+are made of: where a chunk ends, a reset in the middle of a body, silence before the head, an
+address that refuses for a while. Without a fault it answers as kube-apiserver does
+(staging/src/k8s.io/apiserver).
 """
 
 from __future__ import annotations
@@ -41,28 +41,28 @@ from tests.fakeapi.truth import Selection, Snapshot, Stored, Truth, kind_of
 Verb = Literal["list", "metadata", "watch", "other"]
 """`metadata` is a list of PartialObjectMetadata."""
 
-#: How often a watch that has nothing to say looks around, in seconds.
+#: How often an idle watch looks for new events, in seconds.
 _TICK: Final = 0.02
-#: Pieces of a list's body are this large at least, in bytes.
+#: The least size of the pieces of a list's body, in bytes.
 _PIECE: Final = 1 << 18
 #: A watch that begins with more objects than this sends several in one piece.
 _MANY: Final = 10_000
 _RESOURCE_OF: Final = {path: resource for resource, path in PATHS.items()}
 _PARTIAL: Final = "as=PartialObjectMetadataList"
 _VERSION: Final = re.compile(rb'("resourceVersion": ?")(\d+")')
-#: What makes a version no number.
+#: Stands before a version that must not be a number.
 _PREFIX: Final = "v"
-#: How a client asks which cluster this is.
+#: The field selector with which a client asks which cluster this is.
 _KUBE_SYSTEM: Final = "metadata.name=kube-system"
 _INITIAL_END: Final = "k8s.io/initial-events-end"
 
 
 class Cut(Exception):  # noqa: N818 (what happens to the connection)
-    """The connection is reset here."""
+    """Reset the connection here."""
 
 
 class Silence(Exception):  # noqa: N818
-    """Nothing more comes, and the connection stays."""
+    """Send nothing more, and keep the connection open."""
 
 
 class Gone(Exception):  # noqa: N818
@@ -83,7 +83,7 @@ class Request:
     token: str
     status: int = 0
     ended: float = 0.0
-    """When its connection was given up or its answer complete."""
+    """When its answer was complete, or its connection was given up; monotonic, in seconds."""
 
 
 Fault = Callable[["Exchange"], None]
@@ -112,29 +112,34 @@ class _Rule:
 
 @dataclass(slots=True)
 class Behaviour:
-    """What kube-apiservers of other versions and settings do differently."""
+    """The behaviour that differs between versions and settings of kube-apiserver."""
 
     page: int = 500
     """Objects per page at most."""
     watch_list: Literal["yes", "refused", "ignored"] = "yes"
-    """`refused`: the feature is off (422); `ignored`: older than the feature, the parameters mean nothing."""
+    """`refused`: the feature is off (422).
+
+    `ignored`: older than the feature; parameters are ignored.
+    """
     expired: Literal["event", "status"] = "event"
-    """How a watch from a version that is too old is told so."""
+    """How a watch from a version that is too old is refused."""
     ahead: Literal["wait", "refuse"] = "wait"
-    """A watch from a version that is yet to come: `refuse` says ResourceVersionTooLarge."""
+    """How a watch from a future version is treated; `refuse` replies ResourceVersionTooLarge."""
     bookmarks: float = 0.25
-    """Seconds between bookmarks; a real one's come about once a minute."""
+    """Seconds between bookmarks; a real server sends them about once a minute."""
     installed: set[Resource] = field(default_factory=lambda: set(PATHS))
     uid: str = "c1f6b3a5-0b6e-4c1e-9a51-2f4d6f0e7a01"
-    """Of the namespace kube-system, by which the cluster is known; "" when nobody may see it."""
+    """The uid of the namespace kube-system, which identifies the
+    cluster; "" if nobody may read it.
+    """
     opaque: bool = False
-    """Versions are no numbers, as an aggregated API server may have them."""
+    """Whether versions are not numbers, as an aggregated API server may have them."""
     tokens: set[str] | None = None
-    """Bearer tokens that are taken; None: everybody is."""
+    """Bearer tokens that are accepted; None accepts every client."""
 
 
 class FakeApiServer:
-    """The server, from its construction to `close`. `kubeconfig` writes how it is reached."""
+    """The server, from its construction to `close`. `kubeconfig` returns how to reach it."""
 
     def __init__(
         self, truth: Truth, behaviour: Behaviour | None = None, tls: ssl.SSLContext | None = None, port: int = 0
@@ -143,13 +148,15 @@ class FakeApiServer:
         self.behaviour = behaviour or Behaviour()
         self.requests: list[Request] = []
         self.taken = 0
-        """Connections so far, whatever became of them."""
+        """The number of connections so far, of any fate."""
         self.closing = threading.Event()
         self._tls = tls
         self._rules: list[_Rule] = []
         self._lock = threading.Lock()
         self.muted = False
-        """Connections are taken and nothing is read from them: not even TLS begins."""
+        """Whether connections are accepted and nothing is read from them,
+        so that not even TLS begins.
+        """
         self._breaks = {"cut": 0, "end": 0}
         self._bookmarks = 0
         self._lists: dict[tuple[Resource, int], Snapshot] = {}
@@ -166,7 +173,7 @@ class FakeApiServer:
     ) -> None:
         self.close()
 
-    # Being there
+    # Up and down
 
     def up(self) -> None:
         """Listen, on the same port as before."""
@@ -175,7 +182,7 @@ class FakeApiServer:
         threading.Thread(target=self._listener.serve_forever, args=(0.005,), daemon=True).start()
 
     def down(self) -> None:
-        """Refuse connections from now on, and reset those that there are."""
+        """Refuse connections from now on, and reset the open ones."""
         if self._listener is not None:
             self._listener.shutdown()
             self._listener.server_close()
@@ -196,7 +203,7 @@ class FakeApiServer:
             self.truth.changed.notify_all()
 
     def kubeconfig(self, ca: bytes = b"", user: Mapping[str, Any] | None = None) -> str:
-        """A kubeconfig for it, as YAML (which JSON is)."""
+        """Return a kubeconfig for the server, as YAML (which JSON is)."""
         cluster = {"server": f"{'https' if self._tls else 'http'}://127.0.0.1:{self.port}"}
         if ca:
             cluster["certificate-authority-data"] = base64.b64encode(ca).decode()
@@ -223,7 +230,9 @@ class FakeApiServer:
         skip: int = 0,
         only: Callable[[Request], bool] = lambda _: True,
     ) -> None:
-        """Answer the next `times` such requests, after `skip` others, by a fault; None stands for all."""
+        """Answer the next `times` such requests with a fault, after `skip`
+        others; None stands for all.
+        """
         with self._lock:
             self._rules.append(_Rule(verb, resource, fault, times, skip, only))
 
@@ -234,7 +243,7 @@ class FakeApiServer:
 
     @property
     def pending(self) -> int:
-        """How many of the faults that are counted are still to come."""
+        """Return how many of the counted faults are still to come."""
         with self._lock:
             return sum(int(rule.times) for rule in self._rules if rule.times != float("inf"))
 
@@ -257,10 +266,10 @@ class FakeApiServer:
             self._bookmarks += 1
             self.truth.changed.notify_all()
 
-    # What it was asked
+    # Requests so far
 
     def asked(self, verb: Verb | None = None, resource: Resource | None = None, since: float = 0.0) -> list[Request]:
-        """The requests so far."""
+        """Return the requests so far."""
         with self._lock:
             return [
                 item
@@ -272,7 +281,7 @@ class FakeApiServer:
         return len(self.asked(verb, resource, since))
 
     def watching(self, resource: Resource) -> int:
-        """How many watches of a resource are open."""
+        """Return how many watches of a resource are open."""
         return sum(not item.ended and item.status == 200 for item in self.asked("watch", resource))
 
     # Requests
@@ -311,7 +320,7 @@ class FakeApiServer:
             request.ended = time.monotonic()
 
     def list(self, request: Request) -> _List:
-        """The page that a request asks for. Raises _Refused."""
+        """Return the page that a request asks for. Raises _Refused."""
         assert request.resource
         resource, query = request.resource, request.query
         truth, selection = self.truth, _selection(query)
@@ -343,7 +352,10 @@ class FakeApiServer:
         return _List(metadata, items)
 
     def events(self, request: Request, tick: Callable[[], None]) -> Iterator[bytes]:
-        """The events of a watch, each a line; ends with its time. Raises _Refused at once, Cut or Gone later."""
+        """Yield the events of a watch as lines, until its timeout.
+
+        Raises _Refused at once, Cut or Gone later.
+        """
         assert request.resource
         resource, query, truth = request.resource, request.query, self.truth
         selection = _selection(query)
@@ -357,7 +369,7 @@ class FakeApiServer:
                 raise _too_large(version, truth.version)
             if version < truth.oldest and version and not initial:
                 raise _Refused(410, "Expired", f"too old resource version: {version} ({truth.oldest})")
-            # What a snapshot held is told as added; what came since then follows.
+            # The objects of a snapshot are sent as ADDED; then the later changes follow.
             began = truth.snapshot(resource) if initial or not version else None
             version = version if began is None else began.version
             place = truth.since(version)
@@ -381,7 +393,7 @@ class FakeApiServer:
         bookmarks: int,
         tick: Callable[[], None],
     ) -> Iterator[bytes]:
-        """What happens from a place in the history on."""
+        """Yield the changes from a place in the history on."""
         truth = self.truth
         marks = query.get("allowWatchBookmarks") == "true"
         end = time.monotonic() + float(query.get("timeoutSeconds") or 3600)
@@ -433,7 +445,7 @@ class _Refused(Exception):  # noqa: N818
 
 
 def status_body(code: int, reason: str, message: str, **details: Any) -> bytes:
-    """A Status, as JSON."""
+    """Return a Status as JSON."""
     body = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": message}
     return json.dumps({**body, "reason": reason, **({"details": details} if details else {}), "code": code}).encode()
 
@@ -445,7 +457,9 @@ def _too_large(version: int, current: int) -> _Refused:
 
 
 def _check_watch_list(query: Mapping[str, str], support: str) -> None:
-    """As apimachinery's ValidateListOptions does; a server that does not know the parameter says nothing."""
+    """Check as apimachinery's ValidateListOptions; a server that is too
+    old for the parameter does not.
+    """
     if support == "ignored":
         return
     problem = ""
@@ -472,7 +486,7 @@ def _selection(query: Mapping[str, str]) -> Selection:
 
 
 def _joined(lines: Iterator[bytes]) -> Iterator[bytes]:
-    """The same in fewer pieces."""
+    """Yield the same lines in fewer pieces."""
     while some := b"".join(islice(lines, 64)):
         yield some
 
@@ -489,7 +503,7 @@ def _bookmark(resource: Resource, version: int, *, ended: bool = False) -> bytes
 
 
 class Exchange:
-    """One request and the way to its answer: the proper one is `serve`, faults change it or do without."""
+    """One request and its answer. `serve` sends the proper answer; faults change or replace it."""
 
     def __init__(self, api: FakeApiServer, handler: _Handler, request: Request) -> None:
         self.api = api
@@ -500,7 +514,10 @@ class Exchange:
     # By pieces
 
     def head(self, code: int, headers: Mapping[str, str]) -> None:
-        """The status line and the headers; the body comes in chunks unless they say otherwise."""
+        """Send the status line and the headers.
+
+        The body is chunked unless the headers say otherwise.
+        """
         self.request.status = code
         lines = [f"HTTP/1.1 {code} {'OK' if code == 200 else 'Not so'}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -510,12 +527,12 @@ class Exchange:
         self.raw("\r\n".join([*lines, "", ""]).encode())
 
     def send(self, data: bytes) -> None:
-        """A part of the body: one chunk, one segment."""
+        """Send a part of the body, as one chunk and one segment."""
         if data:
             self.raw(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
 
     def end(self) -> None:
-        """The end of the body."""
+        """Send the end of the body."""
         if self._chunked:
             self.raw(b"0\r\n\r\n")
 
@@ -523,12 +540,12 @@ class Exchange:
         self._handler.send(data)
 
     def tick(self) -> None:
-        """Raises Gone when nobody listens any more."""
+        """Raise Gone if the client has closed the connection."""
         if self.api.closing.is_set() or self._handler.is_left():
             raise Gone
 
     def hang(self) -> None:
-        """Say nothing until the client gives up."""
+        """Send nothing until the client gives up."""
         self._handler.close_connection = True
         while not self.api.closing.wait(_TICK) and not self._handler.is_left():
             pass
@@ -536,7 +553,7 @@ class Exchange:
     # Whole answers
 
     def status(self, code: int, reason: str, message: str, headers: Mapping[str, str], **details: Any) -> None:
-        """A refusal, with a Status for its body."""
+        """Send a refusal with a Status as its body."""
         body = status_body(code, reason, message, **details)
         self.head(code, {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers})
         self.send(body)
@@ -550,7 +567,7 @@ class Exchange:
         body: Callable[[Iterator[bytes]], Iterable[bytes]] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """The proper answer, seen through functions: of a list's items or metadata, a watch's lines, a body's bytes."""
+        """Send the proper answer, changed by functions of its items, metadata, lines or bytes."""
         request, behaviour = self.request, self.api.behaviour
         if behaviour.tokens is not None and request.token not in behaviour.tokens:
             self.status(401, "Unauthorized", "Unauthorized", {})
@@ -615,7 +632,7 @@ def _partial(item: Stored) -> bytes:
 
 
 def _page(kind: str, metadata: Mapping[str, Any], items: Iterable[bytes]) -> Iterator[bytes]:
-    """The body of a page, in pieces."""
+    """Yield the body of a page, in pieces."""
     head = b'{"kind":"%b","apiVersion":"v1","metadata":%b,"items":['
     pieces = [head % (kind.encode(), msgspec.json.encode(metadata))]
     size, comma = 0, b""
@@ -649,7 +666,7 @@ class _Listener(ThreadingHTTPServer):
         self.close_request(request)  # no FIN before what may be a RST
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes is nothing to print."""
+        """Print nothing when a client disconnects."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -678,14 +695,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.connection.sendall(data)
 
     def is_left(self) -> bool:
-        """Whether the client has closed: while it is being answered it has nothing to say."""
+        """Return whether the client has closed the connection.
+
+        It sends nothing during an answer.
+        """
         try:
             return self._reset or bool(select.select([self.connection], [], [], 0)[0])
         except (OSError, ValueError):
             return True
 
     def reset(self) -> None:
-        """RST, when this connection's own thread closes it: it is told so by its reads, and by `send`."""
+        """Have the connection's own thread close it with RST; its reads and `send` tell it to."""
         self._reset = True
         self.close_connection = True
         with contextlib.suppress(OSError):

@@ -1,9 +1,9 @@
-"""The objects as they are: one resourceVersion for all, and a history that watches are served from.
+"""The true objects, with one resourceVersion for all, and the history for watches.
 
-The rules are those of the API server (apiserver/pkg/storage/cacher): versions are
-one sequence over all resources, an object keeps the version of its last change,
-a deleted one is announced with its last state and the version of the deletion,
-and one that leaves a watch's selection is announced as deleted.
+The rules are those of the API server (apiserver/pkg/storage/cacher). Versions are one sequence over
+all resources. An object keeps the version of its last change. A deleted object is announced with
+its last state and the version of the deletion. An object that leaves a watch's selection is
+announced as deleted.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Key = tuple[str, str]
 
 RESOURCES: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods", "serviceimports")
 _KIND_OF: Final = {resource: kind for (_, kind), resource in KINDS.items()}
-#: The first version of all: soon versions have one digit more, and are no longer in the order of their text.
+#: The first version. Versions soon have one digit more, so that they do not sort as text any more.
 _FIRST: Final = 9_990
 
 
@@ -39,7 +39,7 @@ class Stored:
 
 
 Selection = Callable[[Stored], bool]
-"""Whether a request's selectors take an object."""
+"""Whether a request's selectors match an object."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,14 @@ class Change:
     resource: Resource
     before: Stored | None
     now: Stored | None
-    """None when it was deleted."""
+    """The object after the change; None if it was deleted."""
     last: Stored
-    """The object as the event shows it, of the version of the change."""
+    """The object in the event, with the version of the change."""
 
     def seen(self, selection: Selection) -> tuple[str, Stored] | None:
-        """The event's type and object for a watch with that selection, None when it is none of its business."""
+        """Return the event's type and object for a watch with this
+        selection; None if it gets no event.
+        """
         was = self.before is not None and selection(self.before)
         if self.now is not None and selection(self.now):
             return ("MODIFIED" if was else "ADDED"), self.now
@@ -73,12 +75,12 @@ class Snapshot:
 
 
 def kind_of(resource: Resource) -> str:
-    """The kind of a resource's objects, Service for services."""
+    """Return the kind of a resource's objects: Service for services."""
     return _KIND_OF[resource]
 
 
 def stored(manifest: Mapping[str, Any], version: int) -> Stored:
-    """A manifest as it is of that version."""
+    """Return a manifest with this version."""
     metadata = {**manifest["metadata"], "resourceVersion": str(version)}
     data = msgspec.json.encode({**manifest, "metadata": metadata})
     phase = str((manifest.get("status") or {}).get("phase") or "")
@@ -91,20 +93,20 @@ def _object(item: Stored) -> dict[str, Any]:
 
 
 class Truth:
-    """The objects, thread-safe. `changed` is notified whenever there is something new to see."""
+    """The objects. Thread-safe. `changed` is notified of each change."""
 
     def __init__(self, manifests: Iterable[Mapping[str, Any]] = ()) -> None:
         self.changed = threading.Condition()
         self.version = _FIRST
         self.oldest = 0
-        """Versions before this one are not known any more."""
+        """Versions before this one are forgotten."""
         self.history: list[Change] = []
         self._objects: dict[Resource, dict[Key, Stored]] = {resource: {} for resource in RESOURCES}
         for manifest in manifests:
             self.put(manifest)
 
     def put(self, manifest: Mapping[str, Any]) -> int:
-        """Create or replace an object; its version."""
+        """Create or replace an object. Return its version."""
         resource = KINDS[manifest["apiVersion"], manifest["kind"]]
         with self.changed:
             self.version += 1
@@ -115,7 +117,7 @@ class Truth:
             return self.version
 
     def delete(self, resource: Resource, name: str, namespace: str = "default", **fields: object) -> int:
-        """Delete an object; `fields` are of its final state, where that is another than the last one. The version."""
+        """Delete an object. `fields` change its last state in the event. Return the version."""
         with self.changed:
             self.version += 1
             key = ("" if resource == "namespaces" else namespace, name)
@@ -129,14 +131,19 @@ class Truth:
         self.changed.notify_all()
 
     def compact(self) -> None:
-        """Forget all history: a watch from what was the present a moment ago is too old now; so is a list's token."""
+        """Forget the history.
+
+        Watches from the last version, and tokens of lists, are too old now.
+        """
         with self.changed:
-            self.version += 1  # something else happened, of a resource that nobody here watches
+            self.version += 1  # a change of a resource that nobody watches here
             self.oldest = self.version
             self.changed.notify_all()
 
     def restore(self, version: int) -> None:
-        """As after etcd was restored from a backup: the same objects, but versions go on from an earlier one."""
+        """Go back as if etcd was restored from a backup: the same
+        objects, but an earlier version.
+        """
         with self.changed:
             self.version = version
             self.oldest = version
@@ -147,17 +154,17 @@ class Truth:
             self.changed.notify_all()
 
     def snapshot(self, resource: Resource) -> Snapshot:
-        """All objects of a resource now, sorted as etcd sorts its keys."""
+        """Return all objects of a resource now, sorted as etcd sorts its keys."""
         with self.changed:
             items = sorted(self._objects[resource].values(), key=lambda item: "/".join(item.key))
             return Snapshot(self.version, items)
 
     def since(self, version: int) -> int:
-        """The place in the history of the first change after a version."""
+        """Return the place in the history of the first change after a version."""
         with self.changed:
             return bisect_right([change.version for change in self.history], version)
 
     def get(self, resource: Resource, name: str, namespace: str = "default") -> dict[str, Any]:
-        """An object as it is, to be changed and `put` again."""
+        """Return a copy of an object, to be changed and `put` again."""
         with self.changed:
             return _object(self._objects[resource]["" if resource == "namespaces" else namespace, name])

@@ -1,4 +1,4 @@
-"""The watch role against the fake, as one object: started, killed, started again, compared."""
+"""The watch role on the fake API server, as one object: start it, kill it, compare its store."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ from tests.fakeapi.server import FakeApiServer, Request, Verb
 from tests.harness.instance import settings_of
 from tests.harness.processes import wait_until
 
-#: How long anything may take on a busy machine, in seconds.
+#: The deadline of every wait, for a busy machine, in seconds.
 DEADLINE: Final = 20.0
 _INTERVAL: Final = 0.005
-#: No wait of the product's is as short as this, in seconds.
+#: Shorter than every wait of the product, in seconds.
 _AT_ONCE: Final = 0.04
 
 
 class Watching:
     """One state directory, and the process that writes it.
 
-    `flags` are those of `headwater serve`. A `prober` asks for names
-    that must always be answered, from the first answer on.
+    `flags` are those of `headwater serve`. A `prober` asks for names that must always be answered,
+    from the first answer on.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Watching:
     ) -> None:
         self.api = api
         self.absent = absent
-        """Resources that have no objects, for their CRD is not installed."""
+        """Resources without objects, because their CRD is not installed."""
         self.log = folder / "watch.log"
         file = folder / "kubeconfig"
         file.write_text(kubeconfig or api.kubeconfig())
@@ -67,7 +67,7 @@ class Watching:
 
     @contextlib.contextmanager
     def closing(self) -> Iterator[None]:
-        """Whatever is running then ends with the block; an error quotes its log."""
+        """End the process with the block; an error quotes its log."""
         try:
             yield
         except BaseException as error:
@@ -80,7 +80,7 @@ class Watching:
     # The process
 
     def use(self, *flags: str) -> None:
-        """Other flags beside those that there are, from the next start on."""
+        """Add flags, from the next start on."""
         self.flags = (*self.flags, *flags)
         self.settings = settings_of([*self._fixed, *self.flags])
         self.prober.stop()
@@ -89,7 +89,7 @@ class Watching:
         self.prober = Prober(self.view, self.prober.allowed)
 
     def start(self, *, kill_at: int = 0, clock: float = 0.0) -> None:
-        """Start it on what is there, and wait until it has begun."""
+        """Start it on the existing store, and wait until it says so."""
         ours, theirs = control.pair()
         self.process = role.start(role.watch, self.settings, theirs, self.log, self.timing, kill_at, clock)
         theirs.close()
@@ -99,14 +99,17 @@ class Watching:
             assert control.decode(ours.recv(control.MAX_MESSAGE)) == control.Started()
 
     def run_into(self, kill_at: int) -> bool:
-        """Start it, to be killed at that point (`role.KillPoints`); False when it has caught up without reaching it."""
+        """Start it, to be killed at this point (`role.KillPoints`).
+
+        Return False if it never reaches it.
+        """
         self.start(kill_at=kill_at)
         process, connection = self.process, self._connection
         assert process is not None
         assert connection is not None
 
         def over() -> bool:
-            # Readable when it says that it has begun, and when it is no more.
+            # The link is readable when the process says that it has begun, and when it has ended.
             return not process.is_alive() or (_hears(connection) and self.goes_as_far())
 
         wait_until(over, DEADLINE, "it is killed, or it has caught up", interval=_INTERVAL)
@@ -117,11 +120,11 @@ class Watching:
         return died
 
     def points(self) -> list[str]:
-        """Those that the last start with a `kill_at` has come to."""
+        """Return the points that the last start with a `kill_at` has reached."""
         return self.log.with_name("points").read_text().splitlines()
 
     def kill(self) -> None:
-        """kill -9, if it runs."""
+        """Kill -9 the process, if it runs."""
         if self.process is None or self._connection is None:
             return
         self.process.kill()
@@ -136,7 +139,7 @@ class Watching:
         self.view.close()
 
     def snapshot(self) -> WatchSnapshot:
-        """What the process has counted."""
+        """Return the counters of the process."""
         connection = self._connection
         assert connection is not None
         connection.send(control.encode(control.Asked(1, control.Snapshot())))
@@ -147,11 +150,13 @@ class Watching:
         return heard.reply
 
     def logged(self, text: str) -> int:
-        """How many lines of its log hold a text."""
+        """Return how many lines of its log have a text."""
         return sum(text in line for line in self.log.read_text().splitlines())
 
     def errors(self) -> dict[str, int]:
-        """For each resource that has objects, how many of its requests have failed since the start."""
+        """Return how many requests have failed since the start, for
+        each resource that has objects.
+        """
         states = self.snapshot().resources
         return {
             resource: sum(states[resource].errors.values()) if resource in states else 0
@@ -160,7 +165,7 @@ class Watching:
         }
 
     def until_refused(self, times: int, since: Mapping[str, int] | None = None) -> None:
-        """Wait until requests of every resource have failed so many times, beyond those of `since`."""
+        """Wait until this many requests of every resource have failed, beyond those of `since`."""
 
         def condition() -> bool:
             found = self.errors()
@@ -172,24 +177,29 @@ class Watching:
 
     @contextlib.contextmanager
     def refused(self, times: int) -> Iterator[None]:
-        """The block breaks something; after it, requests of every resource have failed so many times more."""
+        """Run a block that breaks something; then wait until this many more
+        requests of each resource failed.
+        """
         before = self.errors()
         yield
         self.until_refused(times, before)
 
-    # What it has written
+    # The store
 
     def ready(self) -> None:
-        """Start it and wait until its first lists are taken over."""
+        """Start it and wait until its first lists are committed."""
         self.start()
         self.settle()
 
     def settle(self) -> None:
-        """Wait until the store goes as far as the truth does."""
+        """Wait until the store has the version of the truth."""
         wait_until(self.goes_as_far, DEADLINE, "the store follows the API server", interval=_INTERVAL)
 
     def goes_as_far(self) -> bool:
-        """Whether the store goes as far as the truth does; an AssertionError says what does not."""
+        """Return whether the store has the version of the truth.
+
+        Raises AssertionError with what is behind.
+        """
         behind = {
             resource: version
             for resource in self.resources
@@ -201,7 +211,7 @@ class Watching:
         return True
 
     def until(self, name: str, *expected: str, rcode: str = "NOERROR") -> None:
-        """Wait until a name is answered with these host."""
+        """Wait until the answer for a name has these addresses."""
 
         def condition() -> bool:
             found = self.view.ask(name)
@@ -213,12 +223,14 @@ class Watching:
     def until_asked(
         self, count: int, verb: Verb | None = None, resource: Resource | None = None, *, since: float = 0.0
     ) -> None:
-        """Wait for that many requests, as `FakeApiServer.count` counts them."""
+        """Wait for this many requests, as `FakeApiServer.count` counts them."""
         what = f"{count} requests ({verb or 'of any kind'}, {resource or 'of any resource'})"
         wait_until(lambda: self.api.count(verb, resource, since) >= count, DEADLINE, what, interval=_INTERVAL)
 
     def check(self, *, settle: bool = True) -> None:
-        """The whole store is what a fresh list of the truth makes, and no name was wrong. Ends the process."""
+        """End the process; compare the whole store with a fresh list of the
+        truth, and check the prober.
+        """
         if settle:
             self.settle()
         wait_until(
@@ -234,7 +246,7 @@ class Watching:
         assert self.prober.asked or not self.prober.allowed
 
     def compare(self) -> None:
-        """The whole store is what a fresh list of the truth makes. Nobody may have it open."""
+        """Compare the whole store with a fresh list of the truth. Nobody may have it open."""
         identity, here = identity_of(self.settings), host.of_this_host()
         expected = fresh(self.settings, identity, self.api.truth, here, self.absent)
         wrong = differences(contents(Path(self.settings.state_dir), identity), expected)
@@ -242,14 +254,15 @@ class Watching:
 
 
 def _hears(end: socket.socket, timeout: float = 0.0) -> bool:
-    """Whether there is something to read, or nobody any more to write it."""
+    """Return whether the link has something to read, or its other end is closed."""
     return bool(select.select([end], [], [], timeout)[0])
 
 
 def longest_rush(requests: Sequence[Request]) -> int:
-    """How many requests in a row came right after the one before.
+    """Return the longest row of requests that each came right after the one before.
 
-    A 410 is followed by a list and a watch at once, and a first failure may be, too; then there is to be a pause.
+    After a 410 a list and a watch follow at once, and so may they after a first failure. After that
+    there has to be a pause.
     """
     longest = run = 0
     for before, request in itertools.pairwise(requests):

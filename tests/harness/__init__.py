@@ -1,1 +1,1 @@
-"""What tests stand on: real processes, a real control plane, a prober, a small cluster of objects."""
+"""Parts that tests share: real processes, a real control plane, a prober, a small cluster."""

@@ -1,5 +1,6 @@
-"""Where things are broken on purpose: a real plane that churns, an instance behind CoreDNS, and a prober whose every
-reply is judged by etcd's own history.
+"""An arena for faults: a real plane whose pods churn, an instance behind CoreDNS, and a prober.
+
+Every reply to the prober is compared with etcd's own history.
 
     with staged(folder, "chaos") as stage, Headwater(...) as headwater, CoreDNS(...) as coredns:
         with running(stage, headwater, coredns, after=4.0) as arena:
@@ -29,16 +30,16 @@ from tests.harness.processes import CoreDNS, wait_until
 
 SETTLE: Final = 60.0  # seconds
 PODS: Final = 200
-CHURN: Final = 0.5  # seconds from one churn to the next,
-AT_ONCE: Final = 3  # and pods in each: several together exchange their addresses
+CHURN: Final = 0.5  # seconds between two deletions,
+AT_ONCE: Final = 3  # and the pods in each: pods that are deleted together exchange their addresses
 RATE: Final = 500.0  # questions per second
 SERVICES: Final = 50  # whose slices no controller touches
 ROOM: Final = 50  # Services without slices, whose slices need room in a full store
 ENDPOINTS: Final = 10
 STATE_MIB: Final = 64  # of a file system that is filled up
-#: Watches that were told that their version is gone.
+#: A metric: watches that were told that their version is gone.
 GONE: Final = r'headwater_watch_errors_total.*"410"'
-#: etcd holds JSON, for the chronicle to read.
+#: etcd stores JSON, so that the chronicle can read it.
 _FLAGS: Final = {"kube-apiserver": ["--storage-media-type=application/json"]}
 
 _STATEFUL: Final = f"""\
@@ -66,7 +67,7 @@ def service(name: str) -> dict[str, Any]:
 
 
 def slice_of(name: str, first: str, endpoints: int = ENDPOINTS) -> dict[str, Any]:
-    """A Service's only slice: web-0 with the address first.0, and so on."""
+    """Return a Service's only slice: web-0 with the address first.0, and so on."""
     return {
         "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
         "addressType": "IPv4",
@@ -79,7 +80,7 @@ def slice_of(name: str, first: str, endpoints: int = ENDPOINTS) -> dict[str, Any
 
 
 class Churn:
-    """Deletes some pods of the set again and again, as long as somebody takes it."""
+    """Deletes some pods of the set again and again, while the API server accepts it."""
 
     def __init__(self, plane: Plane, namespace: str) -> None:
         self._plane = plane
@@ -109,7 +110,7 @@ class Churn:
 
     @contextmanager
     def resting(self) -> Iterator[None]:
-        """Nothing is deleted for as long as the block takes."""
+        """Delete nothing during the block."""
         self._going.clear()
         try:
             yield
@@ -119,12 +120,12 @@ class Churn:
 
 @dataclass
 class Seen:
-    """One fault: from when to when, and what became of it. Monotonic times."""
+    """One fault: its beginning and end (monotonic times), and the verdict on it."""
 
     fault: str
     began: float
     holds: bool = True
-    """Whether it may hold changes back: then answers may be as old as it is."""
+    """Whether the fault may delay changes. If so, answers may be as old as the fault is long."""
     ended: float = 0.0
     remark: str = ""
     verdict: Verdict = field(default_factory=Verdict)
@@ -132,7 +133,7 @@ class Seen:
 
 @dataclass
 class Arena:
-    """Everything that runs, and what was seen."""
+    """Everything that runs, and what the instruments have seen."""
 
     stage: Stage
     churn: Churn
@@ -144,7 +145,7 @@ class Arena:
     seen: list[Seen] = field(default_factory=list)
 
     def check(self) -> None:
-        """The instruments work."""
+        """Check that the instruments work."""
         assert self.prober.failure is None
         assert self.chronicle.failure is None
 
@@ -157,18 +158,23 @@ class Arena:
         return self.stage.chronicle
 
     def metric(self, pattern: str) -> float:
-        """The sum of the metrics that match."""
+        """Return the sum of the metrics that match."""
         text = self.headwater.admin("/metrics")[1]
         return sum(float(line.split()[-1]) for line in text.splitlines() if re.match(pattern, line))
 
     def relists(self) -> str:
-        """What the API server's absence has cost so far: lists, and answers that a version is gone."""
+        """Describe the cost of the API server's absence so far: lists, and
+        replies that a version is gone.
+        """
         lists, gone = self.metric(r"headwater_watch_relists_total\b"), self.metric(GONE)
         return f"{gone:.0f} x 410, {lists:.0f} lists"
 
     @contextmanager
     def fault(self, name: str, *, holds: bool = True) -> Iterator[Seen]:
-        """What is broken inside is mended at the end of the block, or when `ended` says; then it is judged."""
+        """Judge a fault that the block breaks and mends.
+
+        It ends with the block, or when `ended` says.
+        """
         self.check()
         first = len(self.prober.asked)
         seen = Seen(name, time.monotonic(), holds)
@@ -182,7 +188,7 @@ class Arena:
         self.check()
 
     def settled(self) -> None:
-        """Wait until what the names are is what DNS says: nothing of an earlier fault is left."""
+        """Wait until DNS has the true answers, so that no effect of an earlier fault is left."""
         wait_until(self._agrees, SETTLE, "all names answer what is true", interval=0.2)
 
     def _agrees(self) -> bool:
@@ -201,7 +207,7 @@ def finished(query: Query) -> bool:
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[bool]:
-    """A file system of its own for the state directory, where that is allowed; whether it is."""
+    """Mount a separate file system for the state directory if allowed. Yield whether it is."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={STATE_MIB}m", "headwater-state", str(folder)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
@@ -215,7 +221,7 @@ def small_disk(folder: Path) -> Iterator[bool]:
 
 @dataclass(frozen=True)
 class Stage:
-    """A plane with a namespace full of Services, and what they have been."""
+    """A plane with a namespace full of Services, and the chronicle of these."""
 
     plane: Plane
     namespace: str
@@ -223,7 +229,7 @@ class Stage:
 
     @property
     def everyone(self) -> str:
-        """The name of the whole set."""
+        """The name of the headless Service, which has all pods of the set."""
         return self.qname("db")
 
     def qname(self, service: str) -> str:
@@ -238,7 +244,7 @@ class Stage:
 
     @property
     def slices(self) -> str:
-        """Their path."""
+        """The path of the namespace's slices in the API."""
         return f"/apis/discovery.k8s.io/v1/namespaces/{self.namespace}/endpointslices"
 
 
@@ -262,7 +268,7 @@ def staged(folder: Path, namespace: str) -> Iterator[Stage]:
 
 @contextmanager
 def running(stage: Stage, headwater: Headwater, coredns: CoreDNS, *, after: float) -> Iterator[Arena]:
-    """Churn and prober, from when the set is served."""
+    """Run the churn and the prober; begin when the set is served."""
     wait_until(lambda: len(coredns.records(stage.everyone)) == PODS, SETTLE, "the set is served")
     with (
         Churn(stage.plane, stage.namespace) as churn,
@@ -279,7 +285,7 @@ def pause(seconds: float) -> None:
 
 @contextmanager
 def restored(plane: Plane) -> Iterator[None]:
-    """Whatever a failed test leaves stopped or paused is started for the next one."""
+    """Start again what a failed test has left stopped or paused."""
     try:
         yield
     finally:
@@ -291,10 +297,10 @@ def restored(plane: Plane) -> Iterator[None]:
 
 
 def wait_for_watches(plane: Plane, revision: int = 0) -> float:
-    """The moment from which on the API server takes watches, of slices that are no older than a revision of etcd.
+    """Wait until the API server accepts watches of slices as of an etcd revision.
 
-    While its caches are filled, it is ready and says 429; before it notices that etcd has forgotten where it was, it
-    serves what it knew.
+    Return the moment. While it fills its caches, it says that it is ready and replies 429. Until it
+    notices that etcd was compacted beyond its own revision, it serves old objects.
     """
     slices = "/apis/discovery.k8s.io/v1/endpointslices?resourceVersion=0"
 

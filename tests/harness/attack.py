@@ -1,4 +1,4 @@
-"""Clients that mean no good: connections that are opened, renewed and misused until the end of a block."""
+"""Hostile clients: connections that are opened, renewed and misused until the end of a block."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ GET: Final = b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n"
 
 
 class Attack:
-    """Connections that are opened, and renewed, until the end of the block; each is given to `act` once."""
+    """Opens connections, and replaces lost ones, until the end of the
+    block; calls `act` once with each.
+    """
 
     def __init__(self, port: int, count: int, act: Callable[[socket.socket], None]) -> None:
         self._port = port

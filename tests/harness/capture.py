@@ -3,8 +3,8 @@
 
     python -m tests.harness.capture [FILE]      default: examples/statefulset/objects.yaml
 
-Starts a control plane of its own, applies the manifests in examples/, waits
-until both Services have three ready endpoints, and writes what kubectl prints.
+Starts a control plane of its own, applies the manifests in examples/, waits until both Services
+have three ready endpoints, and writes what kubectl prints.
 
 Standard library only.
 """

@@ -4,8 +4,8 @@
         with CoreDNS(tmp_path, headwater.grpc_corefile_stanza()) as dns:
             dns.records("web.default.svc.cluster.local")
 
-A folder of the test's own holds the log and the state, which outlive a kill:
-another `start` on them is the restart that is tested.
+A folder of the test holds the log and the state. They outlive a kill, so that another `start` on
+them is a restart.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _TITLE: Final = "headwater: "
 
 
 class Headwater:
-    """One instance, two answer processes unless `workers` says otherwise.
+    """One instance, with two answer processes unless `workers` gives another number.
 
-    `flags` are those of `headwater serve` beyond where it listens and keeps its
-    state; they name the source. `folder` gets the log and the state directory.
-    The sockets lie in a temporary folder, for a socket's path has at most 107 bytes; `listen` names another address.
-    `descriptors`: how many each process may have, if not as many as ours.
+    `flags` are the flags of `headwater serve` except those for addresses and the state directory;
+    they name the source. `folder` gets the log and the state directory. The sockets are in a
+    temporary folder, because a socket's path has at most 107 bytes; `listen` gives another address.
+    `descriptors` limits the descriptors of each process; the default is the tests' own limit.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Headwater:
         self.close()
 
     def start(self, *, wait: bool = True) -> None:
-        """Start it, on what an earlier start has left; return when it says that it is ready."""
+        """Start it on the state of an earlier start; return when it says that it is ready."""
         self.exec()
         if not wait:
             return
@@ -94,9 +94,9 @@ class Headwater:
             raise
 
     def exec(self) -> float:
-        """Start it and return at once; the monotonic time just before."""
+        """Start it and return at once, with the monotonic time just before the start."""
         began = time.monotonic()
-        # As installed: with its modules compiled, whatever the environment of the tests says.
+        # Compile its modules as an installation does, whatever the tests' environment says.
         env = {"PYTHONDONTWRITEBYTECODE": ""}
         self._process = Running(self._name, self.command(), self.log, env=env, cwd=self._folder)
         return began
@@ -113,16 +113,16 @@ class Headwater:
         return [*limit, sys.executable, "-m", "headwater", "serve", *self._arguments()]
 
     def terminate(self) -> int:
-        """SIGTERM, and the exit code."""
+        """Send SIGTERM, wait for the end, and return the exit code."""
         code = self.process.terminate(STOP_TIMEOUT)
         self._process = None
         return code
 
     def close(self) -> None:
-        """Stop what runs and remove the sockets' folder; log and state stay."""
+        """Stop all processes and remove the sockets' folder; log and state stay."""
         if self._process is not None:
             self.terminate()
-        for orphan in self._orphans:  # a test has failed that expected them gone
+        for orphan in self._orphans:  # left by a failed test that expected them to end
             with contextlib.suppress(psutil.NoSuchProcess):
                 orphan.kill()
         shutil.rmtree(self._sockets, ignore_errors=True)
@@ -135,7 +135,7 @@ class Headwater:
         return self._process
 
     def forget(self) -> None:
-        """kill -9 the supervisor, if nobody has; another `start` may follow."""
+        """Kill -9 the supervisor, if it still runs, so that another `start` may follow."""
         if self.process.running:
             self._orphans += self.family()[1:]
         self.process.kill9()
@@ -144,7 +144,7 @@ class Headwater:
     # What it says
 
     def admin(self, path: str) -> tuple[int, str]:
-        """Status and text of a page of the admin server. Raises OSError."""
+        """Return the status and the text of a page of the admin server. Raises OSError."""
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=5.0)
         try:
             connection.request("GET", path)
@@ -156,7 +156,10 @@ class Headwater:
             connection.close()
 
     def is_ready(self) -> bool:
-        """Whether /readyz says so; PlaneError with the log when the supervisor has ended."""
+        """Return whether /readyz says 200.
+
+        Raises PlaneError with the log if the supervisor has ended.
+        """
         self.process.require_running()
         try:
             return self.admin("/readyz")[0] == 200
@@ -164,7 +167,7 @@ class Headwater:
             return False
 
     def is_complete(self) -> bool:
-        """Whether every process is up; one answer process is enough to be ready."""
+        """Return whether every process is up. (One answer process is enough to be ready.)"""
         return self.admin("/healthz")[0] == 200 and len(self.pids()) == 2 + self.settings.workers
 
     def grpc_corefile_stanza(self) -> str:
@@ -172,11 +175,14 @@ class Headwater:
         return stanza(self.settings)
 
     def ask(self, name: str, qtype: str = "A", *, worker: int = 0, timeout: float = 5.0) -> DNSRecord:
-        """One query over gRPC, without CoreDNS. Raises headwater.commands.query.LookupFailed."""
+        """Send one query over gRPC, without CoreDNS.
+
+        Raises headwater.commands.query.LookupFailed.
+        """
         return DNSRecord.parse(query.exchange(query.question(name, qtype), self.addresses[worker], timeout))
 
     def records(self, name: str, qtype: str = "A", *, worker: int = 0) -> list[str]:
-        """The data in the answer section, sorted; empty while nobody answers."""
+        """Return the data in the answer section, sorted; none while nobody answers."""
         try:
             return sorted(str(item.rdata) for item in self.ask(name, qtype, worker=worker).rr)
         except query.LookupFailed:
@@ -185,12 +191,14 @@ class Headwater:
     # Its processes
 
     def family(self) -> list[psutil.Process]:
-        """Every process of it: the supervisor, forkserver and resource tracker, the roles."""
+        """Return every process of the instance: supervisor,
+        forkserver, resource tracker and roles.
+        """
         supervisor = psutil.Process(self.process.pid)
         return [supervisor, *supervisor.children(recursive=True)]
 
     def pids(self) -> dict[str, int]:
-        """The process id by title, as {"watch": 7, "answer 0": 8}, of those that have one."""
+        """Return the process ids by title, as {"watch": 7, "answer 0": 8}."""
         found = {}
         for process in self.family():
             try:
@@ -202,7 +210,7 @@ class Headwater:
         return found
 
     def kill9(self, title: str) -> int:
-        """kill -9 one role ("watch", "answer 0"), or the "supervisor"; its process id."""
+        """Kill -9 one role ("watch", "answer 0") or the "supervisor". Return its process id."""
         pid = self.pids()[title]
         if pid == self.process.pid:
             self.forget()
@@ -212,12 +220,12 @@ class Headwater:
 
 
 def settings_of(arguments: list[str]) -> Settings:
-    """The Settings that these arguments of `headwater serve` make, by the command line itself."""
+    """Return the Settings that the command line makes of these arguments of `headwater serve`."""
     return options.settings_of(arguments)
 
 
 def alive(processes: list[psutil.Process]) -> list[str]:
-    """Those that still run, described; a zombie does not."""
+    """Describe the processes that still run; zombies do not count."""
     found = []
     for process in processes:
         try:

@@ -3,17 +3,15 @@
 
     python -m tests.harness.load --kubeconfig F --services 10000
 
-The default is the set that Headwater is measured with: 10,000 Services in 100
-namespaces, 15,000 EndpointSlices, 150,000 endpoints. Of the Services, 80 % are
-headless and 20 % have a ClusterIP; half have one slice of ten endpoints and
-half have two; half name their endpoints (web-0, web-1, ...) and half leave them
-to dashed addresses. The three properties are independent of each other, and
-every namespace of a hundred has the same mix.
+The default is the set that Headwater is measured with: 10,000 Services in 100 namespaces, 15,000
+EndpointSlices, 150,000 endpoints. Of the Services, 80 % are headless and 20 % have a ClusterIP;
+half have one slice of ten endpoints and half have two; half name their endpoints (web-0, web-1,
+...) and half leave them to dashed addresses. The three properties are independent of each other,
+and every namespace of a hundred has the same mix.
 
-The slices are made by hand and the Services have no selector, so that no
-controller has a part in it and no pod is needed. The objects are a function of
-their number: two loads of one size are the same, and an object that is there
-already counts as loaded.
+The program creates the slices itself, and the Services have no selector. No controller takes part
+therefore, and no pod is needed. An object depends only on its number, so two loads of one size are
+the same, and an object that exists already counts as loaded.
 
 Standard library only.
 """
@@ -59,7 +57,7 @@ _NODES = tuple(ZONE_OF_NODE.items())
 
 @dataclass(frozen=True)
 class ScaleService:
-    """One Service of the set, by its number out of `of`."""
+    """One Service of the set: `number` of `of`."""
 
     number: int
     of: int = SERVICES
@@ -88,7 +86,9 @@ class ScaleService:
 
     @property
     def addresses(self) -> list[str]:
-        """One per endpoint, in the order of its slices; no other Service has any of them."""
+        """One address per endpoint, in the order of the slices; no
+        other Service has any of them.
+        """
         slices_before = self.number + self.number // 2
         first = FIRST_ADDRESS + slices_before * ENDPOINTS_PER_SLICE
         return [str(ipaddress.IPv4Address(first + i)) for i in range(self.slices * ENDPOINTS_PER_SLICE)]
@@ -135,7 +135,7 @@ class ScaleService:
 
 
 def scale_set(services: int = SERVICES, namespaces: int = NAMESPACES) -> list[ScaleService]:
-    """The Services of a set; ValueError for a size that cannot be."""
+    """Return the Services of a set. Raises ValueError for an impossible size."""
     if services < 1 or namespaces < 1:
         raise ValueError(f"{services} services in {namespaces} namespaces: at least one of each")
     endpoints = (services + services // 2) * ENDPOINTS_PER_SLICE
@@ -146,7 +146,7 @@ def scale_set(services: int = SERVICES, namespaces: int = NAMESPACES) -> list[Sc
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a load did."""
+    """The result of a load."""
 
     services: int
     slices: int
@@ -162,7 +162,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Access:
-    """How to reach an API server as somebody: what a kubeconfig says."""
+    """The address and the credentials of an API server, from a kubeconfig."""
 
     host: str
     port: int
@@ -171,7 +171,9 @@ class Access:
 
     @classmethod
     def from_kubeconfig(cls, kubeconfig: Path) -> Access:
-        """The current context of a kubeconfig that has a bearer token; kubectl reads it, so that any form will do."""
+        """Read the current context of a kubeconfig with a bearer token.
+        kubectl reads it, in any form.
+        """
         if not kubeconfig.exists():
             raise PlaneError(f"there is no kubeconfig {kubeconfig}")
         command = [
@@ -209,7 +211,10 @@ class _Poster:
         self.existing = 0
 
     def create(self, path: str, body: dict[str, Any]) -> None:
-        """POST one object; PlaneError when the server refuses it, or stays away for all attempts."""
+        """POST one object.
+
+        Raises PlaneError if the server refuses it, or does not answer any attempt.
+        """
         data = json.dumps(body, separators=(",", ":")).encode()
         headers = {**self._access.headers, "Content-Type": "application/json"}
         failure = ""
@@ -259,7 +264,7 @@ def load(
     connections: int = CONNECTIONS,
     progress: Callable[[str], None] | None = None,
 ) -> Loaded:
-    """Create the set on the API server of `kubeconfig`; PlaneError for the first object that cannot be created.
+    """Create the set on the API server of `kubeconfig`. Raises PlaneError for the first failure.
 
     `progress` gets a line every few seconds.
     """
@@ -277,7 +282,7 @@ def load(
             poster.create(f"/apis/discovery.k8s.io/v1/namespaces/{service.namespace}/endpointslices", endpoint_slice)
 
     def run(create: Callable[[Any], None], of: Iterable[Any], total: int) -> None:
-        """All of them, side by side; the first failure ends it."""
+        """Create all objects in parallel; the first failure ends it."""
         poster.done = 0
         with ThreadPoolExecutor(connections) as pool:
             said = begun = time.monotonic()

@@ -9,7 +9,7 @@ from headwater.commands.corefile import ClientTls
 
 
 class Pki:
-    """Of the instance, as `headwater.test`, and of CoreDNS."""
+    """The CA, and the certificates of the instance (`headwater.test`) and of CoreDNS."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -3,15 +3,14 @@
 
     python -m tests.harness.plane [--dir D]     run one until Ctrl-C and print its KUBECONFIG
 
-The servers are the real ones: etcd, kube-apiserver, kube-controller-manager
-and kube-scheduler do what they do in a cluster, so a Service, a StatefulSet
-and their EndpointSlices behave as they will in production. Only the containers
-are missing: kwok marks pods as running and gives them addresses. Three nodes
-stand in three zones.
+The servers are the real ones: etcd, kube-apiserver, kube-controller-manager and kube-scheduler do
+what they do in a cluster, so a Service, a StatefulSet and their EndpointSlices behave as they will
+in production. Only the containers are missing: kwok marks pods as running and gives them addresses.
+Three nodes stand in three zones.
 
-Every component runs on ports of its own choosing, keeps them for its life, and
-can be killed, paused and started again alone, because the faults of a control
-plane are what a watcher has to be tested against.
+Every component runs on ports of its own choosing, keeps them for its life, and can be killed,
+paused and started again alone, because the faults of a control plane are what a watcher has to be
+tested against.
 
 Standard library only.
 """
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 COMPONENTS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
-"""In the order in which they start; they stop in the opposite one."""
+"""In the order in which they start; they stop in reverse order."""
 
 TOOLS = (*COMPONENTS, "kubectl")
 """Every binary that a plane needs."""
@@ -77,7 +76,7 @@ CONTROLLERS = (
     "garbage-collector-controller",
 )
 
-START_TIMEOUT = 60.0  # seconds; some 6 on an idle machine, but tests share theirs
+START_TIMEOUT = 60.0  # seconds; about 6 on an idle machine, but tests share theirs
 STOP_TIMEOUT = 10.0  # seconds from SIGTERM to SIGKILL
 LOG_LINES_IN_ERRORS = 15
 
@@ -94,11 +93,11 @@ def wait_until(
     interval: float = 0.05,
     ignoring: tuple[type[Exception], ...] = (),
 ) -> T:
-    """Call `condition` until it returns something true, and return that.
+    """Call `condition` until it returns a true value, and return that.
 
-    A failed `assert` in it means "not yet", and so do the exceptions in
-    `ignoring`; the TimeoutError after `timeout` seconds quotes the last of
-    them, or the last false value.
+    A failed `assert` in it means "not yet", and so do the exceptions in `ignoring`. Raises
+    TimeoutError after `timeout` seconds; its text quotes the last exception, or the last false
+    value.
     """
     deadline = time.monotonic() + timeout
     not_yet: tuple[type[Exception], ...] = (AssertionError, *ignoring)
@@ -119,8 +118,8 @@ def wait_until(
 def _free_ports(count: int) -> Iterator[list[int]]:
     """Ports that are free for TCP and UDP on loopback, held until the block ends.
 
-    They lie below the kernel's range for outgoing connections: a component that
-    is down for a while must find its port still free.
+    They lie below the kernel's range for outgoing connections: a component that is down for a while
+    must find its port still free.
     """
     try:
         range_file = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -144,7 +143,7 @@ def _free_ports(count: int) -> Iterator[list[int]]:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on, neither by TCP nor by UDP."""
+    """Return a loopback port on which nobody listens, neither over TCP nor over UDP."""
     with _free_ports(1) as ports:
         return ports[0]
 
@@ -152,10 +151,9 @@ def free_port() -> int:
 class Running:
     """A child process whose output goes to a file, and that dies with this one.
 
-    The kernel kills the child when the *thread* that started it ends
-    (prctl(2), PR_SET_PDEATHSIG): start children from the main thread. The child
-    has a session of its own, so that Ctrl-C in a terminal reaches only us and
-    components can be stopped in their order.
+    The kernel kills the child when the *thread* that started it ends (prctl(2), PR_SET_PDEATHSIG):
+    start children from the main thread. The child has a session of its own, so that Ctrl-C in a
+    terminal reaches only us and components can be stopped in their order.
     """
 
     def __init__(
@@ -174,7 +172,8 @@ class Running:
             raise RuntimeError(f"{name} must be started from the main thread: it would die with this one")
         with log.open("ab") as output:
             self._child = subprocess.Popen(
-                # Not preexec_fn: other libraries act at a fork, and gRPC would start its threads in the child.
+                # Not preexec_fn: libraries run handlers at a fork, and gRPC's would start threads
+                # in the child.
                 ["setpriv", "--pdeathsig", "KILL", *self.command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -206,27 +205,27 @@ class Running:
         return self._child.poll()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal; nothing happens when it is gone already."""
+        """Send a signal; do nothing if the process is gone already."""
         self._child.send_signal(number)
 
     def pause(self) -> None:
-        """SIGSTOP: alive, its sockets open, and silent."""
+        """Send SIGSTOP: the process lives, its sockets are open, and it is silent."""
         self.signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         self.signal(signal.SIGCONT)
 
     def ask_to_stop(self) -> None:
-        """SIGTERM, also to a paused process, which could not see it otherwise."""
+        """Send SIGTERM, and SIGCONT, so that a paused process receives it too."""
         self.signal(signal.SIGTERM)
         self.signal(signal.SIGCONT)
 
     def wait(self, timeout: float) -> int:
-        """Wait for the end; subprocess.TimeoutExpired when it does not come."""
+        """Wait for the end. Raises subprocess.TimeoutExpired."""
         return self._child.wait(timeout)
 
     def terminate(self, timeout: float = STOP_TIMEOUT) -> int:
-        """Stop it: SIGTERM, and SIGKILL when that takes longer than `timeout` seconds."""
+        """Stop it with SIGTERM, and with SIGKILL if that takes longer than `timeout` seconds."""
         self.ask_to_stop()
         try:
             return self.wait(timeout)
@@ -234,17 +233,17 @@ class Running:
             return self.kill9()
 
     def kill9(self) -> int:
-        """SIGKILL, and wait for the end."""
+        """Send SIGKILL, and wait for the end."""
         self.signal(signal.SIGKILL)
         return self._child.wait()
 
     def log_tail(self, lines: int = LOG_LINES_IN_ERRORS) -> str:
-        """The last lines that it wrote."""
+        """Return the last lines of its log."""
         text = self.log.read_text(errors="replace") if self.log.exists() else ""
         return "\n".join(text.splitlines()[-lines:])
 
     def require_running(self) -> None:
-        """PlaneError with the end of the log when the process has ended."""
+        """Raise PlaneError with the end of the log if the process has ended."""
         status = self.returncode
         if status is not None:
             raise PlaneError(
@@ -253,18 +252,19 @@ class Running:
 
 
 class Plane:
-    """One control plane, with everything it writes in `folder`.
+    """One control plane, which writes only into `folder`.
 
-    `folder` may hold an earlier plane's data: its objects are there again, on
-    other ports. Two planes cannot share a folder at the same time. `flags`: what
-    else a component is started with, as {"kube-apiserver": ["--v=4"]}.
+    `folder` may hold the data of an earlier plane, whose objects are then served again, on other
+    ports. Two planes cannot share a folder at the same time. `flags` are further flags of
+    components, as {"kube-apiserver": ["--v=4"]}.
     """
 
     def __init__(self, folder: Path, flags: Mapping[str, Sequence[str]] | None = None) -> None:
         self.folder = folder.resolve()
         self._flags = dict(flags or {})
         self.kubeconfig = self.folder / "kubeconfig"
-        # The plane's own parts take a CA's rotation as it comes: client-go reads no CA twice.
+        # The plane's own components must survive the rotation of a CA, and client-go reads a CA
+        # only once.
         self._parts_kubeconfig = self.folder / "kubeconfig.parts"
         self._serving: tuple[Path, Path, bytes] | None = None
         self.logs = self.folder / "logs"
@@ -291,8 +291,8 @@ class Plane:
     def start(self, name: str | None = None) -> None:
         """Start one component again, on its ports and data; without a name, the whole plane.
 
-        Returns when etcd or the API server answer, and for the whole plane when
-        the nodes take pods. Any failure stops everything that had been started.
+        Returns when etcd or the API server answer, and for the whole plane when the nodes take
+        pods. Any failure stops everything that had been started.
         """
         if name is not None:
             self._start_component(name)
@@ -319,28 +319,29 @@ class Plane:
             self._lock = None
 
     def serve_with(self, certificate: Path, key: Path, authority: bytes) -> None:
-        """From its next start on, the API server shows this certificate; `authority`: its CA's, in PEM.
+        """Make the API server present this certificate from its next start on.
 
-        `kubeconfig` is written anew then. For what reads its credentials only once: `kubeconfig_text`.
+        `authority` is the certificate of its CA, in PEM. `kubeconfig` is written again at that
+        start. A client that reads its credentials only once needs `kubeconfig_text`.
         """
         self._serving = (certificate, key, authority)
 
     def check(self) -> None:
-        """PlaneError when a component has ended that nobody stopped."""
+        """Raise PlaneError if a component has ended that nobody stopped."""
         for component in self._running.values():
             component.require_running()
 
     # -- single components
 
     def process(self, name: str) -> Running:
-        """The process of a component that was started and not stopped."""
+        """Return the process of a component that was started and not stopped."""
         _require_component(name)
         if name not in self._running:
             raise PlaneError(f"{name} is not running")
         return self._running[name]
 
     def kill(self, name: str) -> None:
-        """kill -9 one component; `start(name)` brings it back."""
+        """Kill -9 one component; `start(name)` brings it back."""
         self.process(name).kill9()
         del self._running[name]
 
@@ -350,7 +351,7 @@ class Plane:
         del self._running[name]
 
     def pause(self, name: str) -> None:
-        """SIGSTOP one component: its connections stay open and nothing answers."""
+        """Send SIGSTOP to one component: its connections stay open and nothing answers."""
         self.process(name).pause()
 
     def resume(self, name: str) -> None:
@@ -359,7 +360,10 @@ class Plane:
     # -- talking to it
 
     def kubectl(self, *args: str | Path, stdin: str | None = None, timeout: float = 60) -> str:
-        """Run kubectl as the administrator and return what it prints; PlaneError with its stderr when it fails."""
+        """Run kubectl as the administrator and return its output.
+
+        Raises PlaneError with its stderr.
+        """
         words = [str(word) for word in args]
         command = [str(self.kubectl_path), f"--kubeconfig={self.kubeconfig}", f"--cache-dir={self.folder / 'cache'}"]
         try:
@@ -374,7 +378,7 @@ class Plane:
         return done.stdout
 
     def apply(self, yaml_text: str) -> str:
-        """`kubectl apply` of some YAML documents."""
+        """Run `kubectl apply` on some YAML documents."""
         return self.kubectl("apply", "-f", "-", stdin=yaml_text)
 
     def api(
@@ -386,9 +390,10 @@ class Plane:
         content_type: str = "application/json",
         timeout: float = 10,
     ) -> Any:
-        """One request to the API server, JSON in and JSON out: a fiftieth of what starting kubectl costs.
+        """Send one request to the API server, JSON in and JSON out, at
+        a fiftieth of kubectl's cost.
 
-        PlaneError for any status above 299; OSError when the server does not answer.
+        Raises PlaneError for any status above 299, and OSError if the server does not answer.
         """
         connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=timeout, context=self._tls_context())
         data = None if body is None else json.dumps(body).encode()
@@ -399,16 +404,17 @@ class Plane:
         return json.loads(text) if "json" in response.headers.get_content_type() else text
 
     def etcd(self, path: str, body: object, *, timeout: float = 10) -> Any:
-        """One request to etcd's JSON gateway, as etcd("/v3/kv/range", {"key": ...}): keys and values are base64.
+        """Send one request to etcd's JSON gateway, as etcd("/v3/kv/range", {"key": ...}).
 
-        PlaneError for any status above 299; OSError when etcd does not answer.
+        Keys and values are base64. Raises PlaneError for any status above 299, and OSError if etcd
+        does not answer.
         """
         connection = http.client.HTTPConnection("127.0.0.1", self.etcd_port, timeout=timeout)
         _, text = _exchange(connection, "POST", path, json.dumps(body).encode(), {}, "etcd ")
         return json.loads(text)
 
     def etcd_behind(self) -> int:
-        """How many of etcd's watches have not come to the present yet; OSError when etcd does not answer."""
+        """Return how many of etcd's watches lag behind. Raises OSError if etcd does not answer."""
         with urllib.request.urlopen(f"http://127.0.0.1:{self.etcd_port}/metrics", timeout=10) as response:
             for line in response.read().decode().splitlines():
                 if line.startswith("etcd_debugging_mvcc_slow_watcher_total "):
@@ -416,10 +422,11 @@ class Plane:
         raise PlaneError("etcd has no metric of its watches")
 
     def compact(self) -> int:
-        """Let etcd forget every revision before the one that it writes for this; returns that one.
+        """Write a revision, make etcd forget every revision before it, and return it.
 
-        A watch from an older one is refused from now on, by etcd to the API server. The API server itself keeps
-        some of what it has read: a client gets its 410 once that is gone too, after a restart at the latest.
+        From now on etcd refuses the API server's watches from older revisions. The API server
+        itself keeps some revisions that it has read. A client gets a 410 when those are gone too,
+        at the latest after a restart.
         """
         written = self.etcd("/v3/kv/put", {"key": base64.b64encode(b"/compact").decode(), "value": ""})
         revision = int(written["header"]["revision"])
@@ -432,14 +439,14 @@ class Plane:
 
     @staticmethod
     def versions() -> dict[str, str]:
-        """What runs here, by name: {"Kubernetes": "1.36.3", ...}."""
+        """Return the versions by name: {"Kubernetes": "1.36.3", ...}."""
         tools = {"Kubernetes": "kube-apiserver", "etcd": "etcd", "kwok": "kwok"}
         return {name: build.TOOLS[tool].version() for name, tool in tools.items()}
 
     # -- inside
 
     def _prepare(self) -> None:
-        """The folder, the lock on it, and the administrator's token."""
+        """Make the folder, the lock on it, and the administrator's token."""
         self.logs.mkdir(parents=True, exist_ok=True)
         lock = (self.folder / "lock").open("w")
         try:
@@ -479,7 +486,7 @@ class Plane:
             raise PlaneError(f"{error}; its log ({component.log}) ends with:\n{component.log_tail()}") from None
 
     def _stop_all(self, names: Sequence[str]) -> None:
-        """Stop several at once: they shut down side by side."""
+        """Stop several components in parallel."""
         stopping = [self._running.pop(name) for name in names if name in self._running]
         for component in stopping:
             component.ask_to_stop()
@@ -493,8 +500,8 @@ class Plane:
     def _arguments(self, name: str) -> list[str]:
         etcd, peer = f"http://127.0.0.1:{self.etcd_port}", f"http://127.0.0.1:{self._etcd_peer_port}"
         certificates = self.folder / "certificates"
-        # The key that the API server makes for its TLS signs service account tokens too:
-        # the standard library cannot make one.
+        # The key that the API server makes for its TLS also signs the tokens of service accounts,
+        # because the standard library cannot make a key.
         key = certificates / "apiserver.key"
         if name == "etcd":
             return [
@@ -517,8 +524,8 @@ class Plane:
             return [
                 f"--kubeconfig={self._parts_kubeconfig}", "--leader-elect=false", "--secure-port=0",
                 f"--controllers={','.join(CONTROLLERS)}", "--kube-api-qps=200", "--kube-api-burst=400",
-                # A test that takes the API server or kwok away for a minute means just that:
-                # it must not find all nodes lost and all pods not ready afterwards.
+                # After a minute without the API server or kwok, the nodes must not count as lost,
+                # nor the pods as not ready.
                 "--node-monitor-grace-period=1h", "--node-monitor-period=1s",
             ]  # fmt: skip
         if name == "kube-scheduler":
@@ -580,7 +587,10 @@ class Plane:
         return [f"--tls-cert-file={certificate}", f"--tls-private-key-file={key}"]
 
     def authority(self) -> bytes:
-        """In PEM: the CA of the API server's certificate. At first it is one that the server signed for itself."""
+        """Return the CA of the API server's certificate, in PEM.
+
+        At first the certificate is self-signed.
+        """
         if self._serving is not None:
             return self._serving[2]
         return (self.folder / "certificates" / "apiserver.crt").read_bytes()
@@ -599,7 +609,9 @@ class Plane:
             file.write_text(text)
 
     def kubeconfig_text(self, authority: bytes | None) -> str:
-        """The administrator's kubeconfig with that CA; None: whatever certificate the server shows."""
+        """Return the administrator's kubeconfig with this CA; with
+        None it accepts any certificate.
+        """
         if authority is None:
             trust = "insecure-skip-tls-verify: true"
         else:
@@ -634,7 +646,10 @@ def _exchange(
     headers: Mapping[str, str],
     whose: str = "",
 ) -> tuple[http.client.HTTPResponse, str]:
-    """One request and its reply's text, on a connection that is closed after it. PlaneError above 299, or OSError."""
+    """Send one request on a new connection; return the reply and its text.
+
+    Raises PlaneError for a status above 299, and OSError.
+    """
     try:
         connection.request(method, path, data, headers)
         response = connection.getresponse()
@@ -649,7 +664,7 @@ def _exchange(
 
 
 def find_tool(name: str) -> Path:
-    """Where a built binary is; PlaneError that says how to build it when it is not."""
+    """Return the path of a built binary. Raises PlaneError, which says how to build it."""
     binary = build.TOOLS[name].binary()
     if not binary.exists():
         raise PlaneError(
@@ -682,7 +697,7 @@ Stop it with Ctrl-C.
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """The first SIGINT or SIGTERM stops the plane; later ones must not stop the stopping."""
+    """Stop the plane at the first SIGINT or SIGTERM; later ones must not interrupt the stop."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt

@@ -1,9 +1,9 @@
-"""What a cluster says a name is, what DNS says it is, and whether the two agree at every moment.
+"""Compare at every moment what a cluster has for a name with what DNS says.
 
-`Truth` follows the API server by watches of its own and keeps, per name, every
-value that the name has had. `Prober` asks DNS for the same names all along.
-`disagreements` compares: every single reply has to be a value that was true
-around the moment of the question, and a value once replaced may not come back.
+`Truth` follows the API server with its own watches and keeps every value that a name has had.
+`Prober` asks DNS for the same names all the time. `disagreements` compares them: each reply has to
+be a value that was true around the moment of the question, and a value that was replaced may not
+come back.
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-#: The addresses of a name; None where there is no such name (NXDOMAIN).
+#: The addresses of a name; None if it does not exist (NXDOMAIN).
 Value = frozenset[str] | None
 #: {"services": {"headless-svc": {...}}, ...}: the objects of one namespace.
 Objects = dict[str, dict[str, Any]]
 
-#: How long an answer may lag behind the API, in seconds: generous, for the machine may be busy.
+#: How long an answer may lag behind the API, in seconds. It is generous, because the machine may be
+#: busy.
 STALE: Final = 3.0
-#: How far it may be ahead of our own watches, in seconds.
+#: How far an answer may be ahead of our own watches, in seconds.
 AHEAD: Final = 3.0
-#: No reply within this time is a lost query; the grpc plugin itself gives up after 5 s.
+#: A query without a reply in this time is lost, in seconds. The grpc plugin itself gives up after 5
+#: s.
 LOST: Final = 6.0
 
 _WATCHED: Final = {
@@ -54,17 +56,17 @@ _GONE: Final = frozenset(("Succeeded", "Failed", "Unknown"))
 
 
 def of_service(name: str) -> Callable[[Objects], Value]:
-    """The ready addresses of a headless Service."""
+    """Return a function for the ready addresses of a headless Service."""
     return lambda objects: _addresses(objects, name, lambda _: True)
 
 
 def of_endpoint(hostname: str, service: str) -> Callable[[Objects], Value]:
-    """The address of a ready endpoint by its hostname."""
+    """Return a function for the address of a ready endpoint, by its hostname."""
     return lambda objects: _addresses(objects, service, lambda endpoint: endpoint.get("hostname") == hostname)
 
 
 def of_pod(address: str) -> Callable[[Objects], Value]:
-    """The address itself while a live pod has it."""
+    """Return a function for the address itself while a live pod has it."""
 
     def value(objects: Objects) -> Value:
         states = [pod["status"] for pod in objects["pods"].values()]
@@ -93,7 +95,7 @@ def _addresses(objects: Objects, service: str, wanted: Callable[[dict[str, Any]]
 
 
 class Truth:
-    """Follows one namespace; the history of every name that it was given."""
+    """Follows one namespace, and keeps the history of each name that was added."""
 
     def __init__(self, kubeconfig: Path, namespace: str) -> None:
         config = yaml.safe_load(kubeconfig.read_text())
@@ -115,7 +117,7 @@ class Truth:
             connection = http.client.HTTPSConnection(
                 str(self._server.hostname), self._server.port, context=self._tls, timeout=600
             )
-            # Without a version: what there is comes first, as events.
+            # A watch without a version begins with the existing objects, as events.
             connection.request(
                 "GET", f"{path.format(self._namespace)}?watch=true", headers={"Authorization": f"Bearer {self._token}"}
             )
@@ -171,13 +173,18 @@ class Truth:
             return list(self._values)
 
     def begin(self) -> None:
-        """Let every history begin now: what came before is not a change, but how watches start."""
+        """Begin every history now, because the events before are the start
+        of the watches, not changes.
+        """
         with self._lock:
             for name, value in self._values.items():
                 self._history[name] = [(time.monotonic(), value(self._objects))]
 
     def history(self, name: str) -> list[tuple[float, Value]]:
-        """(since when, value), oldest first; monotonic time of the event's arrival here."""
+        """Return (since when, value), oldest first.
+
+        The time is monotonic, that of the event's arrival here.
+        """
         with self._lock:
             return list(self._history[name])
 
@@ -187,7 +194,7 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """One query: when it went and came back, and what the reply says."""
+    """One query: when it was sent, when the reply came, and what the reply says."""
 
     sent: float
     received: float
@@ -198,19 +205,21 @@ class Seen:
 
 @dataclass(slots=True)
 class Step:
-    """A change and how long until DNS said the new value, in milliseconds."""
+    """A change, and how long DNS took to have the new value, in milliseconds."""
 
     change: str
     name: str
     from_api: float
-    """From the moment that the API took the change, with all that controllers did of it."""
+    """Since the API accepted the change; it includes the controllers' time."""
     from_slice: float
-    """From the moment that the object which decides the answer was seen changed."""
+    """Since the change was seen of the object that decides the answer."""
 
 
 @dataclass
 class Prober:
-    """Asks for all names of a Truth in turn, `rate` times a second, every other time for `focus`."""
+    """Asks for all names of a Truth in turn, `rate` times a second,
+    every other time for `focus`.
+    """
 
     port: int
     truth: Truth
@@ -278,7 +287,7 @@ class Prober:
 
 
 def read(reply: bytes, sent: float, received: float) -> Seen:
-    """A reply's value, and what is wrong with its form."""
+    """Read a reply's value, and note errors in its form."""
     try:
         message = dns.message.from_wire(reply)
     except dns.exception.DNSException as error:
@@ -302,11 +311,11 @@ def read(reply: bytes, sent: float, received: float) -> Seen:
 
 
 def disagreements(seen: Iterable[Seen], history: list[tuple[float, Value]]) -> list[str]:
-    """What of a name's replies was not true, in words; empty when all was well.
+    """Describe the replies for a name that were not true; return nothing if all were.
 
-    A reply counts as true when it equals a value that the name had between
-    STALE before the question and AHEAD after the reply. Values are walked in their
-    order: an older one may not follow a newer one.
+    A reply is true if it equals a value that the name had between STALE before the question and
+    AHEAD after the reply. The replies' values must be in order: an older one may not follow a newer
+    one.
     """
     wrong = []
     times = [since for since, _ in history]
@@ -331,7 +340,7 @@ def show(value: Value) -> str:
 
 
 def table(steps: Iterable[Step]) -> str:
-    """The steps for people to read."""
+    """Return the steps as a table."""
     rows = [f"{'change':<42} {'name':<28} {'API→answer':>12} {'slice→answer':>13}"]
     for step in steps:
         short = step.name.partition(".default.")[0]
@@ -339,22 +348,24 @@ def table(steps: Iterable[Step]) -> str:
     return "\n".join(rows)
 
 
-# Faults: the truth from etcd, a prober that keeps its rate, and a judgement by time.
+# For faults: the truth from etcd, a prober with a steady rate, and a verdict by time.
 
-#: How old an answer may be while nothing is broken, and how long after its end a fault may be felt, in seconds.
+#: How old an answer may be while nothing is broken, and for how long after its end a fault may
+#: still have effects, in seconds.
 PROMISED: Final = 2.0
-#: An answer older than this, in seconds, shows that a change was missed; less is how changes travel.
+#: An answer older than this shows a late change, in seconds. A smaller age is the usual delay.
 _NOTICEABLE: Final = 0.25
 _SLICES: Final = "/registry/endpointslices/{}/"
-#: Questions under way at most: a socket that nobody reads for a while holds some 270, and drops the others.
+#: The most questions under way: a socket that nobody reads for a while holds about 270 replies, and
+#: drops the others.
 _UNDER_WAY: Final = 150
 
 
 class Chronicle:
-    """The values that the names of a namespace's headless Services have had, from etcd's own history.
+    """The history of the names of a namespace's headless Services, from etcd's own history.
 
-    etcd is asked, not the API server: it has every revision, also those that the API server's clients miss
-    while it is away. Its own restart is outlived too: the watch goes on from the next revision. The API
+    It asks etcd, because etcd has every revision, also those that clients of the API server miss
+    while that is away. After a restart of etcd the watch goes on from the next revision. The API
     server must store JSON (`--storage-media-type=application/json`).
     """
 
@@ -398,7 +409,10 @@ class Chronicle:
             return list(self._history)
 
     def history(self, name: str) -> list[tuple[float, Value]]:
-        """(since when, value), oldest first; monotonic time of the revision's arrival here."""
+        """Return (since when, value), oldest first.
+
+        The time is monotonic, that of the revision's arrival.
+        """
         with self._lock:
             return list(self._history[name])
 
@@ -428,7 +442,7 @@ class Chronicle:
         if "error" in message:
             raise ConnectionError(message["error"])
         result = message["result"]
-        if result.get("canceled"):  # compacted: revisions are missing, and nothing could be proved
+        if result.get("canceled"):  # compacted: revisions are missing, so no verdict is possible
             raise ValueError(f"etcd ends the watch from revision {self._next}: {result}")
         if result.get("created"):
             self.connected.set()
@@ -460,7 +474,7 @@ class Chronicle:
 
 
 def values_of(service: str, slices: Iterable[dict[str, Any]]) -> dict[str, frozenset[str]]:
-    """The ready addresses of a headless Service by hostname, and all of them by ""."""
+    """Return the ready addresses of a headless Service by hostname, and all of them under ""."""
     found: dict[str, set[str]] = {}
     for piece in slices:
         if _service_of(piece) != service:
@@ -482,7 +496,7 @@ def _base64(data: bytes) -> str:
 
 @dataclass(slots=True)
 class Query:
-    """One question, and the reply as it came; empty when none came."""
+    """One question and its reply in wire format; empty if there was none."""
 
     name: str
     sent: float
@@ -491,7 +505,9 @@ class Query:
 
 
 class SteadyProber:
-    """Asks for names in turn at a fixed rate, without waiting for replies, and keeps them as they are."""
+    """Asks for names in turn at a fixed rate, without waiting for
+    replies, and keeps the replies.
+    """
 
     def __init__(self, port: int, names: Callable[[], list[str]], rate: float = 500.0) -> None:
         self._names = names
@@ -505,7 +521,7 @@ class SteadyProber:
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._guard, args=(work,)) for work in (self._send, self._receive)]
         self.asked: list[Query] = []
-        """In the order of `sent`; the last LOST seconds may still get their reply."""
+        """Queries in the order of `sent`. Those of the last LOST seconds may still get a reply."""
         self.failure: Exception | None = None
 
     def __enter__(self) -> Self:
@@ -536,7 +552,7 @@ class SteadyProber:
         due = time.monotonic()
         ident = 0
         while not self._stop.wait(max(0.0, due - time.monotonic())):
-            # What a busy machine has held up is made good, but not more than a moment's worth of it.
+            # Make up for questions that a busy machine delayed, but only for those of a short time.
             due = max(due + 1 / self._rate, time.monotonic() - 0.1)
             if len(self._open) >= _UNDER_WAY and not self._give_up():
                 continue
@@ -553,7 +569,7 @@ class SteadyProber:
                 self._socket.send(ident.to_bytes(2, "big") + self._queries[name])
 
     def _give_up(self) -> bool:
-        """Forget the questions that are lost; whether there were any."""
+        """Forget the questions that are lost. Return whether there were any."""
         old = [ident for ident, query in list(self._open.items()) if query.sent < time.monotonic() - LOST]
         for ident in old:
             self._open.pop(ident, None)
@@ -573,29 +589,29 @@ class SteadyProber:
 
 @dataclass(slots=True)
 class Verdict:
-    """What the replies of a while were worth."""
+    """The verdict on the replies of a period."""
 
     asked: int = 0
     lost: int = 0
     refused: list[str] = field(default_factory=list)
-    """SERVFAIL, or another rcode that no name of a cluster has."""
+    """Replies with SERVFAIL, or with another rcode that no name of a cluster has."""
     unanswered: list[Query] = field(default_factory=list)
-    """Those that were lost or refused."""
+    """Queries that were lost or refused."""
     wrong_nxdomain: list[str] = field(default_factory=list)
     never_true: list[str] = field(default_factory=list)
     too_old: list[str] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     oldest: float = 0.0
-    """For how many seconds the oldest answer had not been true any more."""
+    """The age of the oldest answer: for how many seconds it had no longer been true."""
     right_again: float = 0.0
-    """How many seconds after the fault's end the last answer came that was noticeably old."""
+    """Seconds from the fault's end to the last answer that was noticeably old."""
     answered_again: float = 0.0
-    """How many seconds after the fault's end the last question was asked that had no answer."""
+    """Seconds from the fault's end to the last question without an answer."""
     slowest: float = 0.0
     """The longest wait for a reply, in seconds."""
 
     def wrong(self) -> list[str]:
-        """All that may never be."""
+        """Return everything that must never happen."""
         return [*self.broken, *self.wrong_nxdomain, *self.never_true, *self.too_old]
 
 
@@ -606,12 +622,15 @@ def judge(
     *,
     holds: bool = True,
 ) -> Verdict:
-    """Compare replies with what was true. `fault`: from when to when something was broken; unless it `holds` changes
-    back, answers may be no older than ever.
+    """Compare replies with the truth.
 
-    A reply was never true when its set is none that the name had by AHEAD after the reply. It is too old when its set
-    had ceased to be true more than PROMISED before the question; from the fault's beginning until PROMISED after its
-    end only, when it had ceased to be true more than PROMISED before the fault.
+    `fault` is the beginning and the end of a fault. Unless it `holds` changes back, answers may not
+    be older than without it.
+
+    A reply was never true if the name never had its set until AHEAD after the reply. It is too old
+    if its set ceased to be true more than PROMISED before the question. Between the fault's
+    beginning and PROMISED after its end, it is too old only if its set ceased to be true more than
+    PROMISED before the fault.
     """
     began, ended = fault
     verdict = Verdict()
@@ -653,7 +672,9 @@ def judge(
 
 
 def age_of(value: Value, query: Query, history: list[tuple[float, Value]]) -> float | None:
-    """For how many seconds a value had not been true any more at the question; None if it never was."""
+    """Return for how many seconds a value had not been true at the
+    question; None if it never was.
+    """
     ended = query.received + AHEAD
     for since, true in reversed(history):
         if since < query.received + AHEAD:

@@ -4,8 +4,8 @@
         with CoreDNS(tmp_path, "cluster.local {\n    grpc . unix:///…\n}\n") as dns:
             answer = dns.ask("web.default.svc.cluster.local", "A")
 
-Nothing here waits for a time to pass: every wait has a condition, a deadline,
-and a message that says what did not happen.
+Nothing here sleeps for a fixed time. Every wait has a condition, a deadline, and a message that
+says what did not happen.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _SERVER_BLOCK = re.compile(r"^(?P<addresses>[^\s(#}][^{}#\n]*?)\s*\{[ \t]*$", re
 
 
 def require_tool(name: str) -> Path:
-    """The binary of one of tools/build.py's tools, built now when it is missing.
+    """Return the binary of one of tools/build.py's tools; build it if it is missing.
 
-    Without Go the test is skipped on a developer's machine, and fails under
-    CI=true: there, a skipped test would look like a passed one. A first build
-    takes minutes, longer than a test may: `make tools` does it ahead.
+    Without Go the test is skipped on a developer's machine, and fails with CI=true, where a skipped
+    test would look like a passed one. A first build takes minutes, which is longer than a test may
+    take, so `make tools` does it ahead.
     """
     tool = build.TOOLS[name]
     if tool.binary().exists():
@@ -58,12 +58,16 @@ def require_tool(name: str) -> Path:
 
 
 def on_port(corefile: str, port: int) -> str:
-    """The Corefile with port 53 replaced by `port` where server blocks name it; other ports in it stay."""
+    """Return the Corefile with port 53 of its server blocks replaced
+    by `port`; other ports stay.
+    """
     return _SERVER_BLOCK.sub(lambda block: re.sub(r":53(?!\d)", f":{port}", block[0]), corefile)
 
 
 def on_loopback(corefile: str, port: int) -> str:
-    """The same with every server block bound to 127.0.0.1; blocks that say `bind` themselves stay as they are."""
+    """Return the Corefile with every server block bound to 127.0.0.1,
+    except those that say `bind`.
+    """
     corefile = on_port(corefile, port)
     parts: list[str] = []
     end = 0
@@ -77,18 +81,19 @@ def on_loopback(corefile: str, port: int) -> str:
 
 
 def _closing_brace(corefile: str, start: int) -> int:
-    """Where the block that is open at `start` ends: its brace stands alone at the start of a line."""
+    """Return where the block that is open at `start` ends: its brace is
+    alone at the start of a line.
+    """
     found = re.search(r"^\}", corefile[start:], re.MULTILINE)
     return start + found.start() if found else len(corefile)
 
 
 class CoreDNS:
-    """The real CoreDNS on a Corefile of the test's own, listening on 127.0.0.1 only.
+    """The real CoreDNS with a Corefile of the test, listening on 127.0.0.1 only.
 
-    `everywhere` lets it listen on all addresses: it knows no other way which are the host's.
-    Server blocks without a port listen on `port`, and so do those that say :53.
-    `env` is visible to the Corefile as {$NAME}. The Corefile, as it was used,
-    and `coredns.log` are in `folder`.
+    With `everywhere` it listens on all addresses, because it has no other way to find those of the
+    host. Server blocks without a port listen on `port`, and so do those with :53. The Corefile sees
+    `env` as {$NAME}. `folder` has the Corefile as it was used, and `coredns.log`.
     """
 
     def __init__(
@@ -132,7 +137,7 @@ class CoreDNS:
         )
 
     def wait(self) -> None:
-        """Return when it answers; PlaneError with the end of its log when it does not."""
+        """Return when it answers. Raises PlaneError with the end of its log."""
         try:
             wait_until(self._answers, START_TIMEOUT, f"{self._name} answers on port {self.port}")
         except TimeoutError as error:
@@ -170,10 +175,10 @@ class CoreDNS:
         rdclass: str = "IN",
         timeout: float = 5.0,
     ) -> dns.message.Message:
-        """One query, one answer, over UDP unless `tcp`; dns.exception.Timeout without an answer.
+        """Send one query, over UDP unless `tcp`, and return the reply.
 
-        A truncated answer is returned as such, not asked for again over TCP.
-        `payload` is the UDP size that the OPT offers when `edns` is set.
+        Raises dns.exception.Timeout. A truncated reply is returned, and not asked for again over
+        TCP. `payload` is the UDP size in the OPT if `edns` is set.
         """
         query = dns.message.make_query(
             name,
@@ -188,16 +193,18 @@ class CoreDNS:
         return dns.query.udp(query, "127.0.0.1", timeout=timeout, port=self.port, ignore_unexpected=True)
 
     def records(self, name: str, rdtype: str = "A", *, tcp: bool = False) -> list[str]:
-        """The rdata of that type in the answer section, sorted: ["10.44.0.1", "10.44.0.2"]."""
+        """Return the rdata of this type in the answer section,
+        sorted: ["10.44.0.1", "10.44.0.2"].
+        """
         wanted = dns.rdatatype.from_text(rdtype)
         answer = self.ask(name, rdtype, tcp=tcp, edns=True, payload=4096).answer
         return sorted(rdata.to_text() for rrset in answer if rrset.rdtype == wanted for rdata in rrset)
 
     def _answers(self) -> bool:
-        """Any answer will do, REFUSED too: it shows that both listeners are there."""
+        """Return whether both listeners give any reply, be it REFUSED."""
         self.process.require_running()
         try:
-            # TCP first: it is refused at once while UDP would wait out its time.
+            # TCP first, because it is refused at once, while UDP would wait for its timeout.
             for tcp in (True, False):
                 self.ask("version.bind", "TXT", rdclass="CH", tcp=tcp, timeout=1.0)
         except (OSError, dns.exception.DNSException):

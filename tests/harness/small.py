@@ -55,7 +55,10 @@ def external_name(name: str, target: str, namespace: str = "default") -> Service
 
 
 def annotated(service: Service, **values: str) -> Service:
-    """With annotations by the end of their names: `ttl`, `publish`, `max_answers`, `pod_names`, `tolerate`."""
+    """Return the Service with annotations:
+
+    `ttl`, `publish`, `max_answers`, `pod_names`, `tolerate`.
+    """
     ends = ("tolerate", "ttl", "publish", "max_answers", "pod_names")
     assert set(values) <= set(ends)
     pairs = tuple((name, values[end]) for name, end in zip(ANNOTATIONS, ends, strict=True) if end in values)
@@ -80,7 +83,7 @@ def imported(
     namespace: str = "default",
     ports: Sequence[Port] = (HTTP,),
 ) -> EndpointSlice:
-    """A slice of a ServiceImport, from a cluster."""
+    """Return a slice of a ServiceImport, exported by a cluster."""
     name = name or f"{service}-{cluster}"
     return EndpointSlice(namespace, name, "", tuple(ports), endpoints, service, cluster)
 
@@ -112,7 +115,7 @@ def remove(item: Object, version: str = "9") -> Remove:
 
 
 def listed(resources: Iterable[Resource], objects: Iterable[Object], version: str = "1") -> list[Change]:
-    """Complete lists of these resources, of one page each."""
+    """Return complete lists of these resources, of one page each."""
     items = list(objects)
     changes: list[Change] = []
     for resource in resources:
@@ -122,10 +125,10 @@ def listed(resources: Iterable[Resource], objects: Iterable[Object], version: st
 
 
 class Small:
-    """A writer on a state directory, and questions asked of what it has written.
+    """A writer on a state directory, and a resolver for questions to its store.
 
-    LMDB opens a file once per process, so the writer is closed while a question
-    is asked: `ask` sees what another process would.
+    LMDB opens a file once per process, so the writer is closed during a question, and `ask` sees
+    what another process would see.
     """
 
     def __init__(self, state_dir: Path, settings: Settings | None = None, name_servers: Sequence[str] = ()) -> None:
@@ -142,7 +145,7 @@ class Small:
         self.why = ""
 
     def with_settings(self, settings: Settings) -> Small:
-        """The same state directory under other settings."""
+        """Use the same state directory with other settings."""
         return Small(self.state_dir, settings, self.name_servers)
 
     def open(self) -> tuple[Store, Ledger]:
@@ -158,12 +161,12 @@ class Small:
             store.close()
 
     def fill(self, *objects: Object, namespaces: Iterable[str] = ("default",)) -> Small:
-        """Complete lists of everything: these objects, in these namespaces."""
+        """Write complete lists of everything: these objects, in these namespaces."""
         self.commit(*listed(self.resources, [*map(Namespace, namespaces), *objects]))
         return self
 
     def records(self) -> dict[bytes, bytes]:
-        """Everything that the store says, name by name."""
+        """Return all nodes of the store by name."""
         store, _ = self.open()
         try:
             return store.read(lambda txn: dict(txn.scan("records")))
@@ -171,11 +174,13 @@ class Small:
             store.close()
 
     def ask_wire(self, *queries: bytes, elsewhere: Sequence[bytes] = ()) -> list[bytes | None]:
-        """Replies to queries, as `replies`; `elsewhere` is what upstreams would say."""
+        """Return replies as `replies` does; `elsewhere` are the upstream servers' replies."""
         return [reply.finish(elsewhere) if isinstance(reply, Pending) else reply for reply in self.replies(*queries)]
 
     def replies(self, *queries: bytes) -> list[bytes | Pending | None]:
-        """What the resolver makes of queries, from a fresh reader, all from one snapshot that is closed then."""
+        """Return the resolver's replies to queries, from a new reader and one
+        snapshot, closed afterwards.
+        """
         reader = Reader(self.state_dir, self.identity)
         reader.follow()
         resolver = Resolver(reader, self.settings)
@@ -196,11 +201,14 @@ class Small:
         return message
 
     def answers(self, qname: str, qtype: str = "A") -> set[str]:
-        """The answer section of that type, as rdata texts."""
+        """Return the rdata of this type in the answer section, as texts."""
         return answers(self.ask(qname, qtype), qtype)
 
     def status(self, qname: str, qtype: str = "A") -> str:
-        """The rcode, or NODATA for NOERROR without an answer; negative replies must carry the SOA."""
+        """Return the rcode, or NODATA for NOERROR without an answer.
+
+        Negative replies must have the SOA.
+        """
         return status(self.ask(qname, qtype))
 
 
@@ -210,7 +218,7 @@ def answers(message: dns.message.Message, qtype: str) -> set[str]:
 
 
 def glue(message: dns.message.Message) -> set[tuple[str, str]]:
-    """(owner, address) of the additional section, without the root dot."""
+    """Return (owner, address) of the additional section, without the root dot."""
     return {
         (rrset.name.to_text(omit_final_dot=True).lower(), item.to_text())
         for rrset in message.additional

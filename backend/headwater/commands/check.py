@@ -1,4 +1,4 @@
-"""`headwater check`: what `serve` needs, tried one by one."""
+"""`headwater check`: try everything that `serve` needs, one by one."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from headwater.settings.settings import Settings
 if TYPE_CHECKING:
     from headwater.serve.tls import Certificates
 
-#: A longer name has its result right behind it.
+#: The widest column of names. A longer name pushes its result to the right.
 _WIDEST: Final = 44
 
-#: What is tried: its name, and a function that says what it found. It raises when that is no good.
+#: One check: its name, and a function that returns its result in words, or raises when it fails.
 Check = tuple[str, Callable[[], str]]
 
 
@@ -36,7 +36,7 @@ def command(configuration: Configuration) -> int:
 
 
 def check(configuration: Configuration) -> int:
-    """One line per thing that `serve` needs; 0 when all of it is there, else 1."""
+    """Print one line per check. Return 0 when all succeed, otherwise 1."""
     from headwater.cluster.files import BadManifest
     from headwater.supervise.claims import StartFailed
 
@@ -57,7 +57,7 @@ def check(configuration: Configuration) -> int:
 
 
 def checks(settings: Settings) -> Iterator[Check]:
-    """What `serve` needs, in the order in which it needs it."""
+    """Yield the checks in the order in which `serve` needs their results."""
     from headwater.cluster.files import files_of
     from headwater.cluster.source import place_of
     from headwater.serve.tls import Certificates
@@ -126,7 +126,7 @@ def _writable(state_dir: str) -> str:
     from headwater.supervise import claims
 
     folder = Path(state_dir)
-    if (folder / "lock").exists():  # none is made: another user may run `serve`
+    if (folder / "lock").exists():  # do not create it, because another user may run `serve`
         claims.take_state_dir(folder).close()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -145,13 +145,15 @@ def _loadable(files: Certificates) -> str:
 
 
 def _listenable(address: Address) -> str:
-    """Listen as `serve` would (under grpcio its answer processes), and leave nothing behind."""
+    """Listen as `serve` would (with grpcio, as its answer processes
+    would), and leave nothing behind.
+    """
     from headwater.supervise import claims
 
     with _without_new_folders(Path(address.path) if address.path else None):
         (bound,) = claims.listen([address])
         with bound:
-            if address.path is not None:  # before it is closed: then it may be somebody else's
+            if address.path is not None:  # before it is closed: afterwards another process may own the path
                 Path(address.path).unlink(missing_ok=True)
     return ""
 
@@ -165,7 +167,9 @@ def _bindable(address: Address, kind: socket.SocketKind, flag: str) -> str:
 
 @contextmanager
 def _without_new_folders(path: Path | None) -> Iterator[None]:
-    """Take away the folders above `path` that were not there before: another user may run `serve`."""
+    """Remove the folders above `path` that did not exist before, because
+    another user may run `serve`.
+    """
     new = [folder for folder in path.parents if not folder.exists()] if path else []
     try:
         yield

@@ -1,8 +1,8 @@
-"""The command line: `headwater COMMAND`, and how a mistake ends. No logic lives here.
+"""The command line: `headwater COMMAND`, and how errors are printed. It has no other logic.
 
-A command is a module of this room with its name, which holds a click command
-`command`; it is imported when it is called for. A new one is a file, and a line
-in COMMANDS.
+A command is a module of this room with the command's name, which defines a click command `command`.
+The module is imported when its command is called. A new command is a new file and a line in
+COMMANDS.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from headwater import __version__
 from headwater.commands.help import Formatted, write_rows
 from headwater.settings.error import SettingsError
 
-#: Name and first sentence of each command, by what it is for.
+#: The name and first sentence of each command, by purpose.
 COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     "Serve": {
         "serve": "Watch a cluster, or files, and answer CoreDNS.",
@@ -39,16 +39,16 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     },
 }
 
-#: Exit codes, beside 0 (docs/operations.md): a failure at run time, bad usage, Ctrl-C.
+#: Exit codes other than 0 (docs/operations.md): a failure at run time, bad usage, Ctrl-C.
 FAILED: Final = 1
 USAGE: Final = 2
-#: The answer to what was asked is no: the name does not answer, the names differ.
+#: The command worked, and its result is negative: the name has no answer, or the names differ.
 NEGATIVE: Final = 3
 INTERRUPTED: Final = 130
 
 
 class Commands(Formatted, click.Group):
-    """The commands of COMMANDS, each imported when it is called for."""
+    """The commands of COMMANDS, each imported when it is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 (click's signature)
         return [name for section in COMMANDS.values() for name in section]
@@ -75,7 +75,7 @@ class Commands(Formatted, click.Group):
 
 
 def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
-    """The version, and what a report of an error needs beside it."""
+    """Print the version, and what else a bug report needs."""
     if asked and not ctx.resilient_parsing:
         system, machine = platform.system(), platform.machine()
         click.echo(f"headwater {__version__} (Python {platform.python_version()}, {system} {machine})")
@@ -92,13 +92,13 @@ def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
 def cli() -> None:
     """A DNS backend for CoreDNS: every answer of a cluster, ready in wire format.
 
-    CoreDNS forwards the cluster's zones over its grpc plugin; headwater watches
-    Kubernetes and replies.
+    CoreDNS forwards the cluster's zones over its grpc plugin; headwater watches Kubernetes and
+    replies.
     """
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The console script. Errors that a person can mend are one line on standard error."""
+    """Run the console script. An error that the user can mend is one line on standard error."""
     try:
         code = _run(arguments)
         sys.stdout.flush()
@@ -106,7 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             sys.stdout.flush()
         except BrokenPipeError:
-            # Nobody reads the output any more (`| head -1`). The interpreter flushes once more at its end.
+            # Nobody reads the output any more (`| head -1`), and the interpreter flushes once more
+            # at its end.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         raise
@@ -130,7 +131,7 @@ def _run(arguments: list[str] | None) -> int:
 
 
 def _one_line(error: click.ClickException) -> str:
-    """click's sentences begin with a capital and end with a full stop; ours follow "headwater: "."""
+    """Return click's error without its capital and full stop, because it follows "headwater: "."""
     if isinstance(error, click.NoSuchOption):
         near = get_close_matches(error.option_name, error.possibilities or (), 1)
         return f"no option {error.option_name}{f': do you mean {near[0]}?' if near else ''}"

@@ -1,4 +1,4 @@
-"""`headwater config`: the settings in force as a file for `--config`, each with where it comes from."""
+"""`headwater config`: print the settings in force as a `--config` file, each with its origin."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _HEAD: Final = """\
 # The settings in force, and where each comes from.
 # `headwater serve --config FILE` reads them from a file like this.
 """
-#: A longer line has its comment right behind it.
+#: The column of the comments. A longer line pushes its comment to the right.
 _COLUMN: Final = 44
-#: A longer array has its items on lines of their own.
+#: A longer array has one line per item.
 _LONG: Final = 72
 
 
@@ -31,7 +31,7 @@ def command(configuration: Configuration) -> int:
 
 
 def render(configuration: Configuration) -> str:
-    """TOML, with a newline at its end. Raises SettingsError for a value that TOML cannot hold."""
+    """Return TOML with a final newline. Raises SettingsError for a value that TOML cannot hold."""
     parts = [_HEAD]
     for topic in TOPICS:
         lines = [_line(option, configuration) for option in OPTIONS if option.topic is topic]
@@ -44,7 +44,7 @@ def render(configuration: Configuration) -> str:
 
 
 def _line(option: Option, configuration: Configuration) -> tuple[str, str]:
-    """`key = value`, and where the value comes from. A setting that is not set is a comment."""
+    """Return `key = value` and the value's origin. A setting without a value becomes a comment."""
     given = option.given(configuration.settings)
     origin = configuration.origins[option.flag].where
     if given is None:
@@ -53,7 +53,7 @@ def _line(option: Option, configuration: Configuration) -> tuple[str, str]:
 
 
 def toml(given: Given, flag: str) -> str:
-    """A value as TOML spells it. Raises SettingsError for a text that is not UTF-8."""
+    """Return a value in TOML. Raises SettingsError for a text that is not UTF-8."""
     match given:
         case bool():
             return "true" if given else "false"
@@ -68,5 +68,5 @@ def toml(given: Given, flag: str) -> str:
         given.encode()
     except UnicodeEncodeError:
         raise SettingsError(flag, f"{given!r} is not UTF-8: no file for --config can hold it") from None
-    # JSON's strings are TOML's, but for one control character.
+    # A string in JSON is one in TOML too, except for one control character.
     return json.dumps(given, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,11 +1,10 @@
-"""The server block that makes CoreDNS ask this Headwater: what `headwater corefile` prints.
+"""`headwater corefile`: print the server block that makes CoreDNS ask this Headwater.
 
-It is a block of its own, for two reasons. CoreDNS runs `forward` before `grpc`,
-whatever the order in the file, so a cluster zone in the "." block that forwards
-would be asked of the Internet; and a block may hold one `grpc` only. The block
-of the longest matching zone is the one that answers: it can be pasted beside
-any "." block, and what concerns the whole process (loop, reload, health, ready)
-stays there.
+It is a separate block, for two reasons. CoreDNS runs `forward` before `grpc`, whatever their order
+in the file, so a "." block that forwards would ask the Internet for the cluster's zones. And a
+block can have only one `grpc`. CoreDNS answers from the block with the longest matching zone. The
+block can therefore be pasted beside any "." block, which keeps the plugins of the whole process
+(loop, reload, health, ready).
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ from headwater.settings.settings import Settings
 Mode = Literal["zone", "split"]
 
 _INDENT: Final = " " * 4
-#: What the Corefile's reader, URL parsing in grpc-go and a file system all take literally.
+#: A path that the Corefile's reader, grpc-go's URL parser and the file system all take literally.
 _PLAIN_PATH: Final = re.compile(r"/[A-Za-z0-9._/@:+,=-]*")
-#: What makes a word need quotes, and what quotes cannot protect: {$NAME} and {%NAME%} are
-#: replaced before quotes are looked at (caddyfile/parse.go, lexer.go).
+#: Characters for which a word needs quotes, and characters that quotes cannot protect: {$NAME} and
+#: {%NAME%} are replaced before the reader looks at quotes (caddyfile/parse.go, lexer.go).
 _NEEDS_QUOTES: Final = re.compile(r"[\s#]|^$")
 _NOT_A_WORD: Final = re.compile(r'[{}"\\\n]')
 #: The `ttl` of CoreDNS's kubernetes plugin: its default and its limit (plugin/kubernetes/setup.go).
@@ -42,14 +41,16 @@ _KUBERNETES_MAX_TTL: Final = 3600
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """CoreDNS's side of TLS: files as CoreDNS finds them, and the name that it expects in our certificate."""
+    """CoreDNS's side of TLS: paths as CoreDNS sees them, and the name that
+    it expects in our certificate.
+    """
 
     ca: str | None = None
-    """The CA of our certificate; None: one that CoreDNS's system trusts."""
+    """The CA of our certificate; None for a CA that CoreDNS's system trusts."""
     cert: str | None = None
     key: str | None = None
     server_name: str | None = None
-    """None: the address that it dials, "localhost" for a unix socket."""
+    """None for the address that CoreDNS dials, or "localhost" for a unix socket."""
 
 
 _flag = partial(flag, group="CoreDNS")
@@ -83,13 +84,12 @@ def command(
 
 
 def stanza(settings: Settings, *, mode: Mode = "zone", port: int = 53, tls: ClientTls | None = None) -> str:
-    """The Corefile text for these flags, with a newline at its end.
+    """Return the Corefile's text for these flags, with a final newline.
 
-    `mode` "zone" takes the whole of each zone from Headwater. "split" lets
-    CoreDNS's own `kubernetes` answer ClusterIP and ExternalName Services and
-    asks Headwater for every name that it does not have without endpoints.
-    `port` is CoreDNS's own.
-    Raises SettingsError for flags that no Corefile can express.
+    With the `mode` "zone", Headwater answers for each whole zone. With "split", CoreDNS's own
+    `kubernetes` plugin, which reads no endpoints, answers for ClusterIP and ExternalName Services,
+    and Headwater answers for all other names. `port` is CoreDNS's own. Raises SettingsError for
+    flags that no Corefile can express.
     """
     zones = dict.fromkeys((*settings.forward_zones(), *settings.reverse_zones))
     upstreams = " ".join(upstream(address) for address in settings.listen_addresses())
@@ -111,10 +111,10 @@ def stanza(settings: Settings, *, mode: Mode = "zone", port: int = 53, tls: Clie
 
 
 def upstream(address: Address) -> str:
-    """A listening address as CoreDNS's `grpc` dials it.
+    """Return a listening address as CoreDNS's `grpc` dials it.
 
-    A wildcard is an address to listen on, not one to connect to: loopback
-    stands for it, because CoreDNS on the same host or in the same pod is the rule.
+    A wildcard is not an address to connect to. Loopback takes its place, because CoreDNS usually
+    runs on the same host or in the same pod.
     """
     if address.path is not None:
         if not _PLAIN_PATH.fullmatch(address.path):
@@ -132,13 +132,15 @@ def _tls(settings: Settings, tls: ClientTls) -> list[str]:
     """`tls [CERT KEY] [CA]`, as CoreDNS's `grpc` reads it (plugin/pkg/tls/tls.go)."""
     if settings.tls_cert is None:
         if tls != ClientTls():
-            raise SettingsError("--tls-cert", "without it and --tls-key there is no TLS for CoreDNS to take part in")
+            raise SettingsError("--tls-cert", "without it and --tls-key CoreDNS cannot connect over TLS")
         return []
     if (tls.cert is None) != (tls.key is None):
         missing, there = ("key", "cert") if tls.key is None else ("cert", "key")
-        raise SettingsError(f"--coredns-{missing}", f"--coredns-{there} is nothing without it")
+        raise SettingsError(f"--coredns-{missing}", f"--coredns-{there} needs it")
     if settings.tls_client_ca is not None and tls.cert is None:
-        raise SettingsError("--coredns-cert", "--tls-client-ca lets in only who has one: name CoreDNS's, and its key")
+        raise SettingsError(
+            "--coredns-cert", "--tls-client-ca needs a certificate of each client: name CoreDNS's, and its key"
+        )
     files = (("--coredns-cert", tls.cert), ("--coredns-key", tls.key), ("--coredns-ca", tls.ca))
     lines = [" ".join(["tls", *(_word(file, flag) for flag, file in files if file is not None)])]
     if tls.server_name is not None:
@@ -147,14 +149,16 @@ def _tls(settings: Settings, tls: ClientTls) -> list[str]:
 
 
 def _kubernetes(settings: Settings) -> list[str]:
-    """CoreDNS's own plugin in front, so set that it says nothing Headwater would contradict."""
+    """Return the block of CoreDNS's own plugin, with options that make it agree with Headwater."""
     if settings.manifests:
         raise SettingsError("--manifests", "CoreDNS cannot read them: split mode needs a cluster")
     if settings.ignore_empty_service:
         raise SettingsError(
-            "--ignore-empty-service", "split mode has no endpoints in CoreDNS to tell by: use mode zone"
+            "--ignore-empty-service",
+            "CoreDNS has no endpoints in split mode, so it cannot know which are empty: use mode zone",
         )
-    # Without endpoints CoreDNS has no answer for a headless Service or a pod: `fallthrough` hands these on.
+    # Without endpoints CoreDNS has no answer for a headless Service or a pod; with `fallthrough` it
+    # asks Headwater for these.
     options = ["noendpoints", "fallthrough"]
     if settings.kubeconfig:
         context = [_word(settings.context, "--context")] if settings.context else []
@@ -166,13 +170,17 @@ def _kubernetes(settings: Settings) -> list[str]:
         options.append(" ".join(["namespaces", *settings.namespaces]))
     if settings.ttl != _KUBERNETES_TTL:
         options.append(f"ttl {min(settings.ttl, _KUBERNETES_MAX_TTL)}")
-    # By default the plugin takes every zone of its block; clustersets it would answer as one cluster.
+    # By default the plugin takes every zone of its block, and would answer for a clusterset as if
+    # it were one cluster.
     zones = " ".join(("", *settings.zones, *settings.reverse_zones)) if settings.multicluster_zones else ""
     return [f"{_INDENT}kubernetes{zones} {{", *(_INDENT * 2 + option for option in options), f"{_INDENT}}}"]
 
 
 def _selector(text: str, flag: str) -> str:
-    """A label selector as CoreDNS takes it: in its canonical form, without comparisons."""
+    """Return a label selector in canonical form.
+
+    CoreDNS takes no comparisons: raises SettingsError.
+    """
     canonical = str(selectors.parse(text))
     if "<" in canonical or ">" in canonical:
         raise SettingsError(flag, f"{text!r}: CoreDNS's kubernetes plugin has neither < nor >: use mode zone")
@@ -180,7 +188,7 @@ def _selector(text: str, flag: str) -> str:
 
 
 def _word(text: str, flag: str) -> str:
-    """One word of a Corefile, in quotes where it needs them."""
+    """Return one word of a Corefile, in quotes if it needs them."""
     if _NOT_A_WORD.search(text):
         raise SettingsError(flag, f"{text!r}: a Corefile cannot hold braces, quotes, backslashes or line ends")
     return f'"{text}"' if _NEEDS_QUOTES.search(text) else text

@@ -1,8 +1,7 @@
-"""`headwater demo`: the bundled example, served as it would be in a cluster.
+"""`headwater demo`: serve the bundled example as in a cluster.
 
-The objects in `examples/statefulset` were captured from a real control plane.
-Headwater serves them from files, CoreDNS stands in front when there is one, and
-the first answers are asked through it.
+The objects in `examples/statefulset` were captured from a real control plane. Headwater serves them
+from files. CoreDNS stands in front if it is installed, and the first questions go through it.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from headwater.commands.help import Formatted, flag
 from headwater.settings.address import Address
 from headwater.settings.settings import Settings
 
-#: What is asked first: (name, type, why it is worth a look).
+#: The first questions: (name, type, what it shows).
 QUESTIONS: Final = (
     ("headless-svc.default.svc.cluster.local", "A", "the headless Service: every pod, in turning order"),
     ("web-stateful-1.headless-svc.default.svc.cluster.local", "A", "one pod of the StatefulSet, by its name"),
@@ -58,11 +57,11 @@ def command(coredns: str | None, no_coredns: bool, port: int, once: bool) -> int
 
 
 class DemoFailed(RuntimeError):  # noqa: N818 (what happened)
-    """Why there is nothing to show."""
+    """The demo cannot run; the text says why."""
 
 
 def example() -> Path:
-    """The example's folder: inside an installed package, or in the checkout."""
+    """Return the example's folder, inside an installed package or in the checkout."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "examples" / "statefulset", package.parents[1] / "examples" / "statefulset"):
         if folder.is_dir():
@@ -71,7 +70,7 @@ def example() -> Path:
 
 
 def find_coredns(named: str | None) -> str | None:
-    """The CoreDNS to use: the one named, on PATH, or built by `make tools`."""
+    """Return the CoreDNS to use: the named one, one on PATH, or one built by `make tools`."""
     if named is not None:
         found = shutil.which(named)
         if found is None:
@@ -86,7 +85,7 @@ def find_coredns(named: str | None) -> str | None:
 
 
 def free_port() -> int:
-    """A port that is free for UDP and TCP on loopback, now."""
+    """Return a port that is now free for UDP and TCP on loopback."""
     while True:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as udp:
             udp.bind(("127.0.0.1", 0))
@@ -100,7 +99,7 @@ def free_port() -> int:
 
 
 def ask(name: str, qtype: str, port: int, timeout: float = 1.0) -> bytes:
-    """One query over UDP. Raises OSError (TimeoutError) without a reply."""
+    """Send one query over UDP and return the reply. Raises OSError (TimeoutError) without one."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
         client.settimeout(timeout)
         client.connect(("127.0.0.1", port))
@@ -145,7 +144,7 @@ def _running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]
 
 
 def run(coredns: str | None, *, use_coredns: bool, port: int, once: bool) -> int:
-    """Serve the example until Ctrl-C (or only until it was shown); the exit code."""
+    """Serve the example until Ctrl-C, or `once` only until it is shown. Return the exit code."""
     try:
         binary = find_coredns(coredns) if use_coredns else None
         with tempfile.TemporaryDirectory(prefix="headwater-") as folder:

@@ -1,4 +1,4 @@
-"""`headwater explain`: why a name answers as it does, asked of an instance, a state directory or manifests."""
+"""`headwater explain`: why a name has its answer; asks an instance, a store or manifests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from headwater.explain.look import Item, Objects
     from headwater.explain.sources import Server
 
-#: How long the instance may take, in seconds; it gives up before.
+#: How long to wait for the instance, in seconds. It gives up earlier itself.
 _TIMEOUT: Final = 6.0
 _MOST: Final = 1 << 20
 
@@ -69,7 +69,8 @@ def _explained(configuration: Configuration, name: str, qtype: str, client: str 
 
     settings, origins = configuration.settings, configuration.origins
     who = _pod(client) if client is not None else None
-    # What serve is told (its variables, its file) names its state directory, too: only the flag asks for this way.
+    # The variables and the file of `serve` name its state directory too, so only the flag chooses
+    # this way.
     if settings.manifests:
         found, objects = _from_manifests(settings, name, qtype)
     elif origins["--state-dir"].where == "--state-dir":
@@ -107,7 +108,7 @@ def _look_at_client(found: Explanation, who: tuple[str, str], objects: Objects, 
 
 
 def _from_admin(settings: Settings, name: str, qtype: str) -> Explanation:
-    """From the instance that runs. Raises NotExplained."""
+    """Ask the running instance. Raises NotExplained."""
     import msgspec
 
     from headwater.explain.explanation import Explanation
@@ -129,7 +130,7 @@ def _from_admin(settings: Settings, name: str, qtype: str) -> Explanation:
     finally:
         connection.close()
     if reply.status == 404:
-        raise NotExplained(f"{address}: what answers there knows no /explain: it is not headwater, or an older one")
+        raise NotExplained(f"{address}: the server there has no /explain: it is not headwater, or an older version")
     if reply.status != 200:
         raise NotExplained(f"{address}: {body.decode(errors='replace').strip()[:500]}")
     try:
@@ -148,7 +149,7 @@ def _from_state(state_dir: Path, settings: Settings, name: str, qtype: str) -> E
 
 
 def _from_manifests(settings: Settings, name: str, qtype: str) -> tuple[Explanation, Objects]:
-    """From manifests, compiled in a folder that is removed again."""
+    """Explain from manifests, compiled in a temporary folder."""
     from headwater.cluster.files import BadManifest, everything
     from headwater.explain.sources import FromManifests
     from headwater.writer import once
@@ -165,7 +166,7 @@ def _from_manifests(settings: Settings, name: str, qtype: str) -> tuple[Explanat
 
 
 def _api(settings: Settings) -> Objects:
-    """The API server, by the credentials that kubectl would take. It is not connected to before it is asked."""
+    """Return the API server with kubectl's credentials. The first question connects to it."""
     from headwater.explain.sources import FromApi
 
     def connect() -> Server:

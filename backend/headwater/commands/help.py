@@ -1,4 +1,4 @@
-"""How `--help` looks: groups of flags in one column, at most 100 wide, the rare ones with `--help-all`."""
+"""Format `--help`: flags in groups, in one column; the rare ones only with `--help-all`."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ import click
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
-#: A longer flag has its text on the next line.
+#: The widest flag whose text begins on the same line.
 _WIDEST: Final = 28
 _GAP: Final = 2
-#: What stays on one line where it fits: a default at the end, a command in backticks.
+#: Text that is not broken between lines if possible: a default at the end, a command in backticks.
 _TOGETHER: Final = re.compile(r"\[[^\]]{1,40}\]$|`[^`]{1,30}`|'[^']{1,30}'|(?<= )-\w \w+")
-#: Characters that textwrap does not break a line at, and what they stand for.
+#: Characters at which textwrap does not break a line, and those that they stand for.
 _UNBROKEN: Final = str.maketrans({" ": "\N{NO-BREAK SPACE}", "-": "\N{NON-BREAKING HYPHEN}"})
 _BROKEN: Final = str.maketrans({"\N{NO-BREAK SPACE}": " ", "\N{NON-BREAKING HYPHEN}": "-"})
-#: In a context's meta: whether everything is shown.
+#: A key of a context's `meta`: whether all flags are shown.
 _ALL: Final = "headwater.help_all"
 
-#: The group of flags that belong to no other.
+#: The group of flags that belong to no other group.
 OPTIONS: Final = "Options"
 
 
 class Flag(click.Option):
-    """A flag in a group of the help."""
+    """A flag that belongs to a group of the help."""
 
     def __init__(self, *names: Any, group: str = OPTIONS, basic: bool = True, **attributes: Any) -> None:
         super().__init__(*names, **attributes)
@@ -35,7 +35,9 @@ class Flag(click.Option):
 
 
 def flag(*names: str, **attributes: Any) -> Callable[[_F], _F]:
-    """`click.option`, with a `group` of the help, and `basic` false for what only --help-all shows."""
+    """Call `click.option` with a `group` of the help; `basic` is false
+    for a flag of --help-all only.
+    """
     return click.option(*names, cls=Flag, **attributes)
 
 
@@ -52,7 +54,7 @@ class Formatted(click.Command):
         for option in shown:
             if option not in rare:
                 groups.setdefault(getattr(option, "group", OPTIONS), []).append((_names(option), option.help or ""))
-        # click puts --help behind everything else; so do we, with what belongs to no group.
+        # click puts --help last; it comes last here too, with the flags of no group.
         last = groups.pop(OPTIONS, [])
         if isinstance(self, click.Group):
             self.format_commands(ctx, formatter)
@@ -64,7 +66,10 @@ class Formatted(click.Command):
 
 
 def write_rows(formatter: click.HelpFormatter, groups: Mapping[str, Sequence[tuple[str, str]]]) -> None:
-    """Titles with rows of two columns; the second begins at the same place in all groups."""
+    """Write titles with rows of two columns.
+
+    The second column begins at the same place in all groups.
+    """
     names = [name for rows in groups.values() for name, _ in rows if len(name) <= _WIDEST]
     width = max(map(len, names), default=0)
     for title, rows in groups.items():
@@ -78,7 +83,7 @@ def _together(text: str) -> str:
 
 
 def _names(option: click.Option) -> str:
-    """The flag with its value: "-h, --help", "--zone ZONE", "--[no-]zonal"."""
+    """Return a flag with its value: "-h, --help", "--zone ZONE", "--[no-]zonal"."""
     if option.secondary_opts:
         return f"--[no-]{option.opts[0].removeprefix('--')}"
     names = ", ".join(sorted(option.opts, key=len))
@@ -86,7 +91,7 @@ def _names(option: click.Option) -> str:
 
 
 def help_all(function: Any) -> Any:
-    """The flag `--help-all`."""
+    """Add the flag `--help-all` to a command."""
 
     def show(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
         if asked and not ctx.resilient_parsing:

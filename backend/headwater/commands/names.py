@@ -1,4 +1,4 @@
-"""`headwater names`: the names that manifests would have, and what a change of them adds and takes away."""
+"""`headwater names`: the names that manifests would have, and those that a change adds or drops."""
 
 from __future__ import annotations
 

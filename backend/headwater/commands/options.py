@@ -1,4 +1,4 @@
-"""The options of `settings.options` as click has them, for every command that is told what `serve` is told."""
+"""The options of `settings.options` as click's, for every command with the flags of `serve`."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _EPILOG: Final = (
 
 
 class _Choice(click.Choice[str]):
-    """Choices for the shell's completion; the table of options refuses the others."""
+    """Choices for the shell's completion only. The table of options refuses other values."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
         return value
 
 
 def settings_command(help_: str, **attributes: Any) -> Callable[[Callable[..., int]], click.Command]:
-    """A command that takes every option of an instance, and is called with a Configuration.
+    """Make a command that takes every option of `serve` and is called with a Configuration.
 
-    An error about a setting, also one that is found later, says where its value came from.
+    An error about a setting says where its value came from, even if the command finds it later.
     """
 
     def decorate(function: Callable[..., int]) -> click.Command:
@@ -49,7 +49,7 @@ def settings_command(help_: str, **attributes: Any) -> Callable[[Callable[..., i
         decorated: Any = help_all(run)
         for option in reversed(OPTIONS):
             decorated = _declared(option)(decorated)
-        text = "Read what no flag and no variable says from this file (TOML)."
+        text = "Read settings without a flag or a variable from this file (TOML)."
         decorated = flag("--config", group=_CONFIG, metavar="FILE", help=text)(decorated)
         return click.command(cls=Formatted, help=help_, epilog=_EPILOG, **attributes)(decorated)
 
@@ -57,7 +57,10 @@ def settings_command(help_: str, **attributes: Any) -> Callable[[Callable[..., i
 
 
 def _declared(option: Option) -> Callable[[Any], Any]:
-    """Texts only: what they mean is decided where a variable's and a file's values are, too."""
+    """Declare an option that yields text.
+
+    The values of flags, variables and files are parsed together.
+    """
     shown = default_text(option.default, option.unset)
     text = f"{option.help} [{shown}]" if shown else option.help
     place: dict[str, Any] = {"group": option.topic.title, "basic": option.basic, "default": None, "help": text}
@@ -68,14 +71,17 @@ def _declared(option: Option) -> Callable[[Any], Any]:
 
 
 def default_text(default: Given | None, unset: str) -> str:
-    """A default as help and documentation show it; "" for a default of nothing."""
+    """Return a default as help and documentation show it; "" if there is none."""
     if default is None or default is False or default in ((), ""):
         return unset
     return " ".join(default) if isinstance(default, tuple) else str(default)
 
 
 def settings_of(arguments: list[str]) -> Settings:
-    """The Settings that these arguments of `headwater serve` make. Raises SettingsError, click.UsageError."""
+    """Return the Settings that `headwater serve` makes of these arguments.
+
+    Raises SettingsError, click.UsageError.
+    """
     from headwater.commands.serve import command
 
     with command.make_context("serve", list(arguments)) as context:

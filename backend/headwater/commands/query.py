@@ -1,4 +1,4 @@
-"""`headwater query`: one question over gRPC, printed as dig prints replies."""
+"""`headwater query`: ask one question over gRPC, and print the reply as dig does."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def command(name: str, qtype: str, server: str, timeout: float, short: bool) -> 
 
 
 class LookupFailed(RuntimeError):  # noqa: N818 (what happened)
-    """No reply: the text says why."""
+    """There was no reply; the text says why."""
 
 
 def exchange(message: bytes, server: Address, timeout: float) -> bytes:
-    """Send a DNS message to an answer process; its reply. Raises LookupFailed."""
+    """Send a DNS message to an answer process and return its reply. Raises LookupFailed."""
     import grpc
 
     with grpc.insecure_channel(str(server)) as channel:
@@ -56,7 +56,7 @@ def exchange(message: bytes, server: Address, timeout: float) -> bytes:
 
 
 def _why(error: Any, timeout: float) -> str:
-    """What a person can do something about, of grpc's account of a failure."""
+    """Return the useful part of grpc's error message, with advice."""
     details = " ".join(str(error.details()).split())
     match error.code().name:
         case "UNAVAILABLE" if "connect" in details:
@@ -68,7 +68,7 @@ def _why(error: Any, timeout: float) -> str:
 
 
 def question(name: str, qtype: str) -> bytes:
-    """A query message. Raises SettingsError for a name or type that there is not."""
+    """Return a query message. Raises SettingsError for an invalid name or an unknown type."""
     from dnslib import QTYPE, DNSError, DNSQuestion, DNSRecord
     from dnslib.dns import DNSHeader
     from dnslib.label import DNSLabelError
@@ -87,7 +87,7 @@ def question(name: str, qtype: str) -> bytes:
 
 
 def show(reply: bytes, took: float, server: str) -> str:
-    """A reply as dig shows it."""
+    """Return a reply as dig shows it."""
     from dnslib import QTYPE, DNSRecord
 
     record = DNSRecord.parse(reply)
@@ -111,7 +111,7 @@ def show(reply: bytes, took: float, server: str) -> str:
 
 
 def query(name: str, qtype: str, server: Address, timeout: float, *, short: bool) -> int:
-    """Ask, print; 0 when there was a reply, whatever it says, else 1."""
+    """Ask and print the reply. Return 0 for any reply, 1 without one."""
     from dnslib import DNSError, DNSRecord
 
     message = question(name, qtype)

@@ -1,4 +1,4 @@
-"""`headwater serve`: an instance until a signal, and on a terminal how far it is."""
+"""`headwater serve`: run an instance until a signal; on a terminal, show its progress."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def command(configuration: Configuration) -> int:
 
 
 def serve(settings: Settings) -> int:
-    """Run the supervisor until a signal; the exit code."""
+    """Run the supervisor until a signal. Return the exit code."""
     from headwater.supervise import forks
 
-    forks.begin()  # it imports what the children need, while this process imports what it needs itself
+    forks.begin()  # it imports the children's modules while this process imports its own
     import asyncio
 
     from headwater.supervise.claims import StartFailed
@@ -49,7 +49,9 @@ def serve(settings: Settings) -> int:
 
 
 async def progress(supervisor: Supervisor) -> None:
-    """On a terminal: what has been listed and compiled so far, until the answers are complete."""
+    """Show on a terminal what has been listed and compiled so far,
+    until the answers are complete.
+    """
     import asyncio
 
     from rich.console import Console

@@ -1,9 +1,10 @@
-"""One question, explained from one moment of the store.
+"""Explain the answer to one question from one snapshot of the store.
 
     explain(name, type, snapshot, settings, answer) -> Explanation
 
-`answer` is the resolver's: the reply that a client would get now. The rules are walked on the objects
-beside it (`walk`), and the two must agree; where they do not, the explanation says so.
+`answer` calls the resolver for the reply that a client would get now. `walk` applies the rules to
+the stored objects and finds the reason. The two must agree; if they do not, the explanation says
+so.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from headwater.wire.header import HEADER_SIZE
 from headwater.wire.names import BadName
 from headwater.wire.types import IN, PTR, A, Rcode
 
-#: Records that are shown; the rest is counted.
+#: The most records that are shown; the others are counted.
 MOST_SHOWN: Final = 100
-#: Endpoints that one record is said to come from.
+#: The most endpoints that are named as the origin of one record.
 _MOST_ORIGINS: Final = 10
-#: A reply without EDNS, in bytes (RFC 1035 section 4.2.1).
+#: The longest reply over UDP without EDNS, in bytes (RFC 1035 section 4.2.1).
 _PLAIN_UDP: Final = 512
 _Key = TypeVar("_Key", bytes, str)
 _ADDRESSES: Final = ("A", "AAAA")
@@ -43,18 +44,18 @@ _ADDRESSES: Final = ("A", "AAAA")
 _HEADER: Final = b"\0\0\1\0\0\1\0\0\0\0\0\1"
 _OPT: Final = b"\0\0\x29\x04\xd0" + bytes(6)
 
-#: The resolver on a snapshot: a query's bytes to a reply's.
+#: The resolver on one snapshot: it takes a query's bytes and returns a reply's.
 Answer = Callable[[bytes], bytes | Pending | None]
 
 
 def explain(
     name: str, qtype: str, snapshot: Snapshot | None, settings: Settings, answer: Answer, *, waiting: str = ""
 ) -> Explanation:
-    """Why a name answers as it does.
+    """Return why a name has its answer.
 
-    `name` is absolute, with or without its last dot; `qtype` as dig takes it. `snapshot` is None when
-    no store is open; `waiting`: what the watch process says that it waits for. Raises ValueError for a
-    type that there is not.
+    `name` is absolute, with or without its last dot. `qtype` is a type as dig takes it. `snapshot`
+    is None when no store is open. `waiting` is what the watch process waits for, in its own words.
+    Raises ValueError for an unknown type.
     """
     number = type_number(qtype)
     text = name.strip().rstrip(".").lower()
@@ -104,7 +105,7 @@ def explain(
 def explained_from(
     reader: Reader, resolver: Resolver, settings: Settings, name: str, qtype: str, waiting: str = ""
 ) -> Explanation:
-    """`explain` on what a reader sees now. Raises ValueError for a type that there is not."""
+    """Call `explain` on a reader's current snapshot. Raises ValueError for an unknown type."""
     snapshot = reader.begin()
 
     def answer(query: bytes) -> bytes | Pending | None:
@@ -118,7 +119,7 @@ def explained_from(
 
 
 def type_number(text: str) -> int:
-    """A query type by its name, or as TYPE65280. Raises ValueError."""
+    """Return the number of a query type, given by its name or as TYPE65280. Raises ValueError."""
     upper = text.upper()
     if upper.startswith("TYPE") and upper[4:].isdigit() and len(upper) <= 9:
         number = int(upper[4:])
@@ -133,20 +134,20 @@ def type_number(text: str) -> int:
 
 
 class _Reply:
-    """What a client would get."""
+    """The reply that a client would get."""
 
     def __init__(self) -> None:
         self.outcome = Outcome.SERVFAIL
         self.records: list[Shown] = []
         self.pending = ""
-        """The name in another zone that has to be asked for."""
+        """The name in another zone for which other servers have to be asked."""
         self.stale = False
         self.size = 0
-        """Bytes of the whole message."""
+        """The length of the whole message, in bytes."""
 
 
 def _reply(wire: bytes, qtype: int, answer: Answer) -> _Reply:
-    # With an OPT: the extended error tells a stale store from one that is not ready.
+    # With an OPT, because the extended error tells a stale store from one that is not ready.
     query = _HEADER + wire + qtype.to_bytes(2, "big") + IN.to_bytes(2, "big") + _OPT
     found = _Reply()
     reply = answer(query)
@@ -175,7 +176,7 @@ def _reply(wire: bytes, qtype: int, answer: Answer) -> _Reply:
 
 
 def _there(answer: Answer) -> Callable[[str], bool]:
-    """Whether a name has anything: what is proposed is asked for first."""
+    """Return a test of whether a name exists, with which each proposed name is checked first."""
 
     def there(name: str) -> bool:
         with contextlib.suppress(BadName):
@@ -186,7 +187,7 @@ def _there(answer: Answer) -> Callable[[str], bool]:
 
 
 def _of_caches(outcome: Outcome, size: int, settings: Settings) -> list[str]:
-    """What a client may see instead of this, and for how long."""
+    """Return hints on what a client may see instead of this answer, and for how long."""
     match outcome:
         case Outcome.ANSWER:
             held = (
@@ -197,7 +198,7 @@ def _of_caches(outcome: Outcome, size: int, settings: Settings) -> list[str]:
                 return [held]
             cut = (
                 f"The reply has {size:,} bytes. Over UDP a client without EDNS gets {_PLAIN_UDP} and asks again over "
-                "TCP: where port 53 is closed for TCP, it sees a part, or waits in vain."
+                "TCP: where port 53 is closed for TCP, it gets a part of the reply, or a timeout."
             )
             return [held, cut]
         case Outcome.NXDOMAIN | Outcome.NODATA:
@@ -210,7 +211,7 @@ def _of_caches(outcome: Outcome, size: int, settings: Settings) -> list[str]:
 
 
 def _asked(text: str, number: int, type_name: str, settings: Settings) -> Asked:
-    """The zone that it is in, the longest one, and the labels before it."""
+    """Divide a name into the longest served zone that it is in, and the labels before it."""
     zone = ""
     for one in settings.served_zones():
         if (text == one or text.endswith(f".{one}")) and len(one) > len(zone):
@@ -251,7 +252,7 @@ def _servfail(found: Explanation, settings: Settings, waiting: str, *, stale: bo
 
 
 def _reverse(asked: Asked, wire: bytes, snapshot: Snapshot) -> Finding | None:
-    """A name in a zone of addresses; None for those that every zone has."""
+    """Explain a name in a reverse zone; return None for the names that every zone has."""
     targets = ptr_targets(wire, snapshot)
     if not asked.labels and not (targets and asked.qtype == PTR):
         return None
@@ -263,18 +264,20 @@ def _reverse(asked: Asked, wire: bytes, snapshot: Snapshot) -> Finding | None:
             f"No Service and no ready endpoint has the address that {asked.name} stands for.",
         )  # fmt: skip
     if not targets:
-        return Finding(Outcome.NODATA, Cause.BELOW_IT, f"{asked.name} is a part of addresses that are known.")
+        return Finding(Outcome.NODATA, Cause.BELOW_IT, f"{asked.name} is the beginning of known addresses.")
     if asked.qtype != PTR:
         return Finding(Outcome.NODATA, Cause.OTHER_TYPE, f"{asked.name} has a PTR record and no {asked.type_name}.")
-    return Finding(Outcome.ANSWER, Cause.ANSWERED, f"{asked.name} is the address of what its PTR records name.")
+    return Finding(Outcome.ANSWER, Cause.ANSWERED, f"{asked.name} is an address; its PTR records have its names.")
 
 
 def _aliased(found: Explanation, reply: _Reply) -> None:
-    """Where an ExternalName led."""
+    """Add to the verdict where an ExternalName led."""
     if found.cause is not Cause.EXTERNAL_ELSEWHERE:
         return
     if reply.pending:
-        found.verdict = f"{found.verdict[:-1]}; {reply.pending} is in no zone of ours and is asked of other servers."
+        found.verdict = (
+            f"{found.verdict[:-1]}; {reply.pending} is in no zone that is served here, so other servers are asked."
+        )
         found.looks.append(Look("name", "", reply.pending, why="what the other servers say"))
     elif found.outcome is Outcome.ANSWER:
         found.cause = Cause.ANSWERED
@@ -287,7 +290,7 @@ def _aliased(found: Explanation, reply: _Reply) -> None:
 
 
 class _Origins:
-    """The objects that the records of an answer come from: each endpoint is looked at once."""
+    """The objects that an answer's records come from. They are indexed once for all records."""
 
     def __init__(self, finding: Finding, held: Held) -> None:
         self._by_address: dict[bytes, list[Origin]] = {}
@@ -309,7 +312,7 @@ class _Origins:
             self._service = [Origin(held.ref(resource, service.namespace, service.name))]
 
     def of(self, record: Shown) -> Shown:
-        """The record with its origins."""
+        """Return the record with its origins."""
         found: list[Origin] = []
         if record.type in _ADDRESSES:
             found = self._by_address.get(rdata.address(record.data), [])
@@ -325,7 +328,7 @@ def _add(known: dict[_Key, list[Origin]], key: _Key, origin: Origin) -> None:
 
 
 def owner_of(name: str, settings: Settings) -> tuple[str, str] | None:
-    """(namespace, Service) that a name belongs to by its form; None for other names. For the history."""
+    """Return (namespace, Service) that a name belongs to by its form; None for other names."""
     asked = _asked(name.strip().rstrip(".").lower(), 0, "", settings)
     match form_of(asked.labels, clusters=asked.clusters) if asked.zone else None:
         case OfService(namespace, service) | OfHost(namespace, service, _):

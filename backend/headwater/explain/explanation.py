@@ -1,4 +1,4 @@
-"""What `headwater explain` says, as data: the same for people, for `--json` and for the admin page.
+"""The result of `headwater explain` as data, for the terminal, for `--json` and for the admin page.
 
 docs/explain.md has the schema. Fields are only ever added.
 """
@@ -12,7 +12,7 @@ from msgspec import Struct, field
 
 
 class Outcome(StrEnum):
-    """What a reply amounts to."""
+    """The kind of a reply."""
 
     ANSWER = "answer"
     NODATA = "nodata"
@@ -22,7 +22,7 @@ class Outcome(StrEnum):
 
 
 class Cause(StrEnum):
-    """Why it is so: one word for each reason, for scripts to match."""
+    """Why a name has its answer: one word for each reason, for scripts to match."""
 
     ANSWERED = "answered"
     BELOW_IT = "names-below"
@@ -40,14 +40,14 @@ class Cause(StrEnum):
     NAMESPACE_LEFT_OUT = "namespace-left-out"
     SERVICE_UNKNOWN = "service-unknown"
     SERVICE_LABEL_MISSING = "service-label-missing"
-    """The name of a pod, asked for without the label of its Service."""
+    """The name is that of a pod, without the label of its Service."""
     IMPORT_UNKNOWN = "import-unknown"
     NAME_TOO_LONG = "name-too-long"
     NO_SLICES = "no-slices"
     NO_ENDPOINTS = "no-endpoints"
     NONE_READY = "none-ready"
     EMPTY_SERVICE = "empty-service"
-    """A Service with a cluster IP, without ready endpoints, under --ignore-empty-service."""
+    """The Service has a cluster IP and no ready endpoint, and --ignore-empty-service is set."""
     NO_CLUSTER_IP = "no-cluster-ip"
     NOT_HEADLESS = "not-headless"
     HOST_UNKNOWN = "host-unknown"
@@ -68,12 +68,12 @@ class Cause(StrEnum):
     EXTERNAL_ELSEWHERE = "external-name-is-asked-elsewhere"
     ZONAL_DISABLED = "zonal-disabled"
     ADDRESS_UNKNOWN = "address-unknown"
-    # What only a look at the API server tells
+    # Reasons that only the API server can give (`look`)
     SERVICE_LEFT_OUT = "service-left-out"
     NO_SELECTOR = "no-selector"
     SELECTOR_MATCHES_NOTHING = "selector-matches-no-pod"
     PODS_UNFIT = "pods-cannot-be-endpoints"
-    """They have no address, or have ended."""
+    """The pods have no address, or have ended."""
     SLICES_BEHIND = "slices-contradict-pods"
     SUBDOMAIN_OTHER = "subdomain-names-another-service"
     HOSTNAME_OTHER = "pod-has-another-hostname"
@@ -81,7 +81,7 @@ class Cause(StrEnum):
 
 
 class Ref(Struct, frozen=True, omit_defaults=True):
-    """A Kubernetes object as it is held here."""
+    """A Kubernetes object, with the version that is stored here."""
 
     kind: str
     namespace: str
@@ -94,16 +94,16 @@ class Ref(Struct, frozen=True, omit_defaults=True):
 
 
 class Deciding(Struct, frozen=True):
-    """The field that decides: where it is, and what it says."""
+    """A field that decides the answer, and its value."""
 
     object: Ref
     path: str
-    """As kubectl explain writes it: endpoints[2].conditions.ready."""
+    """The field as `kubectl explain` writes it: endpoints[2].conditions.ready."""
     value: str
 
 
 class Origin(Struct, frozen=True, omit_defaults=True):
-    """Where a record comes from."""
+    """The object that a record comes from."""
 
     object: Ref
     """The slice of an endpoint; the Service of a cluster IP."""
@@ -111,7 +111,7 @@ class Origin(Struct, frozen=True, omit_defaults=True):
     node: str = ""
     zone: str = ""
     since: float | None = None
-    """When the record came (seconds since 1970), where the history reaches back so far."""
+    """When the record was added (seconds since 1970), if the history reaches back that far."""
 
 
 class Shown(Struct, frozen=True, omit_defaults=True):
@@ -125,26 +125,26 @@ class Shown(Struct, frozen=True, omit_defaults=True):
 
 
 class Near(Struct, frozen=True):
-    """A name that does answer, and why somebody might have meant it."""
+    """An existing name that may have been meant, and why."""
 
     name: str
     why: str
 
 
 class Look(Struct, frozen=True, omit_defaults=True):
-    """What only the API server can tell: an object that is not watched here."""
+    """An object that is not watched here, and has to be looked up in the API server."""
 
     kind: str
     """Pod, StatefulSet, Service or Namespace."""
     namespace: str
     name: str = ""
-    """Empty: those that `service` selects."""
+    """If empty, the objects that `service` selects."""
     service: str = ""
     why: str = ""
 
 
 class Explanation(Struct, omit_defaults=True):
-    """One name, explained."""
+    """The explanation of one name's answer."""
 
     name: str
     type: str
@@ -158,27 +158,30 @@ class Explanation(Struct, omit_defaults=True):
     """Records that the reply has besides those shown."""
     deciding: list[Deciding] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
-    """What to type to see it, or to mend it."""
+    """Commands that show the cause, or remove it."""
     nearest: list[Near] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
-    """What else is worth knowing: caches, the client's side."""
+    """Further facts, such as those on caches and on the client."""
     looks: list[Look] = field(default_factory=list)
-    """What is not known here, and was not asked for yet."""
+    """Objects that are not watched here and were not looked up yet."""
     unknown: list[str] = field(default_factory=list)
     """What could not be found out, and why."""
     changed: float | None = None
-    """When the name's answer last changed (seconds since 1970), where that is known."""
+    """When the name's answer last changed (seconds since 1970), if that is known."""
     until: float | None = None
-    """Until when clients and caches may hold the answer before that."""
+    """Until when clients and caches may hold the previous answer (seconds since 1970)."""
     contradiction: str = ""
-    """Where the objects and the reply do not agree: a bug of ours, or a store that is being written."""
+    """How objects and reply disagree, if they do: a bug here, or a store that is being written."""
 
 
 def command(*words: str) -> str:
-    """A command that can be pasted: names come from whoever may create objects, so they are quoted for a shell."""
+    """Return a command to paste into a shell.
+
+    Words are quoted, because tenants choose object names.
+    """
     return shlex.join(words)
 
 
 def kubectl(namespace: str, *words: str) -> str:
-    """kubectl in a namespace."""
+    """Return a kubectl command in a namespace."""
     return command("kubectl", "-n", namespace, *words)

@@ -1,7 +1,7 @@
-"""What a name below a zone asks for: the grammar of the Kubernetes DNS specification, case by case.
+"""The grammar of names below a zone in the Kubernetes DNS specification, case by case.
 
-The labels are text, lower-cased, the leftmost first, without the zone's.
-CoreDNS has the same in plugin/kubernetes/parse.go.
+The labels are text, lower-cased, the leftmost first, without the zone's. CoreDNS has the same in
+plugin/kubernetes/parse.go.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class OfService:
 
 @dataclass(frozen=True, slots=True)
 class OfHost:
-    """HOST.SVC.NS.svc; HOST.CLUSTER.SVC.NS.svc in a zone of ServiceImports. `_tcp.SVC.NS.svc` is one too."""
+    """HOST.SVC.NS.svc, and `_tcp.SVC.NS.svc`; in a zone of
+    ServiceImports HOST.CLUSTER.SVC.NS.svc.
+    """
 
     namespace: str
     service: str
@@ -72,7 +74,7 @@ class OfPort:
 
 @dataclass(frozen=True, slots=True)
 class Zonal:
-    """TOPOZONE.pin._zone.SVC.NS.svc, TOPOZONE.prefer._zone.SVC.NS.svc, and what lies between."""
+    """TOPOZONE.pin._zone.SVC.NS.svc, TOPOZONE.prefer._zone.SVC.NS.svc, and the names between."""
 
     namespace: str
     service: str
@@ -81,7 +83,7 @@ class Zonal:
 
 @dataclass(frozen=True, slots=True)
 class NoForm:
-    """Nothing that the specification knows."""
+    """A name of no form in the specification."""
 
     labels: tuple[str, ...]
 
@@ -90,7 +92,7 @@ Form = Fixed | OfNamespace | OfPod | OfService | OfHost | OfPort | Zonal | NoFor
 
 
 def form_of(labels: Sequence[str], *, clusters: bool = False) -> Form:
-    """What these labels stand for. `clusters`: in a zone of ServiceImports."""
+    """Return the form of these labels. With `clusters` the zone is one of ServiceImports."""
     if (what := FIXED.get(tuple(labels))) is not None:
         return Fixed(what)
     match list(labels):

@@ -1,4 +1,4 @@
-"""The objects that a store holds, read for one explanation."""
+"""Read the objects in a store for one explanation."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ KINDS: dict[Resource, str] = {
     "pods": "Pod",
     "serviceimports": "ServiceImport",
 }
-#: How the slices of ServiceImports are told from those of Services in the index.
+#: Marks the slices of ServiceImports in the index, which has those of Services too.
 _IMPORT = "/"
 
 
 class Held:
-    """One moment of the store, by object. Valid while the snapshot is open."""
+    """The objects in one snapshot of the store. Valid while the snapshot is open."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
 
     def namespace(self, name: str) -> bool:
-        """Whether a namespace is there."""
+        """Return whether the store has a namespace."""
         return self._data("namespaces", "", name) is not None
 
     def service(self, namespace: str, name: str) -> Service | None:
@@ -39,7 +39,7 @@ class Held:
         return None if data is None else unpack("serviceimports", data)
 
     def slices_of(self, namespace: str, service: str, *, imported: bool = False) -> list[EndpointSlice]:
-        """The EndpointSlices of a Service, or of a ServiceImport."""
+        """Return the EndpointSlices of a Service or a ServiceImport."""
         prefix = f"{namespace}/{_IMPORT if imported else ''}{service}/".encode()
         found = []
         for key, _ in self.snapshot.scan("slices", prefix):
@@ -49,23 +49,23 @@ class Held:
         return found
 
     def slices_in(self, namespace: str) -> Iterator[EndpointSlice]:
-        """Every EndpointSlice of a namespace."""
+        """Yield every EndpointSlice of a namespace."""
         for _, data in self.snapshot.scan("objects", f"endpointslices/{namespace}/".encode()):
             yield unpack("endpointslices", data)
 
     def names(self, resource: Resource) -> Iterator[tuple[str, str]]:
-        """(namespace, name) of every object of a resource, in order."""
+        """Yield (namespace, name) of every object of a resource, in order."""
         for key, _ in self.snapshot.scan("objects", f"{resource}/".encode()):
             _, namespace, name = key.decode().split("/", 2)
             yield namespace, name
 
     def services_in(self, namespace: str) -> Iterator[Service]:
-        """Every Service of a namespace."""
+        """Yield every Service of a namespace."""
         for _, data in self.snapshot.scan("objects", f"services/{namespace}/".encode()):
             yield unpack("services", data)
 
     def ref(self, resource: Resource, namespace: str, name: str) -> Ref:
-        """An object's name, with the version that is held; no version when it is not."""
+        """Return a reference to an object, with its stored version if the store has the object."""
         data = self._data(resource, namespace, name)
         version = "" if data is None else str(packed_version(data) or "")
         return Ref(KINDS[resource], namespace, name, version)

@@ -1,7 +1,7 @@
-"""What only the API server can tell, judged: pods, StatefulSets, Services with their selectors.
+"""Find reasons in objects that are not watched: pods, StatefulSets, and the selectors of Services.
 
-Nothing of it is watched. `gather` asks for it when somebody wants to know, and `refine` makes an
-Explanation more exact by what was seen; what was not seen is said to be unknown.
+`gather` looks these objects up for one explanation, and `refine` makes the explanation more exact
+with them. An object that could not be looked up is named as unknown.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from headwater.explain.explanation import Cause, Deciding, Explanation, Look, Re
 #: A parsed Kubernetes object.
 Item = Mapping[str, Any]
 
-#: Pods of a namespace that are looked at, at most.
+#: The most pods of a namespace that are looked up.
 MOST_PODS: Final = 500
-#: How like its label a value has to be (difflib) for a typing error.
+#: The least similarity of two labels' values for a typing error (difflib's ratio).
 _ALIKE: Final = 0.6
-#: Pods that one sentence names.
+#: The most pods that one sentence names.
 _FEW: Final = 2
 _OVER_CAPACITY: Final = "endpoints.kubernetes.io/over-capacity"
-#: Where the EndpointSlice controller runs.
+#: Shows the EndpointSlice controller's pods.
 _CONTROLLERS: Final = "kubectl -n kube-system get pods -l component=kube-controller-manager"
 _ENDED: Final = ("Succeeded", "Failed")
 
 
 class NotSeen(RuntimeError):  # noqa: N818 (what happened)
-    """An object could not be looked at: the text says why."""
+    """An object could not be looked up; the text says why."""
 
 
 class Objects(Protocol):
-    """Where objects are looked up: the API server, or manifests. Raises NotSeen."""
+    """A source of objects: the API server, or manifests. Its methods raise NotSeen."""
 
     def get(self, kind: str, namespace: str, name: str) -> Item | None: ...
     def every(self, kind: str, namespace: str) -> Sequence[Item]:
-        """Those of a namespace; of Pods at most MOST_PODS."""
+        """Return the objects of a namespace; of Pods at most MOST_PODS."""
 
 
 @dataclass(slots=True)
 class Seen:
-    """What was looked up. A kind that is in `unknown` was not seen, and why."""
+    """The objects that were looked up; `unknown` has the kinds that could not be, and why."""
 
     look: Look
     service: Item | None = None
@@ -58,7 +58,7 @@ class Seen:
 
 
 def gather(looks: Iterable[Look], objects: Objects) -> list[Seen]:
-    """Look everything up that an explanation asks for."""
+    """Look up all objects that an explanation asks for."""
     return [_gathered(look, objects) for look in looks if look.kind != "name"]
 
 
@@ -90,7 +90,7 @@ def _gathered(look: Look, objects: Objects) -> Seen:
 
 
 def refine(found: Explanation, seen: Sequence[Seen]) -> Explanation:
-    """The explanation, made more exact by what was seen."""
+    """Return the explanation, made more exact with the objects that were looked up."""
     changes: dict[str, Any] = {}
     left: list[Look] = [look for look in found.looks if look.kind == "name"]
     unknown = list(found.unknown)
@@ -108,7 +108,7 @@ def refine(found: Explanation, seen: Sequence[Seen]) -> Explanation:
             changes["cause"] = told.cause
         if told.verdict:
             changes["verdict"] = told.verdict
-            # What was guessed before is known now.
+            # The hints before were guesses.
             hints = hints if told.keeps_hints else []
         deciding = [*told.deciding, *deciding]
         commands = [*told.commands, *commands]
@@ -121,7 +121,7 @@ def refine(found: Explanation, seen: Sequence[Seen]) -> Explanation:
 
 @dataclass(slots=True)
 class _Told:
-    """What was learnt. Without a verdict the one before stays."""
+    """The result of one look-up. Without a verdict the previous one stays."""
 
     cause: Cause | None = None
     verdict: str = ""
@@ -132,7 +132,7 @@ class _Told:
 
 
 def _judged(found: Explanation, seen: Seen) -> _Told | None:
-    """What follows for one look; None when nothing does."""
+    """Return what follows from one look-up; None when nothing does."""
     match seen.look.kind:
         case "Namespace" | "Service":
             return _left_out(seen)
@@ -155,7 +155,7 @@ def _judged(found: Explanation, seen: Seen) -> _Told | None:
 
 
 def _left_out(seen: Seen) -> _Told | None:
-    """A Service or a namespace that is not held here: left out by a selector, or not there."""
+    """Explain a Service or a namespace that is not stored: left out by a selector, or missing."""
     look, item = seen.look, seen.named
     if item is None:
         return None
@@ -170,7 +170,9 @@ def _left_out(seen: Seen) -> _Told | None:
 
 
 def _cut(seen: Seen) -> _Told | None:
-    """Endpoints of more than 1,000 addresses: the API server's own clients cut them, and the mirror has no more."""
+    """Say whether an Endpoints object was cut at 1,000 addresses; its
+    mirrored slices have no more.
+    """
     if seen.named is None:
         return None
     value = (seen.named.get("metadata", {}).get("annotations") or {}).get(_OVER_CAPACITY)
@@ -189,7 +191,7 @@ def _cut(seen: Seen) -> _Told | None:
 
 
 def _selected(seen: Seen) -> _Told | None:
-    """A Service without endpoints: what its selector matches."""
+    """Explain a Service without endpoints by the pods that its selector matches."""
     service, namespace = seen.service, seen.look.namespace
     if service is None:
         return None
@@ -199,8 +201,7 @@ def _selected(seen: Seen) -> _Told | None:
     if not selector:
         return _Told(
             Cause.NO_SELECTOR,
-            f"{what} has no selector: its EndpointSlices, or Endpoints, have to be written by somebody else, and "
-            "there are none.",
+            f"{what} has no selector: somebody else has to write its EndpointSlices or Endpoints, and there are none.",
             (Deciding(ref, "spec.selector", "absent"),),
             (kubectl(namespace, "get", "endpoints", _name(service)),),
         )
@@ -227,7 +228,7 @@ def _selected(seen: Seen) -> _Told | None:
 def _of_matching(
     matching: Sequence[Item], what: str, selector: str, see: tuple[str, ...], service: Item
 ) -> _Told:  # fmt: skip
-    """Pods that the selector matches and that are in no slice."""
+    """Explain why no slice has the pods that the selector matches."""
     unfit = [(pod, why) for pod in matching if (why := _unfit(pod)) is not None]
     if len(unfit) == len(matching):
         told = "; ".join(f"{_name(pod)} {why.text}" for pod, why in unfit[:_FEW])
@@ -251,7 +252,9 @@ def _of_matching(
 
 
 def _nearest_pod(selector: Mapping[str, Any], pods: Sequence[Item]) -> Item | None:
-    """The pod that has most of the selector's labels, or values most like them; None when none is alike."""
+    """Return the pod with the most of the selector's labels, or with
+    similar values; None without one.
+    """
 
     def score(pod: Item) -> tuple[int, float]:
         labels = _labels(pod)
@@ -295,7 +298,7 @@ def _not_ready(found: Explanation, seen: Seen) -> _Told | None:
 
 @dataclass(slots=True)
 class _Why:
-    """Why a pod is no endpoint, or is not ready: words that follow its name, and the field."""
+    """Why a pod is not an endpoint, or not ready: words that follow its name, and the field."""
 
     text: str
     path: str
@@ -306,7 +309,7 @@ class _Why:
 
 
 def _unfit(pod: Item) -> _Why | None:
-    """Why a pod can be in no slice."""
+    """Return why no slice can have a pod; None if one can."""
     status = _dict(pod, "status")
     phase = str(status.get("phase", "Unknown"))
     if phase in _ENDED:
@@ -325,7 +328,7 @@ def _unfit(pod: Item) -> _Why | None:
 
 
 def _unready(pod: Item) -> _Why | None:
-    """Why a pod is not ready; None when it is."""
+    """Return why a pod is not ready; None when it is."""
     status, spec = _dict(pod, "status"), _dict(pod, "spec")
     if (why := _unfit(pod)) is not None:
         return why
@@ -355,7 +358,7 @@ def _unready(pod: Item) -> _Why | None:
 
 
 def _waiting(status: Item) -> Iterator[tuple[str, str]]:
-    """(container, what it does instead of running)."""
+    """Yield (container, its state) of the containers that do not run."""
     for item in [*_list(status, "initContainerStatuses"), *_list(status, "containerStatuses")]:
         state = _dict(item, "state")
         name = str(item.get("name"))
@@ -369,7 +372,7 @@ def _waiting(status: Item) -> Iterator[tuple[str, str]]:
 
 
 def _probe(spec: Item, container: str) -> str:
-    """A container's readiness probe, in words."""
+    """Describe a container's readiness probe."""
     for item in _list(spec, "containers"):
         if item.get("name") != container:
             continue
@@ -391,7 +394,7 @@ def _probe(spec: Item, container: str) -> str:
 
 
 def _nameless(seen: Seen, zone: str) -> _Told | None:
-    """A pod that is asked for by its name, below a Service that has no endpoint of that name."""
+    """Explain a pod's name below a Service that has no endpoint of that name."""
     look, pod = seen.look, seen.named
     namespace, service, label = look.namespace, look.service, look.name
     if pod is None:
@@ -409,7 +412,7 @@ def _nameless(seen: Seen, zone: str) -> _Told | None:
         if owner is not None:
             named = _dict(owner, "spec").get("serviceName") or ""
             deciding.append(Deciding(_ref("StatefulSet", owner), "spec.serviceName", named or "absent"))
-            says = f"says serviceName: {named}" if named else "says no serviceName"
+            says = f"has serviceName: {named}" if named else "has no serviceName"
             verdict += f": its StatefulSet {_name(owner)} {says}"
             see = (kubectl(namespace, "get", "statefulset", _name(owner), "-o",
                            "jsonpath={.spec.serviceName}"), *see)  # fmt: skip
@@ -474,9 +477,9 @@ def _no_pod(seen: Seen) -> _Told | None:
 
 
 def of_client(pod: Item, name: str, zone: str) -> list[str]:
-    """What a client's own pod says about where its question goes, in sentences.
+    """Return sentences on where a client's question goes, from the specification of its pod.
 
-    `name` is the name that was explained, `zone` the first zone that is served here.
+    `name` is the name that was explained, and `zone` is the first zone that is served here.
     """
     spec = _dict(pod, "spec")
     who = f"Pod {_dict(pod, 'metadata').get('namespace', 'default')}/{_name(pod)}"
@@ -520,7 +523,7 @@ def _labels(item: Item) -> dict[str, Any]:
 
 
 def _dict(item: Any, key: str) -> Mapping[str, Any]:
-    """A mapping in a mapping; empty for what is not there."""
+    """Return a mapping in a mapping; an empty one if it is missing."""
     found = item.get(key) if isinstance(item, Mapping) else None
     return found if isinstance(found, Mapping) else {}
 

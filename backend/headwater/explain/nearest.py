@@ -1,4 +1,4 @@
-"""Names that do answer and that somebody may have meant: typing errors, another namespace, a label left out."""
+"""Propose existing names for one without an answer: similar ones, and other namespaces'."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from headwater.explain.form import OfHost, OfPort, OfService, Zonal, form_of
 from headwater.explain.held import Held
 from headwater.explain.walk import Asked
 
-#: How many are shown, and how like a name has to be (difflib's ratio).
+#: The most names that are shown, and the least similarity of a name (difflib's ratio).
 MOST: Final = 5
 _LIKE: Final = 0.7
-#: Names that are tried, at most.
+#: The most names that are tried.
 _TRIED: Final = 40
-#: Objects that are looked through, at most: an explanation takes milliseconds in any cluster.
+#: The most objects that are searched, so that an explanation takes milliseconds in any cluster.
 _SEARCHED: Final = 50_000
 
 
@@ -29,7 +29,7 @@ def nearest(
     there: Callable[[str], bool],
     service: Service | ServiceImport | None = None,
 ) -> list[Near]:
-    """At most MOST names, the likeliest first; only those that `there` says are there."""
+    """Return at most MOST names, the most similar first. `there` says whether a name exists."""
     found: dict[str, str] = {}
     candidates = (one for one in _candidates(asked, cause, held, service) if one[0] != asked.name)
     for name, why in islice(candidates, _TRIED):
@@ -66,17 +66,17 @@ def _candidates(
         every = _some(held.names(resource))  # type: ignore[arg-type]
         here = [name for where, name in every if where == namespace]
         for name in get_close_matches(service, here, 2, _LIKE):
-            yield asked.below(f"{head}{name}.{namespace}.svc"), f"a Service of namespace {namespace} is called so"
+            yield asked.below(f"{head}{name}.{namespace}.svc"), f"namespace {namespace} has a Service of this name"
         for where, name in every:
             if name == service and where != namespace:
                 yield asked.below(f"{head}{service}.{where}.svc"), f"namespace {where} has a Service {service}"
-        # namespace and Service the wrong way round
+        # Service and namespace in the wrong order
         if held.service(service, namespace) is not None:
-            yield asked.below(f"{head}{namespace}.{service}.svc"), "Service and namespace the other way round"
+            yield asked.below(f"{head}{namespace}.{service}.svc"), "Service and namespace in the right order"
         spaces = [name for _, name in _some(held.names("namespaces"))]
         for name in get_close_matches(namespace, spaces, 2, _LIKE):
             if any(one == (name, service) for one in every):
-                yield asked.below(f"{head}{service}.{name}.svc"), f"a namespace is called {name}"
+                yield asked.below(f"{head}{service}.{name}.svc"), f"there is a namespace {name}"
     if isinstance(form, OfHost) and not form.host.startswith("_"):
         for owner in _owners(held, namespace, form.host):
             if owner != service:
@@ -91,22 +91,22 @@ def _candidates(
             if item.hostname and item.conditions & 1
         }
         for name in get_close_matches(form.host, sorted(hosts), 3, _LIKE):
-            yield asked.below(f"{name}.{service}.{namespace}.svc"), f"an endpoint of Service {service} is called so"
+            yield asked.below(f"{name}.{service}.{namespace}.svc"), f"Service {service} has an endpoint of this name"
     if isinstance(form, OfPort):
         ports = [port for piece in held.slices_of(namespace, service) for port in piece.ports if port.name]
         ports += [port for port in (service_held.ports if service_held is not None else ()) if port.name]
         for port in ports:
             label = f"_{port.name}._{port.protocol.lower()}"
-            yield asked.below(f"{label}.{service}.{namespace}.svc"), "a port of that Service is called so"
+            yield asked.below(f"{label}.{service}.{namespace}.svc"), "the Service has a port of this name"
 
 
 def _with_svc(asked: Asked, held: Held) -> Iterator[tuple[str, str]]:
-    """Names with a part left out: HOST.SERVICE.NAMESPACE, SERVICE.NAMESPACE, SERVICE."""
+    """Yield full names for shortened ones: HOST.SERVICE.NAMESPACE, SERVICE.NAMESPACE, SERVICE."""
     labels = [label for label in asked.labels if label != "svc"]
     if len(labels) >= 2 and held.service(labels[-1], labels[-2]) is not None:
         yield asked.below(f"{'.'.join(labels)}.svc"), "the whole name"
     if len(labels) <= 2:
-        # A short name of another namespace; a pod's, with its Service's label.
+        # The short name of a Service in another namespace, or of its pod: POD.SERVICE.
         service, before = labels[-1] if labels else "", "".join(f"{label}." for label in labels[:-1])
         for where, name in _some(held.names("services")):
             if name == service:

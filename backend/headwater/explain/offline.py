@@ -15,12 +15,12 @@ from headwater.store.identity import Identity
 
 
 class Unusable(RuntimeError):  # noqa: N818 (what it is)
-    """A store that cannot be looked at: the text says why, and what to do."""
+    """A store cannot be opened; the text says why, and what to do."""
 
 
 @contextmanager
 def opened(state_dir: Path, settings: Settings) -> Iterator[tuple[Reader, Resolver]]:
-    """The store of a state directory, whatever source it is of. Raises Unusable."""
+    """Open the store of a state directory, of any source. Raises Unusable."""
     try:
         stored = stored_identity(state_dir)
     except OSError as error:
@@ -39,6 +39,9 @@ def opened(state_dir: Path, settings: Settings) -> Iterator[tuple[Reader, Resolv
 
 
 def explained_offline(state_dir: Path, settings: Settings, name: str, qtype: str) -> Explanation:
-    """From what a state directory holds. Raises Unusable, and ValueError for a type that there is not."""
+    """Explain a name from a state directory.
+
+    Raises Unusable, and ValueError for an unknown type.
+    """
     with opened(state_dir, settings) as (reader, resolver):
         return explained_from(reader, resolver, settings, name, qtype)

@@ -1,8 +1,8 @@
-"""The names that manifests would have once controllers have done their work: for objects that are not there yet.
+"""The names that manifests would have after the controllers have done their work.
 
-What the API server and the controllers add is made up: a cluster IP, the pods of StatefulSets and Deployments, the
-EndpointSlices of Services with a selector. Addresses are not known before, so a name that is made of one
-stands as ADDRESS.
+The fields and objects that the API server and the controllers would add are made up: a cluster IP,
+the pods of StatefulSets and Deployments, the EndpointSlices of Services with a selector. Addresses
+are not known before, so a label that is made of one is shown as ADDRESS.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from headwater.store.environment import Snapshot
 from headwater.store.node import HEAD, Flag
 from headwater.wire import names
 
-#: Pods of one workload, at most: a manifest may say any number.
+#: The most pods of one workload: a manifest may give any number.
 MOST_PODS: Final = 1000
-#: Addresses that nobody has (RFC 1122 section 3.2.1.3: "this network").
+#: Addresses that no host can have (RFC 1122 section 3.2.1.3: "this network").
 _MADE_UP: Final = re.compile(r"^0-\d+-\d+-\d+(?=\.)", re.MULTILINE)
 _WORKLOADS: Final = ("StatefulSet", "Deployment", "ReplicaSet")
 
 
 class Name(Struct, frozen=True, order=True):
-    """A name with records; its leftmost label is ADDRESS where a pod's address will stand."""
+    """A name with records. Its leftmost label is ADDRESS where a pod's address will stand."""
 
     name: str
     types: tuple[str, ...]
 
 
 def expand(items: Iterable[Item]) -> list[Item]:
-    """The objects, with what controllers would make of them."""
+    """Return the objects, and those that controllers would make from them."""
     found = list(items)
     addresses = (f"0.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}" for n in itertools.count(1))
     pods = [item for item in found if item.get("kind") == "Pod"]
@@ -75,7 +75,7 @@ def _pods_of(workload: Item) -> Iterator[Item]:
 
 
 def _slice(service: Item, pods: Sequence[Item], addresses: Iterator[str]) -> Item:
-    """The EndpointSlice of a Service with a selector."""
+    """Return the EndpointSlice of a Service with a selector."""
     spec = _of(service, "spec")
     endpoints = []
     first: Item = {}
@@ -97,7 +97,7 @@ def _slice(service: Item, pods: Sequence[Item], addresses: Iterator[str]) -> Ite
 
 
 def _port(port: Item, pod: Item) -> dict[str, Any] | None:
-    """A port of the slice; None when a named targetPort is in no container."""
+    """Return a port of the slice; None when no container has the named targetPort."""
     target = port.get("targetPort", port.get("port"))
     if isinstance(target, str) and not target.isdigit():
         containers = _of(pod, "spec").get("containers") or ()
@@ -109,7 +109,7 @@ def _port(port: Item, pod: Item) -> dict[str, Any] | None:
 
 
 def listed(snapshot: Snapshot) -> list[Name]:
-    """Every name with records that a store has, those that each zone has aside."""
+    """Return every name with records in the store, without the names that every zone has."""
     found: set[Name] = set()
     for key, node in snapshot.scan("records", b""):
         text = names.text_of(key).rstrip(".")

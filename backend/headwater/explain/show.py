@@ -1,4 +1,4 @@
-"""An explanation as people read it, the verdict first: as wide as the terminal, and no wider than 100 columns."""
+"""An explanation as text for a terminal, verdict first, and at most 100 columns wide."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from headwater.explain.explanation import Explanation, Look, Origin, Outcome, Sh
 
 WIDTH: Final = 100
 _INDENT: Final = "  "
-#: Records that are printed; `--json` has more.
+#: The most records that are printed; `--json` has more.
 _FEW: Final = 20
 _WORDS: Final = {
     Outcome.ANSWER: "answered",
@@ -23,15 +23,15 @@ _WORDS: Final = {
 
 
 def show(found: Explanation, now: float, width: int = WIDTH) -> str:
-    """The text, without a closing newline. `now` in seconds since 1970.
+    """Return the text, without a final newline. `now` is in seconds since 1970.
 
-    Sentences are wrapped at `width`; commands and names, which are to be pasted, are not broken.
+    Sentences wrap at `width`. Commands and names do not wrap, so that they can be pasted.
     """
     return "\n".join(printable(line) for line in _lines(found, now, min(width, WIDTH)))
 
 
 def printable(text: str) -> str:
-    """Without what a terminal would take for a command: fields hold what somebody else has written."""
+    """Escape what a terminal would take for a command: tenants write the fields of objects."""
     return "".join(char if char.isprintable() else f"\\x{ord(char):02x}" for char in text)
 
 
@@ -66,12 +66,12 @@ def _lines(found: Explanation, now: float, width: int) -> Iterator[str]:
 
 
 def moment(at: float) -> str:
-    """A time as RFC 3339 has it, in UTC."""
+    """Return a time as RFC 3339 writes it, in UTC."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))
 
 
 def ago(seconds: float) -> str:
-    """How long ago something was, in one unit."""
+    """Return a duration in the past, in one unit: "5 min ago"."""
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit} ago"
@@ -85,7 +85,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 
 
 def _list(texts: Iterable[str], width: int) -> list[str]:
-    """Sentences one below the other, each with a dash."""
+    """Return a list of sentences, each after a dash."""
     found: list[str] = []
     for text in texts:
         found += textwrap.wrap(text, width - len(_INDENT), initial_indent="- ", subsequent_indent="  ",
@@ -103,7 +103,7 @@ def _section(title: str, lines: Iterable[str]) -> Iterator[str]:
 
 
 def _columns(rows: Sequence[tuple[str, str]], width: int) -> list[str]:
-    """Two columns where they fit; else the right one is below, further in."""
+    """Return two columns if they fit; otherwise the right one is below the left, indented."""
     column = max((len(left) for left, _ in rows), default=0)
     room = width - len(_INDENT)
     if all(column + 2 + len(right) <= room for _, right in rows):

@@ -1,4 +1,4 @@
-"""Where objects that are not watched are looked up: the API server, then and there, or manifests."""
+"""Look up objects that are not watched, in the API server or in manifests."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Server(Protocol):
 
 
 class FromApi:
-    """Objects as the API server has them now. It is connected to when it is first asked."""
+    """The current objects of the API server. The first look-up connects to it."""
 
     def __init__(self, connect: Callable[[], Server]) -> None:
         """`connect` raises NotSeen when there are no credentials."""
@@ -52,7 +52,7 @@ class FromApi:
                 self._server = self._connect()
             body = self._server.read(path)
         except NotSeen as why:
-            # Asked once is enough: without credentials, or a server, it is the same for all.
+            # Without credentials or a server, every look-up fails the same way: do not try again.
             self._refused = str(why)
             raise
         except RequestFailed as error:
@@ -71,7 +71,7 @@ def _collection(kind: str, namespace: str) -> str:
 
 
 class FromManifests:
-    """Objects as manifests have them. Whether there are more pods than they say is not known."""
+    """The objects of manifests. The cluster may have pods that they do not name."""
 
     def __init__(self, items: Iterable[Item]) -> None:
         self._items: dict[str, dict[tuple[str, str], Item]] = {}

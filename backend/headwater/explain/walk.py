@@ -1,8 +1,8 @@
-"""From a name to the reason of its answer: the compiler's and the resolver's rules, walked with words.
+"""Find the reason of a name's answer: apply the compiler's and the resolver's rules, with words.
 
-The Service that a name belongs to is compiled again from the objects that are held, by the compiler
-itself. What it makes is what the answer should be; what it leaves out, and why, is what it reports.
-Nothing here looks at the records: `explain` compares the outcome with the resolver's reply.
+The compiler itself compiles the Service of the name again, from the stored objects. Its nodes are
+what the answer should be, and its reports say what it leaves out and why. Nothing here reads the
+stored records of a Service: `explain` compares the outcome with the resolver's reply.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from headwater.wire import names
 from headwater.wire.names import BadName
 from headwater.wire.types import AAAA, SRV, A
 
-#: Fields and names that one sentence lists.
+#: The most fields and names that one sentence lists.
 FEW: Final = 3
-#: Endpoints hold no more addresses, and so their mirrored slices have no more.
+#: The most addresses of an Endpoints object, and so of its mirrored slices.
 _MIRRORED_AT_MOST: Final = 1000
-#: The label that says whose a slice is.
+#: The label that names the Service of a slice.
 _LABEL: Final = "metadata.labels[kubernetes.io/service-name]"
-#: A table of StatefulSets and the Services that they name.
+#: kubectl's output format for a table of StatefulSets and the Services that they name.
 _SERVICE_NAMES: Final = "custom-columns=NAME:.metadata.name,SERVICE:.spec.serviceName"
 #: Names that belong to a Service.
 _Owned = OfService | OfHost | OfPort | Zonal
@@ -37,7 +37,7 @@ _Owned = OfService | OfHost | OfPort | Zonal
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What the rules say, and why."""
+    """The outcome by the rules, and its reason."""
 
     outcome: Outcome
     cause: Cause
@@ -47,16 +47,16 @@ class Finding:
     looks: tuple[Look, ...] = ()
     hints: tuple[str, ...] = ()
     sources: tuple[EndpointSlice, ...] = ()
-    """The slices whose endpoints the records are of."""
+    """The slices whose endpoints are in the records."""
     service: Service | ServiceImport | None = None
 
 
 @dataclass(slots=True)
 class Asked:
-    """One question, taken apart."""
+    """One question, and the parts of its name."""
 
     name: str
-    """Lower-cased, without the last dot."""
+    """The name, lower-cased, without the last dot."""
     qtype: int
     type_name: str
     zone: str
@@ -65,12 +65,14 @@ class Asked:
     reports: list[tuple[str, str, str, str]] = field(default_factory=list)
 
     def below(self, labels: str) -> str:
-        """A name of this zone."""
+        """Return these labels followed by the zone."""
         return f"{labels}.{self.zone}"
 
 
 def walk(asked: Asked, held: Held, settings: Settings) -> Finding:
-    """The reason of a name in a served forward zone, from a store that is ready."""
+    """Return the reason of a name's answer, in a served forward zone
+    and from a store that is ready.
+    """
     return _Walk(asked, held, settings).find()
 
 
@@ -79,7 +81,7 @@ def _nxdomain(cause: Cause, verdict: str, **more: object) -> Finding:
 
 
 class _Walk:
-    """One name's way through the rules."""
+    """The rules, applied to one name."""
 
     def __init__(self, asked: Asked, held: Held, settings: Settings) -> None:
         self.asked = asked
@@ -113,7 +115,10 @@ class _Walk:
     # Names that stand for themselves
 
     def _fixed(self, what: str) -> Finding:
-        """A name that every zone has: what it has is not of objects, so it is read from the records."""
+        """Explain a name that every zone has.
+
+        It does not come from objects, so read its records.
+        """
         asked = self.asked
         node = self.held.snapshot.get(names.name(asked.name))
         if asked.type_name == "SOA" and not asked.labels:
@@ -137,7 +142,7 @@ class _Walk:
         return Finding(Outcome.NODATA, Cause.BELOW_IT, f"Namespace {namespace} is there; its names are below this one.")
 
     def _missing_namespace(self, namespace: str) -> Finding | None:
-        """Why a namespace has no names; None when it has."""
+        """Return why a namespace has no names; None when it has names."""
         ref = Ref("Namespace", "", namespace)
         see = command("kubectl", "get", "namespace", namespace)
         if self.settings.namespaces and namespace not in self.settings.namespaces:
@@ -190,7 +195,7 @@ class _Walk:
         return self._other_type(f"{self.asked.name} is an address")
 
     def _pods_at(self, namespace: str, dashed: str) -> list[str]:
-        """The pods whose address, written with dashes, is that label."""
+        """Return the pods whose address, written with dashes, is this label."""
         found = []
         for key, _ in self.held.snapshot.scan("pods", f"{namespace}/".encode()):
             _, address, pod = key.decode().split("/", 2)
@@ -227,7 +232,7 @@ class _Walk:
         return replace(self._has_node(form, service, slices, node), service=service)
 
     def _compiled(self, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> bytes | None:
-        """What the compiler makes of the name that was asked for."""
+        """Return the node that the compiler makes for the name; None if it makes none."""
         changes = self.compiler.changes()
         if isinstance(service, ServiceImport):
             self.compiler.service_import((None, ()), (service, slices), changes)
@@ -236,7 +241,7 @@ class _Walk:
         return next((node for name in self._keys() if (node := _node(changes, name)) is not None), None)
 
     def _keys(self) -> list[bytes]:
-        """The names that this one may be stored under."""
+        """Return the names under which the node of this name may be stored."""
         asked = self.asked
         try:
             found = [names.name(asked.name)]
@@ -261,7 +266,7 @@ class _Walk:
                 full = asked.below(f"{name}.{owner}.{namespace}.svc")
                 return _nxdomain(
                     Cause.SERVICE_LABEL_MISSING,
-                    f"{name} is a pod of Service {namespace}/{owner}, whose label the name lacks: ask for {full}.",
+                    f"{name} is a pod of Service {namespace}/{owner}, whose label is missing: ask for {full}.",
                 )
         verdict = f"There is no {kind} {namespace}/{name}"
         looks: tuple[Look, ...] = ()
@@ -274,7 +279,7 @@ class _Walk:
         )  # fmt: skip
 
     def _owners_of_host(self, namespace: str, host: str) -> list[str]:
-        """The Services of a namespace that have an endpoint of that name."""
+        """Return the Services of a namespace that have an endpoint of this name."""
         found: dict[str, None] = {}
         for piece in self.held.slices_in(namespace):
             if piece.service and any(item.hostname.lower() == host for item in piece.endpoints):
@@ -285,7 +290,7 @@ class _Walk:
         self, form: _Owned, service: Service | ServiceImport,
         slices: Sequence[EndpointSlice], node: bytes,
     ) -> Finding:  # fmt: skip
-        """The name is there: what it has of the type that was asked for."""
+        """Explain a name that exists: its records of the type that was asked for."""
         asked = self.asked
         flags, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
         kind = "ServiceImport" if asked.clusters else "Service"
@@ -319,7 +324,7 @@ class _Walk:
     def _told(
         self, form: _Owned, what: str, service: Service | ServiceImport, slices: Sequence[EndpointSlice], count: int
     ) -> tuple[str, tuple[str, ...]]:
-        """What the name is, and what else is worth knowing of its answer."""
+        """Return a sentence on what the name is, and hints on its answer."""
         name = self.asked.name
         match form:
             case OfHost(host=host):
@@ -348,14 +353,14 @@ class _Walk:
         return verdict, ()
 
     def _maybe_cut(self, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> tuple[Look, ...]:
-        """Whether its Endpoints may have been cut, and its slices mirror what was left."""
+        """Return a look-up of the Endpoints if its slices may mirror one that was cut."""
         count = sum(len(piece.endpoints) for piece in slices)
         if not isinstance(service, Service) or not service.selectorless or count < _MIRRORED_AT_MOST:
             return ()
         return (Look("Endpoints", service.namespace, service.name, service.name, "whether it was cut"),)
 
     def _no_srv(self, what: str, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> Finding:
-        """A name with addresses, but without a port that an SRV record could say."""
+        """Explain a name with addresses, but without a port for an SRV record."""
         path = "ports"
         if service.headless and not service.ports:
             verdict = f"{what} has no ports: SRV records need one."
@@ -366,8 +371,8 @@ class _Walk:
             if not piece.ports:
                 return Finding(
                     Outcome.NODATA, Cause.PORTS_EMPTY,
-                    f"{what} has ports, and its EndpointSlices have none: no container has a port of the name that "
-                    "targetPort says.",
+                    f"{what} has ports, and its EndpointSlices have none: no container has a port of the name in "
+                    "targetPort.",
                     (Deciding(self.held.ref("endpointslices", piece.namespace, piece.name), path, "[]"),),
                     (_field(service, "{.spec.ports}"),),
                 )  # fmt: skip
@@ -415,11 +420,14 @@ class _Walk:
     def _in_zone(
         self, labels: Sequence[str], service: Service | ServiceImport, slices: Sequence[EndpointSlice]
     ) -> Finding:
-        """What follows from `_zone` being there (answer.find): NODATA, or all endpoints for `prefer`."""
+        """Explain a name below an existing `_zone` (answer.find):
+
+        NODATA, or all endpoints for `prefer`.
+        """
         if labels and labels[-1] not in ("pin", "prefer"):
             return _nxdomain(
                 Cause.NO_SUCH_FORM,
-                f"Before _zone stands pin or prefer, as in TOPOZONE.pin._zone.{service.name}.{service.namespace}.svc.",
+                f"The label before _zone is pin or prefer: TOPOZONE.pin._zone.{service.name}.{service.namespace}.svc.",
             )
         if labels and labels[-1] == "prefer" and len(labels) > 1:
             changes = self.compiler.changes()
@@ -439,7 +447,7 @@ class _Walk:
         )
 
     def _no_endpoints(self, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> Finding:
-        """The Service's own name is not there."""
+        """Explain why the Service's own name does not exist."""
         namespace, name = service.namespace, service.name
         what = _called(service)
         list_slices = kubectl(
@@ -466,8 +474,8 @@ class _Walk:
         if not slices and isinstance(service, Service) and service.selectorless:
             return _nxdomain(
                 Cause.NO_SELECTOR,
-                f"{what} is headless and has no selector: its EndpointSlices, or Endpoints, have to be written by "
-                "somebody else, and there are none.",
+                f"{what} is headless and has no selector: somebody else has to write its EndpointSlices or Endpoints, "
+                "and there are none.",
                 deciding=(Deciding(self._ref(service), "spec.selector", "absent"),),
                 commands=(kubectl(namespace, "get", "endpoints", name), list_slices),
             )
@@ -504,7 +512,7 @@ class _Walk:
         return options_of(service, silent) if isinstance(service, Service) else Options()
 
     def _no_host(self, host: str, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> Finding:
-        """An endpoint's name that is not there."""
+        """Explain why an endpoint's name does not exist."""
         namespace, name = service.namespace, service.name
         what = _called(service)
         label = host.partition(".")[0]
@@ -583,7 +591,7 @@ class _Walk:
     def _no_hostname(
         self, label: str, what: str, service: Service | ServiceImport, found: tuple[EndpointSlice, int, Endpoint]
     ) -> Finding:
-        """The pod is there under its address: the slice controller gave it no hostname."""
+        """Explain a pod that is named by its address, because its endpoint has no hostname."""
         piece, place, item = found
         namespace = service.namespace
         if item.hostname:
@@ -617,7 +625,7 @@ class _Walk:
     def _no_port(
         self, port: str, protocol: str, service: Service | ServiceImport, slices: Sequence[EndpointSlice]
     ) -> Finding:
-        """A named port that is not there."""
+        """Explain why a port's name does not exist."""
         ports = [item for piece in slices for item in piece.ports] if service.headless else list(service.ports)
         named = sorted({f"_{item.name}._{item.protocol.lower()}" for item in ports if item.name})
         what = _called(service)
@@ -665,7 +673,7 @@ class _Walk:
         return self.held.ref("endpointslices", piece.namespace, piece.name)
 
     def _condition(self, piece: EndpointSlice, place: int, item: Endpoint) -> Deciding:
-        """The condition that keeps an endpoint out."""
+        """Return the condition that excludes an endpoint."""
         ref = self._slice(piece)
         pod = f" ({item.pod})" if item.pod else ""
         if not item.conditions & Condition.READY:
@@ -675,7 +683,9 @@ class _Walk:
 
 
 def _node(changes: Changes, key: bytes) -> bytes | None:
-    """A node that was compiled, whole: one that shares the set of its Service, with that set (answer.find)."""
+    """Return a compiled node; one that shares its Service's RRset
+    gets a copy of it (answer.find).
+    """
     node = changes.put.get(key)
     if node is not None and node[0] & Flag.SHARED:
         own = changes.put.get(key[len(key) - base_of_shared(node) :])
@@ -702,12 +712,12 @@ def _count(number: int, what: str) -> str:
 
 
 def _wanted(options: Options) -> str:
-    """The condition that has to hold for an endpoint to be published."""
+    """Return the condition that an endpoint needs to be published."""
     return "serving" if options.conditions == Condition.SERVING else "ready"
 
 
 def _underscored(label: str) -> str:
-    """The label of a port or a protocol; a name of 63 characters has no room for its underscore."""
+    """Return the label of a port or a protocol. A name of 63 characters gets no underscore."""
     return label if label.startswith("_") or len(label) == names.MAX_LABEL else f"_{label}"
 
 
@@ -716,7 +726,7 @@ def _called(service: Service | ServiceImport) -> str:
 
 
 def _field(service: Service | ServiceImport, path: str) -> str:
-    """The command that prints one field of it."""
+    """Return the command that prints one field of a Service."""
     kind = type(service).__name__.lower()
     return kubectl(service.namespace, "get", kind, service.name, "-o", f"jsonpath={path}")
 
@@ -726,7 +736,7 @@ def _look_at(namespace: str, pod: str, service: str) -> Look:
 
 
 def _before_ready(service: Service | ServiceImport) -> tuple[str, ...]:
-    """How names are there before their pods are ready, unless they are already."""
+    """Return how to publish pods' names before the pods are ready, unless the Service does so."""
     if isinstance(service, Service) and service.publishes_not_ready:
         return ()
     return ("spec.publishNotReadyAddresses: true on the Service names its pods before they are ready.",)

@@ -1,9 +1,9 @@
-"""The store compared with the API server, now and then: what was lost on the way is found, counted and mended.
+"""The audit: compare the store with the API server once per interval, and mend what differs.
 
-The server lists metadata only, page by page, in the order of the store's keys, so
-each page is compared with one range of the store and nothing is kept but what
-differs. A difference may be a change that is still on its way: it counts when,
-a while later, the store has still not heard of it, and the server still says so.
+The server lists metadata only, page by page, in the order of the store's keys. Each page is
+compared with one range of the store, and only the differences are kept in memory. A difference may
+be a change that is still on its way. It counts when, some seconds later, the server still lists it
+and the store has still not received it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Listed:
 
     key: bytes
     version: int
-    """Its mark (`objects.version_mark`), 0 when the server does not say."""
+    """Its version as a number (`objects.version_mark`); 0 when the server does not give one."""
 
 
 class _Meta(msgspec.Struct):
@@ -61,10 +61,11 @@ _PAGE: Final = msgspec.json.Decoder(_Page)
 
 
 def compare(listed: Iterable[Listed], stored: Iterable[tuple[bytes, int]]) -> Iterator[tuple[bytes, int]]:
-    """(key, the server's version or 0) of what differs; both sorted by key.
+    """Yield (key, the server's version or 0) of each object that differs.
 
-    Older or missing in the store, or in the store alone. Newer in the store is
-    no difference: it has heard more than the list.
+    Both inputs are sorted by key. An object differs when the store's version is older, when the
+    store lacks it, or when only the store has it (version 0). An object that is newer in the store
+    does not differ: the store has received a later event than the list.
     """
     known = dict(stored)
     for item in listed:
@@ -76,7 +77,7 @@ def compare(listed: Iterable[Listed], stored: Iterable[tuple[bytes, int]]) -> It
 
 
 class Auditor:
-    """The audits of one watch process. `run` is the thread."""
+    """The audits of one watch process. `run` is the target of their thread."""
 
     def __init__(
         self,
@@ -89,7 +90,11 @@ class Auditor:
         stopping: threading.Event,
         timing: Timing = USUAL,
     ) -> None:
-        """`connect` makes a client, when the first is needed; nothing is read before `is_ready`; `relist` mends."""
+        """Keep the arguments.
+
+        `connect` makes a client when the first one is needed. Nothing is read before `is_ready`
+        returns True. `relist` makes a resource's follower list it again. `interval` is in seconds.
+        """
         self._resources = resources
         self._connect = connect
         self._server: ApiServer | None = None
@@ -100,18 +105,18 @@ class Auditor:
         self._stopping = stopping
         self._timing = timing
         self.differences: dict[str, int] = dict.fromkeys(resources, 0)
-        """Found so far."""
+        """Differences found so far, by resource."""
         self._left_out: dict[Resource, dict[bytes, int]] = {}
-        """What the last audit found, {key: version or 0}: a list did not mend it, so another one would not.
+        """The differences that the last audit found, {key: version or 0}.
 
-        An object that is none for us (it does not decode, its records cannot be made), or one that
-        could not be removed.
+        The list that followed did not mend them, so another list would not either. Such an object
+        does not decode, or cannot be stored, or could not be removed.
         """
         self.runs = 0
-        """Audits that went through everything."""
+        """Audits that compared every resource."""
 
     def run(self) -> None:
-        """Until told to stop: audit everything, once per interval."""
+        """Audit every resource once per interval, until told to stop."""
         wait = self._interval
         while not self._stopping.wait(wait):
             wait = self._interval
@@ -122,15 +127,18 @@ class Auditor:
                     self.audit(resource)
                 self.runs += 1
             except RequestFailed as error:
-                self._server = None  # its credentials may be old
+                self._server = None  # its credentials may have expired
                 if error.trouble is not Trouble.NOT_INSTALLED:
                     _log.info("audit given up: %s", error)
                     wait = min(self._interval, self._timing.audit_retry)
-            except Exception:  # noqa: BLE001 (an audit harms nobody)
+            except Exception:  # noqa: BLE001 (a failing audit must not stop the process)
                 _log.exception("audit: unexpected")
 
     def audit(self, resource: Resource) -> int:
-        """Compare one resource, mend what differs; how many objects did. Raises RequestFailed."""
+        """Compare one resource, and list it again if it differs.
+
+        Return the number of objects that differ. Raises RequestFailed.
+        """
         suspects, _ = self._suspects(resource)
         if not suspects:
             self._left_out.pop(resource, None)
@@ -150,25 +158,32 @@ class Auditor:
             self.differences[resource] += len(lost)
             names = ", ".join(key.decode().partition("/")[2] for key in sorted(lost)[:3])
             _log.warning(
-                "audit: %s %s differ from the API server (%s%s): listing anew",
+                "audit: %s %s differ from the API server (%s%s): listing them again",
                 f"{len(lost):,}", resource, names, ", …" if len(lost) > 3 else "",
             )  # fmt: skip
             self._relist(resource)
         return len(lost)
 
     def _still_differs(self, key: bytes, version: int, listed: int) -> bool:
-        """Whether the store has not got to an object's version; 0: to its absence, as of the list's version."""
+        """Return whether the store still lacks an object's `version`.
+
+        With version 0 the object is not listed: return whether the store still has it as of the
+        list's version, `listed`.
+        """
         stored = self._ledger.stored_version(key)
         if version:
             return stored is None or is_behind(stored, version)
         return stored is not None and (stored == listed or is_behind(stored, listed))
 
     def _suspects(self, resource: Resource) -> tuple[dict[bytes, int], int]:
-        """What differs now, as {key: the server's version or 0}, and the list's own version; page by page."""
+        """List a resource page by page. Return its differences and the list's own version.
+
+        The differences are {key: the server's version or 0}. Raises RequestFailed.
+        """
         server = self._server = self._server or self._connect()
         found: dict[bytes, int] = {}
         token, start = "", resource.encode() + b"/"
-        end = resource.encode() + b"0"  # behind every "resource/…"
+        end = resource.encode() + b"0"  # sorts after every "resource/…"
         limit = PAGE
         while True:
             try:

@@ -1,11 +1,11 @@
-"""How far the records of a first list are compiled while its slices are still coming.
+"""How far the records are compiled while the slices of the first list are still arriving.
 
-Lists come sorted by namespace, and the slices come last or nearly so: each
-namespace can be compiled as soon as their pages have passed it, while the server
-prepares the next. Here is the reckoning; the ledger does the work.
+Lists arrive sorted by namespace, and the slices' list usually ends last. Each namespace can
+therefore be compiled as soon as the pages of slices have passed it, while the server prepares the
+next page. This module computes which namespaces are ready; the ledger compiles them.
 
-Places are namespaces with a slash behind, as in the server's keys and ours:
-that is the order in which a list comes ("a-b/" before "a/").
+A place is a namespace followed by a slash, as in the server's keys and in ours. Lists are sorted by
+places ("a-b/" comes before "a/").
 """
 
 from __future__ import annotations
@@ -18,15 +18,22 @@ from headwater.cluster.changes import Progress, Remove, Upsert
 
 @dataclass(slots=True)
 class Early:
-    """What is compiled already."""
+    """The namespaces that are compiled already."""
 
     reached: bytes = b""
     """Every namespace before this one is compiled."""
     sorted: bool = True
-    """While it is not, nothing is known to be whole before the end."""
+    """Whether all pages so far were sorted.
+
+    If not, no namespace is known to be complete before the end.
+    """
 
     def advance(self, namespaces: Sequence[str]) -> tuple[bytes, bytes]:
-        """The places between which everything is known, now that a page with these namespaces has come."""
+        """Take a page with these namespaces.
+
+        Return the range of places that it completes: (first, end). The end is not part of the
+        range.
+        """
         places = [f"{namespace}/".encode() for namespace in namespaces]
         start = self.reached
         self.sorted = self.sorted and start <= places[0] and places == sorted(places)
@@ -35,7 +42,9 @@ class Early:
         return start, self.reached
 
     def passed(self, event: Upsert | Remove | Progress) -> bool:
-        """Whether an event is about what was compiled already: then that was for nothing."""
+        """Return whether an event changes a namespace that is compiled
+        already, which is then void.
+        """
         if isinstance(event, Progress):
             return False
         key = event.key if isinstance(event, Remove) else event.decoded.object.key

@@ -1,4 +1,4 @@
-"""The addresses of this host: what ns.dns.ZONE answers when no DNS Service is known."""
+"""The addresses of this host: the answer for ns.dns.ZONE when no DNS Service is known."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import socket
 
 
 def of_this_host() -> list[str]:
-    """Every address of its interfaces, loopback and link-local ones aside.
+    """Return every address of the host's interfaces, without loopback and link-local addresses.
 
-    CoreDNS leaves out loopback ones alone (boundIPs in plugin/kubernetes/local.go);
-    nobody off the link can ask a name server at fe80::1.
+    CoreDNS leaves out only loopback addresses (boundIPs in plugin/kubernetes/local.go). Link-local
+    addresses are left out because clients on other links cannot reach them.
     """
     # Only here: the import takes 30 ms, and only the watch process needs it.
     import psutil

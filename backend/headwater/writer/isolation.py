@@ -1,4 +1,4 @@
-"""One object that makes a transaction fail is found, and the others are committed without it."""
+"""Find the one object that makes a transaction fail, and commit the others without it."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from headwater.store.environment import StoreDamaged, StoreFull
 
 _T = TypeVar("_T")
 
-#: What no object is to blame for: leaving one out would not help.
+#: Errors that no single object causes: to leave one out would not help.
 NOT_AN_OBJECTS: Final = (StoreFull, StoreDamaged, MemoryError)
-#: A text of an error is told this far, in characters.
+#: The longest part of an error's text that is logged, in characters.
 _TEXT: Final = 200
 
 
 class Unstorable(ValueError):  # noqa: N818 (a description of the object)
-    """An object that no store can keep; the text says why."""
+    """An object cannot be stored; the text says why."""
 
 
 def in_parts(
     items: Sequence[_T], commit: Callable[[Sequence[_T]], None], leave_out: Callable[[_T, Exception], None]
 ) -> None:
-    """Commit items in their order, in as few transactions as it takes; `leave_out` those that fail alone.
+    """Commit items in order, in as few transactions as possible; call
+    `leave_out` for each that fails alone.
 
-    A part that fails is halved; after one that went through twice as many are
-    tried. So one bad item among n costs 2 log2(n) transactions. Raises what no
-    object is to blame for, and what an empty part raises.
+    A part that fails is halved. After a part that succeeds, the next one is twice as large. One bad
+    item among n therefore costs 2 log2(n) transactions. Raises NOT_AN_OBJECTS, and the error of an
+    empty part.
     """
     at, size = 0, len(items)
     while True:
@@ -51,7 +52,9 @@ def in_parts(
 
 
 def told(error: Exception) -> str:
-    """An error in one line; an unexpected one with the place in our code that it comes from."""
+    """Return an error's text in one line; for an unexpected error with the place in
+    our code where it was raised.
+    """
     if isinstance(error, Unstorable):
         return str(error)
     frames = traceback.extract_tb(error.__traceback__)

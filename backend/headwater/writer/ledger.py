@@ -1,25 +1,25 @@
-"""Objects in, one transaction out: what the store holds follows what the sources say.
+"""The ledger: commit the changes of the sources to the store, a batch in one transaction.
 
-A batch of changes is one write transaction: objects, indexes, records, and how
-far each source was read. A reader sees all of it or nothing, and a crash leaves
-the state before.
+A batch of changes is one write transaction of objects, indexes, records, and the resourceVersion up
+to which each source was read. A reader sees all of it or nothing, and a crash leaves the state
+before it.
 
-`settle` takes changes from the left of a deque, each when its transaction is
-committed: after a refusal the same deque is handed in again, and nothing is done twice.
+`settle` takes changes from the left of a deque, and removes each when its transaction is committed.
+After a refusal the caller hands in the same deque again, and nothing is done twice.
 
-How far a resource was read is what `Progress` and a list's end say, not other events:
-these may come before their turn (`turns`). After a restart they come again, and
-what is newer in the store stays; so does what is gone, whose key and version are kept
-until the resource is read beyond.
+Only a `Progress` and a list's end say how far a resource was read. Other events do not, because
+they may be committed before their turn (`turns`). After a restart these arrive again, and a newer
+object in the store stays. A deleted object stays deleted: its key and version are kept until the
+resource was read further.
 
-A complete list is taken as a difference: its pages wait in `staging` until the
-last one is there, so that nothing disappears because a page was missing (`lists`). Then
-it is applied in transactions of whole Services: a name's answer still changes in
-one step. Before the first complete list of everything (`ready`) nothing is
-published; each namespace is compiled as soon as the pages of slices have passed it (`early`).
+A complete list is applied as a difference. Its pages wait in `staging` until the last one arrives,
+so that no object disappears because a page was missing (`lists`). Then it is applied in
+transactions of whole Services, so that a name's answer still changes in one step. Nothing is
+published before the first lists of all resources are complete (`ready`). Until then each namespace
+is compiled as soon as the pages of slices have passed it (`early`).
 
-An object that makes a transaction fail is left out, counted and logged, and the others
-are committed without it (`isolation`, and `posting` for what only concerns records).
+An object that makes a transaction fail is left out, counted and logged, and the others are
+committed without it (`isolation`; `posting` for failures that only concern records).
 """
 
 from __future__ import annotations
@@ -48,15 +48,16 @@ from headwater.writer.owners import Owner, key_of, owners_of
 from headwater.writer.posting import Posting, object_key, storable_key, stored
 from headwater.writer.scales import StoreScales
 
-#: Services compiled per transaction when everything is: bounds memory, not correctness.
+#: Services per transaction when everything is compiled. It only bounds memory.
 _CHUNK: Final = 256
 _COUNTS: Final = b"counts"
 _HOST: Final = b"host"
 _KINDS: Final = struct.Struct(f">{len(Kind)}q")
 _SEPARATOR: Final = b"/"
-#: Behind every namespace.
+#: Sorts after every namespace.
 _LAST: Final = b"\xff"
-#: In `meta`, before the key of an object that was removed before its turn: the version of which it is gone.
+#: A prefix in `meta`, before the key of an object that was removed before its turn. The value is
+#: the version of the removal.
 _GONE: Final = b"gone/"
 _ALL: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods", "serviceimports")
 
@@ -77,10 +78,11 @@ class Ledger:
         meter: Callable[[], float] = time.thread_time,
         on_write: Callable[[], None] = lambda: None,
     ) -> None:
-        """`resources`: those that answers depend on. `second_opinion`: see `opinion`; whoever calls asks for it.
+        """Take over a store, and compile what its settings or its host changed. Raises StoreFull.
 
-        `meter` counts the seconds that this thread works. `on_write` is called after each
-        transaction: a list or a compile takes many.
+        `resources` are those that answers depend on. With `second_opinion` a doubtful list waits
+        for a second one (`opinion`), which the caller asks for. `meter` counts the seconds that
+        this thread works. `on_write` is called after each transaction.
         """
         self._store = store
         self._compiler = compiler
@@ -91,25 +93,25 @@ class Ledger:
         self._on_write = on_write
         self.scales = StoreScales(store)
         self._some_gone: set[Resource] = set(_ALL)
-        """Resources of which objects may be noted as gone (`_GONE`)."""
+        """Resources that may have removed objects noted in `meta` (`_GONE`)."""
         self._applying: tuple[ListComplete, Iterator[Outcome]] | None = None
-        """The end of a list that is being applied."""
+        """The end of the list that is being applied, and its remaining steps."""
         self.ready = False
         self.doubts: dict[Resource, Loss] = {}
         """Lists that wait for a second one.
 
-        Until then the events of the resource count, and its version stays.
+        Events are still applied, but the resource's version stays.
         """
         self._contested: frozenset[Owner] = frozenset()
-        """Owners whose slices a list in doubt and the store see differently."""
+        """The owners whose slices differ between a list in doubt and the store."""
         self._second: dict[Resource, tuple[Opinion, Loss]] = {}
-        """What the list says of a doubt that is being applied."""
+        """What the second list said of a doubt, while that list is applied."""
         self._early: Early | None = None
         self._published = store.is_published
         self.counts = [0] * len(Kind)
-        """Names held, by Kind."""
+        """The number of names in the store, by Kind."""
         self.objects: dict[Resource, int] = dict.fromkeys(_ALL, 0)
-        """Objects held, by resource."""
+        """The number of objects in the store, by resource."""
         store.write(self._begin)
         store.read(self._count_objects)
         moved = store.read(lambda txn: txn.meta(_HOST)) != compiler.host
@@ -119,10 +121,11 @@ class Ledger:
         self._catch_up(Outcome())
 
     def _reindex(self, txn: Transaction, *, moved: bool) -> Posting:
-        """Fill the indexes that depend on the settings and the host: one of these is another than before.
+        """Fill the indexes that depend on the settings and the host,
+        because one of these has changed.
 
-        Where the host has `moved`, its names are written in the same transaction: who dies before it is
-        committed finds the host of before, and begins again.
+        When the host has `moved`, its names are written in the same transaction. A process that
+        dies before the commit finds the old host in the store, and begins again.
         """
         batch = self._batch(txn, compiling=False)
         for db in ("addresses", "hosts"):
@@ -141,14 +144,16 @@ class Ledger:
         counts = txn.meta(_COUNTS)
         self.counts = list(_KINDS.unpack(counts)) if counts else [0] * len(Kind)
         for resource in _ALL:
-            lists.end(txn, resource, _ALL)  # it begins anew
+            lists.end(txn, resource, _ALL)  # an unfinished list begins again
         # A resource that is not watched any more cannot stay true.
         for resource in _ALL:
             if resource not in self._resources and txn.meta(version_key(resource)):
                 lists.forget(txn, resource)
 
     def versions(self) -> dict[Resource, str]:
-        """How far each resource was read; "" where no list was ever complete."""
+        """Return the resourceVersion up to which each resource was
+        read; "" before its first list.
+        """
 
         def read(txn: ReadTransaction) -> dict[Resource, str]:
             return {item: (txn.meta(version_key(item)) or b"").decode() for item in self._resources}
@@ -156,12 +161,18 @@ class Ledger:
         return self._store.read(read)
 
     def stored_version(self, key: bytes) -> int | None:
-        """The version of the object under that key of `objects`, None when there is none. From any thread."""
+        """Return the version of the object under this key of `objects`, or None.
+
+        Safe from any thread.
+        """
         data = self._store.read(lambda txn: txn.get("objects", key))
         return None if data is None else packed_version(data)
 
     def stored_versions(self, start: bytes, stop: bytes) -> list[tuple[bytes, int]]:
-        """(key, version) of the objects from one key on and before another. From any thread."""
+        """Return (key, version) of the objects from `start` to before `stop`.
+
+        Safe from any thread.
+        """
 
         def read(txn: ReadTransaction) -> list[tuple[bytes, int]]:
             return [(key, packed_version(txn.get("objects", key) or b"")) for key in txn.keys("objects", start, stop)]
@@ -176,9 +187,9 @@ class Ledger:
         return all(self.versions().values())
 
     def commit(self, changes: Iterable[Change]) -> Outcome:
-        """Settle changes in the order in which they came, so that resources are read as far as each says.
+        """Settle changes in order of arrival, so that each also says how far its resource was read.
 
-        Raises as `settle`; nobody wants to hand in the rest again.
+        Raises as `settle`; the rest cannot be handed in again.
         """
         outcome = Outcome()
         told: deque[Change] = deque()
@@ -192,13 +203,13 @@ class Ledger:
         return outcome
 
     def settle(self, waiting: deque[Change], outcome: Outcome, *, piecewise: bool = False) -> None:
-        """Take changes over, from the left; each leaves `waiting` when its transaction is committed.
+        """Commit changes from the left; each leaves `waiting` when its transaction is committed.
 
-        What was done is added to `outcome`. Raises StoreFull: what left is done, hand in
-        the rest again, be it nothing. Raises StoreDamaged.
+        The results are added to `outcome`. Raises StoreFull: the changes that left are committed,
+        and the caller hands in the rest again, even if it is empty. Raises StoreDamaged.
 
-        `piecewise`: a list's end is applied a transaction at a time, and stays in `waiting` until
-        the last. Meanwhile events of other resources may be settled.
+        With `piecewise`, each call applies one transaction of a list's end, which stays in
+        `waiting` until the last one. Meanwhile events of other resources may be settled.
         """
         try:
             self._catch_up(outcome)
@@ -216,12 +227,15 @@ class Ledger:
                     case _:
                         self._take_events(waiting, outcome)
         except Exception:
-            self._applying = None  # what is applied differs no more: it begins again
-            self._early = None  # what it was about to compile would be passed over the next time
+            self._applying = None  # it begins again; what is already applied no longer differs
+            self._early = None  # otherwise the next page would skip what was not compiled
             raise
 
     def _catch_up(self, outcome: Outcome) -> None:
-        """Do what is due by now, whatever came before: compile everything, publish (a link needs room on the disk)."""
+        """Compile everything and publish, if that is due.
+
+        Publishing makes a link, so the disk may refuse it.
+        """
         if not self.ready and self._is_synced():
             outcome.records_changed += self._compile_all()
         if self.ready and not self._published:
@@ -246,7 +260,7 @@ class Ledger:
         def leave_out(event: Event, error: Exception) -> None:
             if isinstance(event, Progress):
                 raise error
-            # Where not even that can be written, no object is to blame.
+            # If an empty transaction fails too, the object is not the cause.
             self._write(partial(self._post, events=()))
             waiting.popleft()
             self._left_out(event.key if isinstance(event, Remove) else event.decoded.object.key, error)
@@ -281,7 +295,9 @@ class Ledger:
         return self._finish(txn, batch)
 
     def _is_over(self, txn: Transaction, event: Upsert | Remove) -> bool:
-        """Whether the store has heard more of an object: then this was committed before its turn, and comes again."""
+        """Return whether the store has a later state of the object: the
+        event was committed earlier.
+        """
         key, version = (
             (event.key, event.resource_version)
             if isinstance(event, Remove)
@@ -297,9 +313,11 @@ class Ledger:
         return event.resource in self._some_gone and is_older(version, (txn.meta(_GONE + place) or b"").decode())
 
     def _is_contested(self, txn: Transaction, event: Upsert | Remove) -> bool:
-        """Whether a slice's event has to wait for the second list, which will have it.
+        """Return whether a slice's event must be skipped until the second
+        list, which will include it.
 
-        Applied to what is held of the other slices, it would make a set of two moments.
+        Together with the stored versions of the other slices, it would mix two moments in one
+        RRset.
         """
         if event.resource != "endpointslices" or not self._contested:
             return False
@@ -311,7 +329,9 @@ class Ledger:
         return not self._contested.isdisjoint(owners)
 
     def _forget_gone(self, txn: Transaction, resource: Resource, version: str) -> None:
-        """What is gone is that for good once its resource is read so far."""
+        """Forget the noted removals up to `version`: no older event of
+        these objects can arrive again.
+        """
         if resource not in self._some_gone:
             return
         over = [key for key, value in txn.scan("meta", _GONE + resource.encode() + _SEPARATOR)
@@ -326,9 +346,9 @@ class Ledger:
         return Posting(txn, self._compiler, counts, objects, compiling=compiling, meter=self._meter)
 
     def _write(self, work: Callable[[Transaction], Posting], costs: dict[tuple[str, str], float] | None = None) -> int:
-        """Commit what `work` does, and only then believe what it has counted; how many records changed.
+        """Commit what `work` does, then take over its counts. Return how many records changed.
 
-        What owners took to compile is entered in `costs`.
+        The seconds that owners took to compile are added to `costs`.
         """
 
         def run(txn: Transaction) -> tuple[Posting, int]:
@@ -388,19 +408,19 @@ class Ledger:
             return batch
         if self.ready:
             lists.stage(txn, resource, objects)
-        else:  # nothing is served from here yet: no need for the detour
+        else:  # nothing is served yet, so staging is not needed
             for decoded in objects:
                 batch.upsert(resource, decoded)
         return batch
 
     def _keep(self, txn: Transaction, resource: Resource, key: tuple[str, str]) -> Posting:
-        """An object is on the page and cannot be taken: it stays what it is."""
+        """Keep the stored version of an object that is on the page but cannot be taken."""
         if self.ready and lists.is_open(txn, resource):
             lists.stage_as_it_stands(txn, resource, key)
         return self._batch(txn, compiling=False)
 
     def _without(self, txn: Transaction, resource: Resource, gone: Iterable[tuple[str, str]]) -> Posting:
-        """Take out of a list that is open what was deleted before its end."""
+        """Remove the objects from an open list that were deleted before its end."""
         batch = self._batch(txn, compiling=False)
         for key in gone:
             with contextlib.suppress(Unstorable):  # then it was left out of its page as well
@@ -411,7 +431,7 @@ class Ledger:
         return batch
 
     def _goes_on(self, end: ListComplete, outcome: Outcome, *, piecewise: bool) -> bool:
-        """Do what a list's end takes, or one transaction of it; False while there is more to do."""
+        """Apply a list's end, or one transaction of it. Return False while there is more to do."""
         if self._applying is None or self._applying[0] is not end:
             self._applying = (end, self._end_list(end))
         for done in self._applying[1]:
@@ -423,7 +443,10 @@ class Ledger:
         return True
 
     def _end_list(self, change: ListComplete) -> Iterator[Outcome]:
-        """Apply a list that is open, or put it away until a second one says the same; what was done, step by step."""
+        """Apply an open list, or put it aside until a second one confirms it.
+
+        Yield each step's outcome.
+        """
         resource = change.resource
         if not self._store.read(lambda txn: lists.is_open(txn, resource)):
             return
@@ -443,7 +466,7 @@ class Ledger:
                 yield Outcome(opinions=[("asked", loss)])
             return
         if (doubt := self.doubts.get(resource)) is not None:
-            # The first time counts: what is applied already is no loss any more.
+            # Keep the first result: once a part is applied, it no longer counts as a loss.
             self._second.setdefault(resource, ("confirmed", loss) if loss is not None else ("contradicted", doubt))
         if self.ready:
             yield from self._apply_list(resource)
@@ -460,7 +483,10 @@ class Ledger:
             yield Outcome(opinions=[self._second.pop(resource)])
 
     def _apply_list(self, resource: Resource) -> Iterator[Outcome]:
-        """Make the store what is staged, Service by Service. What was applied differs no more: it can begin again."""
+        """Apply the staged list, Service by Service.
+
+        It can begin again: what is applied no longer differs.
+        """
         outcome = Outcome()
 
         def commit(groups: Sequence[lists.Group]) -> None:
@@ -496,7 +522,9 @@ class Ledger:
     # Everything anew
 
     def _compile_early(self, page: ListPageArrived) -> int:
-        """Compile the namespaces that a page of slices has passed, once everything else is listed."""
+        """Compile the namespaces that a page of slices has passed,
+        once everything else is listed.
+        """
         if self.ready:
             return 0
         others = [item for item in self._resources if item != "endpointslices"]
@@ -516,7 +544,9 @@ class Ledger:
         return self._compile_services(start, stop)
 
     def _compile_all(self) -> int:
-        """All records from all objects, in transactions of some hundred Services; then `ready`."""
+        """Compile all records from all objects, some hundred Services per
+        transaction; then set `ready`.
+        """
         if self._early is None or not self._early.sorted:
             self._write(self._begin_records)
             self._early = Early()
@@ -535,7 +565,7 @@ class Ledger:
         return written
 
     def _begin_records(self, txn: Transaction) -> Posting:
-        # Until the end these are no settings' records.
+        # Until the end the records are incomplete.
         txn.set_meta(READY, b"")
         for db in ("records", "faulty"):
             txn.clear(db)
@@ -544,7 +574,9 @@ class Ledger:
         return batch
 
     def _fixed_records(self, txn: Transaction) -> Posting:
-        """What does not belong to a Service: the zones' names, namespaces, imports, pods."""
+        """Compile what does not belong to a Service: the zones'
+        names, namespaces, imports, pods.
+        """
         batch = self._batch(txn, compiling=True)
         batch.fill(batch.fixed())
         batch.touch_all_but_services()
@@ -552,7 +584,9 @@ class Ledger:
         return batch
 
     def _compile_services(self, start: bytes, stop: bytes) -> int:
-        """The Services of the namespaces from `start` on and before `stop`, some hundred per transaction."""
+        """Compile the Services of the namespaces from `start` to before
+        `stop`, some hundred at once.
+        """
         prefix = b"services/"
         keys = self._store.read(lambda txn: list(txn.keys("objects", prefix + start, prefix + stop)))
         written = 0
@@ -583,6 +617,6 @@ class Ledger:
 
 
 def _key_of(place: bytes) -> tuple[str, str]:
-    """(namespace, name) of a key of `objects`."""
+    """Return (namespace, name) of a key of `objects`."""
     _, namespace, name = place.decode().split("/", 2)
     return namespace, name

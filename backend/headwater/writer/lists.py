@@ -1,8 +1,8 @@
-"""Complete lists as differences: what waits in `staging`, and what it means for the store.
+"""Apply complete lists as differences between `staging` and the store.
 
-A list is *open* from its first page on, which is noted in the same transaction, to
-its end. A page, or an end, of a list that is not open means nothing: so an end that
-is handed in twice, or whose pages were never taken, cannot delete what it does not name.
+A list is *open* from its first page to its end. The transaction that takes the first page also
+notes that the list is open. A page, or an end, of a list that is not open has no effect. An end
+that is handed in twice, or whose pages were never taken, therefore deletes nothing.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from headwater.writer.isolation import Unstorable
 from headwater.writer.owners import Owner, owner_of_key, owners_of_slice
 from headwater.writer.posting import Posting, storable_key, stored, stored_labels
 
-#: Objects of a complete list compared at a time: bounds memory, not correctness.
+#: Objects of a complete list that are compared at once. It only bounds memory.
 _RANGE: Final = 10_000
-#: And bytes of them.
+#: Bytes of these objects.
 _BYTES: Final = 32 << 20
-#: Objects applied per transaction, about, and what that may cost, in seconds: others' changes wait as long.
+#: About how many objects are applied in one transaction, and how many seconds that may take: other
+#: changes wait meanwhile.
 _CHUNK: Final = 256
 _COST: Final = 0.1
 _OPEN: Final = b"list/"
 _SEPARATOR: Final = b"/"
 
-#: Who is an address's in the index of addresses.
+#: The kind of holder under which a resource's objects are in the index of addresses.
 HOLDERS: Final[dict[Resource, Holder]] = {"services": Holder.SERVICE, "endpointslices": Holder.SLICE}
 
 
@@ -39,18 +40,20 @@ class Group(NamedTuple):
 
     owner: Owner
     keys: list[bytes]
-    """Of `objects`."""
+    """Keys of the sub-database `objects`."""
     size: int
-    """Bytes of these, as they were and as they are listed."""
+    """Bytes of these objects, as they are stored and as they are listed."""
 
 
 def version_key(resource: Resource) -> bytes:
-    """Where `meta` keeps how far a resource was read."""
+    """Return the key of `meta` that keeps the resourceVersion up to which a resource was read."""
     return b"version/" + resource.encode()
 
 
 def forget(txn: Transaction, resource: Resource) -> None:
-    """Remove every object of a resource, what points to them, and how far it was read; not the records."""
+    """Remove every object of a resource, its index entries, and its
+    resourceVersion; not the records.
+    """
     for key, _ in list(txn.scan("objects", resource.encode() + _SEPARATOR)):
         txn.delete("objects", key)
     if resource in HOLDERS:
@@ -71,7 +74,10 @@ def is_open(txn: ReadTransaction, resource: Resource) -> bool:
 
 
 def begin(txn: Transaction, resource: Resource, resources: Iterable[Resource]) -> None:
-    """Open a list; what another that did not end had staged is forgotten. `resources`: all that there are."""
+    """Open a list, and forget what an unfinished list of the resource has staged.
+
+    `resources` are all resources of the store.
+    """
     end(txn, resource, resources)
     txn.set_meta(_OPEN + resource.encode(), b"1")
 
@@ -80,14 +86,14 @@ def end(txn: Transaction, resource: Resource, resources: Iterable[Resource]) -> 
     """Close a list, and forget what it has staged."""
     txn.set_meta(_OPEN + resource.encode(), b"")
     if not any(is_open(txn, other) for other in resources):
-        txn.clear("staging")  # which does not touch the pages that it gives back
+        txn.clear("staging")  # it frees the pages without reading them
         return
     for key in [key for key, _ in txn.scan("staging", resource.encode() + _SEPARATOR)]:
         txn.unindex("staging", key)
 
 
 def stage(txn: Transaction, resource: Resource, objects: Iterable[Decoded]) -> None:
-    """Note the objects of a page."""
+    """Stage the objects of a page."""
     for decoded in objects:
         if not decoded.absent:
             key = storable_key(resource, decoded.object.key)
@@ -95,7 +101,9 @@ def stage(txn: Transaction, resource: Resource, objects: Iterable[Decoded]) -> N
 
 
 def stage_as_it_stands(txn: Transaction, resource: Resource, key: tuple[str, str]) -> None:
-    """Note an object that was listed, but cannot be taken, as it is in the store, if it is there."""
+    """Stage the stored version of an object that was listed but cannot be
+    taken, if the store has one.
+    """
     try:
         place = storable_key(resource, key)
     except Unstorable:
@@ -105,22 +113,25 @@ def stage_as_it_stands(txn: Transaction, resource: Resource, key: tuple[str, str
 
 
 def unstage(txn: Transaction, resource: Resource, key: tuple[str, str]) -> None:
-    """Forget an object of a page that was deleted before the list's end."""
+    """Unstage an object that was deleted before the list's end."""
     txn.unindex("staging", storable_key(resource, key))
 
 
 def differences(txn: ReadTransaction, resource: Resource) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
-    """(key, the list's value, the store's value) where these are not the same; None where one has none."""
+    """Yield (key, the list's value, the store's value) where they
+    differ; None for a missing value.
+    """
     prefix = resource.encode() + _SEPARATOR
     both = _merged(txn.scan("staging", prefix), txn.scan("objects", prefix))
     return ((key, now, before) for key, now, before in both if now != before)
 
 
 def differing(txn: ReadTransaction, resource: Resource, start: bytes) -> tuple[list[Group], bytes]:
-    """The objects that staging and store do not agree on, by owner; and where to go on.
+    """Compare one range of staging and store.
 
-    From the key `start` on to the end of a namespace, or to the end (then `b""` is where to go on).
-    The owner is the Service, so that what belongs together is applied together.
+    Return the differing objects by owner, and the next key. The range begins at the key `start` and
+    stops at the end of a namespace. The next key is `b""` after the last range. The owner is the
+    Service, so that its objects are applied together.
     """
     prefix = resource.encode() + _SEPARATOR
     found: list[tuple[Owner, bytes, int]] = []
@@ -146,7 +157,7 @@ def differing(txn: ReadTransaction, resource: Resource, start: bytes) -> tuple[l
 
 
 def owners_that_differ(store: Store, resource: Resource) -> frozenset[Owner]:
-    """The owners of which staging and the rest of the store say different things."""
+    """Return the owners whose objects differ between staging and store."""
     found: set[Owner] = set()
     start = b""
     while True:
@@ -157,7 +168,9 @@ def owners_that_differ(store: Store, resource: Resource) -> frozenset[Owner]:
 
 
 def owner_of_stored(resource: Resource, key: bytes, data: bytes) -> Owner:
-    """Whose an object is: of a slice the Service or the ServiceImport, else the object itself."""
+    """Return the owner of a stored object: a slice's Service or ServiceImport,
+    otherwise the object itself.
+    """
     _, namespace, name = key.decode().split("/", 2)
     if resource == "endpointslices":
         labels = stored_labels(data)
@@ -166,7 +179,9 @@ def owner_of_stored(resource: Resource, key: bytes, data: bytes) -> Owner:
 
 
 def chunks(groups: Iterable[Group], cost: Callable[[Group], float]) -> Iterator[list[Group]]:
-    """Groups for one transaction each: of about _CHUNK objects, that cost _COST at most; or one group."""
+    """Yield the groups for each transaction: about _CHUNK objects that cost
+    at most _COST, or one group.
+    """
     some: list[Group] = []
     size, spent = 0, 0.0
     for group in groups:
@@ -182,7 +197,7 @@ def chunks(groups: Iterable[Group], cost: Callable[[Group], float]) -> Iterator[
 
 
 def apply(txn: Transaction, resource: Resource, keys: Sequence[bytes], posting: Posting) -> None:
-    """Make these objects what the list says."""
+    """Store these objects as they were listed, and remove those that were not listed."""
     for key in keys:
         data = txn.get("staging", key)
         if data is None:
@@ -195,7 +210,9 @@ def apply(txn: Transaction, resource: Resource, keys: Sequence[bytes], posting: 
 def _merged(
     left: Iterator[tuple[bytes, bytes]], right: Iterator[tuple[bytes, bytes]]
 ) -> Iterator[tuple[bytes, bytes | None, bytes | None]]:
-    """(key, left's value, right's value) of two sorted sequences; None where one lacks the key."""
+    """Yield (key, left's value, right's value) of two sorted sequences;
+    None where one lacks the key.
+    """
     one, two = next(left, None), next(right, None)
     while one is not None or two is not None:
         if two is None or (one is not None and one[0] < two[0]):

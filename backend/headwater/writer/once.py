@@ -1,4 +1,4 @@
-"""Manifests into a store, once: for commands that look at what manifests would be, without serving them."""
+"""Write manifests into a store once, for commands that show their records without serving them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from headwater.writer.process import required_resources
 
 
 def write(settings: Settings, state_dir: Path, report: Report = silent) -> Identity:
-    """Compile the manifests of the settings into a new store in an empty folder; whose it is.
+    """Compile the settings' manifests into a new store in an empty folder.
 
-    Raises BadManifest.
+    Return the store's identity. Raises BadManifest.
     """
     manifests = Manifests(settings.manifests, selectors_of(settings))
     objects = manifests.load()

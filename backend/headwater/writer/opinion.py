@@ -1,10 +1,10 @@
-"""A second opinion before a list takes much away at once.
+"""Decide whether a list that would remove much at once needs a second list that confirms it.
 
-An API server that was restored from an old backup, an aggregator that is broken, a
-cache that has just begun: their lists are well-formed, complete and wrong. One that
-would take away more than a third of the Services, or of the ready endpoints, is not
-believed alone: a second list, begun some seconds later and read from etcd, has to say
-so too. Watch events are believed at once: they tell what happened, one by one.
+An API server that was restored from an old backup, a broken aggregator, or a cache that has just
+started may send a list that is well-formed, complete and wrong. A list that would remove more than
+a third of the Services, or of the ready endpoints, is therefore applied only when a second list,
+begun some seconds later and read from etcd, confirms it. Watch events need no confirmation: each
+tells of one change that happened.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ from headwater.store.environment import ReadTransaction
 from headwater.writer import lists
 from headwater.writer.posting import stored
 
-#: Fewer than that may go without a question: in a small cluster, one application is a third of everything.
+#: Fewer losses than this need no second list: in a small cluster one application is a third of
+#: everything.
 FLOOR: Final = 10
-#: One part in so many.
+#: A loss of more than one in this many is doubtful.
 _PART: Final = 3
 
 Opinion = Literal["asked", "confirmed", "contradicted"]
-"""What became of a doubt: a second list was asked for; it said the same; it did not."""
+"""The state of a doubt: a second list was asked for, it confirmed the
+loss, or it contradicted it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What a list would take away of what there is."""
+    """How much of what is held a list would remove."""
 
     resource: Resource
     lost: int
@@ -40,12 +43,12 @@ class Loss:
 
 
 def is_doubtful(lost: int, held: int) -> bool:
-    """Whether a list that takes that many away needs a second one that says so too."""
+    """Return whether a list that removes `lost` of `held` needs a second list that confirms it."""
     return lost >= FLOOR and lost * _PART > held
 
 
 def doubtful_loss(txn: ReadTransaction, resource: Resource) -> Loss | None:
-    """What the list that is staged would take away, if that is doubtful."""
+    """Return what the staged list would remove if that is doubtful, otherwise None."""
     match resource:
         case "services":
             lost = sum(1 for _, now, _ in lists.differences(txn, resource) if now is None)
@@ -63,11 +66,11 @@ def doubtful_loss(txn: ReadTransaction, resource: Resource) -> Loss | None:
 
 
 def _count(txn: ReadTransaction, prefix: bytes) -> int:
-    return sum(1 for _ in txn.keys("objects", prefix, prefix[:-1] + b"0"))  # "0" is behind "/"
+    return sum(1 for _ in txn.keys("objects", prefix, prefix[:-1] + b"0"))  # "0" sorts after "/"
 
 
 def _ready(data: bytes | None) -> set[tuple[str, str, str]]:
-    """(owner, owner, address) of the ready endpoints of a slice, whichever slice it is."""
+    """Return the ready endpoints of a slice: (Service, ServiceImport, address)."""
     if data is None:
         return set()
     piece = cast("EndpointSlice", stored("endpointslices", data))
@@ -80,7 +83,10 @@ def _ready(data: bytes | None) -> set[tuple[str, str, str]]:
 
 
 def _lost_endpoints(txn: ReadTransaction) -> int:
-    """Endpoints of a Service that no slice of the list has any more. One that moves between slices stays."""
+    """Count the ready endpoints that no listed slice has any more.
+
+    One that moves between slices is not lost.
+    """
     lost = 0
     namespace = b""
     before: set[tuple[str, str, str]] = set()

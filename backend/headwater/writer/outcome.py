@@ -1,4 +1,4 @@
-"""What the ledger has done with changes, for whoever counts and logs."""
+"""What the ledger has done with changes, for the watch process to count and log."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Outcome:
 
     records_changed: int = 0
     trigger_times: list[str] = field(default_factory=list)
-    """When the changes happened, as their slices say."""
+    """When the changes happened, from the trigger-time annotation of their slices."""
     costs: dict[tuple[str, str], float] = field(default_factory=dict)
-    """Seconds that owners took to compile, see `Posting`."""
+    """Seconds that each owner took to compile (see `Posting`)."""
     opinions: list[tuple[Opinion, Loss]] = field(default_factory=list)
-    """What became of lists that would take much away."""
+    """What was decided about lists that would remove much (see `opinion`)."""

@@ -1,4 +1,4 @@
-"""Owners: whose names change with an object. They are compiled as one, and take turns as one."""
+"""Owners of names. All objects of one owner are compiled together and take turns together."""
 
 from __future__ import annotations
 
@@ -8,18 +8,23 @@ from headwater.cluster.changes import Remove, Upsert
 from headwater.cluster.objects import EndpointSlice, Resource, Service, ServiceImport
 
 Owner = tuple[str, str]
-"""(namespace, name): a Service; a ServiceImport with "/" before its name; a namespace itself with "" for a name."""
-#: Before the name of a ServiceImport: no Service has such a name, and the slices of both are in one index.
+"""(namespace, name) of a Service; of a ServiceImport with "/" before its name; of
+a namespace with the name "".
+"""
+#: Stands before the name of a ServiceImport. The slices of Services and imports are in one index,
+#: and no Service's name contains it.
 IMPORT: Final = "/"
 
 
 def key_of(event: Upsert | Remove) -> tuple[str, str]:
-    """(namespace, name) of the object that an event tells of."""
+    """Return (namespace, name) of an event's object."""
     return event.key if isinstance(event, Remove) else event.decoded.object.key
 
 
 def owner_of_key(resource: Resource, namespace: str, name: str) -> Owner:
-    """Whose an object is that needs no label to say so."""
+    """Return the owner of an object that has no owner label: a slice's
+    owner needs `owners_of_slice`.
+    """
     match resource:
         case "namespaces":
             return name, ""
@@ -30,13 +35,16 @@ def owner_of_key(resource: Resource, namespace: str, name: str) -> Owner:
 
 
 def owners_of_slice(namespace: str, service: str, imported: str) -> tuple[Owner, ...]:
-    """The owners that a slice's labels name; "" names none."""
+    """Return the owners that a slice's labels name; "" names none."""
     found: tuple[Owner, ...] = ((namespace, service),) if service else ()
     return (*found, (namespace, IMPORT + imported)) if imported else found
 
 
 def owners_of(event: Upsert | Remove) -> tuple[Owner, ...]:
-    """Whose names follow from an object, as an event tells; whose a slice was, or a removed one is, the store knows."""
+    """Return the owners whose names an event may change, as far as the event itself names them.
+
+    Only the store knows the owners that a slice had before, and those of a removed slice.
+    """
     match event.resource:
         case "services" | "serviceimports" | "namespaces":
             return (owner_of_key(event.resource, *key_of(event)),)
@@ -48,7 +56,7 @@ def owners_of(event: Upsert | Remove) -> tuple[Owner, ...]:
 
 
 def breadth_of(event: Upsert | Remove) -> int:
-    """How many addresses and ports an object has."""
+    """Return how many addresses and ports an object has."""
     if isinstance(event, Remove):
         return 0
     match event.decoded.object:

@@ -1,10 +1,10 @@
-"""One transaction's changes: objects and indexes at once, the records that follow at the end.
+"""One transaction's changes: write objects and indexes at once, and their records at the end.
 
-An object is stored whatever the compiler makes of it. Where the compiler fails on
-the records of a Service or a ServiceImport (its *owner*), that owner is *faulty*:
-it is counted and logged, what was served of it stays, and everybody else's records
-are written. The sub-database `faulty` keeps the names that it still has, so that
-the next change to any of its objects replaces them all, if it compiles then.
+An object is stored even if the compiler fails on it. When the compiler fails on the records of a
+Service or a ServiceImport (the *owner*), that owner is *faulty*: it is counted and logged, its
+previous records stay, and the records of all other owners are written. The sub-database `faulty`
+keeps the names that the owner still has. The next change to any of its objects replaces all of
+them, if it compiles then.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from headwater.writer.isolation import NOT_AN_OBJECTS, Unstorable, told
 from headwater.writer.owners import IMPORT
 
 _SEPARATOR: Final = b"/"
-#: Owners of slices without the label that would name one.
+#: The owners that a slice without owner labels seems to have.
 _NOBODY: Final = frozenset({"", IMPORT})
-#: What it takes to write a name, in seconds.
+#: About how long it takes to write a name, in seconds.
 _WRITTEN: Final = 5e-6
 _NAMES: Final = msgspec.msgpack.Decoder(list[bytes])
 
@@ -55,7 +55,7 @@ def object_key(resource: Resource, key: tuple[str, str]) -> bytes:
 
 
 def storable_key(resource: Resource, key: tuple[str, str]) -> bytes:
-    """The key of an object that is to be stored. Raises Unstorable."""
+    """Return the key under which an object is stored. Raises Unstorable."""
     try:
         place = object_key(resource, key)
     except UnicodeEncodeError:
@@ -66,7 +66,10 @@ def storable_key(resource: Resource, key: tuple[str, str]) -> bytes:
 
 
 def stored(resource: Resource, data: bytes) -> Any:
-    """An object that the store keeps. Raises StoreDamaged: what was packed does unpack."""
+    """Decode an object from the store.
+
+    Raises StoreDamaged, because only damage can make it fail.
+    """
     try:
         return unpack(resource, data)
     except msgspec.MsgspecError as error:
@@ -74,7 +77,7 @@ def stored(resource: Resource, data: bytes) -> Any:
 
 
 def stored_labels(data: bytes) -> SliceLabels:
-    """Whose a slice is that the store keeps. Raises StoreDamaged."""
+    """Decode the owner labels of a slice from the store. Raises StoreDamaged."""
     try:
         return unpack_labels(data)
     except msgspec.MsgspecError as error:
@@ -82,7 +85,7 @@ def stored_labels(data: bytes) -> SliceLabels:
 
 
 def _names(data: bytes) -> list[bytes]:
-    """What `Posting.mark_faulty` has noted. Raises StoreDamaged."""
+    """Decode the names that `Posting.mark_faulty` has stored. Raises StoreDamaged."""
     try:
         return _NAMES.decode(data)
     except msgspec.MsgspecError as error:
@@ -90,12 +93,18 @@ def _names(data: bytes) -> list[bytes]:
 
 
 def index_key(namespace: str, owner: str, name: str) -> bytes:
-    """The key of a slice among those of its owner, or of a pod's address; `name` empty: how all of these begin."""
+    """Return an index key: of a slice under its owner, or of a pod under its address.
+
+    With an empty `name`, return the prefix of all of these.
+    """
     return b"/".join((namespace.encode(), owner.encode(), name.encode()))
 
 
 class Posting:
-    """One transaction's changes: objects and indexes at once, records at the end."""
+    """One transaction's changes.
+
+    `upsert` and `remove` write objects; `compile` writes the records.
+    """
 
     def __init__(
         self,
@@ -107,19 +116,20 @@ class Posting:
         compiling: bool,
         meter: Callable[[], float] = time.thread_time,
     ) -> None:
-        """`counts` and `objects` are the ledger's, as copies: they hold once the transaction is committed.
+        """`counts` and `objects` are copies of the ledger's counts; they
+        hold once the commit succeeds.
 
         `meter` counts the seconds that this thread works.
         """
         self._meter = meter
         self.costs: dict[tuple[str, str], float] = {}
-        """Seconds that owners took to compile."""
+        """Seconds that each owner took to compile."""
         self._txn = txn
         self._compiler = compiler
         self._compiling = compiling
         self.counts = counts
         self.objects = objects
-        # What stood before this batch, for whatever it touches.
+        # The state before this batch of everything that it touches.
         self._namespaces: dict[str, bool] = {}
         self._services: dict[tuple[str, str], Service | None] = {}
         self._slices: dict[tuple[str, str], _Before] = {}
@@ -194,7 +204,9 @@ class Posting:
                 touched[key[0], owner.removeprefix(IMPORT)] = None
 
     def _addresses(self, resource: Resource, item: Object | None) -> Mapping[bytes, bytes]:
-        """An object's entries in the index of addresses: none when it makes the compiler fail, before as now."""
+        """Return an object's entries in the index of addresses; none
+        if the compiler fails on it.
+        """
 
         def entries() -> Mapping[bytes, bytes]:
             if resource == "services":
@@ -204,13 +216,16 @@ class Posting:
         return self._guarded(item, entries, {})
 
     def _is_here(self, piece: EndpointSlice | None) -> bool:
-        """Whether a slice with a Service has this host among its endpoints."""
+        """Return whether a slice of a Service has this host among its endpoints."""
         if piece is None or not piece.service:
             return False
         return self._guarded(piece, lambda: self._compiler.is_here(piece), False)
 
     def _guarded(self, item: Object | None, work: Callable[[], _T], otherwise: _T) -> _T:
-        """What `work` makes of an object; reported, and `otherwise`, when that fails."""
+        """Return the result of `work` on an object.
+
+        If it fails, report that and return `otherwise`.
+        """
         try:
             return work()
         except NOT_AN_OBJECTS:
@@ -227,7 +242,7 @@ class Posting:
                 self._txn.put("addresses", entry, value)
 
     def _index_host(self, before: EndpointSlice | None, now: EndpointSlice | None) -> None:
-        """Remember the slices that this host is an endpoint of: theirs is the DNS Service."""
+        """Index the slices that have this host as an endpoint. Their Service is the DNS Service."""
         was, still = self._is_here(before), self._is_here(now)
         if was and before is not None:
             self._txn.unindex("hosts", index_key(before.namespace, before.service, before.name))
@@ -256,7 +271,7 @@ class Posting:
         self._dns_service_changed = True
 
     def touch_all_but_services(self) -> None:
-        """Every namespace, ServiceImport and pod that there is."""
+        """Mark every namespace, ServiceImport and pod in the store to be compiled."""
         for _, data in self._txn.scan("objects", b"namespaces/"):
             self._namespaces.setdefault(stored("namespaces", data).name, False)
         for _, data in self._txn.scan("objects", b"serviceimports/"):
@@ -268,7 +283,10 @@ class Posting:
     # Records
 
     def compile(self, *, anew: bool = False) -> None:
-        """Write what follows from the changes. `anew`: of what was touched `records` holds nothing yet."""
+        """Write the records that follow from the changes.
+
+        `anew`: `records` has nothing of them yet.
+        """
         changes = self._compiler.changes()
         for name, existed in self._namespaces.items():
             exists = self._exists(name)
@@ -293,7 +311,7 @@ class Posting:
             self.write(changes)
 
     def _add(self, changes: Changes, key: tuple[str, str], work: Callable[[Changes], None]) -> None:
-        """Add what `work` changes, or nothing of it when it fails: then its names stay as they are."""
+        """Add the changes of `work`. If it fails, add none of them: its names stay as they are."""
         mine = self._compiler.changes()
         try:
             work(mine)
@@ -306,7 +324,7 @@ class Posting:
             changes.merge(mine.put, mine.drop)
 
     def _touch_inhabitants(self, namespace: str) -> None:
-        """Everything in a namespace that came or went is compiled too."""
+        """Mark everything in a namespace that was added or deleted to be compiled too."""
         start = namespace.encode() + _SEPARATOR
         for key, _ in self._txn.scan("objects", b"services/" + start):
             self._touched[namespace, key.decode().split("/", 2)[2]] = None
@@ -326,13 +344,16 @@ class Posting:
     def _compile_owner(
         self, resource: Resource, key: tuple[str, str], changes: Changes, *, anew: bool, maybe_faulty: bool
     ) -> None:
-        """The names of a Service or a ServiceImport; it is faulty from now on, or no more, as that goes."""
+        """Compile the names of a Service or a ServiceImport, and
+        note or clear that it is faulty.
+        """
         place = object_key(resource, key)
         noted = self._txn.get("faulty", place) if maybe_faulty else None
         if noted is None and (mine := self._compiled(resource, key, nothing_before=anew)) is not None:
             changes.merge(mine.put, mine.drop)
             return
-        # What it was may be what fails: all its names are replaced, whatever they were.
+        # Its previous state may be what fails, so replace all its names without compiling that
+        # state.
         names = _names(noted) if noted is not None else [] if anew else self._names_before(resource, key)
         mine = None if anew else self._compiled(resource, key, nothing_before=True)
         if mine is None:
@@ -343,7 +364,10 @@ class Posting:
             self._txn.unindex("faulty", place)
 
     def _compiled(self, resource: Resource, key: tuple[str, str], *, nothing_before: bool) -> Changes | None:
-        """The changes to an owner's names; None, and reported, when the compiler fails on it."""
+        """Return the changes to an owner's names.
+
+        If the compiler fails on it, report that; return None.
+        """
         changes = self._compiler.changes()
         try:
             if resource == "services":
@@ -359,13 +383,15 @@ class Posting:
         return changes
 
     def mark_faulty(self, resource: Resource, key: tuple[str, str], names: Iterable[bytes]) -> None:
-        """Note that an owner's records cannot be made, and which names it still has."""
+        """Note that the compiler failed on an owner, and which names it still has."""
         self._txn.index("faulty", object_key(resource, key), msgspec.msgpack.encode(sorted(names)))
 
     def _names_before(self, resource: Resource, key: tuple[str, str]) -> Iterable[bytes]:
-        """The names that an owner had before this transaction: those that it would be given now, for it had none.
+        """Return the names that an owner had before this transaction, by
+        compiling its previous state.
 
-        It compiled then. Should it not any more, they are not known: they stay until everything is compiled anew.
+        That state compiled before. If it fails now, the names are not known, and stay until
+        everything is compiled again.
         """
         names = Changes()
         try:
@@ -380,19 +406,21 @@ class Posting:
         return list(names.put)
 
     def _existence(self, namespace: str) -> tuple[bool, bool]:
-        """Whether a namespace was, and is, there and served."""
+        """Return whether a namespace existed and was served before this
+        batch, and whether it is now.
+        """
         served = self._compiler.serves(namespace)
         exists = served and self._exists(namespace)
         return served and self._namespaces.get(namespace, exists), exists
 
     def _service_before(self, key: tuple[str, str]) -> tuple[Service | None, list[EndpointSlice]]:
-        """A Service, None where its namespace was not there, and its slices, before this transaction."""
+        """Return a Service and its slices before this batch; None for one without its namespace."""
         existed, _ = self._existence(key[0])
         before = self._services[key] if key in self._services else self._service(key)
         return before if existed else None, self._slices_of(key)[0]
 
     def _import_before(self, key: tuple[str, str]) -> tuple[ServiceImport | None, list[EndpointSlice]]:
-        """The same of a ServiceImport."""
+        """Return the same of a ServiceImport."""
         existed, _ = self._existence(key[0])
         before = self._imports[key] if key in self._imports else self._import(key)
         return before if existed else None, self._slices_of((key[0], IMPORT + key[1]))[0]
@@ -420,7 +448,10 @@ class Posting:
         )
 
     def fixed(self) -> dict[bytes, bytes]:
-        """The nodes that every zone has; with this host's addresses when those of the DNS Service make it fail."""
+        """Return the nodes that every zone has.
+
+        They have this host's addresses if the compiler fails on those of the DNS Service.
+        """
         try:
             return _storable(self._compiler.fixed(self.name_servers()))
         except NOT_AN_OBJECTS:
@@ -430,13 +461,15 @@ class Posting:
             return self._compiler.fixed(None)
 
     def name_servers(self) -> list[NameServer] | None:
-        """The addresses of the DNS Service, None when this host is not known to be one of its endpoints."""
+        """Return the addresses of the DNS Service, or None if no Service
+        has this host as an endpoint.
+        """
         found: list[NameServer] | None = None
         slices: Counter[str] = Counter()
         for key, _ in self._txn.scan("hosts"):
             namespace, owner, name = key.decode().split("/", 2)
             if slices[namespace] == limits.HOST_SLICES_OF_A_NAMESPACE:
-                continue  # anybody may say that this host is an endpoint of theirs
+                continue  # any tenant may name this host as an endpoint
             if slices.total() == limits.HOST_SLICES:
                 break
             slices[namespace] += 1
@@ -448,13 +481,13 @@ class Posting:
         return found
 
     def reindex(self, resource: Resource, item: Object) -> None:
-        """Enter an object into the indexes that depend on the settings: they were emptied."""
+        """Add an object to the indexes that depend on the settings, after these were emptied."""
         self._index_addresses({}, self._addresses(resource, item))
         if resource == "endpointslices":
             self._index_host(None, cast("EndpointSlice", item))
 
     def write(self, changes: Changes) -> None:
-        """Put and drop; sorted, for neighbours share pages."""
+        """Write and delete nodes; in the order of their keys, because neighbours share pages."""
         txn, counts = self._txn, self.counts
         for name in changes.drop:
             if name not in changes.put and (before := txn.delete("records", name)) is not None:
@@ -466,11 +499,11 @@ class Posting:
             counts[node[2]] += 1
 
     def fill(self, nodes: dict[bytes, bytes]) -> None:
-        """Put nodes whose names are new."""
+        """Write nodes whose names are new."""
         if self._txn.fill(sorted(nodes.items())):
             for node in nodes.values():
                 self.counts[node[2]] += 1
-        else:  # two zones that share names: count what there is
+        else:  # two zones share names: count the stored nodes
             self.counts = [0] * len(Kind)
             for _, node in self._txn.scan("records"):
                 self.counts[node[2]] += 1
@@ -487,9 +520,11 @@ class Posting:
         return None if data is None else cast("ServiceImport", stored("serviceimports", data))
 
     def _slices_of(self, owner: tuple[str, str]) -> tuple[list[EndpointSlice], list[EndpointSlice]]:
-        """The slices of a Service, or an import, before this batch and now, both in the order of their names.
+        """Return the slices of a Service or an import before this batch
+        and now, each sorted by name.
 
-        Of either no more than `limits.MAX_READ` bytes: what was left out before is known to have been.
+        Each has at most `limits.MAX_READ` bytes, so that slices left out before are left out here
+        too.
         """
         namespace = owner[0]
         known_names = [key.decode().rpartition("/")[2] for key, _ in self._txn.scan("slices", index_key(*owner, ""))]
@@ -523,7 +558,7 @@ class Posting:
 
 @dataclass(frozen=True, slots=True)
 class _Before:
-    """A slice before this batch: its size in the store, and who owned it."""
+    """A slice before this batch, its size in the store, and its owners."""
 
     piece: EndpointSlice | None
     size: int
@@ -531,7 +566,10 @@ class _Before:
 
 
 def _storable(entries: _M) -> _M:
-    """The same entries. Raises ValueError for a key that LMDB would not take: that is found before it is written."""
+    """Return the same entries.
+
+    Raises ValueError for a key that is too long for LMDB, before any write.
+    """
     longest = max(map(len, entries), default=0)
     if longest > MAX_KEY:
         raise ValueError(f"a name of {longest} bytes cannot be stored")

@@ -1,12 +1,12 @@
-"""The watch role: sources in, store transactions out.
+"""The watch process: it reads the sources and commits their changes to the store.
 
-One thread per resource reads the API server (or one reads the files) and puts
-changes into a queue; this process's main thread takes what is there, and
-commits it turn by turn (`turns`), each as one transaction. A change that comes alone is
-committed at once; under a storm the turns grow. What the disk refuses is tried again first.
+One thread per resource reads the API server (or one thread reads the files) and puts changes into a
+queue. The main thread takes all that are in the queue and commits them turn by turn (`turns`), each
+turn as one transaction. A single change is committed at once; under a storm of changes the turns
+grow. When the disk refuses a transaction, it is tried again before any other.
 
-The main thread's work is `Watcher.step`, again and again. Its queue, clocks and
-waiting are arguments: a test can take the steps itself.
+The main thread repeats `Watcher.step`. Its queue, its clocks and its way to wait are arguments, so
+that a test can take the steps itself.
 """
 
 from __future__ import annotations
@@ -55,19 +55,21 @@ from headwater.writer.turns import Turn, Turns
 
 _log = logging.getLogger(__name__)
 
-#: Changes that may wait; then the threads wait, and the API server's send buffers fill.
+#: Changes that the queue holds. When it is full the threads wait, and the API server's send buffers
+#: fill.
 _QUEUE: Final = 2000
-#: Pages of lists that may be under way or waiting, over all resources: bounds the memory of a list.
+#: Pages of lists that may be requested or waiting at once, over all resources. It bounds the memory
+#: of a list.
 _PAGES: Final = 3
-#: How often the main thread looks around when nothing happens, in seconds.
+#: How often the main thread wakes up when no change arrives, in seconds.
 _IDLE: Final = 0.5
-#: How often the places of dead readers are freed, in seconds.
+#: How often LMDB's reader slots of dead processes are freed, in seconds.
 _READER_CHECK: Final = 5.0
 #: How often the files' thread looks for a SIGHUP, in milliseconds.
 _FILES_WAKE: Final = 200
-#: After so many pages of lists the store's pages that they have touched are let go.
+#: After this many pages of lists, the pages of the store's file that they touched are unmapped.
 _UNMAP: Final = 50
-#: How often it is written down how old the truth is, in seconds.
+#: How often the moment is stored when the source was last heard, in seconds.
 _HEARD: Final = 0.5
 
 Changes = queue.Queue[Change | RawPage]
@@ -84,7 +86,7 @@ def required_resources(settings: Settings) -> tuple[Resource, ...]:
 
 
 class Watcher:
-    """The state of the role; `run` is the process."""
+    """The state of the watch process, and one step of its main thread."""
 
     def __init__(
         self,
@@ -98,9 +100,11 @@ class Watcher:
         wait: Callable[[float], object] | None = None,
         fair: bool = True,
     ) -> None:
-        """`clock` counts seconds, `wall` is the time of day; `wait` lets seconds pass, or less when it is to stop.
+        """Open the sources' queue and the ledger; nothing is read yet (see `start_sources`).
 
-        Without `fair` changes are committed in the order in which they come.
+        `clock` counts seconds; `wall` is the time of day. `wait` waits for a number of seconds, and
+        returns earlier when the process is to stop. Without `fair`, changes are committed in the
+        order in which they arrive.
         """
         self._settings = settings
         self._timing = timing
@@ -116,9 +120,10 @@ class Watcher:
         compiler = Compiler(settings, host.of_this_host(), self.skipped.report)
         self._resources = required_resources(settings)
         self._began = self._checked = self._noted = clock()
-        # The files are the truth: there is no second list of them.
+        # A second reading of the files would say the same.
         asks = settings.second_opinion == "on" and not settings.manifests
-        # A clock that is no clock measures nothing: then no turn depends on how fast the machine is.
+        # With a simulated clock, costs are measured with it too, so that turns do not depend on the
+        # machine's speed.
         meter = time.thread_time if clock is time.monotonic else clock
         on_write = self.progress.transaction
         self.ledger = Ledger(
@@ -128,15 +133,15 @@ class Watcher:
         self._followers: dict[Resource, Follower] = {}
         self._recognition = Recognition(store.folder, clock)
         self._unsettled = Turns(self.ledger.scales, fair=fair)
-        """What was taken from the queue and has not had its turn."""
+        """Changes that were taken from the queue and wait for their turn."""
         self._turn: Turn | None = None
-        """Whose turn it is, until it is committed."""
+        """The turn that is being committed."""
         self._left: deque[Change] = deque()
-        """What is left of it."""
+        """The changes of this turn that are not committed yet."""
         self._refused = ""
-        """Why the store could not be written, the last time."""
+        """Why the last transaction could not be written; "" if it was."""
         self._ask_again: dict[Resource, float] = {}
-        """When a second list is to be asked for."""
+        """When to ask for a second list, by resource, on `clock`."""
         self._second_opinions: dict[str, int] = {}
         self._programming = Histogram.of(LATENCY_BUCKETS)
         self._commits = 0
@@ -154,15 +159,15 @@ class Watcher:
     # Sources
 
     def start_sources(self) -> None:
-        """The threads that fill the queue.
+        """Start the threads that fill the queue.
 
-        Raises SettingsError for credentials that cannot be used, where there is nothing to serve.
-        With a store their threads try on: what it holds is served meanwhile.
+        Raises SettingsError for credentials that cannot be used while no store is published. With a
+        published store the threads keep trying, and its records are served meanwhile.
         """
         if self._settings.manifests:
             self._thread("files", self._follow_files)
             return
-        # Only here: the import costs 24 MiB, and only this process may have it.
+        # Imported here, because it costs 24 MiB, and no other process may load it.
         from headwater.cluster.api import ApiServer
 
         selectors = selectors_of(self._settings)
@@ -198,14 +203,17 @@ class Watcher:
         threading.Thread(target=work, name=name, daemon=True).start()
 
     def reload(self, _: control.Reload, reply: Callable[[control.Reply], None]) -> None:
-        """SIGHUP: read the files again (credentials are read again whenever the server refuses them)."""
+        """Read the manifests again, on SIGHUP.
+
+        Credentials are read again whenever the server refuses them.
+        """
         self._reload.set()
         reply(control.Done())
 
     def _decoded(
         self, resource: Resource, items: Iterable[msgspec.Raw], odd: list[tuple[str, str]]
     ) -> Iterable[Decoded]:
-        """The objects of a page; `odd` gets the keys of those that do not decode."""
+        """Yield the objects of a page, and add the keys of those that do not decode to `odd`."""
         for item in items:
             try:
                 yield decode(resource, item)
@@ -215,15 +223,15 @@ class Watcher:
                     odd.append(key)
 
     def _follow_files(self) -> None:
-        """Read the manifests, and again whenever one of them changes."""
+        """Read the manifests, and read them again whenever one of them changes."""
         from watchfiles import watch
 
         paths = self._settings.manifests
         manifests = Manifests(paths, selectors_of(self._settings))
         seen = signature(paths)
         self._take_files(manifests)
-        # A file that is replaced is seen through its folder only; what counts is
-        # the files' signature, for a ConfigMap's files change by a link elsewhere.
+        # Watch the folders, because a watch on a file ends when the file is replaced. Compare the
+        # signatures of the files, because a ConfigMap's files change when a link elsewhere changes.
         folders = [Path(path) for path in paths if Path(path).is_dir()]
         roots = {*folders, *(Path(path).absolute().parent for path in paths if not Path(path).is_dir())}
         for _ in watch(*roots, stop_event=self.stopping, debounce=50, step=20, rust_timeout=_FILES_WAKE,
@@ -246,12 +254,13 @@ class Watcher:
     # Commits
 
     def loop(self) -> None:
-        """Take batches and commit them until told to stop. Raises StoreDamaged, AnotherCluster."""
+        """Take steps until told to stop. Raises StoreDamaged, AnotherCluster."""
         while not self.stopping.is_set():
             self.step()
 
     def step(self) -> None:
-        """Take what came and commit whose turn it is, or try again what was refused; then look around.
+        """Take the changes that arrived and commit the next turn, or retry a
+        refused one; then do what is due.
 
         Raises StoreDamaged, AnotherCluster.
         """
@@ -269,7 +278,9 @@ class Watcher:
         self._look_around(self._clock(), busy=busy)
 
     def _settle(self) -> None:
-        """Hand the ledger what is not settled; account for what it has taken, be it all or not."""
+        """Hand the ledger the changes of the turn that are left, and
+        account for those that it took.
+        """
         before, outcome = tuple(self._left), Outcome()
         refused = ""
         try:
@@ -282,7 +293,7 @@ class Watcher:
         if not refused and self._turn is not None:
             self._end_turn(self._turn)
         if refused and not self._refused:
-            _log.error("%s (answers stay as they are; trying on)", refused)
+            _log.error("%s (answers stay as they are; it is tried again)", refused)
         elif self._refused and not refused:
             _log.info("the store can be written again")
         self._refused = refused
@@ -303,7 +314,10 @@ class Watcher:
         self._turn = None
 
     def _look_around(self, now: float, *, busy: bool) -> None:
-        """What is to be done now and then, whether changes come or not. Raises StoreDamaged."""
+        """Do the periodic work that is due at `now`, whether changes arrive or not.
+
+        Raises StoreDamaged.
+        """
         if self._store.is_condemned:
             raise StoreDamaged("an answer process met a page that cannot be read")
         if self._settings.max_staleness and (now - self._noted > _HEARD or busy):
@@ -320,17 +334,23 @@ class Watcher:
                 raise StoreDamaged("its file was removed")
 
     def _write_heard(self, now: float) -> None:
-        """Let the answer processes know how old the truth is; never older than what they were told before."""
+        """Store the moment when the source was last heard, for the answer
+        processes; it never goes back.
+        """
         states = [item.reflector.state for item in self._followers.values()]
         moment = now if self._settings.manifests else min((state.proof_of_life for state in states), default=0.0)
         connected = bool(self._settings.manifests) or all(state.connected for state in states)
         self._heard = (max(moment, self._heard[0]), connected)
-        # A store that cannot be written grows old, as it should.
+        # When the store cannot be written, its age grows, which is true: no change arrives in it
+        # either.
         with contextlib.suppress(StoreFull):
             self._store.write_heard(*self._heard)
 
     def _take_what_came(self) -> None:
-        """Let what is in the queue wait for its turn; where nothing waits, let some time pass until something comes."""
+        """Move the changes in the queue to those that wait for a turn.
+
+        If none waits, wait for the first.
+        """
         waiting = self._unsettled
         try:
             if not waiting:
@@ -350,7 +370,9 @@ class Watcher:
         return ListPageArrived(change.resource, decoded, change.first, odd)
 
     def _account(self, settled: Sequence[Change], outcome: Outcome) -> None:
-        """Count, log and let go what was committed."""
+        """Count and log the changes that were committed, and release the
+        memory of a list that ended.
+        """
         self._commits += bool(settled or outcome.records_changed)
         self._unsettled.learn(outcome.costs)
         self._records_changed += outcome.records_changed
@@ -366,7 +388,7 @@ class Watcher:
             self._second_opinions[what] = self._second_opinions.get(what, 0) + 1
             if what == "asked":
                 self._ask_again[loss.resource] = self._clock() + self._timing.second_opinion
-                _log.warning("%s: not before a second list says so", loss)
+                _log.warning("%s: it is put aside until a second list confirms it", loss)
             else:
                 _log.warning("%s: a second list has %s it", loss, what)
         self._announce()
@@ -385,7 +407,7 @@ class Watcher:
         self._programming.observe(LATENCY_BUCKETS, max(0.0, now - moment))
 
     def snapshot(self) -> WatchSnapshot:
-        """What the supervisor shows of this process."""
+        """Return the state of this process that the supervisor shows."""
         now = self._clock()
         return WatchSnapshot(
             taken=now,
@@ -417,7 +439,7 @@ class Watcher:
         )
 
     def _trouble(self) -> str:
-        """What the API server or its credentials are wrong with, each once."""
+        """Return the problems with the API server or its credentials, each once."""
         problems = (item.reflector.state.problem for item in self._followers.values())
         return "; ".join(dict.fromkeys(filter(None, problems)))
 
@@ -430,14 +452,16 @@ class Watcher:
 
 
 def release_memory(store: Store) -> None:
-    """Give back what a list needed: the store's pages, and what malloc keeps for later."""
+    """Give memory back to the kernel after a list: the store's pages,
+    and those that malloc keeps.
+    """
     store.unmap()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def run(settings: Settings, identity: Identity, end: socket.socket, timing: Timing = USUAL) -> None:
-    """The process's main function; `end` is its end of the link to the supervisor."""
+    """Run the watch process. `end` is its end of the link to the supervisor."""
     setproctitle.setproctitle("headwater: watch")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

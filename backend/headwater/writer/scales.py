@@ -1,6 +1,6 @@
-"""What changes are about to cost, by what the store has: an estimate where nothing was measured yet.
+"""Estimate what changes will cost from the stored objects, where nothing was measured yet.
 
-docs/limits.md has what was measured. These are reckoned by bytes, and higher.
+docs/limits.md has measured costs. These estimates are computed from bytes, and are higher.
 """
 
 from __future__ import annotations
@@ -14,24 +14,25 @@ from headwater.store.environment import MAX_KEY, ReadTransaction, Store
 from headwater.writer.owners import IMPORT, Owner, key_of, owners_of_slice
 from headwater.writer.posting import index_key, object_key, stored_labels
 
-#: Seconds per byte of an owner's objects, per slice, and per owner at least.
+#: Seconds per byte of an owner's objects, least seconds per slice, and least seconds per owner.
 _BYTE: Final = 1e-6
 _SLICE: Final = 40e-6
 _LEAST: Final = 300e-6
-#: More is not looked for: the limits bound it.
+#: An estimate stops here, in seconds: the change is heavy in any case.
 _ENOUGH: Final = 0.25
-#: Of a namespace and a name together, in bytes: with the resource's and what stands between, a key takes it.
+#: The longest namespace and name together, in bytes, that fit a key beside the resource and the
+#: separators.
 _LONGEST: Final = MAX_KEY - 32
 
 
 class StoreScales:
-    """The scales of one store. Short reads."""
+    """The estimates from one store. Each call is one short read transaction."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
 
     def owners(self, event: Upsert | Remove) -> Collection[Owner]:
-        """The owners of a slice as it is stored."""
+        """Return the owners of a slice as it is stored."""
         namespace, name = key_of(event)
         if not _can_be_stored(namespace, name):
             return ()
@@ -42,18 +43,20 @@ class StoreScales:
         return owners_of_slice(namespace, labels.service, labels.imported)
 
     def weigh(self, owner: Owner) -> float:
-        """What it costs to compile an owner as it is stored, or all that is in a namespace, in seconds."""
+        """Estimate the seconds to compile an owner as it is stored; for a
+        namespace, everything in it.
+        """
         if not _can_be_stored(*owner):
             return _LEAST
         return self._store.read(lambda txn: _owned(txn, owner) if owner[1] else _inhabitants(txn, owner[0]))
 
     def weigh_bytes(self, size: int) -> float:
-        """What objects of so many bytes cost that are not stored yet, in seconds."""
+        """Estimate the seconds to compile objects of `size` bytes that are not stored yet."""
         return _BYTE * size
 
 
 def _can_be_stored(namespace: str, name: str) -> bool:
-    """Whether there can be a key of it at all: what has none is left out when it is its turn."""
+    """Return whether these fit a key of the store. If not, the object is left out in its turn."""
     try:
         return len(namespace.encode()) + len(name.encode()) <= _LONGEST
     except UnicodeEncodeError:
@@ -61,7 +64,7 @@ def _can_be_stored(namespace: str, name: str) -> bool:
 
 
 def _inhabitants(txn: ReadTransaction, namespace: str) -> float:
-    """What it costs when a namespace comes or goes."""
+    """Estimate the seconds to compile everything in a namespace that is added or deleted."""
     cost = _LEAST
     resources: tuple[Resource, ...] = ("services", "serviceimports")
     for resource in resources:

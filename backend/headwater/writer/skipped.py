@@ -1,4 +1,4 @@
-"""Records that cannot be made: each is counted, and logged once, and never so many that the log is flooded."""
+"""Count each record that cannot be made, and log it once, within a bound of lines per minute."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from typing import Final
 
 _log = logging.getLogger(__name__)
 
-#: So many messages are remembered; one that was not heard of for that long is news again.
+#: Messages that are remembered. The message that was reported longest ago is forgotten first, and
+#: is logged again when it comes back.
 _REMEMBERED: Final = 10_000
-#: Lines in so many seconds.
+#: Lines that are logged at most in one window, and the window's length in seconds.
 _LINES: Final = 20
 _WINDOW: Final = 60.0
-#: Names and details are told this far, in characters: anybody may write them.
+#: Longer names and details are cut, in characters: any user of the cluster may write them.
 _NAME: Final = 100
 _DETAIL: Final = 300
 
 
 class Skipped:
-    """The counts and the log of one watch process. From any thread."""
+    """The counts and the log of one watch process. Safe to call from any thread."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self.counts: dict[str, int] = {}
-        """By reason."""
+        """Reports by reason."""
         self._clock = clock
         self._lock = threading.Lock()
         self._seen: OrderedDict[tuple[str, str, str], None] = OrderedDict()
@@ -34,7 +35,7 @@ class Skipped:
         self._untold = 0
 
     def report(self, reason: str, namespace: str, name: str, detail: str) -> None:
-        """A record that cannot be made, and why."""
+        """Count a record that cannot be made, and log why."""
         key = (namespace[:_NAME], name[:_NAME], detail[:_DETAIL])
         with self._lock:
             self.counts[reason] = self.counts.get(reason, 0) + 1
@@ -43,7 +44,7 @@ class Skipped:
                 return
             self._turn()
             if self._lines == _LINES:
-                self._untold += 1  # and not remembered: it is told when there is room
+                self._untold += 1  # and not remembered, so that it is logged when there is room
                 return
             self._lines += 1
             self._seen[key] = None
@@ -52,7 +53,10 @@ class Skipped:
         _log.warning("left out: %s/%s: %s", key[0] or "-", key[1] or "-", key[2])
 
     def look(self) -> None:
-        """Now and then: say how many were not logged, once their minute is over."""
+        """Log how many reports were not logged, once their minute is over.
+
+        To be called every few seconds.
+        """
         with self._lock:
             self._turn()
 

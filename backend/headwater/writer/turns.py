@@ -1,31 +1,30 @@
-"""Whose turn it is: what waits, in the order in which it is committed.
+"""A fair order for waiting changes: namespaces take turns, and one turn becomes one transaction.
 
-One writer serves all namespaces. Were changes committed as they come, whoever
-changes the most expensive Services would make everybody wait for them. So what
-waits stands in a line for each namespace, and a turn, which becomes one
-transaction, is made of the lines:
+One writer serves all namespaces. If changes were committed in the order in which they arrive, a
+namespace that changes expensive Services would delay all others. The waiting changes therefore
+stand in one line per namespace, and each turn takes changes from the lines:
 
-- A *light* turn has changes that are cheap, from every line that begins with some,
-  those first that had least of late.
-- A *heavy* turn has one expensive owner (a Service or a ServiceImport), and all that
-  waits for it. Lines with such a one at their head take turns.
-- A part of a list is a turn of its own, as if lists were one more such line.
+- A *light* turn takes cheap changes from every line that begins with some. The lines that recently
+  had the least time come first.
+- A *heavy* turn takes one expensive owner (a Service or a ServiceImport) and all changes that wait
+  for it. Lines that begin with an expensive change take these turns one after another.
+- A part of a list is a turn of its own, as if all lists were one more such line.
 
-Light turns go first. A heavy one comes when nothing light waits, or when light ones
-have had as much time as a heavy one takes. So a light change is never behind more
-than one heavy turn, unless it is behind light ones.
+Light turns come first. A heavy turn comes when no light change waits, or when light turns have had
+as much time as a heavy turn takes. A light change therefore waits for at most one heavy turn, or
+for other light changes.
 
-The order of the changes to one object is kept, and of those to one owner: all
-its slices, and a slice that moves between two. All that waits for an expensive owner
-is committed at once, before what came earlier for others of its namespace. No change
-passes the coming or going of its namespace. A list is behind every change of
-its resource that came before it, and before all that come later.
+The changes to one object keep their order, and so do the changes to one owner: to all its slices,
+and to a slice that moves between two owners. All changes that wait for an expensive owner are
+committed at once, before earlier changes to other owners of its namespace. No change overtakes the
+addition or deletion of its namespace. A list comes after every change of its resource that arrived
+before it, and before all that arrive later.
 
-How far a resource was read is told in step with that: as `Progress` in the turn
-after which nothing earlier waits. A process that is killed reads on from there; what
-was committed before its turn comes again, and is known (`Ledger`).
+A `Progress` says how far a resource was read. It is part of the first turn after which no earlier
+change of the resource waits. A process that was killed reads on from there. A change that was
+committed before its turn then arrives again, and the `Ledger` recognises it.
 
-Nothing here reads a clock or the store: what an owner costs comes from `Scales`.
+Nothing here reads a clock or the store. `Scales` gives the cost of an owner.
 """
 
 from __future__ import annotations
@@ -46,44 +45,51 @@ from headwater.writer.owners import Owner, breadth_of, key_of, owners_of
 
 Event = Upsert | Remove
 
-#: A change that costs more is heavy, in seconds.
+#: A change that costs more than this is heavy, in seconds.
 HEAVY: Final = 0.02
-#: What one line gets of a light turn before the next one's is looked at, and a light turn's sum.
+#: The most that one line gets of a light turn, and the most of the whole light turn, in seconds.
 _SHARE: Final = 0.01
 _TURN: Final = 0.05
-#: A heavy turn waits until light ones had that much; and it goes on to a second owner only within it.
+#: The light turns' time after which a heavy turn is due, and the most that a heavy turn of several
+#: owners may cost, in seconds.
 _LONGEST: Final = 0.25
 #: Changes per turn at most.
 _CHANGES: Final = 1000
-#: Changes that may wait, and about how many bytes they may have; beyond, they are left where they come from.
+#: Changes that may wait, and about how many bytes they may take. Beyond these they stay in the
+#: queue.
 _MOST: Final = 5000
 _MOST_BYTES: Final = 48 << 20
-#: Owners whose cost is remembered.
+#: The number of owners whose cost is remembered.
 _REMEMBERED: Final = 4096
-#: What a change costs beside its owner's names: itself, and each of its addresses, in seconds.
+#: The cost of a change besides that of its owner: of the object, and of each address, in seconds.
 _BASE: Final = 50e-6
 _EACH: Final = 4e-6
-#: What each address or port that an owner is to get costs it, in seconds.
+#: What each address or port of a change adds to the cost of its owner, in seconds.
 _EACH_NAME: Final = 30e-6
-#: What an object and each of its addresses or ports takes in memory, about, in bytes.
+#: About how much memory an object and each of its addresses or ports take, in bytes.
 _BYTES: Final = 500
 _BYTES_EACH: Final = 250
-#: JSON bytes of a page that are decoded at once.
+#: Bytes of JSON of a page that are decoded in one turn.
 _PART: Final = 2 << 20
 
 
 class Scales(Protocol):
-    """What the store knows of what is to be done."""
+    """Estimates from the stored objects."""
 
     def owners(self, event: Event) -> Collection[Owner]:
-        """Whose names follow from the object as it is stored."""
+        """Return the owners of the object as it is stored."""
 
     def weigh(self, owner: Owner) -> float:
-        """What it costs to compile an owner as it is stored, in seconds: no less than it will, if possible."""
+        """Estimate the seconds to compile an owner as it is stored;
+        rather too many than too few.
+        """
 
 
 def parts_of(page: RawPage) -> list[RawPage]:
-    """A page in parts that are decoded in some 50 ms each, at least one; all but the first go on."""
+    """Divide a page into parts that are decoded in about 50 ms each; there is at least one.
+
+    Only the first part can begin the list (`RawPage.first`).
+    """
     parts: list[list[msgspec.Raw]] = [[]]
     size = 0
     for item in page.items:
@@ -97,7 +103,7 @@ def parts_of(page: RawPage) -> list[RawPage]:
 
 @dataclass(slots=True)
 class _Mark:
-    """A version that came, and whether it is done."""
+    """A resourceVersion that arrived, and whether its change was taken into a turn."""
 
     version: str
     done: bool = False
@@ -105,13 +111,17 @@ class _Mark:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A change that waits in a line, and the marks of those that it has replaced."""
+    """A change that waits in a line, with its mark and those of the
+    changes that it has replaced.
+    """
 
     event: Event
     breadth: int
     marks: list[_Mark]
     before: Collection[Owner] = ()
-    """Owners that the object has by then, for another change of it waits before this one."""
+    """Owners that the object will have when this change is applied,
+    from its change before this one.
+    """
     owners: Collection[Owner] | None = None
 
     @property
@@ -120,59 +130,63 @@ class _Entry:
 
     @property
     def size(self) -> int:
-        """In memory, about, in bytes."""
+        """About how many bytes it takes in memory."""
         return _BYTES + _BYTES_EACH * self.breadth
 
 
 @dataclass(slots=True, eq=False)
 class _Line:
-    """What waits of one namespace."""
+    """The waiting changes of one namespace."""
 
     namespace: str
     had: float
-    """What light turns have given it, or it would have had, in seconds."""
+    """Seconds of light turns that it has had; a new line begins with `Turns._had`."""
     entries: deque[_Entry] = field(default_factory=deque)
     last: dict[tuple[Resource, tuple[str, str]], _Entry] = field(default_factory=dict)
     """The last entry of each object."""
     heavy: int = 0
-    """The number of its last heavy turn."""
+    """The number of its last heavy turn; 0 if it has had none."""
 
 
 @dataclass(slots=True)
 class Turn:
-    """What is committed next."""
+    """The changes that are committed next, in one transaction."""
 
     changes: list[Change | RawPage]
-    """Events, then how far resources are read after them; or one part of a list."""
+    """Events, followed by the `Progress` of resources; or one part of a list."""
     part_of: Resource | None = None
-    """The resource of whose list it is a part."""
+    """The resource of the list that it is a part of."""
     ends_page: bool = False
-    """It has the last objects of a page."""
+    """Whether it has the last objects of a page."""
 
 
 class Turns:
-    """What waits. For one thread."""
+    """All waiting changes. Not safe for several threads."""
 
     def __init__(self, scales: Scales, *, fair: bool = True) -> None:
-        """Without `fair` changes are committed as they came, as many at once as wait."""
+        """Without `fair`, changes are committed in the order in which they
+        arrive, as many at once as wait.
+        """
         self._scales = scales
         self._fair = fair
         self._lines: dict[str, _Line] = {}
         self._lists: dict[Resource, deque[tuple[Change | RawPage, bool]]] = {}
-        """Lists, and what came after them: (change, whether it ends a page)."""
+        """Lists, and the changes that arrived after them: (change, whether it ends a page)."""
         self._marks: dict[Resource, deque[_Mark]] = {}
-        """What came of each resource and is not done, or is behind such."""
+        """The marks of each resource in order of arrival, from the first that is not done."""
         self._fresh: set[Resource] = set()
-        """Resources of which something is done that is not told."""
+        """Resources with marks that are done and that no `Progress` has covered yet."""
         self._waiting: Counter[Resource] = Counter()
-        """Changes in the lines."""
+        """The number of changes in the lines, by resource."""
         self._count = 0
         self._size = 0
         self._costs: OrderedDict[Owner, float] = OrderedDict()
         self._light = 0.0
-        """What light turns had since the last heavy one, in seconds."""
+        """The cost of the light turns since the last heavy one, in seconds."""
         self._had = 0.0
-        """What a line has had that never had to wait."""
+        """The seconds with which a new line begins, so that it is not
+        ahead of lines that have waited.
+        """
         self._turns = 0
         self._last_list = 0
 
@@ -181,11 +195,11 @@ class Turns:
 
     @property
     def is_full(self) -> bool:
-        """Whether what comes should be left where it is for now."""
+        """Whether no more changes should be taken from the queue for now."""
         return self._count >= _MOST or self._size >= _MOST_BYTES
 
     def learn(self, costs: Mapping[Owner, float]) -> None:
-        """Remember what owners have cost, in seconds."""
+        """Remember the measured costs of owners, in seconds."""
         for owner, seconds in costs.items():
             self._costs[owner] = seconds
             self._costs.move_to_end(owner)
@@ -195,7 +209,7 @@ class Turns:
     # In
 
     def put(self, change: Change | RawPage) -> None:
-        """Let a change wait."""
+        """Add a change to those that wait."""
         behind = self._lists.get(change.resource)
         if behind is None:
             if isinstance(change, Upsert | Remove | Progress):
@@ -226,15 +240,16 @@ class Turns:
             line = self._lines[name] = _Line(name, self._had)
         breadth, before = breadth_of(event), line.last.get((resource, key))
         if before is not None and self._is_pressed:
-            # Only the last state counts. What came of its owner in between is seen with it, or
-            # after it: that is the part of a tenant who changes more than can be written.
+            # Only the last state counts. Changes to its owner that arrived in between are applied
+            # with it or after it. That is the price for a tenant who changes more than can be
+            # written.
             self._size += _BYTES_EACH * (breadth - before.breadth)
             before.before = (*before.before, *owners_of(before.event))
             before.event, before.breadth, before.owners = event, breadth, None
             before.marks.append(mark)
             return
         if resource == "namespaces":
-            line.last.clear()  # nothing replaces what is before it
+            line.last.clear()  # a later change must not replace one that stands before this
         entry = _Entry(event, breadth, [mark], () if before is None else owners_of(before.event))
         line.last[resource, key] = entry
         line.entries.append(entry)
@@ -249,7 +264,11 @@ class Turns:
     # Out
 
     def next(self) -> Turn | None:
-        """What to commit now; None when nothing waits. Of a part of a list say `settled`, or `later`."""
+        """Return the turn to commit now; None when nothing waits.
+
+        When it is a part of a list, call `settled` after it is committed, or `later` if some of it
+        is left.
+        """
         if not self._lines:
             taken: Sequence[_Entry] = ()
         elif not self._fair:
@@ -272,7 +291,9 @@ class Turns:
         return Turn(changes) if changes else None
 
     def _heavy_turn(self) -> Turn | None:
-        """The line, or the lists, whose heavy turn is longest ago; None where nothing heavy waits."""
+        """Return a turn of the line, or of the lists, whose last heavy turn is
+        the oldest; None without any.
+        """
         line = min((line for line in self._lines.values() if self._is_heavy(line)), key=_last_turn, default=None)
         resource = next((item for item in self._lists if not self._waiting[item]), None)
         if line is None and resource is None:
@@ -288,7 +309,10 @@ class Turns:
         return Turn([change], resource, ends_page)
 
     def settled(self, turn: Turn) -> None:
-        """A turn is committed: after a part of a list comes what is behind it."""
+        """Note that a turn is committed.
+
+        After a part of a list, the changes behind it may go on.
+        """
         if turn.part_of is None:
             return
         behind = self._lists.pop(turn.part_of)
@@ -301,15 +325,15 @@ class Turns:
                 self._size -= _BYTES + _BYTES_EACH * breadth_of(event)
             self._put_event(event)
         if behind:
-            self._lists[turn.part_of] = behind  # other resources' lists come first
+            self._lists[turn.part_of] = behind  # after the lists of other resources
 
     def later(self, turn: Turn) -> None:
-        """The end of a list is applied in part: it goes on when others had their turn."""
+        """Note that the end of a list is applied in part. It goes on after the turns of others."""
         if turn.part_of is not None:
             self._lists[turn.part_of] = self._lists.pop(turn.part_of)
 
     def _progress(self) -> Iterator[Progress]:
-        """How far each resource is read, once what was taken is committed."""
+        """Yield how far each resource is read once the changes taken so far are committed."""
         for resource in sorted(self._fresh):
             marks, version = self._marks[resource], ""
             while marks and marks[0].done:
@@ -319,7 +343,7 @@ class Turns:
         self._fresh.clear()
 
     def _take(self, line: _Line, entries: Sequence[_Entry]) -> Sequence[_Entry]:
-        """Take these out of their line, in which they are in this order."""
+        """Remove these entries from their line, which has them in this order. Return them."""
         if all(map(is_, entries, line.entries)):
             for _ in entries:
                 line.entries.popleft()
@@ -351,7 +375,7 @@ class Turns:
         return entry.owners
 
     def _price(self, entry: _Entry, known: Collection[Owner] = ()) -> float:
-        """What a change costs, in seconds, together with others that have these owners."""
+        """Estimate the seconds of a change when the owners in `known` are compiled anyway."""
         price = _BASE + _EACH * entry.breadth
         for owner in self._owners(entry):
             if owner not in known:
@@ -363,14 +387,16 @@ class Turns:
 
     @staticmethod
     def _own(entry: _Entry) -> float:
-        """What an owner costs more for what a change brings, as the store does not know it."""
+        """Estimate the seconds that a change adds to its owner's cost, which
+        is that of the stored objects.
+        """
         return _EACH_NAME * entry.breadth
 
     def _is_heavy(self, line: _Line) -> bool:
         return self._price(line.entries[0]) > HEAVY
 
     def _light_entries(self) -> list[_Entry]:
-        """What lines begin with that is cheap, a share of each."""
+        """Take a share of each line's cheap changes, up to its first heavy one."""
         taken: list[_Entry] = []
         lines = sorted(self._lines.values(), key=_had)
         self._had = max(self._had, lines[0].had)
@@ -394,7 +420,10 @@ class Turns:
         return taken
 
     def _together(self, line: _Line) -> list[_Entry]:
-        """What waits for the owners of a line's first change, as far as its namespace stays what it is."""
+        """Return the changes that wait for the owners of a line's first change.
+
+        Changes after the next change of the namespace itself are not among them.
+        """
         first = line.entries[0]
         if first.event.resource == "namespaces":
             return [first]
@@ -414,7 +443,7 @@ class Turns:
         for at, entry in enumerate(found):
             cost += self._price(entry, known)
             if at and (cost > _LONGEST or at == _CHANGES):
-                return found[:at]  # owners that are joined by slices which moved
+                return found[:at]  # several owners, joined by slices that moved between them
             known.update(self._owners(entry))
         return found
 
