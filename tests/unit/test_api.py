@@ -32,6 +32,7 @@ from tests.fakeapi.cluster import objects
 from tests.fakeapi.role import SHORT
 from tests.fakeapi.server import Behaviour, FakeApiServer, Fault
 from tests.fakeapi.truth import Truth
+from tests.harness.processes import wait_until
 
 KUBECONFIG = """\
 apiVersion: v1
@@ -290,7 +291,9 @@ def test_a_service_account_s_ca_and_token_are_read_again(tmp_path: Path, monkeyp
         api.page("services", 500, "")
         rotate(1)
         running.cut_all()
-        assert failing(api, "list").trouble is Trouble.UNVERIFIED
+        wait_until(  # the first request may go to the connection that was cut
+            lambda: failing(api, "list").trouble is Trouble.UNVERIFIED, 5.0, "the new certificate does not verify"
+        )
         replace_files(1)
         behaviour.tokens = {"token-1"}
         api.reload_if_due()
