@@ -21,6 +21,9 @@ START ?= 0
 # Seconds that the tests of another Python may take in continuous integration.
 LIMIT ?= 420
 QUICK := not cluster and not coredns and not slow
+# Tests that mostly wait run side by side; those that judge times through CoreDNS have the machine to themselves.
+SIDE_BY_SIDE := tests/unit tests/wire tests/faults tests/fuzz tests/simulation
+ALONE := tests/answers tests/cluster tests/e2e
 
 .PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege simulate simulate-mutants fuzz \
 	fuzz-answers scale-answers tools \
@@ -40,7 +43,8 @@ run: $(READY) ## Serve the bundled example, CoreDNS in front, and show the first
 test: $(READY) lint ## Everything: lint, unit, wire, end to end, and a real control plane
 	@tools/setup packages dig dnsperf h2load
 	@$(PYTHON) tools/build.py || test -z "$${CI:-}"
-	@$(BIN)/python -m pytest
+	@wrong=; $(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(SIDE_BY_SIDE) || wrong=1; \
+		$(BIN)/python -m pytest $(ALONE) || wrong=1; test -z "$$wrong"
 	@test -z "$${CI:-}" || $(PYTHON) -m tools.pythons --other-than $(BIN)/python --limit $(LIMIT) -- -q -m "$(QUICK)" tests/unit
 
 test-fast: $(READY) lint ## What every edit runs: all quick tests without the control plane, under 2 minutes

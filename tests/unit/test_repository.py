@@ -142,3 +142,16 @@ def test_make_has_the_target_and_help_shows_it(target: str) -> None:
         ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     assert re.search(rf"^  make {target} +\S", done.stdout, re.MULTILINE), done.stdout
+
+
+def test_make_test_runs_every_folder_of_tests_once() -> None:
+    """It runs them in two parts, side by side and alone: a new folder has to be in one of them."""
+    makefile = (ROOT / "Makefile").read_text()
+    parts = [
+        word
+        for name in ("SIDE_BY_SIDE", "ALONE")
+        for line in re.findall(rf"^{name} := (.*)$", makefile, re.MULTILINE)
+        for word in line.split()
+    ]
+    folders = {str(file.parent.relative_to(ROOT)) for file in (ROOT / "tests").rglob("test_*.py")}
+    assert sorted(parts) == sorted(folders)
