@@ -18,8 +18,8 @@ Section  The demand; the rows
          EndpointSlice now: absent is as good as true): 2.1-ready-unsaid 2.1-ready-not
          2.1-ready-published; or every endpoint of a Service with the annotation
          tolerate-unready-endpoints "true": 2.1-ready-annotation 2.1-ready-annotation-false.
-         Letter case never matters, in the question or in the data: 2.1-case 2.1-case-aaaa 2.1-case-srv
-         2.1-case-ptr 2.1-case-version 2.1-case-cname 2.1-case-data 2.1-case-data-ptr.
+         Letter case never matters, in the question or in the data: 2.1-case 2.1-case-aaaa
+         2.1-case-srv 2.1-case-ptr 2.1-case-version 2.1-case-cname 2.1-case-data 2.1-case-data-ptr.
 2.2      dns-version.Z has a TXT record with the schema's semantic version: 2.2-version (its TTL of
          8 hours is the example's).
 2.3.1    SVC.NS.svc.Z has an A record for an IPv4 cluster IP and an AAAA record for an IPv6 one:
