@@ -1,1 +1,1 @@
-"""What is measured, and how."""
+"""The measurements, and how they are taken."""

@@ -1,12 +1,11 @@
-"""What a change costs the writer, in the worst cases: from the change to the commit.
+"""Measure what a change costs the writer in the worst cases, from the change to the commit.
 
     python -m bench.compile
 
-One endpoint of a Service of 1,000 changes its address; every pod of a Service
-of 5,000 flips its readiness, one slice after the other as the slice controller
-writes them. In slices of 100, as Kubernetes makes them, and in slices of 1,000,
-the largest that the API allows; with the usual settings, and with all that a
-name can cost: two zones, PTR and zonal names.
+One endpoint of a Service of 1,000 changes its address. Every pod of a Service of 5,000 flips its
+readiness, one slice after the other, as the slice controller writes them. The slices have 100
+endpoints, as Kubernetes makes them, or 1,000, the most that the API allows. The settings are the
+usual ones, or those with the highest costs: two zones, PTR and zonal names.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _SETTINGS = {
 
 
 def slices(count: int, per_slice: int, *, ready: bool = True, moved: int = 0) -> list[EndpointSlice]:
-    """A StatefulSet's slices; the first `moved` endpoints have other addresses."""
+    """Return a StatefulSet's slices; the first `moved` endpoints have other addresses."""
     conditions = 3 if ready else 2
     endpoints = [
         Endpoint(
@@ -55,13 +54,13 @@ def slices(count: int, per_slice: int, *, ready: bool = True, moved: int = 0) ->
 
 
 def listed(resource: Resource, objects: Iterable[Namespace | Service | EndpointSlice]) -> list[Change]:
-    """A complete list of one page."""
+    """Return a complete list of one page."""
     page = [Decoded(item, "1") for item in objects]
     return [ListPageArrived(resource, page, first=True), ListComplete(resource, "1")]
 
 
 def ledger_of(folder: Path, settings: Settings, pieces: Sequence[EndpointSlice]) -> Ledger:
-    """A ledger that holds one headless Service with these slices."""
+    """Return a ledger with one headless Service that has these slices."""
     store, _ = Store.open(folder, Identity("bench", settings.records_fingerprint()))
     ledger = Ledger(store, Compiler(settings, ("192.0.2.1",), silent), _RESOURCES)
     service = Service("bench", "db", "ClusterIP", True, (), "", _PORTS)
@@ -72,7 +71,7 @@ def ledger_of(folder: Path, settings: Settings, pieces: Sequence[EndpointSlice])
 
 
 def moves(count: int, per_slice: int) -> Iterator[list[Change]]:
-    """For ever: one endpoint's address changes, and changes back."""
+    """Yield changes of one endpoint's address, forth and back, without end."""
     before, after = (slices(count, per_slice, moved=moved)[0] for moved in (0, 1))
     while True:
         yield [Upsert("endpointslices", Decoded(after, "2"))]
@@ -88,14 +87,14 @@ def milliseconds(ledger: Ledger, changes: Sequence[Change]) -> float:
 
 
 def one_changes(folder: Path, settings: Settings, per_slice: int, rounds: int) -> list[float]:
-    """Milliseconds per commit."""
+    """Return milliseconds per commit."""
     ledger = ledger_of(folder, settings, slices(1000, per_slice))
     changes = moves(1000, per_slice)
     return [milliseconds(ledger, next(changes)) for _ in range(rounds)]
 
 
 def all_flip(folder: Path, settings: Settings, per_slice: int, together: int, rounds: int) -> list[float]:
-    """Milliseconds for all slices, `together` of them in a commit."""
+    """Return milliseconds for all slices, with `together` of them in one commit."""
     ledger = ledger_of(folder, settings, slices(5000, per_slice))
     found = []
     for turn in range(rounds):

@@ -1,4 +1,4 @@
-"""What a tree of processes costs: CPU and memory, read from /proc (Linux only)."""
+"""The CPU and memory of a tree of processes, read from /proc (Linux only)."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from typing import Self
 import psutil
 
 MIB = 1 << 20
-#: How often memory is looked at while something happens, in seconds.
+#: How often memory is sampled, in seconds.
 SAMPLE_EVERY = 0.05
-#: The tree is walked anew at every so many samples: a walk reads all of /proc.
+#: The tree is read again after this many samples, because that reads all of /proc.
 _WALK_EVERY = 5
 
 _STORE_FILE = b"/data.mdb"
-#: Before a mapping's offset in its file, in smaps.
+#: The text before a mapping's offset in its file, in smaps.
 _MAPPING = re.compile(rb"^[0-9a-f]+-[0-9a-f]+ \S{4} ", re.MULTILINE)
 
 
@@ -32,11 +32,13 @@ class Memory:
     private: int = 0
     """Pages that no other process maps (USS)."""
     store: int = 0
-    """Those of `private` that are pages of a store's file: page cache, which the kernel can take back."""
+    """The part of `private` that is pages of a store's file: page cache,
+    which the kernel can reclaim.
+    """
     pss: int = 0
-    """As `private`, and of every shared page its share."""
+    """`private`, and a share of every shared page (PSS)."""
     pss_of_store: int = 0
-    """Those of `pss` that are pages of a store's file."""
+    """The part of `pss` that is pages of a store's file."""
     rss: int = 0
 
     def __add__(self, other: Memory) -> Memory:
@@ -50,7 +52,7 @@ class Memory:
 
 
 def tree(pid: int) -> list[psutil.Process]:
-    """A process and all that descend from it; those that end meanwhile are left out."""
+    """Return a process and its descendants, without those that end meanwhile."""
     try:
         root = psutil.Process(pid)
         return [root, *root.children(recursive=True)]
@@ -59,14 +61,16 @@ def tree(pid: int) -> list[psutil.Process]:
 
 
 def title(process: psutil.Process) -> str:
-    """What it calls itself; "" when it is gone."""
+    """Return the title of a process; "" if it is gone."""
     with contextlib.suppress(psutil.Error):
         return " ".join(process.cmdline()).strip()
     return ""
 
 
 def cpu(processes: Sequence[psutil.Process]) -> float:
-    """CPU seconds, user and system, since each of them started (the kernel counts in steps of 10 ms)."""
+    """Return the CPU seconds of processes, user and system, since
+    their start, in steps of 10 ms.
+    """
     total = 0.0
     for process in processes:
         with contextlib.suppress(psutil.Error):
@@ -76,9 +80,10 @@ def cpu(processes: Sequence[psutil.Process]) -> float:
 
 
 def run_time(pid: int) -> float:
-    """CPU seconds of a process's living threads, to the nanosecond (/proc/PID/task/TID/schedstat); 0 when it is gone.
+    """Return the CPU seconds of a process's living threads, in nanosecond steps; 0 if it is gone.
 
-    For differences over a short while: what a thread had used is lost when it ends.
+    They come from /proc/PID/task/TID/schedstat. Use it for differences over a short time, because
+    the time of a thread is lost when it ends.
     """
     total = 0
     with contextlib.suppress(OSError):
@@ -89,7 +94,7 @@ def run_time(pid: int) -> float:
 
 
 def memory(processes: Sequence[psutil.Process]) -> Memory:
-    """What they hold now, all of them together."""
+    """Return the current memory of all these processes together."""
     total = Memory()
     for process in processes:
         with contextlib.suppress(OSError):
@@ -98,11 +103,11 @@ def memory(processes: Sequence[psutil.Process]) -> Memory:
 
 
 def alone(processes: Sequence[psutil.Process]) -> int:
-    """What their PSS would be, in bytes, if nobody else mapped the files that they map; a store's file left out.
+    """Return the PSS in bytes that these processes would have if no others mapped their files.
 
-    A library's pages are shared with every other program that uses it, and a
-    machine that measures runs more of them. Here a file's pages count once: as
-    many as the process has that has most of them.
+    A library's pages are shared with all other programs that use it, and a measuring machine runs
+    more of these. Here the pages of a file count once: as many as the process with the most of them
+    has. A store's file does not count.
     """
     anonymous = 0
     files: dict[bytes, int] = {}
@@ -141,7 +146,7 @@ def _of_store(proc: Path) -> tuple[int, int]:
     private = pss = 0
     at = smaps.find(_STORE_FILE)
     while at >= 0:
-        # One mapping's lines go to its last one, VmFlags.
+        # VmFlags is the last line of a mapping.
         end = smaps.find(b"VmFlags:", at)
         private += _kilobytes(smaps[at:end], b"Private_Clean:", b"Private_Dirty:")
         pss += _kilobytes(smaps[at:end], b"Pss:")
@@ -159,9 +164,10 @@ def _kilobytes(text: bytes, *names: bytes) -> int:
 
 
 class Sampler:
-    """Watches a tree's memory from a thread until the block ends. `peak` and `peak_without_store` are bytes.
+    """Samples a tree's memory in a thread until the block ends.
 
-    It costs the machine some CPU (a sample reads page tables): what is timed should not be sampled.
+    `peak` and `peak_without_store` are bytes. Sampling costs some CPU, because it reads page
+    tables, so do not sample what you time.
     """
 
     def __init__(self, pid: int) -> None:

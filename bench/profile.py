@@ -1,19 +1,19 @@
-"""What a query costs the answer process, step by step: the native transport's layers in this process.
+"""Measure what each step of a query costs the answer process, in the native transport's layers.
 
     python -m bench.profile [--queries 20000] [--rounds 5]
 
-The same queries (a name with one address, asked for as grpc-go does) go through
-each layer alone, 1, 10 and 100 of them read at once; a layer's own share is what
-it adds to those below it. Nothing but the first step has to do with sockets:
+The same queries (for a name with one address, as grpc-go sends them) go through the layers in this
+process, with 1, 10 and 100 of them per read. A layer's own share is what it adds to the layers
+below it. Only the first step uses sockets:
 
-    read and write       asyncio: a read of so many requests, a write of as many replies, and the turn between them
-    frames in            `http2`: bytes to requests, their headers known
+    read and write       asyncio: a read of requests, a write of replies, the loop's turn between
+    frames in            `http2`: bytes to requests with known headers
     snapshot             a read transaction of the store, begun and ended
     look-up              the name in the store
-    question and reply   the resolver's own: the question found, id, flags and OPT put before the stored bytes
-    clock and counters   `queries`: how long each took
-    packets              `grpc`: the time limit, the packet around the question, and around the reply
-    frames out           headers, message and trailers of a reply, and one join for all that are written at once
+    question and reply   the resolver: find the question; join id, flags, OPT and stored bytes
+    clock and counters   `queries`: the time of each query
+    packets              `grpc`: the time limit, and the packets of question and reply
+    frames out           headers, message and trailers of a reply; one join for each write
 """
 
 from __future__ import annotations
@@ -43,17 +43,19 @@ from bench import resolver
 from bench.report import environment, spread, table
 
 BATCHES: Final = (1, 10, 100)
-#: Names in the store.
+#: The number of names in the store.
 _NAMES: Final = 10_000
-#: As long as the reply to such a query.
+#: Bytes of the length of such a reply.
 _REPLY: Final = bytes(80)
 
 Batch = Sequence[bytes]
-"""Queries that are read at once."""
+"""Queries that are in one read."""
 
 
 class Steps:
-    """The layers, each with all below it: microseconds per query for one pass over the batches."""
+    """The layers, each with those below it: microseconds per query
+    for one pass over the batches.
+    """
 
     def __init__(self, reader: Reader, batches: Sequence[Batch]) -> None:
         self._reader = reader
@@ -64,7 +66,7 @@ class Steps:
         self._count = sum(map(len, batches))
 
     def own(self) -> dict[str, float]:
-        """What each step adds."""
+        """Return what each step adds."""
         frames_in = self._frames(_discard)
         both_frames = self._frames(_reply)
         whole = self._frames(Calls(self._queries).answer)
@@ -146,7 +148,7 @@ class Steps:
 
 
 def _as_grpc_go_writes(batches: Sequence[Batch]) -> Iterator[bytes]:
-    """Calls over one connection: the bytes of each batch."""
+    """Yield the bytes of each batch of calls over one connection."""
     encoder = Encoder()
     encoder.header_table_size = 0
     fields = (
@@ -176,7 +178,7 @@ def _reply(connection: Connection[Any]) -> None:
 
 
 class _Echo(asyncio.BufferedProtocol):
-    """Writes once for what was read at once, as many bytes as replies have, and does nothing else."""
+    """Writes once for each read, as many bytes as the replies have, and does nothing else."""
 
     def __init__(self, sizes: Iterator[int], over: asyncio.Future[None]) -> None:
         self._buffer = memoryview(bytearray(1 << 16))
@@ -203,7 +205,7 @@ class _Echo(asyncio.BufferedProtocol):
 
 
 def _write_and_read(connected: socket.socket, wire: Sequence[bytes]) -> NoReturn:
-    """The other end, to the end of its process."""
+    """Write and read as the other end, until the process ends."""
     try:
         for part in wire:
             connected.sendall(part)
@@ -213,7 +215,7 @@ def _write_and_read(connected: socket.socket, wire: Sequence[bytes]) -> NoReturn
 
 
 async def _echo(wire: Sequence[bytes]) -> float:
-    """CPU seconds for these reads, each with its write; who writes and reads at the other end is another process."""
+    """Return the CPU seconds of these reads and their writes. Another process is the other end."""
     ours, theirs = socket.socketpair()
     child = os.fork()
     if not child:
@@ -232,7 +234,7 @@ async def _echo(wire: Sequence[bytes]) -> float:
 
 
 def profile(queries: int, rounds: int) -> str:
-    """A row for each step, a column for each number of queries that are read at once."""
+    """Return a table: a row for each step, a column for each number of queries per read."""
     found: dict[int, list[dict[str, float]]] = {batch: [] for batch in BATCHES}
     with resolver.filled(_NAMES) as folder:
         reader = resolver.reader(folder)

@@ -1,18 +1,18 @@
-"""From a change to its answer: Headwater behind CoreDNS beside CoreDNS's `kubernetes` plugin, on one control plane.
+"""Measure the time from a change to its answer, for Headwater and for
+CoreDNS's `kubernetes` plugin.
 
     python -m bench.propagation [--services 10000] [--changes 200] [--storm 500]
 
-With the whole set loaded (tests/harness/load.py), an EndpointSlice of a headless
-Service is PATCHed so that one endpoint gets a new address, 200 times. From the
-PATCH's return to the first reply with the new address is what counts; both
-servers are asked all along over UDP, one question under way each, and see the
-same change. A negative figure is an answer that was there before the PATCH had
-returned.
+Both serve one control plane with the whole set (tests/harness/load.py). The program PATCHes an
+EndpointSlice of a headless Service 200 times, so that one endpoint gets a new address. The figure
+is the time from the PATCH's return to the first reply with the new address. Both servers are asked
+all the time over UDP, with one question under way each, and see the same change. A negative figure
+is an answer that came before the PATCH had returned.
 
-Then the same while a storm goes over other Services' slices. The serving time is
-that of a prober which asks for random names at a fixed rate, quiet and in the
-storm, while nothing else is measured. Writer and prober are processes of their
-own: they must not take turns with the measurement.
+Then the same is measured during a storm of changes to the slices of other Services. The serving
+time is that of a prober that asks for random names at a fixed rate, without and with the storm,
+while nothing else is measured. Writer and prober are separate processes, so that they do not delay
+the measurement.
 """
 
 from __future__ import annotations
@@ -56,14 +56,15 @@ SERVING: Final = 15.0  # seconds of it
 # The goals, in milliseconds.
 P50_GOAL, P99_GOAL, STORM_P99_GOAL = 3.0, 15.0, 100.0
 
-#: Between two questions to one server about a change, in seconds: what the measurement itself costs and cannot see.
+#: The pause between two questions to one server about a change, in seconds: the error of the
+#: measurement.
 _PAUSE: Final = 0.0003
 #: How long a change may take, in seconds.
 _PATIENCE: Final = 30.0
-#: From one change to the next, in seconds: not in step with anything.
+#: The pause between two changes, in seconds; random, so that it is not in step with anything.
 _BETWEEN: Final = (0.02, 0.08)
 _JSON_PATCH: Final = "application/json-patch+json"
-#: Where new addresses come from: the set has none of these.
+#: The first of the new addresses, of which the set has none.
 _FIRST_NEW: Final = int(ipaddress.IPv4Address("11.0.0.1"))
 _FIRST_OF_STORM: Final = int(ipaddress.IPv4Address("12.0.0.1"))
 _SPAWN: Final = multiprocessing.get_context("spawn")
@@ -91,11 +92,14 @@ class Writer:
         self._connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def move(self, piece: Slice, endpoint: int, address: str) -> float:
-        """Give an endpoint another address; the moment (perf_counter) of the reply. PlaneError for a refusal."""
+        """Give an endpoint another address. Return the moment of the reply (perf_counter).
+
+        Raises PlaneError if the server refuses.
+        """
         return self._patch(piece, [{"op": "replace", "path": f"/endpoints/{endpoint}/addresses", "value": [address]}])
 
     def lighten(self, piece: Slice) -> None:
-        """Let the API server keep no managedFields for it: an update costs it two thirds then."""
+        """Remove the managedFields, so that an update costs the API server two thirds."""
         self._patch(piece, [{"op": "replace", "path": "/metadata/managedFields", "value": [{}]}])
 
     def _patch(self, piece: Slice, change: object) -> float:
@@ -111,14 +115,15 @@ class Writer:
         self._connection.close()
 
 
-# The storm: a process of its own
+# The storm, in a separate process
 
 
 class Storm:
-    """Slice updates at a bounded rate over several connections; `total` of them, or until the block ends.
+    """Slice updates at a bounded rate over several connections; `total` of
+    them, or until the block ends.
 
-    Update n goes to slice n modulo their number and brings an address that no other update brings. The slices lose
-    their managedFields first, else the API server has little time left for anything else.
+    Update n goes to slice n modulo their number, and each brings a new address. The slices lose
+    their managedFields first, because otherwise the API server has little time for anything else.
     """
 
     def __init__(
@@ -132,7 +137,7 @@ class Storm:
         self.seconds = 0.0
 
     def __enter__(self) -> Self:
-        """Returns when the first update was made."""
+        """Return when the first update was made."""
         self._process.start()
         self._theirs.close()
         self._ours.recv()
@@ -147,7 +152,7 @@ class Storm:
         self._process.join()
 
     def wait(self) -> None:
-        """Return when it is over. PlaneError when an update failed."""
+        """Return when it is over. Raises PlaneError if an update failed."""
         try:
             self.done, self.seconds, failure = self._ours.recv()
         except EOFError:
@@ -157,7 +162,7 @@ class Storm:
 
     @property
     def rate(self) -> float:
-        """Updates per second that were made."""
+        """The number of updates per second."""
         return self.done / self.seconds
 
 
@@ -211,11 +216,11 @@ def _storm(
     pipe.send((done, time.perf_counter() - began, "; ".join(failures)))
 
 
-# The serving time: a process of its own
+# The serving time, in a separate process
 
 
 def serving_times(port: int, names: Sequence[str], rate: float, seconds: float) -> list[float]:
-    """Milliseconds from question to reply, at a fixed rate; infinite where no reply came."""
+    """Return milliseconds from question to reply, at a fixed rate; infinite without a reply."""
     ours, theirs = _SPAWN.Pipe(duplex=False)
     process = _SPAWN.Process(target=_serving_times, args=(port, names, rate, seconds, theirs), daemon=True)
     process.start()
@@ -239,7 +244,7 @@ def _serving_times(port: int, names: Sequence[str], rate: float, seconds: float,
     while len(sent) < len(times) or (float("inf") in times[-1000:] and time.perf_counter() < due + 6):
         now = time.perf_counter()
         if len(sent) < len(times) and now >= due:
-            # The clock starts when the question was due: a queue before us is waiting time too.
+            # The time starts when the question was due, so that it includes a queue before us.
             sent.append(due)
             asking.send(struct.pack(">H", (len(sent) - 1) & 0xFFFF) + random.choice(questions)[2:])
             due += 1 / rate
@@ -258,7 +263,7 @@ def _serving_times(port: int, names: Sequence[str], rate: float, seconds: float,
 
 
 def question(name: str) -> bytes:
-    """A query for A with id 0 and an OPT that offers 4,096 bytes."""
+    """Return a query for A with id 0 and an OPT that offers 4,096 bytes."""
     labels = b"".join(bytes([len(label)]) + label.encode() for label in name.rstrip(".").split("."))
     return (
         struct.pack(">6H", 0, 0x0100, 1, 0, 0, 1) + labels + b"\0" + struct.pack(">HH", 1, 1)
@@ -267,7 +272,7 @@ def question(name: str) -> bytes:
 
 
 class Follower:
-    """Asks several servers for one name until each has given an answer with some address in it."""
+    """Asks several servers for one name until each has given an answer with a given address."""
 
     def __init__(self, ports: Sequence[int]) -> None:
         self._sockets = []
@@ -281,14 +286,16 @@ class Follower:
         self._seen: list[float] = []
 
     def start(self, name: str, address: str) -> None:
-        """Begin to ask, in a thread; return when every server was asked once."""
+        """Begin to ask in a thread; return when every server was asked once."""
         self._asked.clear()
         self._thread = threading.Thread(target=self._follow, args=(question(name), socket.inet_aton(address)))
         self._thread.start()
         self._asked.wait()
 
     def result(self) -> list[float]:
-        """The moment (perf_counter) of each server's first answer with the address; infinite after _PATIENCE."""
+        """Return the moment (perf_counter) of each server's first right
+        answer; infinite after _PATIENCE.
+        """
         assert self._thread is not None
         self._thread.join()
         return self._seen
@@ -296,7 +303,7 @@ class Follower:
     def _follow(self, query: bytes, wanted: bytes) -> None:
         count = len(self._sockets)
         self._seen = [float("inf")] * count
-        # By server: when to ask next; infinite while a question is under way, or when it has answered.
+        # When to ask each server next; infinite during a question, and after the right answer.
         due = [0.0] * count
         ident = random.randrange(1 << 15)
         idents = [0] * count
@@ -343,11 +350,11 @@ class Bench:
     services: list[ScaleService]
 
     def headless(self) -> list[ScaleService]:
-        """Headless Services of one slice whose endpoints have names: the ones that are changed."""
+        """The Services to change: headless ones of one slice whose endpoints have names."""
         return [item for item in self.services if item.headless and item.hostnames and item.slices == 1]
 
     def follow(self, count: int, first_new: int) -> tuple[list[float], list[float]]:
-        """Make changes, one after the other; how long each server took."""
+        """Make changes, one after the other. Return how long each server took."""
         writer = Writer(Access.from_kubeconfig(self.plane.kubeconfig))
         follower = Follower(self.ports)
         chosen = self.headless()[: len(self.headless()) // 2]
@@ -366,25 +373,25 @@ class Bench:
         return taken
 
     def storm(self, rate: float) -> Storm:
-        """Over the Services that are not among the changed ones."""
+        """Return a storm over the Services that `follow` does not change."""
         chosen = self.headless()[len(self.headless()) // 2 :]
         return Storm(self.plane.kubeconfig, [Slice(item.namespace, f"{item.name}-0") for item in chosen], rate)
 
     def serving(self) -> tuple[list[float], list[float]]:
-        """The serving times of each server, one after the other."""
+        """Return the serving times of each server, measured one after the other."""
         names = [f"web-3.{item.name}.{item.namespace}.svc.cluster.local" for item in self.headless()]
         ours, theirs = (serving_times(port, random.choices(names, k=1000), RATE, SERVING) for port in self.ports)
         return ours, theirs
 
 
 def percentile(values: Sequence[float], part: float) -> float:
-    """The value that `part` of them do not exceed."""
+    """Return the value that this part of the values does not exceed."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(part * len(ordered)))]
 
 
 def measure(bench: Bench, changes: int, storm_rate: float) -> tuple[Times, Times, float]:
-    """Quiet, in the storm, and the storm's true rate."""
+    """Measure without and with the storm. Return both, and the storm's true rate."""
     quiet = Times(serving=bench.serving(), changes=bench.follow(changes, _FIRST_NEW))
     print("quiet: done", flush=True)
     with bench.storm(storm_rate) as storm:
@@ -393,7 +400,7 @@ def measure(bench: Bench, changes: int, storm_rate: float) -> tuple[Times, Times
 
 
 def report(quiet: Times, windy: Times, rate: float) -> str:
-    """The tables."""
+    """Return the tables."""
     rows = []
     for what, ours, theirs in (
         ("a change, quiet", *quiet.changes),
@@ -418,7 +425,7 @@ def report(quiet: Times, windy: Times, rate: float) -> str:
 
 @contextmanager
 def running(services: int) -> Iterator[Bench]:
-    """A plane with the set, and both servers ready on it."""
+    """Yield a plane with the set, and both servers ready on it."""
     folder = Path(tempfile.mkdtemp(prefix="headwater-propagation-"))
     try:
         with ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""Figures as people read them: medians with their spread, tables, and what they were taken on."""
+"""Format figures: medians with their spread, tables, and the machine and versions."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _PACKAGES = ("lmdb", "msgspec", "kubernetes", "grpcio", "dnslib")
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
-    """`median [least-most]`."""
+    """Return `median [least-most]`."""
     return f"{statistics.median(values):,.{digits}f} [{min(values):,.{digits}f}-{max(values):,.{digits}f}]"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown, its columns aligned; the first is text, the others are figures."""
+    """Return a Markdown table with aligned columns; the first is text, the others are figures."""
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
 
     def line(cells: Sequence[str]) -> str:
@@ -35,14 +35,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def goal(value: float, limit: float, unit: str = "", digits: int = 2, *, at_least: bool = False) -> str:
-    """A figure beside what it should be: at most `limit`, or at least."""
+    """Return a figure beside its goal: at most `limit`, or at least."""
     good, bad = ("above", "UNDER") if at_least else ("within", "OVER")
     word = good if (value >= limit if at_least else value <= limit) else bad
     return f"{value:,.{digits}f}{unit} ({word} {limit:g}{unit})"
 
 
 def environment(*tools: str) -> str:
-    """Machine and versions, one line. `tools`: those of tools/build.py that take part."""
+    """Return the machine and the versions in one line.
+
+    `tools` are those of tools/build.py that take part.
+    """
     model = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.machine(),

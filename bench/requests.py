@@ -1,17 +1,19 @@
-"""What the API server is asked: by Headwater, and by CoreDNS's `kubernetes` plugin, on one control plane.
+"""Count the requests of Headwater and of CoreDNS's `kubernetes` plugin to one API server.
 
     python -m bench.requests [--services 10000] [--idle 60]
 
-The API server's own audit log is counted, by who asked and for what:
+The API server's own audit log is counted, by client and resource:
 
     start      with nothing known, until the last name of the set is answered
-    restart    SIGTERM, and started again on what is stored; a change is served before it counts as done
-    kill -9    the same, with all processes killed
-    expiry     held (SIGSTOP) while something changes, the API server is restarted and etcd compacted; then 410
-    an hour    with nothing to do: behind a proxy that divides the `timeoutSeconds` of watches by 60, for 60 s
-    an audit   of Headwater's, every --audit-interval (1 h): metadata of everything, page by page
+    restart    SIGTERM, and a start on the stored state; it is done when a change is served
+    kill -9    the same after all processes were killed
+    expiry     held (SIGSTOP) while an object changes, the API server restarts and etcd is
+               compacted; then 410
+    an hour    idle: for 60 s behind a proxy that divides the `timeoutSeconds` of watches by 60
+    an audit   by Headwater, every --audit-interval (1 h): the metadata of everything, page by page
 
-A list costs what it lists, a watch next to nothing: so the API server's CPU seconds stand beside the numbers.
+A list costs more the more it has, and a watch almost nothing. The API server's CPU seconds
+therefore stand beside the numbers.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from tests.harness.processes import CoreDNS
 #: How much faster the clock runs behind the proxy.
 SPEED: Final = 60
 IDLE: Final = 60.0  # seconds behind it
-#: From the last thing that was waited for until requests are counted, in seconds.
+#: The pause before requests are counted, in seconds.
 _SETTLE: Final = 3.0
 _PATIENCE: Final = 120.0  # seconds
 RESOURCES: Final = ("namespaces", "services", "endpointslices")
@@ -57,8 +59,8 @@ rules: [{level: Metadata}]
 """
 _MERGE: Final = "application/merge-patch+json"
 
-#: (verb, resource); the verb "watch-list" is a watch that begins with everything there is, and
-#: "recognize" the list of one namespace by which Headwater knows the cluster.
+#: (verb, resource). The verb "watch-list" is a watch that begins with all objects; "recognize" is
+#: the list of one namespace by which Headwater recognises the cluster.
 Requests = Counter[tuple[str, str]]
 
 
@@ -72,15 +74,15 @@ class Audit:
         self._log.touch()
 
     def flags(self) -> Mapping[str, Sequence[str]]:
-        """What the plane is started with."""
+        """Flags for the plane."""
         return {"kube-apiserver": [f"--audit-policy-file={self._policy}", f"--audit-log-path={self._log}"]}
 
     def mark(self) -> int:
-        """A place in the log: now."""
+        """Return the current place in the log."""
         return self._log.stat().st_size
 
     def since(self, mark: int, agent: str) -> Requests:
-        """What a user agent that begins with `agent` has asked for since then."""
+        """Return the requests since then of user agents that begin with `agent`."""
         found: Requests = Counter()
         with self._log.open("rb") as log:
             log.seek(mark)
@@ -102,7 +104,7 @@ def _kind(entry: dict[str, object]) -> tuple[str, str]:
 
 
 class Server(Protocol):
-    """One of those that are compared."""
+    """One of the compared servers."""
 
     name: str
     agent: str
@@ -111,10 +113,10 @@ class Server(Protocol):
     def stop(self) -> None: ...
     def kill(self) -> None: ...
     def hold(self, number: signal.Signals) -> None:
-        """SIGSTOP or SIGCONT to what talks to the API server."""
+        """Send SIGSTOP or SIGCONT to the process that talks to the API server."""
 
     def records(self, name: str) -> list[str]:
-        """The addresses of a name, sorted; [] while there is no answer."""
+        """Return the addresses of a name, sorted; [] while there is no answer."""
 
 
 class Ours:
@@ -135,7 +137,7 @@ class Ours:
 
     def kill(self) -> None:
         for process in self._server.family():
-            with contextlib.suppress(psutil.NoSuchProcess):  # the others end when the supervisor has
+            with contextlib.suppress(psutil.NoSuchProcess):  # the others end with the supervisor
                 process.kill()
         self._server.forget()
 
@@ -146,7 +148,7 @@ class Ours:
         return self._server.records(name)
 
     def audits(self) -> int:
-        """How many audits went through everything."""
+        """Return the number of complete audits."""
         text = self._server.admin("/metrics")[1]
         found = re.search(r"^headwater_audits_total (\S+)", text, re.MULTILINE)
         return int(float(found[1])) if found else 0
@@ -180,9 +182,10 @@ class Theirs:
 
 
 class Proxy:
-    """An HTTP server before the API server, for clients that only GET; it divides `timeoutSeconds` by SPEED.
+    """An HTTP server before the API server, for clients that only GET; it
+    divides `timeoutSeconds` by SPEED.
 
-    It brings the token itself: client-go sends none without TLS.
+    It adds the token itself, because client-go sends none without TLS.
     """
 
     def __init__(self, plane: Plane, folder: Path) -> None:
@@ -251,7 +254,7 @@ def _faster(match: re.Match[bytes]) -> bytes:
 
 
 class Bench:
-    """The plane with the set, and how a change to it is seen."""
+    """The plane with the set, and ways to make and see a change."""
 
     def __init__(self, plane: Plane, audit: Audit, services: int) -> None:
         self.plane = plane
@@ -272,13 +275,13 @@ class Bench:
         self.plane.api("PATCH", path, {"endpoints": piece["endpoints"]}, content_type=_MERGE)
 
     def served(self, server: Server) -> None:
-        """Wait until the last change is, and some moments more."""
+        """Wait until the last change is served, and some moments more."""
         wait_until(lambda: server.records(self._name) == sorted(self._addresses), _PATIENCE, f"{server.name} answers")
         time.sleep(_SETTLE)
 
     @contextmanager
     def phase(self, name: str, server: Server, rows: list[tuple[str, ...]]) -> Iterator[None]:
-        """What is asked inside the block, as a row of the table."""
+        """Add a row to the table: the requests during the block."""
         mark = self.audit.mark()
         before = self._cpu()
         yield
@@ -294,7 +297,9 @@ class Bench:
         return times.user + times.system
 
     def expire(self, server: Server) -> None:
-        """Hold the server until the API server knows no version any more that it knows."""
+        """Hold the server until the API server has forgotten every
+        version that the server knows.
+        """
         server.hold(signal.SIGSTOP)
         self.change()
         self.plane.compact()
@@ -308,7 +313,7 @@ def _cell(asked: Requests, resource: str) -> str:
 
 
 def measure(bench: Bench, folder: Path, idle: float) -> list[tuple[str, ...]]:
-    """The rows of the table, phase by phase."""
+    """Return the rows of the table, phase by phase."""
     kubeconfig = bench.plane.kubeconfig
     rows: list[tuple[str, ...]] = []
     servers: list[Server] = [

@@ -1,17 +1,16 @@
-"""The resolver alone, bytes to bytes, beside dnslib: what one answer costs.
+"""Measure what one answer costs the resolver alone, bytes to bytes, beside dnslib.
 
     python -m bench.resolver [--names 450000] [--rounds 7]
 
-A child process fills a store with the project's own code until it holds that
-many names (the Services of tests/harness/load.py, repeated in further
-namespaces). Then, in this process and in alternation, each round answers the
-same queries, for names chosen at random:
+A child process fills a store with the project's own code until it has this many names (the Services
+of tests/harness/load.py, repeated in further namespaces). Then each round answers the same queries
+for random names, in this process and in alternation:
 
-- `batch`: `Resolver.answer`, one snapshot for 100 queries, as a transport that
-  reads several requests at once does;
-- `single`: the same with a snapshot for each query, its closing included;
-- `dnslib`: `DNSRecord.parse` of the query and `pack` of a reply with the same
-  records, which were made before: it looks nothing up.
+- `batch`: `Resolver.answer`, one snapshot for 100 queries, as a transport that reads several
+  requests at once does;
+- `single`: the same with a snapshot for each query, which is closed again;
+- `dnslib`: `DNSRecord.parse` of the query and `pack` of a reply with the same records, which were
+  made before, so that it looks nothing up.
 
 The goal is set for a name with one address: at most 0.12 of dnslib.
 """
@@ -47,7 +46,7 @@ from bench.report import environment, goal, spread, table
 from tests.harness.load import SERVICES, ScaleService, scale_set
 
 GOAL: Final = 0.12
-#: Queries answered on one snapshot under `batch`.
+#: Queries on one snapshot in `batch`.
 BATCH: Final = 100
 #: Queries per case and round, all different; dnslib gets a tenth of them.
 _QUERIES: Final = 5000
@@ -62,7 +61,7 @@ _RESOURCES: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointsl
 
 @dataclass(frozen=True)
 class Copy:
-    """A Service of the scale set, in the namespaces of the n-th repetition of it."""
+    """A Service of the scale set, in the namespaces of the n-th repetition of the set."""
 
     service: ScaleService
     repetition: int
@@ -84,11 +83,11 @@ class Copy:
 
     @property
     def names(self) -> int:
-        """How many names it has: itself, `_tcp`, `_http._tcp`, its endpoints."""
+        """The number of its names: its own, `_tcp`, `_http._tcp`, and its endpoints'."""
         return 3 + self.service.slices * 10
 
     def objects(self, resource: Resource) -> Iterator[dict[str, Any]]:
-        """As the API has them; addresses may repeat between repetitions."""
+        """Yield its objects as the API has them. Repetitions may share addresses."""
         made = [self.service.service()] if resource == "services" else self.service.endpoint_slices()
         for item in made:
             spec = item.get("spec")
@@ -101,7 +100,7 @@ class Copy:
 
 
 def copies(names: int) -> list[Copy]:
-    """As many Services as have that many names."""
+    """Return the Services that have this many names together."""
     found: list[Copy] = []
     held = 0
     repetition = 0
@@ -116,7 +115,7 @@ def copies(names: int) -> list[Copy]:
 
 
 def build(folder: Path, names: int) -> None:
-    """Fill a store. In a process of its own: LMDB does not open a file twice in one."""
+    """Fill a store. Call it in a separate process, because LMDB opens a file only once in one."""
     store, _ = Store.open(folder, _IDENTITY)
     ledger = Ledger(store, Compiler(_SETTINGS, ["127.0.0.1"], _no_report), _RESOURCES)
     chosen = copies(names)
@@ -154,7 +153,7 @@ class Case:
     fits: Callable[[ScaleService], bool]
     choose: Callable[[Copy, random.Random], str]
     records: int
-    """In the answer section, what the resolver must say."""
+    """The number of records that the answer section must have."""
     rcode: str = "NOERROR"
 
 
@@ -181,7 +180,7 @@ CASES: Final = (
 
 
 def queries(case: Case, chosen: Sequence[Copy], chance: random.Random) -> list[bytes]:
-    """Messages for names that are there (but for NXDOMAIN), each with an id of its own."""
+    """Return messages for existing names (except for NXDOMAIN), each with its own id."""
     fitting = [copy for copy in chosen if case.fits(copy.service)]
     found: list[bytes] = []
     while len(found) < _QUERIES:
@@ -193,21 +192,24 @@ def queries(case: Case, chosen: Sequence[Copy], chance: random.Random) -> list[b
 
 
 def reader(folder: Path) -> Reader:
-    """Of a store that `build` has filled."""
+    """Return a reader of a store that `build` has filled."""
     found = Reader(folder, _IDENTITY)
     found.follow()
     return found
 
 
 class Bench:
-    """The reader, the resolver and the three ways."""
+    """The reader, the resolver and the three ways to answer."""
 
     def __init__(self, folder: Path) -> None:
         self._reader = reader(folder)
         self._resolver = Resolver(self._reader, _SETTINGS)
 
     def check(self, case: Case, asked: Sequence[bytes]) -> list[DNSRecord]:
-        """The replies as dnslib reads them, each what the case says. Raises AssertionError."""
+        """Return the replies as dnslib reads them.
+
+        Raises AssertionError if one is not as the case says.
+        """
         snapshot = self._reader.begin()
         assert snapshot is not None, "the store is not published"
         found: list[DNSRecord] = []
@@ -223,7 +225,7 @@ class Bench:
         return found
 
     def batch(self, asked: Sequence[bytes]) -> float:
-        """Microseconds per query, one snapshot for BATCH of them."""
+        """Return microseconds per query, with one snapshot for BATCH of them."""
         begin, answer = self._reader.begin, self._resolver.answer
         began = perf_counter()
         for at in range(0, len(asked), BATCH):
@@ -235,7 +237,7 @@ class Bench:
         return (perf_counter() - began) / len(asked) * 1e6
 
     def single(self, asked: Sequence[bytes]) -> float:
-        """The same with a snapshot for each."""
+        """Return microseconds per query, with a snapshot for each."""
         begin, answer = self._reader.begin, self._resolver.answer
         began = perf_counter()
         for query in asked:
@@ -247,7 +249,9 @@ class Bench:
 
     @staticmethod
     def dnslib(asked: Sequence[bytes], replies: Sequence[DNSRecord]) -> float:
-        """dnslib: parse the query, pack a reply with the records that the resolver gave."""
+        """Return microseconds per query of dnslib, which parses it and
+        packs the resolver's records.
+        """
         began = perf_counter()
         for query, known in zip(asked, replies, strict=True):
             question = DNSRecord.parse(query)
@@ -261,7 +265,7 @@ class Bench:
 
 @contextmanager
 def filled(names: int) -> Iterator[Path]:
-    """A state directory with a store of so many names."""
+    """Yield a state directory with a store of this many names."""
     folder = Path(tempfile.mkdtemp(prefix="headwater-resolver-"))
     try:
         child = multiprocessing.get_context("spawn").Process(target=build, args=(folder, names))
@@ -275,7 +279,7 @@ def filled(names: int) -> Iterator[Path]:
 
 
 class Measurement:
-    """A store, what is asked of it, and what was seen so far."""
+    """A store, the questions for it, and the figures so far."""
 
     def __init__(self, folder: Path, names: int) -> None:
         self._bench = Bench(folder)
@@ -288,10 +292,10 @@ class Measurement:
         self.found: dict[str, tuple[list[float], list[float], list[float]]] = {
             case.title: ([], [], []) for case in CASES
         }
-        """Per case: microseconds of `batch`, `single` and `dnslib`, one entry per round."""
+        """By case: microseconds of `batch`, `single` and `dnslib`, one entry per round."""
 
     def round(self) -> None:
-        """All cases, each way once."""
+        """Measure all cases, each way once."""
         for case, asked, replies in self._prepared:
             batch, single, dnslib = self.found[case.title]
             batch.append(self._bench.batch(asked))
@@ -303,7 +307,7 @@ class Measurement:
 
 
 def measure(folder: Path, names: int, rounds: int) -> dict[str, tuple[list[float], list[float], list[float]]]:
-    """What so many rounds on one store have seen."""
+    """Return the figures of this many rounds on one store."""
     measurement = Measurement(folder, names)
     for _ in range(rounds):
         measurement.round()

@@ -1,20 +1,19 @@
-"""The whole set at once: Headwater beside CoreDNS's `kubernetes` plugin, from exec to the last name.
+"""Measure a start with the whole set, for Headwater and for CoreDNS's `kubernetes` plugin.
 
     python -m bench.scale [--services 10000] [--kubeconfig F] [--runs 3]
 
-Both start on the same API server with nothing stored, in turn, and the one that
-goes first changes from run to run. `ready` is the time from exec to the first
-right answer over UDP for the last name of the set, all addresses in it
-(Headwater answers through its `--dns` listener, which is there before its
-answers are). Some seconds later, at rest, CPU and memory are read.
+Both start on the same API server with nothing stored, one after the other, and alternate in going
+first. `ready` is the time from exec to the first right answer over UDP for the last name of the
+set, with all its addresses. (Headwater answers through its `--dns` listener, which listens before
+the answers exist.) Some seconds later, at rest, CPU and memory are read.
 
-Every run starts each of them twice: once timed and not otherwise looked at, once
-with a sample of its memory every 50 ms, for the peak.
+Every run starts each of them twice: once for the times, and once with a sample of its memory every
+50 ms, for the peak.
 
-CPU "of the watch process after its imports" is its CPU at rest less that of
-`import headwater.cluster.api` (the `kubernetes` package), which is all it
-imports by itself: the rest was there when it was forked. The import is measured
-on its own, once per run, in a process that has imported the rest before.
+The CPU "of the watch process after its imports" is its CPU at rest without that of `import
+headwater.cluster.api` (the `kubernetes` package). It imports nothing else itself, because the other
+modules are loaded before the fork. The import is measured separately, once per run, in a process
+that has imported the other modules before.
 """
 
 from __future__ import annotations
@@ -73,12 +72,12 @@ print(time.process_time() - began)
 
 @dataclass
 class Figures:
-    """What was seen of one server: one entry per run."""
+    """The figures of one server: one entry per run."""
 
     ready: list[float] = field(default_factory=list)
     cpu_at_ready: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
-    """Of all processes, at rest."""
+    """CPU seconds of all processes, at rest."""
     cpu_of_watch: list[float] = field(default_factory=list)
     resting: list[Memory] = field(default_factory=list)
     peak: list[int] = field(default_factory=list)
@@ -89,7 +88,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked until it is answered: the last headless Service, with all its addresses."""
+    """The question that is repeated: the last headless Service, with all its addresses."""
 
     service: ScaleService
 
@@ -107,7 +106,7 @@ class Question:
 
 
 def wait_for_answer(port: int, question: Question, server: Running) -> float:
-    """The moment (time.monotonic) of the first right answer on a loopback UDP port."""
+    """Return the moment (time.monotonic) of the first right answer on a loopback UDP port."""
     wire = question.wire()
     deadline = time.monotonic() + _PATIENCE
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
@@ -130,7 +129,7 @@ def wait_for_answer(port: int, question: Question, server: Running) -> float:
 
 
 def start(which: Server, folder: Path, kubeconfig: Path, port: int) -> Running:
-    """CoreDNS or Headwater on an empty state, answering on a loopback port."""
+    """Start CoreDNS, or Headwater on an empty state, on a loopback port."""
     if which == "CoreDNS":
         corefile = folder / "Corefile"
         corefile.write_text(_COREFILE.format(port=port, kubeconfig=kubeconfig))
@@ -144,7 +143,7 @@ def start(which: Server, folder: Path, kubeconfig: Path, port: int) -> Running:
 
 
 def run_once(which: Server, kubeconfig: Path, question: Question, figures: Figures, *, sampled: bool) -> None:
-    """Start it, wait until it is at rest, take its figures, stop it."""
+    """Start a server, wait until it is at rest, take its figures, and stop it."""
     folder = Path(tempfile.mkdtemp(prefix="headwater-scale-"))
     try:
         port = free_port()
@@ -171,13 +170,13 @@ def run_once(which: Server, kubeconfig: Path, question: Question, figures: Figur
 
 
 def import_cpu() -> float:
-    """CPU seconds of what the watch process imports by itself."""
+    """Return the CPU seconds of the watch process's own imports."""
     done = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
 def measure(kubeconfig: Path, services: int, runs: int) -> tuple[dict[Server, Figures], list[float]]:
-    """Both servers' figures, and what the watch process's import costs, `runs` times."""
+    """Return both servers' figures, and the cost of the watch process's import, `runs` times."""
     question = Question(next(service for service in reversed(scale_set(services)) if service.headless))
     both: tuple[Server, ...] = ("CoreDNS", "Headwater")
     figures: dict[Server, Figures] = {name: Figures() for name in both}
@@ -197,7 +196,7 @@ def measure(kubeconfig: Path, services: int, runs: int) -> tuple[dict[Server, Fi
 
 
 def report(figures: dict[Server, Figures], imports: Sequence[float]) -> str:
-    """The tables."""
+    """Return the tables."""
     mine, theirs = figures["Headwater"], figures["CoreDNS"]
     watch = [total - own for total, own in zip(mine.cpu_of_watch, imports, strict=True)]
 
@@ -246,7 +245,7 @@ def report(figures: dict[Server, Figures], imports: Sequence[float]) -> str:
 
 @contextmanager
 def loaded(kubeconfig: Path | None, services: int) -> Iterator[Path]:
-    """The kubeconfig of an API server that has the set; one of our own unless it is given."""
+    """Yield the kubeconfig of an API server with the set; start one unless it is given."""
     if kubeconfig is not None:
         yield kubeconfig.resolve()
         return

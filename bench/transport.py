@@ -2,16 +2,16 @@
 
     python -m bench.transport [--rounds 3] [--seconds 2]
 
-One answer process each, on the same manifests, over unix sockets. Each round, in
-turn and in alternation:
+One answer process each, on the same manifests, over unix sockets. Each round, in turn and in
+alternation:
 
 - `h2load` with 1, 10 and 100 streams, one connection, a one-record answer;
-- a real CoreDNS and `dnsperf` with 100 queries in flight, uncached, for answers
-  of 1, 15 and 100 records.
+- a real CoreDNS and `dnsperf` with 100 queries in flight, uncached, for answers of 1, 15 and 100
+  records.
 
-CPU is that of all of Headwater's processes, to the nanosecond, over the queries
-that were answered; it includes the kernel's work on its behalf. What the native
-one's steps cost: `python -m bench.profile`. Beside Go: `python -m bench.serving`.
+CPU is that of all of Headwater's processes, to the nanosecond, over the queries that were answered;
+it includes the kernel's work on its behalf. What the native one's steps cost: `python -m
+bench.profile`. Beside Go: `python -m bench.serving`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every test begins with."""
+"""Fixtures that every test uses."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def _loud() -> None:
-    """Commands that ran in this process have quietened the product's log: they end with their process."""
+    """Restore the product's log level, which commands lower for the rest of their process."""
     logging.getLogger("headwater").setLevel(logging.NOTSET)

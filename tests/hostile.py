@@ -1,9 +1,8 @@
-"""Objects that one namespace's owner may create, made to be expensive.
+"""Expensive objects that the owner of one namespace may create.
 
-Each function is one kind of expense, of a size: twice the size asks for twice as
-much. All of it passes a kube-apiserver's validation (`tests/cluster/test_hostile.py`
-shows that) as long as the objects stay below its limit for requests. The last
-object is the one that is changed again and again: `edit` says how.
+Each function makes one kind of expense, of a size; twice the size costs about twice as much. All
+objects pass kube-apiserver's validation (`tests/cluster/test_hostile.py`) as long as they are below
+its limit for requests. Tests change the last object again and again, with `edit`.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any, Final
 Object = dict[str, Any]
 
 SERVICE_NAME: Final = "kubernetes.io/service-name"
-#: What a slice may have (pkg/apis/discovery/validation).
+#: The most endpoints of a slice (pkg/apis/discovery/validation).
 MOST_ENDPOINTS: Final = 1_000
 MOST_ADDRESSES: Final = 100
 ANNOTATION: Final = "headwater.dev/publish"
@@ -25,7 +24,7 @@ ANNOTATION: Final = "headwater.dev/publish"
 def service(
     namespace: str, name: str, ports: int, *, headless: bool = True, annotations: Mapping[str, str] | None = None
 ) -> Object:
-    """Without a selector: its slices are whoever's who creates them."""
+    """Return a Service without a selector, so that tests can create its slices."""
     spec: Object = {"ports": [{"name": f"p{i}", "port": i + 1} for i in range(ports)]}
     if headless:
         spec["clusterIP"] = "None"
@@ -67,7 +66,7 @@ def many_ports(namespace: str, size: int) -> list[Object]:
 
 
 def ports_times_endpoints(namespace: str, size: int) -> list[Object]:
-    """Every endpoint under every port's name, and every port under every endpoint's."""
+    """A Service with many ports and endpoints: every port's name has every endpoint."""
     members = min(size, MOST_ENDPOINTS)
     return [
         service(namespace, "product", 1),
@@ -76,7 +75,7 @@ def ports_times_endpoints(namespace: str, size: int) -> list[Object]:
 
 
 def ports_of_parts(namespace: str, size: int) -> list[Object]:
-    """Ports that all slices but one have: none can share the Service's own set."""
+    """Ports that all slices except one have, so that none can share the Service's own RRset."""
     half = min(size // 2, MOST_ENDPOINTS)
     return [
         service(namespace, "parts", 1),
@@ -86,7 +85,7 @@ def ports_of_parts(namespace: str, size: int) -> list[Object]:
 
 
 def other_ports_in_each_slice(namespace: str, size: int) -> list[Object]:
-    """As many groups of endpoints as there are slices; one hostname is in all of them."""
+    """Slices with different ports, so that each is a group; one hostname is in all of them."""
     found = [service(namespace, "groups", 1)]
     for i in range(size):
         here = [*endpoints(2 * i, 1, hostname="everywhere"), *endpoints(2 * i + 1, 1)]
@@ -95,13 +94,13 @@ def other_ports_in_each_slice(namespace: str, size: int) -> list[Object]:
 
 
 def addresses_of_an_endpoint(namespace: str, size: int) -> list[Object]:
-    """100 addresses an endpoint, each with a name of its own."""
+    """Endpoints of 100 addresses, each with its own name."""
     members = endpoints(0, max(1, size // MOST_ADDRESSES), MOST_ADDRESSES, v6)
     return [service(namespace, "wide", 1), slice_of(namespace, "wide", "wide", members, ports(1))]
 
 
 def slices_of_a_service(namespace: str, size: int) -> list[Object]:
-    """Slices of 1,000 endpoints, all of one Service: an event on one of them concerns all."""
+    """Slices of 1,000 endpoints of one Service; an event on one of them concerns all."""
     found = [service(namespace, "deep", 2)]
     for i in range(max(1, size // MOST_ENDPOINTS)):
         members = endpoints(i * MOST_ENDPOINTS, min(size, MOST_ENDPOINTS))
@@ -110,13 +109,13 @@ def slices_of_a_service(namespace: str, size: int) -> list[Object]:
 
 
 def small_slices(namespace: str, size: int) -> list[Object]:
-    """Slices of one endpoint each, all of one Service."""
+    """Slices of one endpoint each, of one Service."""
     found = [service(namespace, "thin", 1)]
     return found + [slice_of(namespace, f"thin-{i:05}", "thin", endpoints(i, 1), ports(1)) for i in range(size)]
 
 
 def topology_zones(namespace: str, size: int) -> list[Object]:
-    """An endpoint in each topology zone, and ports for all of them."""
+    """One endpoint in each of many topology zones, and ports for all of them."""
     members = [
         item | {"zone": f"z{i}.{'y' * 50}.{'x' * 50}"} for i, item in enumerate(endpoints(0, min(size, MOST_ENDPOINTS)))
     ]
@@ -124,20 +123,20 @@ def topology_zones(namespace: str, size: int) -> list[Object]:
 
 
 def names_of_an_address(namespace: str, size: int) -> list[Object]:
-    """One address under many hostnames: all of them are its names."""
+    """One address with many hostnames, which all are its names."""
     members = [{"addresses": [v4(7)], "hostname": f"h{i}-{'x' * 50}"} for i in range(min(size, MOST_ENDPOINTS))]
     return [service(namespace, "aliases", 1), slice_of(namespace, "aliases", "aliases", members, ports(1))]
 
 
 def colliding_names(namespace: str, size: int) -> list[Object]:
-    """Hostnames that are all the same, or what else stands below a Service."""
+    """Hostnames that are all the same, or equal other names below a Service."""
     labels = ("tcp", "pin", "prefer", "p0", "same", "same", "same")
     members = [item | {"hostname": labels[i % 7]} for i, item in enumerate(endpoints(0, min(size, MOST_ENDPOINTS)))]
     return [service(namespace, "collide", 1), slice_of(namespace, "collide", "collide", members, ports(3))]
 
 
 def long_names(namespace: str, size: int) -> list[Object]:
-    """Everything as long as it can be, pods' names and topology zones too."""
+    """Names of the greatest length, of pods and topology zones too."""
     name = "s" * 63
     members = [
         item | {"hostname": f"{i:063}", "targetRef": {"kind": "Pod", "name": "p" * 253}, "zone": "z" * 1_000}
@@ -154,13 +153,13 @@ _LETTERS: Final = str.maketrans("0123456789", "abcdefghij")
 
 
 def long_annotations(namespace: str, size: int) -> list[Object]:
-    """Values of what we read, as long as the API takes them: 256 KiB together."""
+    """Annotations that Headwater reads, as long as the API allows: 256 KiB together."""
     values = {"headwater.dev/ttl": "9" * (size // 2), "headwater.dev/max-answers": "x" * (size // 2)}
     return [service(namespace, "annotated", 1, annotations=values)]
 
 
 def many_services(namespace: str, size: int) -> list[Object]:
-    """Nothing but Services, each with a few ports."""
+    """Services only, each with a few ports."""
     return [service(namespace, f"one-{i:05}", 3, headless=False) for i in range(size)]
 
 
@@ -179,13 +178,13 @@ KINDS: Final[dict[str, tuple[Callable[[str, int], list[Object]], int]]] = {
     "annotations": (long_annotations, 100_000),
     "many_services": (many_services, 500),
 }
-"""Every kind, and a size of it whose double is below every limit."""
+"""Every kind, with a size whose double is below every limit."""
 
 
 def edit(item: Object, turn: int) -> Object:
-    """The same object, but that everything it asks for is asked for anew.
+    """Return the object with a change that causes all its costs again.
 
-    Of a slice, every other endpoint leaves and the others come; a Service's ports have other names.
+    In a slice, every other endpoint alternates; in a Service, the ports get other names.
     """
     found = deepcopy(item)
     if item["kind"] == "EndpointSlice":
@@ -198,7 +197,7 @@ def edit(item: Object, turn: int) -> Object:
 
 
 def path(item: Object) -> str:
-    """Where the API server has the objects of this kind and namespace."""
+    """Return the API's path of the objects of this kind and namespace."""
     namespace = item["metadata"]["namespace"]
     if item["kind"] == "Service":
         return f"/api/v1/namespaces/{namespace}/services"
@@ -206,6 +205,6 @@ def path(item: Object) -> str:
 
 
 def everything(namespace: str) -> Iterator[Object]:
-    """One of each kind."""
+    """Yield objects of each kind, of a small size."""
     for make, size in KINDS.values():
         yield from make(namespace, size)

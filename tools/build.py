@@ -37,7 +37,7 @@ HERE = Path(__file__).resolve().parent
 
 @dataclass(frozen=True)
 class Tool:
-    """One binary: the module folder that pins it, and what `go build` is told."""
+    """One binary: the module folder that pins it, and the arguments of `go build`."""
 
     name: str
     module: str  # folder, from tools/
@@ -84,7 +84,7 @@ TOOLS = {
 
 
 def cache_folder() -> Path:
-    """The folder for everything that outlives a checkout."""
+    """Return the folder for everything that outlives a checkout."""
     if named := os.environ.get("HEADWATER_CACHE"):
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -92,13 +92,13 @@ def cache_folder() -> Path:
 
 
 def find_go() -> str | None:
-    """The go command: on PATH, or where its installer puts it."""
+    """Return the go command: on PATH, or where its installer puts it."""
     return shutil.which("go") or shutil.which("go", path="/usr/local/go/bin:/usr/lib/go/bin")
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One builder at a time: two test runs on one machine share the cache."""
+    """Allow one builder at a time, because test runs on one machine share the cache."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -106,7 +106,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def build(tool: Tool, go: str) -> None:
-    """Build one tool into its folder, whole or not at all."""
+    """Build one tool into its folder, completely or not at all."""
     target = tool.folder()
     with locked(target.parent / f".{tool.name}.lock"):
         if tool.binary().exists():
@@ -134,7 +134,7 @@ def build(tool: Tool, go: str) -> None:
 
 
 def _copy_kwok_stages(go: str, target: Path) -> None:
-    """kwok plays the kubelet by stage files of its own module: keep them beside it."""
+    """Keep kwok's stage files, by which it plays the kubelet, beside it."""
     found = subprocess.run(
         [go, "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"],
         cwd=HERE / "cluster/kwok", check=True, capture_output=True, text=True,

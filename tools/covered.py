@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Print how much of each room the tests of a `coverage run` reach, beside its floor: `make coverage`.
+"""Print how much of each room the tests of a `coverage run` reach, beside its floor:
+
+`make coverage`.
 
     coverage run -m pytest tests/unit tests/wire; tools/covered.py
 
@@ -24,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass
 class Reached:
-    """Of a room or all of them."""
+    """Lines and branches of a room, or of all rooms."""
 
     lines: int = 0
     lines_run: int = 0
@@ -45,7 +47,7 @@ class Reached:
 
 
 def by_room(report: Mapping[str, Any]) -> dict[str, Reached]:
-    """The rooms of a JSON report; files at the package's root are left out."""
+    """Return the rooms of a JSON report, without files at the package's root."""
     rooms: dict[str, Reached] = {}
     for name, file in report["files"].items():
         parts = Path(name).parts
@@ -56,7 +58,7 @@ def by_room(report: Mapping[str, Any]) -> dict[str, Reached]:
 
 
 def table(rooms: Mapping[str, Reached], floors: Mapping[str, float]) -> tuple[str, list[str]]:
-    """What to print, and the rooms that are below their floors or were not seen at all."""
+    """Return the table, and the rooms that are below their floors or missing."""
     lines = [f"{'room':<12} {'lines':>13} {'branches':>13} {'reached':>9} {'floor':>6}"]
     for name, room in rooms.items():
         floor = f"{floors[name]:6.0f}" if name in floors else ""

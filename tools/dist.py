@@ -35,18 +35,18 @@ from packaging.utils import canonicalize_name, parse_sdist_filename, parse_wheel
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 REQUIREMENTS: Final = ROOT / "deploy" / "requirements.txt"
-#: What a wheel must hold that an import of the package would not miss at once.
+#: Files that a wheel must have, and that an import of the package would not miss at once.
 MUST_HOLD: Final = ("headwater/py.typed", "headwater/examples/statefulset/", "headwater/__main__.py")
-#: What belongs to a checkout only.
+#: Paths that belong to a checkout only.
 MUST_NOT_HOLD: Final = ("tests/", "bench/", "tools/", "__pycache__", ".so", ".env")
 
 
 class NotFit(Exception):  # noqa: N818 (what the release is)
-    """Why this must not be released."""
+    """The release is not fit; the text says why."""
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> str:
-    """Run a command that must succeed, away from this checkout's package; what it printed."""
+    """Run a command that must succeed, without this checkout's package. Return its output."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     environment["SOURCE_DATE_EPOCH"] = environment.get("SOURCE_DATE_EPOCH", "1700000000")  # equal bytes, equal hashes
     done = subprocess.run(
@@ -58,7 +58,7 @@ def run(*command: str | Path, cwd: Path = ROOT) -> str:
 
 
 def build(folder: Path) -> tuple[Path, Path]:
-    """The sdist, and the wheel that is made of it."""
+    """Build the sdist, and the wheel from it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     run(sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", folder)
@@ -73,7 +73,7 @@ def build(folder: Path) -> tuple[Path, Path]:
 
 
 def check(sdist: Path, wheel: Path) -> Metadata:
-    """The wheel's metadata. Raises NotFit when it, a name, or a file is not as it must be."""
+    """Return the wheel's metadata. Raises NotFit for wrong metadata, names or files."""
     name, version, _, _ = parse_wheel_filename(wheel.name)
     if parse_sdist_filename(sdist.name) != (name, version):
         raise NotFit(f"{sdist.name} and {wheel.name} are not the same release")
@@ -93,7 +93,10 @@ def check(sdist: Path, wheel: Path) -> Metadata:
 
 
 def check_metadata(text: bytes) -> Metadata:
-    """Parsed strictly: what an index would refuse is refused here, and what people miss."""
+    """Parse the metadata strictly.
+
+    Raises NotFit for what an index would refuse, and for missing fields.
+    """
     metadata = Metadata.from_email(text, validate=True)
     if canonicalize_name(metadata.name) != "headwater":
         raise NotFit(f"the metadata names {metadata.name}")
@@ -110,7 +113,7 @@ def check_metadata(text: bytes) -> Metadata:
 
 
 def check_record(files: dict[str, bytes], record: str) -> None:
-    """Every file is listed in RECORD with its hash and size, and nothing else is."""
+    """Check that RECORD lists every file with its hash and size, and nothing else."""
     listed = {}
     for name, digest, size in csv.reader(io.StringIO(files[record].decode())):
         listed[name] = (digest, size)
@@ -123,7 +126,7 @@ def check_record(files: dict[str, bytes], record: str) -> None:
 
 
 def try_it(wheel: Path, folder: Path) -> Path:
-    """Install it into an empty environment and run the demonstration there; the environment's Python."""
+    """Install the wheel into an empty environment and run the demo there. Return its Python."""
     run(sys.executable, "-m", "venv", folder)
     python = folder / "bin" / "python"
     pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps")
@@ -138,7 +141,7 @@ def try_it(wheel: Path, folder: Path) -> Path:
 
 
 def bill_of_materials(python: Path, file: Path) -> int:
-    """Write what the environment holds, as CycloneDX JSON; how many components that are."""
+    """Write the environment's components as CycloneDX JSON. Return their number."""
     run(
         sys.executable, "-m", "cyclonedx_py", "environment", python, "--pyproject", ROOT / "pyproject.toml",
         "--output-reproducible", "--output-format", "JSON", "--output-file", file,

@@ -3,8 +3,7 @@
 
     tools/protoc.py [OUT]     OUT is the folder that holds the `headwater` package
 
-The generated files are committed; a test runs this into another folder and
-compares.
+The generated files are committed; a test runs this into another folder and compares.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
     python -m tools.pythons [--other-than PYTHON] [--limit SECONDS] [-- PYTEST ARGUMENTS]
     python -m tools.pythons --list
 
-A Python is taken from PATH (`python3.12`) and from pyenv's folder, the newest patch release of
-each minor version that `pyproject.toml` promises (`requires-python`, classifiers). Each has a
-virtual environment of the pinned requirements in the cache (see build.py), made once for each
+A Python is taken from PATH (`python3.12`) and from pyenv's folder, the newest patch release of each
+minor version that `pyproject.toml` promises (`requires-python`, classifiers). Each has a virtual
+environment of the pinned requirements in the cache (see build.py), made once for each
 constraints.txt. `--other-than` leaves out the minor version of that interpreter: it runs the tests
 anyway. `--limit` bounds the tests of each; those that have not ended by then are a failure.
 
@@ -31,28 +31,28 @@ from tools.build import cache_folder
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 _VERSION: Final = "import sys; print('.'.join(map(str, sys.version_info[:3])))"
-#: What is run unless said otherwise: what has no processes and takes no seconds.
+#: The tests that run by default: those without processes, which are quick.
 _TESTS: Final = ("-q", "-m", "not slow and not coredns and not cluster", "tests/unit", "tests/wire")
 
 
 def promised() -> list[str]:
-    """The minor versions that pyproject.toml names in its classifiers, oldest first ("3.11")."""
+    """Return the minor versions in pyproject.toml's classifiers, oldest first ("3.11")."""
     classifiers = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["classifiers"]
     found = [match[1] for line in classifiers if (match := re.fullmatch(r".* :: Python :: (3\.\d+)", line))]
     return sorted(found, key=lambda version: int(version.partition(".")[2]))
 
 
 def candidates(minor: str) -> Iterator[Path]:
-    """Where a Python of this minor version may be, whether or not it runs."""
+    """Yield paths where a Python of this minor version may be, whether or not it runs."""
     root = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv")
     yield from root.glob(f"versions/{minor}.*/bin/python{minor}")
     for folder in os.get_exec_path():
-        if "shims" not in Path(folder).parts:  # pyenv's: they refuse versions that are not chosen
+        if "shims" not in Path(folder).parts:  # pyenv's shims refuse versions that are not selected
             yield Path(folder, f"python{minor}")
 
 
 def version_of(python: Path) -> tuple[int, ...] | None:
-    """Its version, when it runs and can make virtual environments."""
+    """Return a Python's version if it runs and can make virtual environments, otherwise None."""
     if not os.access(python, os.X_OK):
         return None
     done = subprocess.run(
@@ -62,7 +62,7 @@ def version_of(python: Path) -> tuple[int, ...] | None:
 
 
 def installed() -> dict[str, Path]:
-    """The newest Python of each promised minor version that is here."""
+    """Return the newest installed Python of each promised minor version."""
     found = {}
     for minor in promised():
         versions = {version: python for python in candidates(minor) if (version := version_of(python))}
@@ -72,9 +72,9 @@ def installed() -> dict[str, Path]:
 
 
 def environment(python: Path) -> Path:
-    """The Python of a virtual environment with the pinned requirements, made when it is missing.
+    """Return the Python of a virtual environment with the pinned requirements; make it if missing.
 
-    The package is installed too, for its metadata; its modules are read from the checkout.
+    The package is installed too, for its metadata. Its modules are imported from the checkout.
     """
     recipe = hashlib.sha256(str(python).encode())
     for name in ("constraints.txt", "pyproject.toml", "backend/headwater/__init__.py"):
@@ -99,7 +99,7 @@ def environment(python: Path) -> Path:
 
 
 def run(minor: str, python: Path, arguments: Sequence[str], limit: float | None) -> bool:
-    """Whether the tests passed. The package is the checkout's: each Python reads the same files."""
+    """Run the tests on the checkout's package. Return whether they passed."""
     print(f"--- Python {minor} ({python})", flush=True)
     command = [str(environment(python)), "-m", "pytest", "-o", f"cache_dir=.pytest_cache/{minor}"]
     command += arguments or _TESTS
@@ -115,7 +115,7 @@ def run(minor: str, python: Path, arguments: Sequence[str], limit: float | None)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 when all passed; 1 when some did not, or when there is nothing to run on but what is left out."""
+    """Return 0 if all passed; 1 if some failed, or if only left-out versions are installed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="print what would be used")
     parser.add_argument("--other-than", type=Path, metavar="PYTHON", help="leave this one's minor version out")

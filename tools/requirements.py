@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write deploy/requirements.txt: what the image installs, with the hash of every file that pip may take.
+"""Write deploy/requirements.txt: the image's requirements, with the hash of every file for pip.
 
     .venv/bin/python tools/requirements.py
 
@@ -30,12 +30,12 @@ _HEAD: Final = f"""\
 
 
 def normal(name: str) -> str:
-    """A project's name as PEP 503 compares it."""
+    """Return a project's name as PEP 503 compares it."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def resolved(machine: str) -> list[dict[str, Any]]:
-    """What pip would install there, as its installation report has it (pip's "Installation Report", version 1)."""
+    """Return what pip would install on a machine, from its "Installation Report" (version 1)."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     platforms = [f"manylinux_2_{minor}_{machine}" for minor in range(36, 16, -1)] + [f"manylinux2014_{machine}"]
     done = subprocess.run(

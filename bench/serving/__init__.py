@@ -1,1 +1,1 @@
-"""What serving costs, side by side with Go: see `python -m bench.serving --help`."""
+"""Measure serving beside Go: see `python -m bench.serving --help`."""

@@ -1,25 +1,26 @@
-"""What serving costs, Headwater and Go side by side, in one run.
+"""Measure what serving costs Headwater and Go, side by side, in one run.
 
     python -m bench.serving [--quick] [--only b,c,d] [--workers 1]
 
-    b       the transport alone, under h2load with 1, 10 and 100 streams: native, grpcio, the Go echo, and nghttpd
-    c       through CoreDNS, each kind of answer at full speed, uncached and with `cache`: Headwater behind CoreDNS,
-            the `kubernetes` plugin in it, the Go echo behind it, and a second CoreDNS behind it (the Go backend)
-    d       the same at 1,000 and 5,000 queries a second: latency
+    b       the transport alone, with h2load and 1, 10 and 100 streams: native, grpcio, the Go echo,
+            and nghttpd
+    c       through CoreDNS, each kind of answer at full speed, without and with `cache`: its
+            `kubernetes` plugin; and behind it Headwater, the Go echo, or a second CoreDNS (the Go
+            backend)
+    d       the same at 1,000 and 5,000 queries per second: latency
     e       the resolver alone, with up to 1,000,000 names
     f       one, two and four answer processes
     relist  latency while the watch process relists 150,000 endpoints
     memory  PSS of all processes on the bundled example
     growth  memory of a resolver over 10 million queries
 
-Servers take turns; a figure is the median of the rounds with [least-most]. CPU is
-that of the process and all its threads while it is under load, by the
-scheduler's own account, which includes what the kernel does on its behalf.
-Headwater's is that of all its processes. The Go echo (bench/goecho) is grpc-go
-and a table of Headwater's own replies: what a Go backend costs at the very least.
+Servers take turns. A figure is the median of the rounds with [least-most]. CPU is that of all
+threads of a process under load, by the scheduler's account, which includes the kernel's work for
+it. Headwater's CPU is that of all its processes. The Go echo (bench/goecho) is grpc-go with a table
+of Headwater's own replies: the least that a Go backend can cost.
 
-Before c and d measure anything, all must give the same answer to every question.
-Takes some 20 minutes on 2 cores; `--quick` 4, and its figures are only good to see that everything runs.
+Before c and d measure anything, all servers must give the same answer to every question. It takes
+about 20 minutes on 2 cores. `--quick` takes 4, and its figures only show that everything runs.
 """
 
 from __future__ import annotations
@@ -44,14 +45,14 @@ from tests.harness.load import SERVICES
 from tests.harness.plane import PlaneError
 
 PARTS: Final = ("b", "c", "d", "e", "f", "relist", "memory", "growth")
-#: Those that ask CoreDNS in front of the small cluster.
+#: The parts that ask CoreDNS in front of the small cluster.
 _ON_THE_CLUSTER: Final = frozenset("cdf")
 _COMMANDS: Final = ("dnsperf", "h2load", "nghttpd")
 
 
 @dataclass(frozen=True)
 class Extent:
-    """How much is measured. Times in seconds."""
+    """The extent of a run. Times are in seconds."""
 
     rounds: int = 5
     seconds: float = 1.5
@@ -72,7 +73,7 @@ QUICK: Final = Extent(
 
 @dataclass
 class Run:
-    """One run: what it is told, and the goals that it has something to say to."""
+    """One run: its arguments, and the goals that it has figures for."""
 
     folder: Path
     extent: Extent
@@ -80,7 +81,7 @@ class Run:
     goals: list[Goal]
 
     def section(self, title: str, text: str, seen: Sequence[Goal] = ()) -> None:
-        """Print what a part has found."""
+        """Print the results of a part."""
         print(f"\n## {title}\n\n{text}", flush=True)
         self.goals += seen
 
@@ -89,7 +90,7 @@ class Run:
         self.section("The transport alone", transport.report(found))
 
     def on_the_cluster(self, parts: frozenset[str]) -> None:
-        """c, d and f."""
+        """Run the parts c, d and f."""
         known = questions.ENDPOINT.questions[0]
         with servers.plane(self.folder) as plane:
             if parts & {"c", "d"}:
@@ -142,7 +143,7 @@ class Run:
 
 
 def _agree(uncached: through.Fronts, cached: through.Fronts) -> None:
-    """Everybody's answer to every question."""
+    """Require that all servers give the same answer to every question."""
     asked = questions.everything()
     agree.require_agreement(uncached, asked, ttls=True)
     agree.require_agreement(cached, asked, ttls=False)
@@ -150,7 +151,7 @@ def _agree(uncached: through.Fronts, cached: through.Fronts) -> None:
 
 
 def run(parts: frozenset[str], extent: Extent, workers: int, met: list[Goal]) -> None:
-    """The parts in their order; what they say to the goals is added to `met`."""
+    """Run the parts in order, and add their goals to `met`."""
     with servers.workplace() as folder:
         this = Run(folder, extent, workers, met)
         alone: dict[str, Callable[[], None]] = {
@@ -180,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if missing := [command for command in _COMMANDS if shutil.which(command) is None]:
         parser.error(f"{missing[0]} is not installed: tools/setup packages {' '.join(_COMMANDS)}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all processes are stopped
     began, met, code = time.monotonic(), list[Goal](), 0
     print(environment("coredns", "goecho", "kube-apiserver", "etcd"), flush=True)
     try:

@@ -1,4 +1,4 @@
-"""That all say the same before anything is measured: who answers less, or wrongly, answers fast."""
+"""Require equal answers before the measurement, because wrong or short answers are fast."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from bench.serving.servers import Front
 
 
 class Disagree(Exception):  # noqa: N818 (what they do)
-    """Two answers differ; the text shows them."""
+    """Two answers differ; the text shows both."""
 
 
 def content(reply: dns.message.Message, *, ttls: bool) -> list[str]:
-    """What a reply says, in an order of its own: the records, but an SOA without its serial, and no OPT."""
+    """Return the records of a reply in a fixed order: an SOA without its serial, and no OPT."""
     found = [dns.rcode.to_text(reply.rcode())]
     for section, rrsets in (("answer", reply.answer), ("authority", reply.authority), ("additional", reply.additional)):
         for rrset in rrsets:
@@ -28,9 +28,9 @@ def content(reply: dns.message.Message, *, ttls: bool) -> list[str]:
 
 
 def require_agreement(fronts: Mapping[str, Front], questions: Sequence[Question], *, ttls: bool) -> None:
-    """Everybody's whole answer to each of the questions. Raises Disagree.
+    """Compare the servers' whole answers to each question. Raises Disagree.
 
-    `ttls`: they have to be the same too, as they are where nothing is cached.
+    With `ttls` the TTLs must be equal too, as they are without a cache.
     """
     for question in questions:
         said = {name: content(front.ask(question), ttls=ttls) for name, front in fronts.items()}

@@ -1,7 +1,7 @@
-"""The small cluster that everybody serves: Services by their number of endpoints, in two namespaces.
+"""The small cluster that all servers serve: Services of several sizes, in two namespaces.
 
-The slices are made by hand, as in tests/harness/load.py: no controller has a
-part in them, and no pod is needed.
+The program writes the slices itself, as in tests/harness/load.py, so that no controller takes part
+and no pod is needed.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from typing import Any, Final
 from tests.harness.plane import Plane
 
 HOME: Final = "bench"
-"""The namespace of the pods that ask."""
+"""The namespace of the asking pods."""
 AWAY: Final = "other"
 ZONE: Final = "cluster.local"
 
-#: The slice controller puts as many endpoints into one EndpointSlice.
+#: The most endpoints that the slice controller puts into one EndpointSlice.
 _PER_SLICE: Final = 100
 _PORT: Final = {"name": "http", "port": 8080, "protocol": "TCP"}
 _FIRST_ADDRESS: Final = ipaddress.IPv4Address("10.64.0.1")
-#: Headless Services in HOME, by the number of their endpoints.
+#: The number of headless Services in HOME, by their number of endpoints.
 _HEADLESS: Final = {15: 10, 100: 4, 1000: 2}
-#: In each namespace.
+#: Services with a cluster IP in each namespace.
 _CLUSTER_IPS: Final = 100
 _ENDPOINTS_BEHIND_AN_IP: Final = 3
 
 
 @dataclass(frozen=True)
 class Service:
-    """One Service. `first`: which of all endpoints its first one is."""
+    """One Service. `first` is the number of its first endpoint among all endpoints."""
 
     name: str
     namespace: str
@@ -44,7 +44,7 @@ class Service:
 
     @property
     def base(self) -> str:
-        """Its name in DNS, without a closing dot."""
+        """Its name in DNS, without the last dot."""
         return f"{self.name}.{self.namespace}.svc.{ZONE}"
 
     @property
@@ -53,14 +53,14 @@ class Service:
         return [f"pod-{number}.{self.base}" for number in range(self.endpoints)]
 
     def service(self) -> dict[str, Any]:
-        """As the API takes it."""
+        """Return the Service as the API accepts it."""
         spec: dict[str, Any] = {"ports": [{**_PORT, "targetPort": _PORT["port"]}]}
         if self.headless:
             spec["clusterIP"] = "None"
         return {"apiVersion": "v1", "kind": "Service", "metadata": self._metadata(self.name, {}), "spec": spec}
 
     def slices(self) -> Iterator[dict[str, Any]]:
-        """Its EndpointSlices."""
+        """Yield its EndpointSlices."""
         labels = {"kubernetes.io/service-name": self.name, "endpointslice.kubernetes.io/managed-by": "headwater-bench"}
         if self.headless:
             labels["service.kubernetes.io/headless"] = ""
@@ -99,25 +99,25 @@ SERVICES: Final = tuple(_all())
 
 
 def headless(endpoints: int) -> list[Service]:
-    """Those with so many endpoints."""
+    """Return the headless Services with this many endpoints."""
     return [service for service in SERVICES if service.headless and service.endpoints == endpoints]
 
 
 def with_cluster_ip(namespace: str, count: int = _CLUSTER_IPS) -> list[Service]:
-    """Those of a namespace, or the first `count` of them."""
+    """Return the first `count` Services of a namespace that have a cluster IP."""
     found = (service for service in SERVICES if not service.headless and service.namespace == namespace)
     return list(islice(found, count))
 
 
 def manifests(file: Path) -> Path:
-    """The headless ones as a file: cluster IPs are given by an API server."""
+    """Write the headless Services to a file. (Only an API server assigns cluster IPs.)"""
     items = [item for one in SERVICES if one.headless for item in (one.service(), *one.slices())]
     file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
     return file
 
 
 def create(plane: Plane) -> None:
-    """All of it on a control plane that has none of it. Raises PlaneError."""
+    """Create all objects on a control plane that has none of them. Raises PlaneError."""
     for namespace in (HOME, AWAY):
         plane.api("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
     for service in SERVICES:

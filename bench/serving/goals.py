@@ -1,4 +1,4 @@
-"""What serving should cost, as ratios within one run."""
+"""Goals for the costs of serving, as ratios within one run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.report import goal, table
 
 @dataclass(frozen=True)
 class Goal:
-    """Something seen, once per round, and its limit: the most that it may be, or the least."""
+    """A figure, once per round, and its limit: the most that it may be, or the least."""
 
     title: str
     seen: Sequence[float]
@@ -21,14 +21,14 @@ class Goal:
     at_least: bool = False
 
     def row(self) -> tuple[str, str, str]:
-        """Title, the median beside the limit, and all that was seen."""
+        """Return the title, the median beside the limit, and all values."""
         said = goal(statistics.median(self.seen), self.limit, self.unit, self.digits, at_least=self.at_least)
         spread = f"{min(self.seen):,.{self.digits}f}-{max(self.seen):,.{self.digits}f}" if len(self.seen) > 1 else ""
         return self.title, said, spread
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
-    """Round by round: what slows both down for a while is in neither's favour."""
+    """Return the ratios round by round, so that a slow period affects both sides."""
     return [mine / other for mine, other in zip(ours, theirs, strict=True)]
 
 

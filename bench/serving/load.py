@@ -1,4 +1,4 @@
-"""The load: dnsperf for CoreDNS, h2load for a backend alone, and what the processes used meanwhile."""
+"""The load: dnsperf for CoreDNS, h2load for a backend alone, and the CPU of the processes."""
 
 from __future__ import annotations
 
@@ -15,36 +15,37 @@ from headwater.serve.service import QUERY
 
 from bench.processes import run_time
 
-#: Queries on their way at a time, where nothing else is said.
+#: The default number of queries under way.
 IN_FLIGHT: Final = 100
-#: Of dnsperf's socket, in KiB: answers of 1,000 addresses come in bursts.
+#: The buffer of dnsperf's socket, in KiB: answers of 1,000 addresses arrive in bursts.
 _SOCKET_BUFFER: Final = 4000
 #: One reply in dnsperf's verbose output.
 _REPLY: Final = re.compile(rb"^> \S+ \S+ \S+ ([0-9.]+)$", re.MULTILINE)
 
 _GOOD: Final = frozenset(("NOERROR", "NXDOMAIN"))
-#: Queries lost or failed that a busy machine explains: they are told of, not fatal.
+#: The part of lost or failed queries that a busy machine explains; they are reported, and not
+#: fatal.
 _MOST_BAD: Final = 0.001
-#: A percentile is not taken of fewer queries.
+#: The least number of queries for a percentile.
 _LEAST: Final = 100
 
 T = TypeVar("T")
 
 
 class LoadError(Exception):
-    """A load that was not served as it should have been; the text says what happened."""
+    """A load was not served properly; the text says what happened."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """What a load saw."""
+    """The results of a load."""
 
     queries: int
-    """Answered."""
+    """The number of answered queries."""
     rate: float
-    """Per second."""
+    """Answered queries per second."""
     latencies: Sequence[float] = ()
-    """Milliseconds, as dnsperf measures them where it was told to, in the order of the replies."""
+    """Milliseconds as dnsperf measures them, if asked to, in the order of the replies."""
 
     @property
     def p50(self) -> float:
@@ -55,7 +56,7 @@ class Load:
         return self._percentile(99)
 
     def first(self, seconds: float) -> Load:
-        """What was seen in the beginning of a load with a fixed rate."""
+        """Return the results of the first seconds of a load with a fixed rate."""
         queries = max(_LEAST, int(self.rate * seconds))
         return Load(queries, self.rate, self.latencies[:queries])
 
@@ -72,11 +73,11 @@ def dnsperf(
     latencies: bool = False,
     meanwhile: Callable[[], object] | None = None,
 ) -> Load:
-    """Ask CoreDNS on a loopback port over UDP, with EDNS: as fast as it answers, or `rate` queries a second.
+    """Ask CoreDNS over UDP with EDNS, as fast as it answers, or with `rate` queries per second.
 
-    `latencies` makes dnsperf print each of them, which costs it 2 us a query.
-    With `meanwhile` the load ends when that returns, at the latest after `seconds`.
-    Raises LoadError when more than a few are lost, or answered by anything but NOERROR and NXDOMAIN.
+    `latencies` makes dnsperf print each latency, which costs it 2 us per query. With `meanwhile`
+    the load ends when that returns, at the latest after `seconds`. Raises LoadError if more than a
+    few queries are lost, or have another rcode than NOERROR and NXDOMAIN.
     """
     command = [
         "dnsperf", "-s", "127.0.0.1", "-p", str(port), "-d", str(file), "-l", f"{seconds:g}", "-q", str(IN_FLIGHT),
@@ -119,7 +120,10 @@ def _dnsperf(said: bytes, *, latencies: bool) -> Load:
 
 
 def h2load(target: str, body: Path, streams: int, queries: int) -> Load:
-    """POST a packet so often over one connection. `target`: `unix:/path` or `HOST:PORT`. Raises LoadError."""
+    """POST a packet `queries` times over one connection to `unix:/path` or `HOST:PORT`.
+
+    Raises LoadError.
+    """
     base = ["-B", target] if target.startswith("unix:") else []
     host = "localhost" if base else target
     done = subprocess.run(
@@ -142,11 +146,11 @@ class Seen:
 
     load: Load
     cpu: Mapping[str, float]
-    """us per query, by role."""
+    """CPU in us per query, by role."""
 
 
 def metered(roles: Mapping[str, Sequence[int]], work: Callable[[], Load]) -> Seen:
-    """The load with what these processes used while it ran."""
+    """Run a load, and measure the CPU of these processes during it."""
     before = {role: sum(map(run_time, pids)) for role, pids in roles.items()}
     load = work()
     return Seen(
@@ -156,7 +160,9 @@ def metered(roles: Mapping[str, Sequence[int]], work: Callable[[], Load]) -> See
 
 
 def alternating(names: Sequence[T], rounds: int) -> list[list[T]]:
-    """Who comes when: in every round each once, and another one first each time, the way back every other time."""
+    """Return the order of each round: another one first each time,
+    and reversed every other time.
+    """
     found = []
     for number in range(rounds):
         at = number % len(names)

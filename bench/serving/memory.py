@@ -1,4 +1,4 @@
-"""Memory: of all processes on the bundled example, and of a resolver that has answered millions of queries."""
+"""Measure memory: of all processes on the bundled example, and of a resolver after many queries."""
 
 from __future__ import annotations
 
@@ -27,28 +27,28 @@ _KNOWN: Final = ("headless-svc.default.svc.cluster.local", "A")
 WORKERS: Final = (2, 4)
 _MOST: Final = 85.0  # MiB, with two answer processes
 _MOST_FOR_A_PAIR: Final = 12.0
-#: Each answer process has answered so many when memory is looked at.
+#: Queries that each answer process has answered before memory is read.
 _ASKED: Final = 100
 
-#: Names in the store whose resolver is watched; all its pages are touched early.
+#: Names in the resolver's store; all its pages are touched early.
 _NAMES: Final = 10_000
-#: One query in so many is for a name that was never asked before.
+#: One query in this many is for a new name.
 _NEW: Final = 10
 _MOST_GROWTH: Final = 1.0  # MiB
 
 
 @dataclass
 class Example:
-    """An entry per round."""
+    """The figures of the example, one entry per round."""
 
     shares: dict[int, list[float]] = field(default_factory=dict)
     """PSS of all processes, store file aside, in MiB, by the number of answer processes."""
     alone: dict[int, list[float]] = field(default_factory=dict)
-    """The same if nothing else on the machine used the same libraries (`processes.alone`)."""
+    """The PSS if nothing else on the machine used the same libraries (`processes.alone`)."""
 
 
 def example(folder: Path, rounds: int) -> Example:
-    """`headwater serve` on the bundled example, at rest after some queries."""
+    """Measure `headwater serve` on the bundled example, at rest after some queries."""
     found = Example({workers: [] for workers in WORKERS}, {workers: [] for workers in WORKERS})
     for number in range(rounds):
         for workers in WORKERS if number % 2 == 0 else WORKERS[::-1]:
@@ -82,7 +82,7 @@ def goals_of_example(found: Example) -> list[Goal]:
 
 
 def growth(queries: int) -> dict[int, float]:
-    """RSS in MiB of a process that resolves, when it has answered a tenth of so many queries, and all."""
+    """Return the RSS in MiB of a resolving process after a tenth of the queries, and after all."""
     context = multiprocessing.get_context("spawn")
     with resolver.filled(_NAMES) as folder:
         ours, theirs = context.Pipe(duplex=False)
@@ -97,7 +97,7 @@ def growth(queries: int) -> dict[int, float]:
 
 
 def _answer(folder: Path, queries: int, result: Connection) -> None:
-    """In a process of its own: all kinds of answers, again and again."""
+    """Give all kinds of answers again and again, in a separate process."""
     chance = random.Random(0)
     settings = Settings()
     reader = resolver.reader(folder)
@@ -115,7 +115,7 @@ def _answer(folder: Path, queries: int, result: Connection) -> None:
 
 
 def _with_new_names(known: Sequence[bytes]) -> Iterator[bytes]:
-    """For ever: the queries in turn, now and then one for a name that nobody has asked for."""
+    """Yield the queries in turn without end, at times one for a new name."""
     name = b"\3svc\7cluster\5local\0\0\1\0\1"
     for number, query in enumerate(cycle(known)):
         if number % _NEW:

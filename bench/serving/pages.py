@@ -1,11 +1,12 @@
-"""An API server that only lists and watches: the whole set of tests/harness/load.py, its pages made beforehand.
+"""An API server that only lists and watches, with the pages of
+tests/harness/load.py made beforehand.
 
     python -m bench.serving.pages --port P [--services 10000]
 
-What a relist costs the one who asks is seen at its fullest where the server
-takes next to nothing of the machine. A watch says nothing until SIGUSR1 comes:
-then every watch ends with 410 Gone, and a list has to follow. Plain HTTP on
-loopback; prints a line when it listens, and one when a list's last page is sent.
+It takes almost no CPU, so that the client's cost of a relist is measured undisturbed. A watch is
+silent until SIGUSR1, which ends every watch with 410 Gone, so that a list has to follow. It uses
+plain HTTP on loopback, and prints a line when it listens, and one when the last page of a list is
+sent.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _EXPIRED: Final = json.dumps(
 
 
 def _objects(chosen: Sequence[ScaleService]) -> dict[str, list[dict[str, Any]]]:
-    """By path."""
+    """Return the objects by path."""
     namespaces = dict.fromkeys(service.namespace for service in chosen)
     services = [service.service() for service in chosen]
     for number, (service, item) in enumerate(zip(chosen, services, strict=True)):
@@ -46,7 +47,7 @@ def _objects(chosen: Sequence[ScaleService]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _pages(objects: Sequence[dict[str, Any]]) -> Iterator[bytes]:
-    """Each as a whole response; the token of the next is its number."""
+    """Yield each page as a whole response; the token of the next page is its number."""
     for item in objects:
         item["metadata"]["resourceVersion"] = _VERSION
     for at in range(0, len(objects), PAGE):
@@ -65,19 +66,19 @@ def _chunk(data: bytes) -> bytes:
 
 
 class Server:
-    """The lists, and who watches."""
+    """The lists and the open watches."""
 
     def __init__(self, services: int) -> None:
         self._pages = {path: list(_pages(objects)) for path, objects in _objects(scale_set(services)).items()}
         self._over = asyncio.Event()
 
     def expire(self) -> None:
-        """End every watch that is under way with 410."""
+        """End every open watch with 410."""
         self._over.set()
         self._over = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection: requests one after the other, to its end."""
+        """Serve one connection: its requests one after the other, until it ends."""
         try:
             while request := await reader.readuntil(b"\r\n\r\n"):
                 url = urlsplit(request.split(b" ", 2)[1].decode())

@@ -1,4 +1,4 @@
-"""What is asked: one kind of answer at a time, and what a cluster's pods ask."""
+"""The questions: one kind of answer at a time, and the mix of a cluster's pods."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import dns.message
 
 from bench.serving.cluster import AWAY, HOME, ZONE, headless, with_cluster_ip
 
-#: dnsperf offers this much with -e (dns.h, MAX_EDNS_PACKET).
+#: The UDP size that dnsperf offers with -e (dns.h, MAX_EDNS_PACKET).
 EDNS_SIZE: Final = 4096
 _SEED: Final = 4711
 _LOOKUPS: Final = 4000
@@ -21,18 +21,18 @@ _MISSING: Final = 1000
 _SEARCH: Final = (f"{HOME}.svc.{ZONE}", f"svc.{ZONE}", ZONE)
 
 Question = tuple[str, str]
-"""A name without a closing dot, and a type."""
+"""A name without the last dot, and a type."""
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """Questions of one kind, in the order in which they are asked, again and again."""
+    """Questions of one kind, which are asked in this order, again and again."""
 
     title: str
     questions: tuple[Question, ...]
 
     def file(self, folder: Path) -> Path:
-        """As dnsperf reads them; written once."""
+        """Write the questions for dnsperf, once. Return the file."""
         path = folder / f"{self.title.replace(' ', '-').replace(',', '')}.txt"
         if not path.exists():
             path.write_text("".join(f"{name}. {qtype}\n" for name, qtype in self.questions))
@@ -40,18 +40,19 @@ class Case:
 
 
 def message(question: Question, number: int = 0) -> bytes:
-    """The query that dnsperf sends, with that id."""
+    """Return the query that dnsperf sends, with this id."""
     name, qtype = question
     return dns.message.make_query(name, qtype, use_edns=0, payload=EDNS_SIZE, id=number).to_wire()
 
 
 def _mix() -> Iterator[Question]:
-    """Lookups of A and AAAA along a pod's search list (ndots:5); how often a name is wanted goes by Zipf's law.
+    """Yield look-ups of A and AAAA along a pod's search list (ndots:5),
+    with frequencies by Zipf's law.
 
-    Of 200 names 110 are in the pod's own namespace, found at the first step
-    (100 with a cluster IP, 10 headless), 60 in another one, found at the second;
-    10 are not there, and 20 are outside the cluster: three times NXDOMAIN, and
-    what comes after that is not asked of the cluster's zone.
+    Of 200 names, 110 are in the pod's own namespace and found at the first step (100 with a cluster
+    IP, 10 headless); 60 are in another namespace and found at the second step. 10 do not exist, and
+    20 are outside the cluster: these are NXDOMAIN three times, and the next question is not for the
+    cluster.
     """
     chance = random.Random(_SEED)
     wanted = [(service.name, 1) for service in (*with_cluster_ip(HOME), *headless(15))]
@@ -84,5 +85,5 @@ CASES: Final = (CLUSTER_IP, ENDPOINT, *HEADLESS.values(), SRV, NXDOMAIN, MIX)
 
 
 def everything() -> list[Question]:
-    """All that is asked, each once."""
+    """Return all questions, each once."""
     return list(dict.fromkeys(question for case in CASES for question in case.questions))

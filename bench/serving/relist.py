@@ -1,4 +1,6 @@
-"""Latency at 1,000 queries/s through CoreDNS: while the watch process relists the whole set, and when it is quiet."""
+"""Measure the latency at 1,000 queries/s through CoreDNS, during a relist
+of the whole set and without.
+"""
 
 from __future__ import annotations
 
@@ -26,29 +28,32 @@ RATE: Final = 1000
 _MOST: Final = 3.0
 _QUIET: Final = 3.0  # seconds
 _LONGEST: Final = 60.0
-#: Names that are asked.
+#: The number of names in the questions.
 _NAMES: Final = 1000
-#: The watch process is done when it has not run for so long, in seconds, but for a little.
+#: The watch process is done when it has hardly run for this long, in seconds.
 _STILL: Final = 0.3
 _A_LITTLE: Final = 0.02
-#: Namespaces, Services, EndpointSlices.
+#: The number of resources: Namespaces, Services, EndpointSlices.
 _RESOURCES: Final = 3
 
 
 @dataclass
 class Figures:
-    """An entry per round."""
+    """The figures, one entry per round."""
 
     quiet: list[Load] = field(default_factory=list)
     busy: list[Load] = field(default_factory=list)
     lasted: list[float] = field(default_factory=list)
-    """Seconds, from 410 to the end."""
+    """Seconds of the relist, from the 410 to its end."""
     cpu: list[float] = field(default_factory=list)
-    """Seconds of the watch process for one relist."""
+    """CPU seconds of the watch process for one relist."""
 
 
 def measure(folder: Path, services: int, rounds: int) -> Figures:
-    """In each round a quiet while, then a relist. Raises LoadError when a query is not answered."""
+    """Measure a quiet period and a relist in each round.
+
+    Raises LoadError for an unanswered query.
+    """
     found = Figures()
     chosen = scale_set(services)
     case = Case("names of the set", tuple((f"{_base(one)}", "A") for one in chosen[-_NAMES:] if one.headless))
@@ -94,7 +99,7 @@ def goals(found: Figures) -> list[Goal]:
 
 
 def endpoints(services: int) -> int:
-    """How many that set has."""
+    """Return the number of endpoints of the set."""
     return sum(len(one.addresses) for one in scale_set(services))
 
 
@@ -103,12 +108,12 @@ def _base(service: ScaleService) -> str:
 
 
 def _lists(server: Running) -> int:
-    """How many lists have been taken to their end."""
+    """Return the number of lists that were sent completely."""
     return server.log.read_text().count(pages.LISTED)
 
 
 def _wait_until_still(watch: int, began: float) -> float:
-    """Seconds from `began` until the process had no more to do. Raises TimeoutError."""
+    """Return the seconds from `began` until the process was idle. Raises TimeoutError."""
     ran, since = run_time(watch), time.monotonic()
     while time.monotonic() < began + _LONGEST:
         time.sleep(0.02)
@@ -121,7 +126,7 @@ def _wait_until_still(watch: int, began: float) -> float:
 
 @contextmanager
 def _pages(folder: Path, services: int) -> Iterator[tuple[Running, Path]]:
-    """The server of lists, and a kubeconfig for it."""
+    """Yield the server of `pages`, and a kubeconfig for it."""
     port = free_port()
     kubeconfig = folder / "pages.kubeconfig"
     kubeconfig.write_text(

@@ -1,7 +1,7 @@
-"""Who serves: Headwater, the Go echo, CoreDNS as a backend, and CoreDNS in front of each.
+"""The servers: Headwater, the Go echo, CoreDNS as a backend, and CoreDNS in front of each.
 
-All are children of this process, on loopback and in folders of their own, and
-end with the block that started them.
+All are children of this process, on loopback and in separate folders, and end with the block that
+started them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ _LONGEST: Final = 10.0
 
 @contextmanager
 def workplace() -> Iterator[Path]:
-    """A folder for sockets, logs and stores; its path is short, as that of a socket has to be."""
+    """Yield a folder for sockets, logs and stores; its path is short,
+    because a socket's has to be.
+    """
     folder = Path(tempfile.mkdtemp(prefix="hw-serving-"))
     try:
         yield folder
@@ -53,7 +55,9 @@ def workplace() -> Iterator[Path]:
 
 @contextmanager
 def plane(folder: Path) -> Iterator[Plane]:
-    """An API server with the small cluster; whatever else a control plane has is stopped, to be quiet."""
+    """Yield an API server with the small cluster; the plane's other
+    components are stopped, to be quiet.
+    """
     with Plane(folder / "plane") as running:
         for name in ("kwok", "kube-scheduler", "kube-controller-manager"):
             running.terminate(name)
@@ -63,27 +67,27 @@ def plane(folder: Path) -> Iterator[Plane]:
 
 @dataclass(frozen=True)
 class Backend:
-    """Something that answers gRPC."""
+    """A gRPC server."""
 
     addresses: Sequence[Address]
     process: Running
 
     @property
     def upstreams(self) -> str:
-        """As CoreDNS's `grpc` takes them."""
+        """Its addresses as CoreDNS's `grpc` takes them."""
         return " ".join(f"unix://{one.path}" if one.path else str(one) for one in self.addresses)
 
     @property
     def target(self) -> str:
-        """The first address."""
+        """Its first address."""
         return str(self.addresses[0])
 
     def pids(self) -> list[int]:
-        """All its processes."""
+        """Return the ids of all its processes."""
         return [process.pid for process in tree(self.process.pid)]
 
     def pid(self, role: str) -> int:
-        """Of a Headwater: the process of a role, as "watch"."""
+        """Return the process id of a role of Headwater, such as "watch"."""
         return next(one.pid for one in tree(self.process.pid) if title(one) == f"headwater: {role}")
 
 
@@ -96,14 +100,16 @@ def headwater(
     listen: Address | None = None,
     known: Question,
 ) -> Iterator[Backend]:
-    """`headwater serve`, ready when each answer process answers `known` with NOERROR; over unix sockets unless told."""
+    """Yield `headwater serve` when each answer process answers
+    `known`; on unix sockets by default.
+    """
     folder.mkdir(parents=True)
     address = listen or Address(path=str(folder / "dns.sock"))
     command: list[str | Path] = [
         sys.executable, "-m", "headwater", "serve", *source, "--listen", str(address), "--workers", str(workers),
         "--transport", transport, "--state-dir", folder / "state", "--admin", "off", "--audit-interval", "0",
     ]  # fmt: skip
-    # As installed: with its modules compiled, whatever the environment says.
+    # Compile its modules as an installation does, whatever the environment says.
     process = Running("headwater", command, folder / "log", env={"PYTHONDONTWRITEBYTECODE": ""}, cwd=folder)
     with _stopped_at_the_end(process):
         backend = Backend([address.of_worker(number, workers) for number in range(workers)], process)
@@ -113,7 +119,7 @@ def headwater(
 
 @contextmanager
 def echo(folder: Path, replies: Path, known: Question, listen: Address | None = None) -> Iterator[Backend]:
-    """The Go echo with these replies."""
+    """Yield the Go echo with these replies."""
     folder.mkdir(parents=True)
     address = listen or Address(path=str(folder / "dns.sock"))
     command: list[str | Path] = [find_tool("goecho"), "-listen", str(address), "-replies", replies]
@@ -126,7 +132,7 @@ def echo(folder: Path, replies: Path, known: Question, listen: Address | None = 
 
 @contextmanager
 def go_backend(folder: Path, kubeconfig: Path, known: Question) -> Iterator[Backend]:
-    """CoreDNS's `kubernetes` plugin behind CoreDNS's own gRPC server. That one listens on TCP only."""
+    """Yield CoreDNS's `kubernetes` plugin behind its own gRPC server, which listens on TCP only."""
     address = Address(host="127.0.0.1", port=free_port())
     with _coredns(folder, f"grpc://{ZONE}:{address.port}", _kubernetes(kubeconfig)) as process:
         backend = Backend([address], process)
@@ -135,32 +141,34 @@ def go_backend(folder: Path, kubeconfig: Path, known: Question) -> Iterator[Back
 
 
 def packets(replies: Sequence[bytes], file: Path) -> Path:
-    """The file that the Go echo reads."""
+    """Write the file that the Go echo reads."""
     file.write_bytes(b"".join(len(reply).to_bytes(2, "big") + reply for reply in replies))
     return file
 
 
 def replies_of(address: Address, questions: Sequence[Question]) -> list[bytes]:
-    """What a backend replies to each, asked as dnsperf asks. Raises LookupFailed."""
+    """Return a backend's replies to questions in dnsperf's form. Raises LookupFailed."""
     return [query.exchange(message(question), address, _LONGEST) for question in questions]
 
 
 @dataclass(frozen=True)
 class Front:
-    """A CoreDNS that is asked, and all the processes that work for its answers."""
+    """A CoreDNS that is asked, and all processes that work for its answers."""
 
     port: int
     roles: Mapping[str, Sequence[int]]
 
     def ask(self, question: Question) -> dns.message.Message:
-        """One reply, whole: over TCP. Raises OSError, DNSException."""
+        """Ask over TCP, and return the whole reply. Raises OSError, DNSException."""
         asked = dns.message.from_wire(message(question, number=1))
         return dns.query.tcp(asked, "127.0.0.1", port=self.port, timeout=_LONGEST)
 
 
 @contextmanager
 def behind(folder: Path, backend: Backend, known: Question, *, cache: bool = False) -> Iterator[Front]:
-    """CoreDNS, its `grpc` plugin and a backend; several addresses as `headwater corefile` has them: round robin."""
+    """Yield CoreDNS with `grpc` and a backend; several addresses in
+    round robin, as in our Corefile.
+    """
     body = f"grpc . {backend.upstreams} {{\n        policy round_robin\n    }}"
     with front(folder, body, known, cache=cache, backend=backend.pids()) as found:
         yield found
@@ -168,7 +176,7 @@ def behind(folder: Path, backend: Backend, known: Question, *, cache: bool = Fal
 
 @contextmanager
 def in_process(folder: Path, kubeconfig: Path, known: Question, *, cache: bool = False) -> Iterator[Front]:
-    """CoreDNS and its `kubernetes` plugin."""
+    """Yield CoreDNS with its `kubernetes` plugin."""
     with front(folder, _kubernetes(kubeconfig), known, cache=cache) as found:
         yield found
 
@@ -177,7 +185,7 @@ def in_process(folder: Path, kubeconfig: Path, known: Question, *, cache: bool =
 def front(
     folder: Path, body: str, known: Question, *, cache: bool = False, backend: Sequence[int] = ()
 ) -> Iterator[Front]:
-    """A CoreDNS with these plugins, ready when it answers `known` with NOERROR."""
+    """Yield a CoreDNS with these plugins when it answers `known` with NOERROR."""
     port = free_port()
     with _coredns(folder, f"{ZONE}:{port}", f"{'cache' if cache else ''}\n    {body}") as process:
         found = Front(port, {FRONT: [process.pid], BACKEND: backend} if backend else {FRONT: [process.pid]})
@@ -194,7 +202,7 @@ def front(
 def variants(
     folder: Path, kubeconfig: Path, known: Question, workers: int
 ) -> Iterator[tuple[dict[str, Front], dict[str, Front]]]:
-    """Everybody, without and with `cache`, by name. The Go echo gets the replies of Headwater."""
+    """Yield all servers by name, without and with `cache`. The Go echo gets Headwater's replies."""
     with ExitStack() as stack:
         source = ("--kubeconfig", kubeconfig)
         first = stack.enter_context(headwater(folder / "headwater", *source, workers=workers, known=known))
@@ -219,7 +227,7 @@ def variants(
 
 @contextmanager
 def _coredns(folder: Path, key: str, body: str) -> Iterator[Running]:
-    """One server block, on 127.0.0.1."""
+    """Run CoreDNS with one server block on 127.0.0.1."""
     folder.mkdir(parents=True)
     corefile = folder / "Corefile"
     corefile.write_text(f"{key} {{\n    bind 127.0.0.1\n    errors\n    {body}\n}}\n")
@@ -241,7 +249,7 @@ def _stopped_at_the_end(process: Running) -> Iterator[None]:
 
 
 def _wait_for(backend: Backend, known: Question) -> None:
-    """Return when every address answers with NOERROR. Raises TimeoutError, PlaneError."""
+    """Wait until every address answers with NOERROR. Raises TimeoutError, PlaneError."""
 
     def answers(address: Address) -> Callable[[], bool]:
         def asked() -> bool:

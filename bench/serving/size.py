@@ -1,4 +1,4 @@
-"""What the number of names costs: the resolver alone, on stores of several sizes (bench/resolver.py fills and asks)."""
+"""Measure what the number of names costs the resolver, with bench/resolver.py on several stores."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from bench.report import spread, table
 from bench.serving.goals import Goal, ratio
 
 SIZES: Final = (1_000, 10_000, 100_000, 450_000, 1_000_000)
-#: The size that the resolver's own goal is set for.
+#: The number of names for which the resolver's goal is set.
 _SIZE: Final = 450_000
 _MOST_X: Final = 1.5
 
-#: By size, then by case: us per query for each round, on one snapshot for 100 queries; the same for dnslib.
+#: By size and case: us per query for each round, with one snapshot for 100 queries, and for dnslib.
 Found = dict[int, dict[str, tuple[list[float], list[float]]]]
 
 
 def measure(sizes: Sequence[int], rounds: int) -> Found:
-    """All stores are filled first; then they take turns, the other way round every other time."""
+    """Fill all stores first; then measure them in turn, in reverse order every other time."""
     with ExitStack() as stack:
         measurements = {}
         for size in sizes:
@@ -45,7 +45,7 @@ def report(found: Found) -> str:
 
 
 def goals(found: Mapping[int, Mapping[str, tuple[list[float], list[float]]]]) -> list[Goal]:
-    """Of a name with one address."""
+    """Return the goals for a name with one address."""
     title = resolver.CASES[0].title
     made = []
     if _SIZE in found:

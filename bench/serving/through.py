@@ -1,4 +1,6 @@
-"""Through a real CoreDNS: each kind of answer, at full speed and at fixed rates, and with more answer processes."""
+"""Measure through a real CoreDNS: each kind of answer, at full speed, at
+fixed rates, with more workers.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from bench.serving.servers import BACKEND, ECHO, FRONT, GO, HEADWATER, IN_PROCES
 
 WARM_UP: Final = 0.3  # seconds
 LATENCIES: Final = 1.0
-"""How long dnsperf prints latencies, in seconds."""
+"""For how long dnsperf prints latencies, in seconds."""
 RATES: Final = (1000, 5000)
 WORKERS: Final = (1, 2, 4)
 
@@ -32,14 +34,14 @@ _LEAST_CACHED: Final = 0.97
 
 @dataclass
 class Figures:
-    """One server and one kind of question: an entry per round."""
+    """The figures of one server and one kind of question, one entry per round."""
 
     rates: list[float] = field(default_factory=list)
     """Queries per second."""
     cpu: dict[str, list[float]] = field(default_factory=dict)
-    """us per query, by role."""
+    """CPU in us per query, by role."""
     loads: list[Load] = field(default_factory=list)
-    """With latencies."""
+    """Loads with latencies."""
 
     def add(self, seen: Seen) -> None:
         self.rates.append(seen.load.rate)
@@ -52,7 +54,9 @@ Found = dict[Case, dict[str, Figures]]
 
 
 def measure(fronts: Fronts, cases: Sequence[Case], folder: Path, rounds: int, seconds: float) -> Found:
-    """All kinds at full speed, the servers in alternation; latencies in one more round, of LATENCIES seconds."""
+    """Measure all kinds at full speed, with servers in alternation; then
+    latencies in one more round.
+    """
     found: Found = {}
     for case in cases:
         file = case.file(folder)
@@ -76,7 +80,7 @@ def _at_full_speed(front: Front, file: Path, seconds: float) -> Seen:
 
 
 def report(found: Found) -> str:
-    """A row for each kind and server."""
+    """Return a table with a row for each kind and server."""
     rows = []
     for case, figures in found.items():
         for name, one in figures.items():
@@ -89,7 +93,7 @@ def report(found: Found) -> str:
 
 
 def goals(found: Found) -> list[Goal]:
-    """Of the uncached measurement."""
+    """Return the goals of the measurement without a cache."""
     made = []
     for case in (ENDPOINT, MIX):
         if case in found:
@@ -110,7 +114,7 @@ def goals(found: Found) -> list[Goal]:
 
 
 def goals_with_cache(found: Found) -> list[Goal]:
-    """Of the one with `cache`."""
+    """Return the goals of the measurement with `cache`."""
     return [_beside_in_process(found, MIX, _LEAST_CACHED, ", with cache")] if MIX in found else []
 
 
@@ -122,7 +126,7 @@ def _beside_in_process(found: Found, case: Case, limit: float, how: str) -> Goal
 def fixed_rates(
     fronts: Fronts, case: Case, folder: Path, rounds: int, seconds: float
 ) -> dict[int, dict[str, list[Load]]]:
-    """Latencies where nobody has to hurry, by rate and server."""
+    """Measure latencies at fixed rates. Return them by rate and server."""
     file = case.file(folder)
     found: dict[int, dict[str, list[Load]]] = {rate: {name: [] for name in fronts} for rate in RATES}
     for rate in RATES:
@@ -148,7 +152,7 @@ def goals_of_rates(found: Mapping[int, Mapping[str, Sequence[Load]]]) -> list[Go
 
 
 def workers(kubeconfig: Path, cases: Sequence[Case], folder: Path, rounds: int, seconds: float) -> Found:
-    """Headwater with one, two and four answer processes."""
+    """Measure Headwater with one, two and four answer processes."""
     known = ENDPOINT.questions[0]
     with ExitStack() as stack:
         fronts = {}

@@ -1,7 +1,7 @@
-"""The transport alone: an answer of one record over one HTTP/2 connection, by h2load.
+"""Measure the transport alone with h2load: answers of one record over one HTTP/2 connection.
 
-nghttpd, which sends the same bytes as a file, is what HTTP/2 costs in C. It
-listens on TCP only, so all of them do here.
+nghttpd sends the same bytes as a file, and shows what HTTP/2 costs in C. It listens on TCP only, so
+all servers do so here.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ Found = dict[int, dict[str, Figures]]
 
 @dataclass(frozen=True)
 class Peer:
-    """Something that answers a POST."""
+    """A server that answers a POST."""
 
     target: str
     pids: list[int]
 
 
 def measure(folder: Path, rounds: int, seconds: float) -> Found:
-    """By the number of streams, in alternation; each load takes about so many seconds."""
+    """Measure the peers in alternation, by the number of streams; a load takes about `seconds`."""
     body = folder / "packet"
     body.write_bytes(frame(pack(message(_ASKED))))
     found: Found = {}
@@ -70,7 +70,7 @@ def report(found: Mapping[int, Mapping[str, Figures]]) -> str:
 
 @contextmanager
 def _peers(folder: Path) -> Iterator[dict[str, Peer]]:
-    """Who is measured, by name."""
+    """Yield the measured servers by name."""
     source = ("--manifests", cluster.manifests(folder / "cluster.json"))
     with ExitStack() as stack:
         started: dict[str, Backend] = {}
@@ -92,7 +92,7 @@ def _tcp() -> Address:
 
 @contextmanager
 def _nghttpd(folder: Path, content: bytes) -> Iterator[Peer]:
-    """nghttpd with that content where the method is."""
+    """Yield nghttpd, which serves this content at the method's path."""
     file = folder / QUERY.removeprefix("/")
     file.parent.mkdir(parents=True)
     file.write_bytes(content)

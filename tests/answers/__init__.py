@@ -1,9 +1,9 @@
-"""The differential test: CoreDNS's `kubernetes` plugin is the oracle for what Headwater answers.
+"""The differential test: CoreDNS's `kubernetes` plugin is the oracle for Headwater's answers.
 
-`world` draws objects, `corners` has what is easily got wrong, `generate` makes a
-cluster of them and changes it, `names` derives what to ask. `servers` runs both
-on one API server, once per set of flags; `wire` exchanges and reads messages;
-`compare` judges, and knows every deviation by name; `campaign` is one seed from
-beginning to end. `python -m tests.answers` runs any number of seeds, `python -m
-tests.answers.scale` the comparison at full size.
+`objects` draws objects, and `corners` draws those that are easily handled wrongly. `generate` makes
+a cluster of them and changes it, and `names` derives the questions. `servers` runs both servers on
+one API server, once per set of flags. `wire` exchanges and reads messages. `compare` compares them,
+and has a name for every deviation. `campaign` runs one seed from beginning to end. `python -m
+tests.answers` runs any number of seeds, and `python -m tests.answers.scale` runs the comparison at
+full size.
 """

@@ -1,9 +1,9 @@
-"""`make fuzz-answers SEEDS=200`: as many seeds as wanted, and what they showed.
+"""`make fuzz-answers SEEDS=200`: run any number of seeds, and print what they showed.
 
     python -m tests.answers --seeds 200 [--start 0] [--only plain,zonal] [--keep DIR]
 
-A seed is replayed with `--start SEED --seeds 1`. Exit code 1 when any message
-differed that is not meant to.
+`--start SEED --seeds 1` replays a seed. The exit code is 1 when any message differed without a
+reason that `compare` names.
 """
 
 from __future__ import annotations

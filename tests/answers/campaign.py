@@ -1,4 +1,4 @@
-"""One seed from beginning to end: make, settle, compare, change, settle, compare."""
+"""Run one seed from beginning to end: create, settle, compare, change, settle, compare."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ from tests.answers.wire import NOERROR, TYPES, WAYS, Query, exchange, parse_repl
 from tests.harness.plane import Plane, PlaneError
 from tests.harness.processes import wait_until
 
-#: How long all servers may take to see what was written last, and controllers to do their part, in seconds.
+#: How long controllers may take to do their part, and all servers to see the last write, in
+#: seconds.
 SETTLED: Final = 20.0
-#: How long a difference may last: controllers write after the marker, and a watch may be behind.
+#: How long a difference may last, in seconds: controllers write after the marker, and watches lag.
 PATIENCE: Final = 8.0
 _MERGE: Final = "application/merge-patch+json"
 _COLLECTIONS: Final = {
@@ -42,13 +43,13 @@ _COLLECTIONS: Final = {
     "Pod": "/api/v1/namespaces/{}/pods", "EndpointSlice": "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices",
     "ServiceImport": "/apis/multicluster.x-k8s.io/v1alpha1/namespaces/{}/serviceimports",
 }  # fmt: skip
-#: Labels that a change may take away.
+#: Labels that a change may remove.
 _LABELS: Final = ("app", "hidden", "tier")
 
 
 @dataclass
 class Outcome:
-    """What one seed showed."""
+    """The result of one seed."""
 
     seed: int
     corners: Sequence[str]
@@ -77,9 +78,10 @@ def run(plane: Plane, pairs: Sequence[Pair], seed: int, pool: Executor) -> Outco
 
 
 def name_servers(plane: Plane, pairs: Sequence[Pair], pool: Executor) -> Outcome:
-    """The zones' name servers: this host, and the Services that it becomes an endpoint of. Left as it was found.
+    """Compare the zones' name servers: this host, and Services that it becomes an endpoint of.
 
-    Only where the oracle knows the host's addresses. No corners: every seed would see them.
+    The cluster is left as it was found. Only the configurations in which the oracle knows the
+    host's addresses are compared. These are not corners, because every seed would see them.
     """
     began = time.monotonic()
     pairs = [pair for pair in pairs if pair.configuration.everywhere]
@@ -133,7 +135,7 @@ def _write(plane: Plane, requests: Sequence[Change]) -> None:
 
 
 def _write_status(plane: Plane, path: str, item: Object) -> None:
-    """Of a pod that no kubelet has; the others have theirs from its stand-in."""
+    """Write the status of a pod without a kubelet; kwok writes that of the others."""
     if "nodeName" not in item["spec"]:
         plane.api("PATCH", f"{path}/status", {"status": item["status"]}, content_type=_MERGE)
 
@@ -142,7 +144,9 @@ def _write_status(plane: Plane, path: str, item: Object) -> None:
 
 
 def _settle(plane: Plane, pairs: Sequence[Pair], world: SeedObjects, name: str) -> None:
-    """Wait until the controllers have done their part, then until every server has seen what is written after it."""
+    """Wait until the controllers are done, then until every server has seen
+    a marker written after that.
+    """
     with contextlib.suppress(TimeoutError):  # a slow controller shows in the comparison
         wait_until(lambda: _controllers_are_done(plane, world), PATIENCE, "the controllers' slices")
     last = marker(world, name)
@@ -173,7 +177,7 @@ def _all_answered(port: int, queries: Sequence[Query]) -> bool:
 
 
 def _controllers_are_done(plane: Plane, world: SeedObjects) -> bool:
-    """Every Service with a selector has the addresses of its pods in slices."""
+    """Return whether the slices of every Service with a selector have the addresses of its pods."""
     for (_, namespace, name), service in world.of_kind("Service"):
         selector = service["spec"].get("selector")
         if selector is None:
@@ -202,7 +206,7 @@ def _slices_of(plane: Plane, namespace: str, service: str) -> list[Object]:
 
 
 def _as_served(plane: Plane, world: SeedObjects) -> SeedObjects:
-    """The world with what controllers and the kubelet's stand-in made of it."""
+    """Return the world with the objects that controllers and kwok made."""
     served = SeedObjects(world.seed, dict(world.objects), world.corners)
     for (_, namespace, name), service in world.of_kind("Service"):
         if "selector" in service["spec"]:
@@ -234,7 +238,7 @@ def _compare_all(pairs: Sequence[Pair], names: Names, seed: int, turn: int, pool
 
 
 def _queries(pairs: Sequence[Pair], pair: Pair, names: Names, seed: int, turn: int) -> list[Query]:
-    """What one configuration is asked: of each kind of names that it has, its share among those that have them."""
+    """Return the queries for one configuration: its share of each kind of names that it has."""
     chance = random.Random(f"{seed} {turn} {pair.configuration.name}")
     types = AFTERWARDS if turn else MATRIX
     found: list[Query] = []
@@ -260,7 +264,7 @@ def _queries(pairs: Sequence[Pair], pair: Pair, names: Names, seed: int, turn: i
 
 
 def _compare_one(pair: Pair, names: Names, queries: Sequence[Query], pool: Executor, tally: Tally) -> list[Difference]:
-    """Compare, and ask again what differs until it does not, or has for too long."""
+    """Compare, and repeat the queries that differ until they agree or PATIENCE is over."""
     found = compare(pair, names, queries, pool, tally)
     deadline = time.monotonic() + PATIENCE
     while found and time.monotonic() < deadline:

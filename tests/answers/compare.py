@@ -1,9 +1,9 @@
-"""Whole messages compared, and the deviations that are meant, each by its name.
+"""Compare whole messages, and recognise the intended deviations, each by its name.
 
-A deviation is a function that says whether it explains one difference. It does
-so by what the oracle itself says of the name asked, of names below it, and of
-other types: a name that merely looks like one of its kind is a difference.
-`docs/answers.md` lists them; a run in which one never occurs says so.
+A deviation is a function that says whether it explains one difference. It decides by the oracle's
+own answers for the name, for names below it, and for other types. A name that merely looks like one
+of its kind therefore counts as a difference. `docs/answers.md` lists the deviations, and a run in
+which one does not occur says so.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from tests.answers.wire import (
     parse_reply,
 )
 
-#: How many names the oracle is asked for at once to find one that exists.
+#: How many names the oracle is asked for at once when one that exists is sought.
 _AT_A_TIME: Final = 64
 
 
 class Oracle:
-    """What CoreDNS says beyond the message in question: whether names exist, and have names below."""
+    """Further answers of CoreDNS: whether names exist, and whether they have names below."""
 
     def __init__(self, pair: Pair, names: Names) -> None:
         self.zones = pair.headwater.settings.forward_zones()
@@ -52,7 +52,9 @@ class Oracle:
         self._exists: dict[str, bool] = {}
 
     def split(self, name: str) -> tuple[list[str], str] | None:
-        """The labels before the longest forward zone, and that zone; None for a name in a reverse zone."""
+        """Return the labels before the longest forward zone, and the
+        zone; None in a reverse zone.
+        """
         zones = [zone for zone in self.zones if name == zone or name.endswith(f".{zone}")]
         if not zones:
             return None
@@ -60,20 +62,22 @@ class Oracle:
         return name.removesuffix(zone).rstrip(".").split(".") if name != zone else [], zone
 
     def exists(self, name: str) -> bool:
-        """Whether it has data, or is NODATA, for the type that CoreDNS decides existence by."""
+        """Return whether a name has data, or NODATA, for the type by
+        which CoreDNS decides existence.
+        """
         self.learn([name])
         return self._exists[name]
 
     def below_every_zone(self, labels: str) -> list[str]:
-        """The name with these labels in each of the zones, the reverse ones too."""
+        """Return the name with these labels in each of the zones, reverse zones included."""
         return [f"{labels}.{zone}" for zone in self.every_zone]
 
     def ask(self, query: Query) -> Reply | None:
-        """One question more."""
+        """Ask one more question."""
         return theirs_of(query, *exchange(self._port, [query]))
 
     def below(self, name: str) -> bool:
-        """Whether one of the names that follow from the objects exists below that one."""
+        """Return whether one of the names that follow from the objects exists below this one."""
         parts = self.split(name)
         if parts is None:
             under = [other for other in self._reverse_names if other.endswith(f".{name}")]
@@ -89,7 +93,7 @@ class Oracle:
         return False
 
     def learn(self, names: Sequence[str]) -> None:
-        """Ask about those that are not known yet, all at once."""
+        """Ask for all names that are not known yet, at once."""
         wanted = [name for name in dict.fromkeys(names) if name not in self._exists]
         queries = [Query(name, TYPES["PTR" if reverse_address(name) else "A"], WAYS[0]) for name in wanted]
         for query, message in zip(queries, exchange(self._port, queries), strict=True):
@@ -99,7 +103,7 @@ class Oracle:
 
 @dataclass(frozen=True)
 class Case:
-    """One difference: what was asked, and what both said."""
+    """One difference: the question, and both replies."""
 
     query: Query
     theirs: Reply
@@ -116,13 +120,15 @@ class Case:
 
     @cached_property
     def relative(self) -> list[str] | None:
-        """The labels before the forward zone; None for a name in a reverse zone."""
+        """Return the labels before the forward zone; None for a name in a reverse zone."""
         parts = self.oracle.split(self.name)
         return None if parts is None else parts[0]
 
     @cached_property
     def renamed(self) -> Reply:
-        """Theirs with the dashed address in the place of a pod's name that holds dots, in every target and owner."""
+        """Return their reply with dashed addresses in place of pods' names with
+        dots, in targets and owners.
+        """
         dotted = {
             encode_name(f"{name}.{zone}"): f"{base}.{zone}"
             for name, base in self.oracle.names.dotted.items()
@@ -154,7 +160,7 @@ class Case:
 
     @property
     def nodata_for_nxdomain(self) -> bool:
-        """Ours is NODATA and theirs is NXDOMAIN, and nothing else differs."""
+        """Return whether ours is NODATA, theirs is NXDOMAIN, and nothing else differs."""
         return (
             (self.theirs.rcode, self.ours.rcode) == (NXDOMAIN, NOERROR)
             and not self.ours.answer
@@ -162,18 +168,18 @@ class Case:
         )
 
     def is_service_and(self, *labels: str) -> bool:
-        """Whether the name is these labels below SVC.NS.svc."""
+        """Return whether the name is these labels below SVC.NS.svc."""
         found = self.relative
         return found is not None and found[-1:] == ["svc"] and tuple(found[:-3]) == labels
 
 
 _ADDRESSES: Final = (TYPES["A"], TYPES["AAAA"])
-#: Where the target begins in the rdata.
+#: The offset of the target in the rdata.
 _TARGET_AT: Final = {TYPES["SRV"]: 6, TYPES["PTR"]: 0}
 
 
 def reverse_address(name: str) -> bytes:
-    """The address of a reverse name; b"" when it is none."""
+    """Return the address of a reverse name; b"" if it has none."""
     labels = name.split(".")[:-2][::-1]
     try:
         if name.endswith(".in-addr.arpa"):
@@ -184,7 +190,7 @@ def reverse_address(name: str) -> bytes:
 
 
 def _dashed(address: bytes) -> list[str]:
-    """The labels that an endpoint of that address may have for a name, the one that it has last."""
+    """Return the labels that may name an endpoint with this address; the usual one is last."""
     dashed = dashes(str(ip_address(address)))
     return [dashed, f"{dashed}0"] if dashed.endswith("-") else [dashed]
 
@@ -195,9 +201,10 @@ Deviation = Callable[[Case], bool]
 
 
 def empty_non_terminal(case: Case) -> bool:
-    """RFC 8020: names exist below `_tcp.SVC` and `dns.Z`, so these are NODATA; CoreDNS says NXDOMAIN.
+    """RFC 8020: names exist below `_tcp.SVC` and `dns.Z`, so these are
+    NODATA; CoreDNS says NXDOMAIN.
 
-    Likewise below a Service that has nothing but its endpoints' names, and between two served zones.
+    The same holds below a Service that only has its endpoints' names, and between two served zones.
     """
     if not case.nodata_for_nxdomain:
         return False
@@ -212,26 +219,38 @@ def empty_non_terminal(case: Case) -> bool:
 
 
 def protocol_without_underscore(case: Case) -> bool:
-    """RFC 8020: `http.tcp.SVC` is found for `_http._tcp.SVC`, so `tcp.SVC` is there: NODATA; CoreDNS says NXDOMAIN."""
+    """RFC 8020:
+
+    `http.tcp.SVC` stands for `_http._tcp.SVC`, so `tcp.SVC` exists: NODATA. CoreDNS says NXDOMAIN.
+    """
     protocol = any(case.is_service_and(label) for label in ("tcp", "udp", "sctp"))
     label, _, base = case.name.partition(".")
     return protocol and case.nodata_for_nxdomain and case.oracle.below(f"_{label}.{base}")
 
 
 def cluster_non_terminal(case: Case) -> bool:
-    """RFC 8020: endpoints have names below their cluster's, in a zone of ServiceImports; CoreDNS says NXDOMAIN."""
+    """RFC 8020: in a zone of imports, endpoints have names below their cluster's.
+
+    CoreDNS says NXDOMAIN.
+    """
     found = case.relative
     here = found is not None and len(found) == 4 and found[-1] == "svc" and case.name.endswith(f".{CLUSTERSET}")
     return here and case.nodata_for_nxdomain and case.oracle.below(case.name)
 
 
 def version_of_other_types(case: Case) -> bool:
-    """RFC 2308 2.2: `dns-version.Z` exists, with TXT; other types are NODATA; CoreDNS says NXDOMAIN."""
+    """RFC 2308 2.2:
+
+    `dns-version.Z` exists, with TXT; other types are NODATA; CoreDNS says NXDOMAIN.
+    """
     return case.nodata_for_nxdomain and case.relative == ["dns-version"] and case.qtype != TYPES["TXT"]
 
 
 def soa_of_nothing(case: Case) -> bool:
-    """RFC 2308 2.1: a name that is not there is NXDOMAIN for type SOA too; CoreDNS says NODATA."""
+    """RFC 2308 2.1: a name that does not exist is NXDOMAIN for type SOA too.
+
+    CoreDNS says NODATA.
+    """
     return (
         case.qtype == TYPES["SOA"]
         and (case.theirs.rcode, case.ours.rcode) == (NOERROR, NXDOMAIN)
@@ -242,13 +261,19 @@ def soa_of_nothing(case: Case) -> bool:
 
 
 def name_server_of_other_types(case: Case) -> bool:
-    """RFC 2308 2.2: `ns.dns.Z` exists, with addresses: NODATA for TXT and PTR; CoreDNS says NXDOMAIN."""
+    """RFC 2308 2.2:
+
+    `ns.dns.Z` exists, with addresses: NODATA for TXT and PTR; CoreDNS says NXDOMAIN.
+    """
     here = case.name in case.oracle.below_every_zone("ns.dns") and case.qtype in (TYPES["TXT"], TYPES["PTR"])
     return here and case.nodata_for_nxdomain
 
 
 def zone_in_capitals(case: Case) -> bool:
-    """RFC 4343: letters' case means nothing; CoreDNS has a zone's name servers for its name in lower case alone."""
+    """RFC 4343: case has no meaning.
+
+    CoreDNS has a zone's name servers only for its name in lower case.
+    """
     if not (case.name in case.oracle.below_every_zone("ns.dns") or case.name in case.oracle.every_zone):
         return False
     asked = case.query._replace(name=case.name)
@@ -266,12 +291,18 @@ def txt_of_something(case: Case) -> bool:
 
 
 def partial_reverse_name(case: Case) -> bool:
-    """RFC 8020: addresses exist below a name between a reverse zone and an address: NODATA; CoreDNS says NXDOMAIN."""
+    """RFC 8020: a name between a reverse zone and an address has names below:
+
+    NODATA. CoreDNS: NXDOMAIN.
+    """
     return case.relative is None and case.nodata_for_nxdomain and case.oracle.below(case.name)
 
 
 def labels_before_an_address(case: Case) -> bool:
-    """RFC 3596 2.5: an IPv6 address has 32 labels; one to three more, and CoreDNS has PTR nevertheless (`reverse6`)."""
+    """RFC 3596 2.5: an IPv6 address has 32 labels.
+
+    With one to three more, CoreDNS has PTR (`reverse6`).
+    """
     labels = case.name.removesuffix(".ip6.arpa").split(".")
     more = len(labels) - _LABELS_OF_IPV6
     return (
@@ -284,9 +315,10 @@ def labels_before_an_address(case: Case) -> bool:
 
 
 def target_in_a_zone_below(case: Case) -> bool:
-    """RFC 1034 4.3.2: the nearest zone holds a name; CoreDNS seeks an ExternalName's target in its own: NODATA.
+    """RFC 1034 4.3.2: the nearest zone has a name.
 
-    Only for a target in another served zone below it; what we say of the target is what the oracle says of it.
+    CoreDNS seeks an ExternalName's target in its own. CoreDNS then says NODATA. This holds only for
+    a target in another served zone below it, for which both servers give the same answer.
     """
     own = encode_name(case.name)
     cname = [rdata for owner, rtype, *_, rdata in case.ours.answer if rtype == TYPES["CNAME"] and owner == own]
@@ -301,15 +333,19 @@ def target_in_a_zone_below(case: Case) -> bool:
 
 
 def other_types_of_an_address(case: Case) -> bool:
-    """RFC 2308 2.2: a reverse name that has PTR exists for any other type: NODATA; CoreDNS says NXDOMAIN."""
+    """RFC 2308 2.2: a reverse name that has PTR exists for any other type:
+
+    NODATA; CoreDNS says NXDOMAIN.
+    """
     other = case.qtype != TYPES["PTR"]
     return case.relative is None and case.nodata_for_nxdomain and other and case.oracle.exists(case.name)
 
 
 def dotted_pod_name(case: Case) -> bool:
-    """RFC 2782: the target of SRV has addresses, which `a.b.SVC` has not: CoreDNS names endpoints after such pods.
+    """RFC 2782: the target of SRV has addresses. CoreDNS names endpoints `a.b.SVC`, which has none.
 
-    With --endpoint-pod-names. Headwater has their dashed addresses instead, as when a pod's name is too long.
+    This concerns pods with dots in their names, with --endpoint-pod-names. Headwater names them by
+    dashed addresses, as it does when a pod's name is too long.
     """
     if not case.oracle.endpoint_pod_names:
         return False
@@ -327,7 +363,10 @@ def dotted_pod_name(case: Case) -> bool:
 
 
 def topology_non_terminal(case: Case) -> bool:
-    """RFC 8020: topology zones exist below `_zone.SVC` and `pin._zone.SVC`: NODATA; CoreDNS says NXDOMAIN."""
+    """RFC 8020: topology zones exist below `_zone.SVC` and `pin._zone.SVC`:
+
+    NODATA; CoreDNS says NXDOMAIN.
+    """
     shapes = (("_zone",), ("pin", "_zone"), ("prefer", "_zone"))
     here = any(case.is_service_and(*shape) for shape in shapes)
     return here and case.nodata_for_nxdomain and case.oracle.below(case.name)
@@ -343,7 +382,7 @@ DEVIATIONS: Final[tuple[Deviation, ...]] = (
 
 @dataclass(frozen=True)
 class Difference:
-    """What both said to one question, under one configuration."""
+    """Both replies to one question, under one configuration."""
 
     configuration: str
     query: Query
@@ -357,17 +396,18 @@ class Difference:
 
 @dataclass
 class Tally:
-    """What was compared, and which deviations were met."""
+    """Counts of comparisons, and of the deviations that occurred."""
 
     messages: int = 0
     deviations: Counter[str] = field(default_factory=Counter)
 
 
 def _names_differ_in_length(case: Case) -> bool:
-    """Whether one may fit into a datagram where the other does not, though they say the same.
+    """Return whether one reply may fit into a datagram while the other
+    does not, with the same records.
 
-    CoreDNS compresses only what is written alike, so capitals in a question make its own names longer; and a pod's
-    name with dots is not as long as a dashed address (`dotted_pod_name`).
+    CoreDNS compresses only names of equal case, so capitals in a question make its names longer. A
+    pod's name with dots has another length than a dashed address (`dotted_pod_name`).
     """
     relative = ".".join(case.relative or [])
     dotted = case.oracle.endpoint_pod_names and any(
@@ -377,7 +417,9 @@ def _names_differ_in_length(case: Case) -> bool:
 
 
 def never_asked(pair: Pair, query: Query) -> bool:
-    """What an oracle bound to loopback cannot say: it knows no name server's address (boundIPs)."""
+    """Return whether an oracle bound to loopback cannot answer: it has no name
+    server's address (boundIPs).
+    """
     name = query.name.lower()
     if pair.configuration.everywhere:
         return False
@@ -386,9 +428,10 @@ def never_asked(pair: Pair, query: Query) -> bool:
 
 
 def theirs_of(query: Query, message: bytes | None) -> Reply | None:
-    """The oracle's reply, less this host's link-local addresses: no other host can ask a name server there.
+    """Return the oracle's reply without this host's link-local addresses,
+    which no other host can ask.
 
-    Whether a machine has one is chance, so this is no deviation that a test could wait for.
+    Not every machine has such an address, so this cannot be a deviation that a run has to meet.
     """
     reply = parse_reply(query, message)
     if reply is None or not (query.name.lower().startswith("ns.dns.") or query.qtype == TYPES["NS"]):
@@ -405,11 +448,12 @@ def _is_link_local(record: Record) -> bool:
 
 
 def compare(pair: Pair, names: Names, queries: Sequence[Query], pool: Executor, tally: Tally) -> list[Difference]:
-    """Ask both, and say where they differ and are not meant to.
+    """Ask both, and return the differences that no deviation explains.
 
-    A truncated reply is compared by its header, and the question asked again over TCP: which records fit is chance.
+    Only the header of a truncated reply is compared, and the question is asked again over TCP,
+    because it is chance which records fit.
     """
-    # Before their own threads: a reply's judgement needs no other pair's.
+    # In this thread, before the next pair's: the comparison needs no other pair's replies.
     asked = [pool.submit(exchange, server.port, queries) for server in (pair.oracle, pair.ours)]
     theirs, ours = (future.result() for future in asked)
     tally.messages += len(queries)

@@ -1,4 +1,4 @@
-"""What a cluster may hold that is easily got wrong: a function for each, which draws it into a namespace."""
+"""Objects that are easily handled wrongly: each function draws some of them into a namespace."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def cluster_ips(make: Maker, namespace: str) -> None:
         make.cluster_ip(namespace, f"cluster-{family}", family)
         if make.chance.random() < 0.7:
             make.slice(namespace, f"cluster-{family}", f"cluster-{family}-0")
-    # No ready endpoint: not there under --ignore-empty-service.
+    # Without a ready endpoint they have no names under --ignore-empty-service.
     make.cluster_ip(namespace, "cluster-empty")
     make.slice_v4(namespace, "cluster-empty", 0, {"conditions": {"ready": False}})
 
@@ -117,7 +117,9 @@ def slices_without_a_service(make: Maker, namespace: str) -> None:
 
 
 def external_names(make: Maker, namespace: str) -> None:
-    """To names inside, outside, in other zones, to themselves and each other, and to an address."""
+    """External names that lead inside, outside, to other zones, to themselves,
+    to each other, to an address.
+    """
     inside, other, deep = (
         f"{namespace}.svc.{zone}" for zone in ("cluster.local", "example.test", "deep.cluster.local")
     )
@@ -175,7 +177,7 @@ def external_names(make: Maker, namespace: str) -> None:
 
 
 def a_chain_of_external_names(make: Maker, namespace: str) -> None:
-    """CoreDNS follows ten."""
+    """A chain that is too long: CoreDNS follows ten."""
     last = make.chance.choice(["www.outside.test", f"web.{namespace}.svc.cluster.local", "nothing.outside.test"])
     length = make.chance.choice([9, 10, 11, 12, 13])
     for number in range(length):
@@ -184,7 +186,7 @@ def a_chain_of_external_names(make: Maker, namespace: str) -> None:
 
 
 def published_before_ready(make: Maker, namespace: str) -> None:
-    """The slices are the controller's own: it publishes these pods, which are not ready and on no node."""
+    """The controller itself makes the slices, with pods that are not ready and on no node."""
     labels = {"run": "published"}
     make.headless(namespace, "published", selector=labels, publishNotReadyAddresses=True)
     for number, phase in enumerate(("Running", "Running", "Pending", "Failed", "Succeeded")):
@@ -193,7 +195,7 @@ def published_before_ready(make: Maker, namespace: str) -> None:
 
 
 def selected_pods(make: Maker, namespace: str) -> None:
-    """Pods and slices as the kubelet's stand-in and the controller make them."""
+    """Pods and slices as kwok and the controller make them."""
     labels = {"run": "selected"}
     make.headless(namespace, "selected", selector=labels)
     for number in range(2):
@@ -223,7 +225,7 @@ def pods_with_the_hosts_address(make: Maker, namespace: str) -> None:
 
 
 def terminating_service(make: Maker, namespace: str) -> None:
-    """Deleted, and still there: a finalizer holds it."""
+    """A deleted Service that a finalizer keeps."""
     key = make.headless(namespace, "terminating")
     make.world.objects[key]["metadata"]["finalizers"] = [FINALIZER]
     make.slice(namespace, "terminating", "terminating-0")
@@ -253,7 +255,7 @@ def several_addresses_of_an_endpoint(make: Maker, namespace: str) -> None:
 
 
 def dotted_pod_names(make: Maker, namespace: str) -> None:
-    """Every pod has addresses of its own, so that both of its names can be told from the address."""
+    """Every pod has its own addresses, so that both of its names follow from the address."""
     make.headless(namespace, "dotted")
     for piece, family in enumerate(("IPv4", "IPv4", "IPv6")):
         endpoints = make.endpoints(family, most=2)
@@ -265,9 +267,10 @@ def dotted_pod_names(make: Maker, namespace: str) -> None:
 
 
 def multicluster(make: Maker, namespace: str) -> None:
-    """Imports of both types, slices of two clusters; some slices are a Service's too.
+    """Imports of both types with slices of two clusters; some slices belong to a Service too.
 
-    Those that are not have addresses of their own: CoreDNS makes PTR records for them that cannot be sent.
+    The other slices have their own addresses, because CoreDNS makes PTR records for them that it
+    cannot send.
     """
     chance = make.chance
     imports: dict[str, Object] = {
@@ -314,5 +317,5 @@ CORNERS: Final[tuple[Corner, ...]] = (
     pods_with_the_hosts_address, terminating_service, names_that_are_words_of_the_grammar, zones,
     several_addresses_of_an_endpoint, dotted_pod_names, multicluster,
 )  # fmt: skip
-#: Those in which controllers have a part.
+#: Corners in which controllers take part.
 OF_CONTROLLERS: Final[tuple[Corner, ...]] = (published_before_ready, selected_pods)

@@ -1,4 +1,4 @@
-"""The cluster of a seed, and what becomes of it: both are functions of the seed."""
+"""The cluster of a seed, and its changes: both depend only on the seed."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from tests.answers.objects import (
     SeedObjects,
 )
 
-#: What --namespace-labels and --labels of the configurations select.
+#: The --namespace-labels and --labels of the configurations.
 NAMESPACE_SELECTOR: Final = "answers=yes,tier notin (hidden)"
 SELECTOR: Final = "app in (a,b),!hidden"
-#: Seeds are below it: there are no cluster IPs for more.
+#: Seeds are below this, because there are not enough cluster IPs for more.
 MAX_SEED: Final = 2800
-#: The corners that namespaces beside the open one have, one of them each.
+#: Corners for the namespaces other than the open one, one for each.
 _ELSEWHERE: Final = (
     corners.headless_with_hostnames, corners.one_address_in_two_services, corners.multicluster, corners.zones,
 )  # fmt: skip
-#: The Service, slice, pod and import that are written last.
+#: The name of the Service, slice, pod and import that are written last.
 MARKER: Final = "marker"
 
-#: The namespaces of a seed, with their labels; LATE comes with the changes, GONE goes with them.
+#: The namespaces of a seed. The changes create LATE and delete GONE.
 OPEN, FREE, FLIP, GONE, LATE = "open", "free", "flip", "gone", "late"
 _YES: Final = {"answers": "yes"}
 _NAMESPACES: Final[dict[str, dict[str, str]]] = {
@@ -44,13 +44,13 @@ _NAMESPACES: Final[dict[str, dict[str, str]]] = {
 
 
 def served_namespaces(seed: int) -> list[str]:
-    """Those that the configuration with --namespace names, there or not."""
+    """Return the namespaces of the configuration with --namespace, whether they exist or not."""
     return [f"a{seed}-{name}" for name in (OPEN, GONE, LATE, "m1", "m2")]
 
 
 @dataclass(frozen=True)
 class Change:
-    """One request to the API server; `item` is the object to come, or the one to go."""
+    """One request to the API server; `item` is the object to write, or the one to delete."""
 
     verb: str
     """create, replace or delete."""
@@ -59,7 +59,7 @@ class Change:
 
 
 def generate(seed: int) -> SeedObjects:
-    """A third of the corners in the open namespace, a few things in the others."""
+    """Draw a third of the corners into the open namespace, and a few objects into the others."""
     if not 0 <= seed < MAX_SEED:
         raise ValueError(f"seed {seed} is not between 0 and {MAX_SEED - 1}")
     world = SeedObjects(seed)
@@ -68,7 +68,7 @@ def generate(seed: int) -> SeedObjects:
     for name, labels in _NAMESPACES.items():
         if name != LATE:
             make.put("Namespace", "", world.namespace(name), labels)
-    # Three seeds in a row have all corners between them.
+    # Three successive seeds have all corners together.
     shuffled = random.Random(f"corners {seed // 3}").sample(corners.CORNERS, len(corners.CORNERS))
     for corner in shuffled[seed % 3 :: 3]:
         world.corners.append(corner.__name__)
@@ -83,11 +83,11 @@ def generate(seed: int) -> SeedObjects:
 
 
 def mutate(world: SeedObjects) -> tuple[SeedObjects, list[Change]]:
-    """The world a moment later, and the requests that make it so."""
+    """Return the world after some changes, and the requests for these."""
     chance = random.Random(world.seed + (1 << 32))
     after = SeedObjects(world.seed, dict(world.objects), list(world.corners))
     make = Maker(after, chance)
-    make.next_cluster_ip += 40  # what is freed may not be free yet
+    make.next_cluster_ip += 40  # a freed address may not be available yet
     recreated: set[Key] = set()
     for key, item in world.objects.items():
         changed = _mutated(make, key, copy.deepcopy(item))
@@ -111,7 +111,7 @@ def mutate(world: SeedObjects) -> tuple[SeedObjects, list[Change]]:
 
 
 def _mutated(make: Maker, key: Key, item: Object) -> Object | None:
-    """The object afterwards; None when it goes."""
+    """Return the changed object; None if it is deleted."""
     kind, namespace, name = key
     chance = make.chance
     if kind == "Namespace":
@@ -143,7 +143,7 @@ def _mutated(make: Maker, key: Key, item: Object) -> Object | None:
 
 
 def _mutate_slice(make: Maker, item: Object) -> None:
-    """Flip readiness, move an address, rename, add, take away."""
+    """Flip readiness, move an address, or rename, add or remove an endpoint."""
     chance, family, endpoints = make.chance, item["addressType"], item["endpoints"]
     make.first_address = 0 if SERVICE_NAME in item["metadata"]["labels"] else IMPORTED_ADDRESSES
     for endpoint in list(endpoints):
@@ -166,7 +166,9 @@ def _mutate_slice(make: Maker, item: Object) -> None:
 
 
 def _recreate(make: Maker, key: Key) -> None:
-    """The same name as another kind of Service: its cluster IP cannot be changed in place."""
+    """Replace a Service by one of another kind, because its cluster
+    IP cannot be changed in place.
+    """
     _, namespace, name = key
     chance = make.chance
     if make.world.objects[key]["spec"].get("clusterIP") == "None":
@@ -178,7 +180,7 @@ def _recreate(make: Maker, key: Key) -> None:
 
 
 def changes(before: SeedObjects, after: SeedObjects, recreated: Collection[Key] = ()) -> Iterator[Change]:
-    """In the order in which they are sent; what a deleted namespace held goes with it."""
+    """Yield the requests in order. The objects of a deleted namespace need no requests."""
     gone = before.namespace(GONE)
     for key, item in before.objects.items():
         if key in recreated or (key not in after.objects and key[1] != gone):
@@ -191,7 +193,9 @@ def changes(before: SeedObjects, after: SeedObjects, recreated: Collection[Key] 
 
 
 def hosts(addresses: Sequence[str]) -> Iterator[SeedObjects]:
-    """The DNS Service: this host as an endpoint of one Service, of two, of one that is not there, and of none."""
+    """Yield worlds in which this host is an endpoint of one Service, of
+    two, of a missing one, of none.
+    """
     four = [address for address in addresses if ":" not in address][:1]
     six = [address for address in addresses if ":" in address and not address.startswith("fe80")][:1]
 
@@ -217,7 +221,7 @@ def hosts(addresses: Sequence[str]) -> Iterator[SeedObjects]:
 
 
 def marker(world: SeedObjects, name: str) -> list[Change]:
-    """What is written last of every kind, in a namespace of its own: who serves it has seen all before it."""
+    """Write one object of each kind last; a server that serves it has seen everything before it."""
     made = SeedObjects(world.seed)
     make = Maker(made, random.Random(0))
     namespace, labels = world.namespace(name), {"app": "a"}
@@ -234,7 +238,7 @@ def marker(world: SeedObjects, name: str) -> list[Change]:
 
 
 def creation(world: SeedObjects) -> list[Change]:
-    """The requests that make a world from nothing; a terminating object is made and deleted."""
+    """Return the requests that create a world. A terminating object is created and then deleted."""
     found = [Change("create", key, item) for key, item in world.objects.items()]
     found.sort(key=lambda change: change.key[0] != "Namespace")
     held = [Change("delete", key, item) for key, item in world.objects.items() if "finalizers" in item["metadata"]]

@@ -1,9 +1,8 @@
-"""What to ask: every name that follows from the objects, and the neighbours of those names.
+"""The names to ask for: every name that follows from the objects, and its neighbours.
 
-Neighbours are one label more and one less, the wrong namespace, port and
-protocol, underscores left out, other letters' case, and addresses that are
-none. Names of the forward zones are relative here: each configuration asks
-them in zones of its own.
+Neighbours have one label more or less, a wrong namespace, port or protocol, no underscores, letters
+in another case, or an address that does not exist. Names of forward zones are relative here,
+because each configuration asks for them in its own zones.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from typing import Final
 from tests.answers.objects import IMPORT_NAME, SERVICE_NAME, SHARED, SOURCE_CLUSTER, ZONES, Object, SeedObjects
 from tests.answers.wire import MAX_LABEL, TYPES, WAYS, Query, encode_name
 
-#: The types that every name is asked for.
+#: The types that are asked for with every name.
 MATRIX: Final = ("A", "AAAA", "SRV", "TXT", "CNAME", "PTR", "SOA", "NS", "MX", "ANY", "HTTPS")
-#: Those that the names are asked for once more after the changes.
+#: The types that are asked for again after the changes.
 AFTERWARDS: Final = ("A", "AAAA", "SRV", "TXT", "PTR", "HTTPS")
-#: Types that names are asked for now and then.
+#: Types that are asked for at times.
 _RARE: Final = ("DS", "CAA", "SVCB", "NAPTR", "TYPE65280")
 
 _FIXED: Final = (
@@ -30,7 +29,7 @@ _FIXED: Final = (
     "1-2-3-4.nowhere.pod", "nowhere.pod", "pod.pod", "kubernetes.default.svc", "1-2-3-4.default.pod",
     "_https._tcp.kubernetes.default.svc",
 )  # fmt: skip
-#: Pods' names that are addresses, nearly so, and not at all.
+#: Names of pods by addresses: right ones, nearly right ones, and wrong ones.
 _DASHED: Final = (
     "1-2-3-4", "256-2-3-4", "1-2-3", "1-2-3-4-5", "01-2-3-4", "fd00--1", "fd00--", "--1", "1--2-3", "fd00-0--1",
     "1-2--3-4", "FD00--A", "fd00-1-2-3-4-5-6-7", "fd00-1-2-3-4-5-6-7-8", "--ffff-a0b-c0d", "not-an-address", "0-0-0-0",
@@ -44,17 +43,17 @@ _REVERSE_FIXED: Final = (
 
 @dataclass
 class Names:
-    """In the order in which they were found; the values do not matter."""
+    """Names in the order in which they were found. The dictionaries' values have no meaning."""
 
     forward: dict[str, None] = field(default_factory=dict)
-    """Relative to a zone; "" is the zone itself."""
+    """Names relative to a zone; "" is the zone itself."""
     imported: dict[str, None] = field(default_factory=dict)
-    """Relative to a zone of imports."""
+    """Names relative to a zone of imports."""
     aliases: dict[str, None] = field(default_factory=dict)
-    """Of ExternalName Services: the zone that they are asked in matters."""
+    """Names of ExternalName Services, for which the zone matters."""
     reverse: dict[str, None] = field(default_factory=dict)
     dotted: dict[str, str] = field(default_factory=dict)
-    """The Service's name by the name that an endpoint has below it after a pod whose name holds dots."""
+    """The Service's name, by the name of an endpoint below it that a pod's name with dots gives."""
 
     def __or__(self, other: Names) -> Names:
         both = zip(vars(self).values(), vars(other).values(), strict=True)
@@ -62,7 +61,7 @@ class Names:
 
 
 def names_of(world: SeedObjects) -> Names:
-    """Every name that follows from a world, and some of its neighbours; the same for the same world."""
+    """Return every name that follows from a world, and some neighbours; a function of the world."""
     chance = random.Random(f"names {world.seed}")
     found = Names()
     found.forward.update(dict.fromkeys(_FIXED))
@@ -111,7 +110,7 @@ def names_of(world: SeedObjects) -> Names:
                 found.forward[f"x.{dashed}.{namespace}.pod"] = None
     for address in addresses:
         found.reverse.update(dict.fromkeys(_reverse(address)))
-    # Neighbours of each other: the one's names in the other's zone.
+    # The names of one zone in the other, and the other way round.
     found.forward.update((name, None) for name in list(found.imported) if chance.random() < 0.1)
     found.imported.update((name, None) for name in list(found.forward) if chance.random() < 0.1)
     found.imported.update(dict.fromkeys(_FIXED))
@@ -119,7 +118,7 @@ def names_of(world: SeedObjects) -> Names:
 
 
 def _below(chance: random.Random, base: str, items: Sequence[Object]) -> Iterator[str]:
-    """A Service's name and those below it: ports, endpoints, topology zones."""
+    """Yield a Service's name and the names below it: ports, endpoints, topology zones."""
     yield base
     for label in chance.sample(("x", "*", "a.b", "a.b.c", "_tcp", "_udp", "_sctp", "tcp", "_nope._tcp", "_zone"), 3):
         yield f"{label}.{base}"
@@ -130,7 +129,8 @@ def _below(chance: random.Random, base: str, items: Sequence[Object]) -> Iterato
         for port in item.get("ports") or ():
             name, protocol = port.get("name"), str(port.get("protocol", "TCP")).lower()
             if name:
-                # With its underscore the longest name is no label, but CoreDNS finds the port without.
+                # With an underscore the longest name is too long for a label, but CoreDNS finds the
+                # port without it.
                 yield f"{'' if len(name) == MAX_LABEL else '_'}{name}._{protocol}.{base}"
                 neighbours = (
                     f"{name}.{protocol}", f"_{name}.{protocol}", f"{name}._{protocol}", f"_{name}._xyz",
@@ -153,7 +153,7 @@ def _below(chance: random.Random, base: str, items: Sequence[Object]) -> Iterato
 
 
 def labels_of(endpoint: Object) -> Iterator[str]:
-    """Every name that an endpoint might go by."""
+    """Yield every label that may name an endpoint."""
     if "hostname" in endpoint:
         yield endpoint["hostname"]
     if "targetRef" in endpoint:
@@ -170,7 +170,7 @@ def dashes(address: str) -> str:
 
 
 def _reverse(address: str) -> Iterator[str]:
-    """The name of an address, one label more, and names between the zone and it."""
+    """Yield the name of an address, one with another label, and names between the zone and it."""
     full = ip_address(address).reverse_pointer
     labels = full.split(".")
     yield full
@@ -188,26 +188,27 @@ def _is_name(text: str) -> bool:
 
 
 def relative_to(zone: str, names: Iterable[str]) -> list[str]:
-    """Relative names as names of a zone; those that would be too long are left out."""
+    """Return relative names as names of a zone, without those that would be too long."""
     return [full for name in names if _is_name(full := f"{name}.{zone}" if name else zone)]
 
 
 def within(zones: Sequence[str], names: Iterable[str]) -> list[str]:
-    """The names that lie in one of the zones."""
+    """Return the names that are in one of the zones."""
     return [name for name in names if any(name == zone or name.endswith(f".{zone}") for zone in zones)]
 
 
 def other_case(chance: random.Random, name: str) -> str:
-    """The same name with some letters in capitals."""
+    """Return the name with some letters in capitals."""
     return "".join(letter.upper() if chance.random() < 0.4 else letter for letter in name)
 
 
 def questions(
     chance: random.Random, names: Sequence[str], share: int, shares: int, likely: Sequence[str], types: Sequence[str]
 ) -> Iterator[Query]:
-    """One configuration's share of all (name, type), and a likely type for a third of the names.
+    """Yield one configuration's share of all (name, type), and a likely
+    type for a third of the names.
 
-    The configurations that have the names ask every name for every type between them.
+    Together, the configurations that have a name ask for it with every type.
     """
     for index, name in enumerate(names):
         asked = [qtype for number, qtype in enumerate(types) if (index + number) % shares == share]

@@ -1,9 +1,8 @@
-"""Objects as the API takes them, drawn at random into a world that belongs to one seed.
+"""Objects as the API accepts them, drawn at random into the world of one seed.
 
-A seed has namespaces, addresses and cluster IPs of its own, so that many can
-share one API server. What the API refuses is left out: hostnames in capitals
-(an endpoint's pod may be written so, and is), addresses that are not in
-canonical form, ports of one name in one slice.
+Each seed has its own namespaces, addresses and cluster IPs, so that many can share one API server.
+There is nothing that the API refuses: hostnames in capitals (an endpoint's pod may have them, and
+has), addresses that are not in canonical form, two ports of one name in a slice.
 """
 
 from __future__ import annotations
@@ -25,15 +24,15 @@ FINALIZER: Final = "headwater.test/hold"
 
 ZONES: Final = ("zone-a", "eu.west.1", "Zone-B")
 LONG: Final = "x" * 62
-#: A namespace that all seeds share, for its name: Services in it are called NAME.svc.svc.Z.
+#: A namespace that all seeds share because of its name: its Services are NAME.svc.svc.Z.
 SHARED: Final = "svc"
 
 _SERVICE_PORTS: Final = (("http", "TCP"), ("dns", "UDP"), ("dns-tcp", "TCP"), ("sctp", "SCTP"), ("p" * 63, "TCP"))
 _SLICE_PORTS: Final = (*_SERVICE_PORTS, ("", "TCP"))
 _PORT_NUMBERS: Final = (53, 8080, 9090, 65535)
-#: How pods' names with dots begin.
+#: The beginning of pods' names with dots.
 DOTTED: Final = "dotted.pod"
-#: From this number on, addresses are of slices that are no Service's.
+#: From this number on, addresses belong to slices without a Service.
 IMPORTED_ADDRESSES: Final = 200
 _HOSTNAMES: Final = ("h0", "h1", "h2", "h3", f"{LONG}y", "pin", "tcp", "10-1-1-1")
 _POD_NAMES: Final = ("web-0", "web-1", "Web-Mixed", f"{LONG}p", f"{LONG}pp")
@@ -46,7 +45,7 @@ class SeedObjects:
     seed: int
     objects: dict[Key, Object] = field(default_factory=dict)
     corners: list[str] = field(default_factory=list)
-    """Which corners this one has, by the names of their functions."""
+    """The corners in this world, by the names of their functions."""
 
     def namespace(self, name: str) -> str:
         return f"a{self.seed}-{name}"
@@ -58,13 +57,16 @@ class SeedObjects:
     def of_kind(self, kind: str) -> list[tuple[Key, Object]]:
         return [(key, item) for key, item in self.objects.items() if key[0] == kind]
 
-    # Addresses of this seed alone
+    # Addresses of this seed only
 
     def v4(self, number: int) -> str:
         return f"10.{64 + self.seed // 256}.{self.seed % 256}.{number}"
 
     def v6(self, number: int) -> str:
-        """Number 0 ends with a colon, for which an endpoint's name has a rule of its own."""
+        """Return an IPv6 address.
+
+        Number 0 ends with a colon, which endpoints' names treat specially.
+        """
         return str(IPv6Address(f"fd64:{self.seed + 1:x}::{number:x}"))
 
     def cluster_v4(self, number: int) -> str:
@@ -81,7 +83,7 @@ class Maker:
         self.world = world
         self.chance = chance
         self.first_address = 0
-        """What the numbers of endpoints' addresses begin after."""
+        """The offset of the numbers of endpoints' addresses."""
         self.next_cluster_ip = len([key for key in world.objects if key[0] == "Service"]) + 1
 
     # -- objects
@@ -99,14 +101,14 @@ class Maker:
         return key
 
     def labels(self) -> dict[str, str]:
-        """For --labels: three of five objects have what it wants."""
+        """Draw labels; three of five objects match --labels."""
         found = dict(self.chance.choice([{"app": "a"}, {"app": "b"}, {"app": "a"}, {"app": "c"}, {}]))
         if self.chance.random() < 0.1:
             found["hidden"] = ""
         return found
 
     def ports(self, *, most: int = 3) -> list[Object]:
-        """Of a Service: one of them may be without a name if it is alone."""
+        """Draw a Service's ports; a single one may be without a name."""
         drawn = self.chance.sample(_SERVICE_PORTS, self.chance.randint(1, most))
         ports: list[Object] = [
             {"name": name, "port": 1000 + index, "protocol": protocol} for index, (name, protocol) in enumerate(drawn)
@@ -123,7 +125,7 @@ class Maker:
         return self.service(namespace, name, clusterIP="None", **{"ports": self.ports(), **spec})
 
     def cluster_ip(self, namespace: str, name: str, family: str = "", **spec: Any) -> Key:
-        """With addresses of this seed, of one family or both."""
+        """Add a Service with cluster IPs of this seed, of one family or both."""
         family = family or self.chance.choice(["4", "4", "6", "46", "64"])
         number = self.next_cluster_ip
         self.next_cluster_ip += 1
@@ -139,7 +141,7 @@ class Maker:
             "ports": self.ports(),
             **spec,
         }
-        if self.chance.random() < 0.2:  # what only these have makes no record
+        if self.chance.random() < 0.2:  # data that only these have makes no record
             spec |= {"type": "LoadBalancer", "allocateLoadBalancerNodePorts": False, "externalIPs": ["198.51.100.7"]}
         return self.service(namespace, name, **spec)
 
@@ -169,12 +171,14 @@ class Maker:
         )
 
     def slice_v4(self, namespace: str, service: str, piece: int, *endpoints: Object, ports: Any = None) -> Key:
-        """A slice of these endpoints and no others: each says what is not left to chance."""
+        """Add a slice of exactly these endpoints; each gives the fields that are not random."""
         made = [self.endpoint("IPv4", **endpoint) for endpoint in endpoints]
         return self.slice(namespace, service, f"{service[:50]}-{piece}", made, ports, family="IPv4")
 
     def slice_ports(self) -> list[Object]:
-        """One name may be on other numbers in the next slice; one may be without a name, or without a number."""
+        """Draw ports; one name may have another number in the next slice, or
+        a port no name or no number.
+        """
         drawn = self.chance.sample(_SLICE_PORTS, self.chance.choice([0, 1, 1, 2, 2, 3]))
         ports: list[Object] = [
             {"name": name, "port": self.chance.choice(_PORT_NUMBERS), "protocol": protocol} for name, protocol in drawn
@@ -188,7 +192,9 @@ class Maker:
         return [self.endpoint(family) for _ in range(self.chance.randint(0, most))]
 
     def endpoint(self, family: str, **rest: Any) -> Object:
-        """Addresses come from a few, so that they meet again under other names and Services."""
+        """Draw an endpoint from few addresses, so that these recur
+        under other names and Services.
+        """
         draw = self.world.v6 if family == "IPv6" else self.world.v4
         least, count = (0 if family == "IPv6" else 1), (2 if self.chance.random() < 0.1 else 1)
         numbers = [self.first_address + self.chance.randint(least, 24) for _ in range(count)]
@@ -203,7 +209,7 @@ class Maker:
         return {**found, **rest}
 
     def conditions(self) -> Object:
-        """`ready` true, false and absent; serving and terminating have no part in what is served."""
+        """Draw `ready` as true, false or absent; serving and terminating have no effect."""
         found: Object = {}
         ready = self.chance.choice([True, True, True, False, None])
         if ready is not None:
@@ -214,7 +220,7 @@ class Maker:
         return found
 
     def pod(self, namespace: str, name: str, phase: str, addresses: Sequence[str], **rest: Any) -> Key:
-        """One that no scheduler and no kubelet touches: its status is what is said here."""
+        """Add a pod that no scheduler and no kubelet touches, with this status."""
         spec: Object = {"containers": [{"name": "c", "image": "i"}], "schedulerName": "nobody"}
         status: Object = {"phase": phase}
         if addresses:

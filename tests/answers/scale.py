@@ -1,12 +1,11 @@
-"""`make scale-answers`: the comparison at full size, and answers that do not fit into a message.
+"""`make scale-answers`: compare at full size, and with answers that do not fit into a message.
 
     python -m tests.answers.scale [--services 10000] [--queries 50000] [--seed 0]
 
-The set is the one that Headwater is measured with (tests/harness/load.py). A
-seeded sample of all names that follow from it, with neighbours, is asked of
-both. Then come Services of a thousand endpoints and more: whole over TCP as far
-as 65,535 bytes hold them, truncated over UDP by CoreDNS alike for both, and for
-what no message holds the largest set that fits.
+The set is the one of the measurements (tests/harness/load.py). Both servers get a seeded sample of
+all names that follow from it, with neighbours. Then come Services of a thousand endpoints and more.
+Over TCP their answers are whole if they fit into 65,535 bytes; otherwise Headwater has the largest
+set that fits. Over UDP, CoreDNS truncates both in the same way.
 """
 
 from __future__ import annotations
@@ -36,17 +35,17 @@ from tests.harness.plane import Plane, PlaneError
 from tests.harness.processes import wait_until
 
 QUERIES: Final = 50_000
-#: Queries compared at a time.
+#: Queries that are compared at once.
 _CHUNK: Final = 5_000
 CONFIGURATION: Final = Configuration("scale", pods="insecure", reverse=("in-addr.arpa",))
 
-#: Endpoints of one Service: the first two fit for A, SRV of them and A of the last do not.
+#: Endpoints of one Service. The first two fit for A; their SRV, and A of the last, do not fit.
 LARGE: Final = (1_000, 4_000, 4_200)
 _LARGE_NAMESPACE: Final = "large"
 _LARGE_ADDRESSES: Final = int(IPv4Address("10.32.0.1"))
-_PER_SLICE: Final = 1_000  # the API takes no more
+_PER_SLICE: Final = 1_000  # the API accepts no more
 _MAX_MESSAGE: Final = 65_535
-#: A record whose owner is a pointer, less its rdata.
+#: A record whose owner is a pointer, without its rdata.
 _RECORD: Final = b"\0" * 12
 #: How long both may take to see the last of the large Services, in seconds.
 _SETTLED: Final = 60.0
@@ -57,12 +56,12 @@ _SETTLED: Final = 60.0
 
 @dataclass
 class Sampler:
-    """Draws names of the set, and what to ask of them."""
+    """Draws names of the set, and questions for them."""
 
     chance: random.Random
     services: Sequence[ScaleService]
     cluster_ips: dict[str, str]
-    """By the Service's name and namespace, joined by a dot."""
+    """The cluster IP by the Service's name and namespace, joined by a dot."""
     names: Names = field(default_factory=Names)
 
     def draw(self) -> Query:
@@ -74,7 +73,7 @@ class Sampler:
         address = service.addresses[index]
         label = f"web-{index}" if service.hostnames else dashes(address)
         ports = "_http._tcp"
-        # What exists below a neighbour that does not, for who judges it.
+        # Names that exist below a neighbour that does not, for the comparison.
         self.names.forward[f"{ports}.{relative}"] = None
         kinds = {
             "service": (base, ("A", "AAAA", "SRV")),
@@ -130,7 +129,7 @@ def cluster_ips(plane: Plane) -> dict[str, str]:
 
 
 def large_objects() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each with the collection that it belongs to."""
+    """Yield (collection's path, object) of the large Services."""
     services = f"/api/v1/namespaces/{_LARGE_NAMESPACE}/services"
     slices = f"/apis/discovery.k8s.io/v1/namespaces/{_LARGE_NAMESPACE}/endpointslices"
     yield "/api/v1/namespaces", {"metadata": {"name": _LARGE_NAMESPACE}}
@@ -153,7 +152,7 @@ def _name(size: int) -> str:
 
 
 def compare_large(plane: Plane, pair: Pair, pool: Executor, tally: Tally) -> list[str]:
-    """What is wrong with the large Services, a line each; prints what was seen."""
+    """Return the errors of the large Services, one line each; print the results."""
     for path, item in large_objects():
         plane.api("POST", path, item)
     last = [Query(_name(size), TYPES["A"], Way(tcp=True)) for size in LARGE]
@@ -178,13 +177,15 @@ def compare_large(plane: Plane, pair: Pair, pool: Executor, tally: Tally) -> lis
 
 
 def _sizes(port: int, queries: Sequence[Query]) -> bool:
-    """Whether all endpoints are there, as far as a message holds them."""
+    """Return whether both have all endpoints that fit into a message."""
     replies = [parse_reply(query, message) for query, message in zip(queries, exchange(port, queries), strict=True)]
     return all(reply and len(reply.answer) >= min(size, 4_000) for reply, size in zip(replies, LARGE, strict=True))
 
 
 def _compare_truncated(pair: Pair, queries: Sequence[Query], tally: Tally) -> list[str]:
-    """Over UDP: the same header and OPT, and every record that is there is one of the other's over TCP."""
+    """Compare over UDP: the header and OPT are equal, and every record
+    is in the other's TCP reply.
+    """
     theirs, ours = (exchange(server.port, queries) for server in (pair.oracle, pair.ours))
     tally.messages += len(queries)
     found: list[str] = []
@@ -200,7 +201,10 @@ def _compare_truncated(pair: Pair, queries: Sequence[Query], tally: Tally) -> li
 
 
 def _compare_cut(pair: Pair, query: Query, size: int, tally: Tally) -> list[str]:
-    """What no message holds: as much as does, and counted. CoreDNS's own answer is printed beside it."""
+    """Check an answer that no message holds: it is cut and counted.
+
+    Print CoreDNS's answer beside it.
+    """
     counted = _cut(pair)
     raw = lookup(query.wire(1), pair.headwater.addresses[0], 10.0)
     reply, after = parse(raw), _cut(pair)
@@ -216,7 +220,7 @@ def _compare_cut(pair: Pair, query: Query, size: int, tally: Tally) -> list[str]
     if reply.truncated or len(raw) > _MAX_MESSAGE:
         found.append(f"{what}: over gRPC {len(raw):,} bytes, truncated: {reply.truncated}")
     one_more = max((len(_RECORD) + len(record[4]) for record in reply.answer), default=_MAX_MESSAGE)
-    # Addresses of the targets come after the set itself, and go first.
+    # The addresses of the targets come after the set itself, and are dropped first.
     whole = len(reply.answer) == size
     if not whole and (reply.additional or len(raw) + one_more <= _MAX_MESSAGE):
         found.append(f"{what}: {len(raw):,} bytes, although one record more would fit")
@@ -228,7 +232,7 @@ def _compare_cut(pair: Pair, query: Query, size: int, tally: Tally) -> list[str]
 
 
 def _cut(pair: Pair) -> float:
-    """headwater_queries_total with reason="cut"."""
+    """Return headwater_queries_total with reason="cut"."""
     pattern = r'^headwater_queries_total\{[^}]*reason="cut"[^}]*\} (\S+)'
     return sum(map(float, re.findall(pattern, pair.headwater.admin("/metrics")[1], re.MULTILINE)))
 

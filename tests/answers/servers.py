@@ -1,8 +1,7 @@
-"""Who is asked: CoreDNS with `kubernetes`, and CoreDNS with `grpc` and Headwater behind it, on one API server.
+"""The servers: CoreDNS with `kubernetes`, and CoreDNS with `grpc` and Headwater, on one API server.
 
-Each configuration is a set of flags and the same said in a Corefile; together
-they have every flag that shapes answers. All run at the same time, and all see
-all seeds.
+Each configuration is a set of flags and an equivalent Corefile. Together they have every flag that
+shapes answers. All run at the same time, and all see all seeds.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from tests.harness.processes import CoreDNS, wait_until
 
 CLUSTER: Final = "cluster.local"
 CLUSTERSET: Final = "clusterset.local"
-#: The cluster IPs of the second family; the range is of the size that the API server allows at most.
+#: The range of cluster IPs of the second family, as large as the API server allows.
 SERVICE_CIDR_6: Final = "fd77::/108"
 _IMPORTS: Final = Path(__file__).resolve().parents[1] / "cluster" / "serviceimport-crd.yaml"
 
@@ -35,7 +34,7 @@ class Configuration:
     name: str
     zones: tuple[str, ...] = (CLUSTER,)
     reverse: tuple[str, ...] = ()
-    """As --reverse-zone has them, and the Corefile too."""
+    """Reverse zones as --reverse-zone and the Corefile take them."""
     imports: bool = False
     """Whether ServiceImports are served in CLUSTERSET."""
     pods: str = "disabled"
@@ -47,10 +46,10 @@ class Configuration:
     namespace_labels: str = ""
     labels: str = ""
     everywhere: bool = False
-    """Whether the oracle listens on all addresses: bound to some, it does not know the host's (boundIPs)."""
+    """Whether the oracle listens on all addresses; bound to some, it has no others (boundIPs)."""
 
     def flags(self, kubeconfig: Path, upstream: str, seeds: Sequence[int]) -> list[str]:
-        """The arguments of `headwater serve`."""
+        """Return the arguments of `headwater serve`."""
         words = ["--kubeconfig", str(kubeconfig), "--upstream", upstream, "--pods", self.pods]
         words += ["--ttl", str(self.ttl), "--negative-ttl", str(self.ttl)]
         words += [word for zone in self.zones for word in ("--zone", zone)]
@@ -63,7 +62,7 @@ class Configuration:
         return [*words, "--labels", self.labels] if self.labels else words
 
     def corefile(self, kubeconfig: Path, upstream: str, seeds: Sequence[int]) -> str:
-        """The same for CoreDNS's `kubernetes`; names outside are found by `forward`."""
+        """Return the Corefile with CoreDNS's `kubernetes`, and `forward` for names outside."""
         zones = (*self.zones, *([CLUSTERSET] if self.imports else ()), *self.reverse)
         options = [f"kubeconfig {kubeconfig}", f"pods {self.pods}", f"ttl {self.ttl}"]
         options += [f"multicluster {CLUSTERSET}"] if self.imports else []
@@ -109,7 +108,9 @@ CONFIGURATIONS: Final = (
 
 
 class AnswersPlane(Plane):
-    """A control plane with cluster IPs of both families, ServiceImports, and the namespace that all seeds share."""
+    """A control plane with cluster IPs of both families, ServiceImports, and the
+    namespace that all seeds share.
+    """
 
     def start(self, name: str | None = None) -> None:
         super().start(name)
@@ -129,7 +130,8 @@ class AnswersPlane(Plane):
         return [word.replace(SERVICE_CIDR, both) for word in super()._arguments(name)]
 
 
-#: Names outside the cluster: existing ones, chains, a loop, a dangling one, and more addresses than 512 bytes hold.
+#: Names outside the cluster: existing ones, chains, a loop, a dangling one, and one with more
+#: addresses than fit into 512 bytes.
 _OUTSIDE: Final = """\
 $ORIGIN outside.test.
 @        300 IN SOA ns.outside.test. hostmaster.outside.test. 1 7200 1800 86400 60
@@ -152,7 +154,7 @@ back      60 IN CNAME web.default.svc.cluster.local.
 
 
 def outside(folder: Path) -> CoreDNS:
-    """The upstream of both: a small zone, one that is refused, one that fails, and nothing else."""
+    """Return the upstream server of both: a small zone, one that it refuses, and one that fails."""
     many = "".join(f"many 60 IN A 192.0.2.{number}\n" for number in range(1, 61))
     (folder / "outside.db").write_text(_OUTSIDE + many)
     template = "template ANY ANY {{\n        rcode {}\n    }}"
@@ -167,18 +169,20 @@ def outside(folder: Path) -> CoreDNS:
 
 @dataclass
 class Pair:
-    """The two that are compared, under one configuration."""
+    """The two servers that are compared, under one configuration."""
 
     configuration: Configuration
     headwater: Headwater
     oracle: CoreDNS
     ours: CoreDNS
     reverse_names: dict[str, None] = field(default_factory=dict)
-    """Of all seeds so far: they share the names between a zone and their addresses."""
+    """Reverse names of all seeds so far, which share the names
+    between a zone and their addresses.
+    """
 
     @property
     def reverse_zones(self) -> tuple[str, ...]:
-        """As names: a CIDR is one or several of them."""
+        """Return the reverse zones as names; a CIDR is one or several."""
         return self.headwater.settings.reverse_zones
 
 
@@ -186,7 +190,7 @@ class Pair:
 def pairs(
     plane: Plane, folder: Path, seeds: Sequence[int], configurations: Sequence[Configuration] = CONFIGURATIONS
 ) -> Iterator[list[Pair]]:
-    """All pairs, up and ready; they start side by side."""
+    """Start all pairs in parallel, and yield them when they are ready."""
     with contextlib.ExitStack() as stack:
 
         def below(name: str) -> Path:
@@ -208,7 +212,7 @@ def pairs(
             oracle.exec()
             started.append(Pair(configuration, headwater, oracle, ours))
         for pair in started:
-            # Only then: CoreDNS's back-off after a refused connection grows to two minutes.
+            # Only now, because CoreDNS's back-off after refused connections grows to two minutes.
             wait_until(pair.headwater.is_ready, START_TIMEOUT, f"{pair.configuration.name} is ready")
             pair.ours.exec()
         for pair in started:

@@ -1,4 +1,4 @@
-"""The comparator can fail: whatever differs between two messages is seen, and nothing else."""
+"""The comparison finds every difference between two messages, and nothing else."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RECORDS = {
 
 
 def reply(records: dict[str, tuple[str, ...]] = RECORDS, *, number: int = 7, flags: int = 0x8500) -> bytes:
-    """A reply to QUERY as dnspython writes it."""
+    """Return a reply to QUERY as dnspython writes it."""
     message = dns.message.from_wire(QUERY.wire(number))
     answer = dns.message.make_response(message, our_payload=1232)
     answer.flags = dns.flags.Flag(flags)

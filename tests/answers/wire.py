@@ -1,8 +1,7 @@
-"""Messages for comparing: written and read with no more than that needs, and exchanged in bulk.
+"""Write, exchange and read messages in bulk, as far as the comparison needs it.
 
-A reply becomes sets of records with names spelled out and in lower case, so
-that compression, order and the letters' case do not matter; the question is
-compared as it was sent, byte for byte.
+A reply becomes sets of records with uncompressed names in lower case, so that compression, order
+and case do not matter. The question is compared byte for byte.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ MAX_LABEL, _MAX_NAME = 63, 255
 TC = 0x200
 _AD, _CD, _RD = 0x20, 0x10, 0x100
 
-#: Bytes before the names in the rdata of types that hold names, and how many names follow.
+#: For types with names in the rdata: the bytes before the names, and the number of names.
 _NAMES_IN: Final = {2: (0, 1), 5: (0, 1), 6: (0, 2), 12: (0, 1), 15: (2, 1), 33: (6, 1)}
-_SERIAL: Final = 4  # bytes of an SOA's rdata after its names that are left out
+_SERIAL: Final = 4  # bytes after the names of an SOA that are not compared
 
-#: Queries under way at a time: over UDP, and per TCP connection.
+#: Queries under way over UDP and per TCP connection, and the number of TCP connections.
 _WINDOW, _BATCH, _CONNECTIONS = 48, 24, 6
-#: Seconds of silence after which a query is sent again over UDP, and given up.
+#: Seconds of silence after which a query is repeated over UDP, and after which it is given up.
 _RETRY, _PATIENCE = 1.0, 6.0
 
 Record = tuple[bytes, int, int, int, bytes]
@@ -44,7 +43,7 @@ Record = tuple[bytes, int, int, int, bytes]
 
 
 class Way(NamedTuple):
-    """How a question is asked."""
+    """The transport and EDNS of a question."""
 
     tcp: bool = False
     payload: int | None = None
@@ -61,7 +60,7 @@ class Way(NamedTuple):
         return ", ".join(words if self.flags & _RD else [*words, "no RD"])
 
 
-#: Every way in which names are asked; both transports, with and without EDNS.
+#: Every way to ask: both transports, with and without EDNS.
 WAYS: Final = (
     Way(),
     Way(payload=1232),
@@ -76,7 +75,7 @@ WAYS: Final = (
 
 
 class Query(NamedTuple):
-    """One question, and how it is asked. The name is written as text, without the closing dot."""
+    """One question, and the way to ask it. The name is text, without the last dot."""
 
     name: str
     qtype: int
@@ -103,7 +102,7 @@ class Query(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What is compared of a message."""
+    """The parts of a message that are compared."""
 
     flags: int
     """The header's second word: flags and rcode."""
@@ -135,7 +134,10 @@ def type_name(number: int) -> str:
 
 @lru_cache(1 << 16)
 def encode_name(text: str) -> bytes:
-    """The wire form of a name; ValueError when a label is empty or too long, or the whole is."""
+    """Return a name in wire format.
+
+    Raises ValueError for an empty or long label, or a long name.
+    """
     wire = b"".join(bytes([len(label)]) + label for label in text.encode().split(b".")) + b"\0" if text else b"\0"
     if len(wire) > _MAX_NAME or any(not 0 < len(label) <= MAX_LABEL for label in text.split(".") if text):
         raise ValueError(f"{text!r} is not a domain name")
@@ -143,7 +145,10 @@ def encode_name(text: str) -> bytes:
 
 
 def _read_name(message: bytes, at: int, seen: dict[int, bytes]) -> tuple[bytes, int]:
-    """The uncompressed name at an offset, in lower case, and the offset after it; `seen` has those read before."""
+    """Return the uncompressed name at an offset, in lower case, and the offset after it.
+
+    `seen` has the names that were read before.
+    """
     begin, after, labels = at, 0, []
     for _ in range(128):
         length = message[at]
@@ -167,7 +172,7 @@ def _read_name(message: bytes, at: int, seen: dict[int, bytes]) -> tuple[bytes, 
 
 
 def parse(message: bytes) -> Reply:
-    """Raises IndexError, ValueError or struct.error for what is no DNS message."""
+    """Read a message. Raises IndexError, ValueError or struct.error if it is malformed."""
     _, flags, qdcount, *counts = struct.unpack_from("!6H", message)
     at, seen = 12, dict[int, bytes]()
     for _ in range(qdcount):
@@ -204,7 +209,7 @@ def parse(message: bytes) -> Reply:
 
 
 def decode_name(wire: bytes) -> str:
-    """A name in its wire form, uncompressed, as text."""
+    """Return an uncompressed name in wire format as text."""
     labels, at = [], 0
     while length := wire[at]:
         labels.append(wire[at + 1 : at + 1 + length])
@@ -226,18 +231,20 @@ def _show(record: Record) -> str:
 
 
 def answers(query: Query, message: bytes) -> bool:
-    """Whether a message is a reply with exactly that question."""
+    """Return whether a message is a reply with exactly this question."""
     question = query.question()
     return message[2] & 0x80 != 0 and message[4:6] == b"\0\1" and message[12 : 12 + len(question)] == question
 
 
 def alike(query: Query, one: bytes, two: bytes) -> bool:
-    """Whether two replies are the same bytes but for their ids, and whole: no need to read them."""
+    """Return whether two whole replies are the same bytes except for their ids."""
     return one[2:] == two[2:] and not one[2] & TC >> 8 and answers(query, one)
 
 
 def parse_reply(query: Query, message: bytes | None) -> Reply | None:
-    """The reply to that query; None for none, for one that is broken, and for one to another question."""
+    """Read the reply to a query; None for a missing or malformed
+    one, or one to another question.
+    """
     try:
         return parse(message) if message and answers(query, message) else None
     except (IndexError, ValueError, struct.error):
@@ -245,9 +252,10 @@ def parse_reply(query: Query, message: bytes | None) -> Reply | None:
 
 
 def exchange(port: int, queries: Sequence[Query]) -> list[bytes | None]:
-    """Ask a server on 127.0.0.1; its replies in the order of the queries, None where there is none.
+    """Ask a server on 127.0.0.1.
 
-    Over TCP several queries are under way on each connection (RFC 7766 section 6.2.1.1).
+    Return its replies in the order of the queries; None for a missing one. Over TCP several queries
+    are under way on each connection (RFC 7766 section 6.2.1.1).
     """
     replies: list[bytes | None] = [None] * len(queries)
     by_udp = [index for index, query in enumerate(queries) if not query.way.tcp]
@@ -263,7 +271,7 @@ def _over_udp(port: int, queries: Sequence[Query], wanted: list[int], replies: l
     if not wanted:
         return
     left = iter(range(len(wanted)))
-    waiting: dict[int, float] = {}  # by message id: when it was sent first
+    waiting: dict[int, float] = {}  # when each was first sent, by message id
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         asking.connect(("127.0.0.1", port))
         asking.settimeout(_RETRY)
@@ -286,7 +294,7 @@ def _over_udp(port: int, queries: Sequence[Query], wanted: list[int], replies: l
             else:
                 number = int.from_bytes(reply[:2], "big")
                 if waiting.pop(number, None) is None:
-                    continue  # a second reply, to a query that was sent again
+                    continue  # a second reply, to a repeated query
                 replies[wanted[number]] = reply
             while len(waiting) < _WINDOW and (number := next(left, -1)) >= 0:
                 send(number)
@@ -294,16 +302,16 @@ def _over_udp(port: int, queries: Sequence[Query], wanted: list[int], replies: l
 
 @dataclass
 class _Stream:
-    """A TCP connection, and the queries that it is asked."""
+    """A TCP connection, and its queries."""
 
     socket: socket.socket
     left: list[int]
-    """Not yet sent, the next one last."""
+    """Queries that are not sent yet, the next one last."""
     waiting: set[int]
     received: bytearray
 
     def send(self, queries: Sequence[Query]) -> None:
-        """The next batch, once all replies to the one before are there."""
+        """Send the next batch when all replies to the previous one have arrived."""
         if not self.waiting:
             batch = [self.left.pop() for _ in range(min(_BATCH, len(self.left)))]
             self.waiting.update(batch)
@@ -311,7 +319,7 @@ class _Stream:
             self.socket.sendall(b"".join(len(message).to_bytes(2, "big") + message for message in messages))
 
     def receive(self, replies: list[bytes | None]) -> bool:
-        """Take in what has come; False when the peer has closed."""
+        """Read the replies that have arrived. Return False if the peer has closed."""
         data = self.socket.recv(1 << 18)
         received = self.received
         received += data
@@ -329,7 +337,7 @@ class _Stream:
 
 def _over_tcp(port: int, queries: Sequence[Query], wanted: list[int], replies: list[bytes | None]) -> None:
     _over_connections(port, queries, wanted, replies, _CONNECTIONS)
-    # A query without a reply may have ended its connection; those behind it had no fault in that.
+    # A query without a reply may have ended its connection; the queries after it are repeated.
     for index in [index for index in wanted if replies[index] is None][:_CONNECTIONS]:
         _over_connections(port, queries, [index], replies, 1)
 
@@ -337,7 +345,9 @@ def _over_tcp(port: int, queries: Sequence[Query], wanted: list[int], replies: l
 def _over_connections(
     port: int, queries: Sequence[Query], wanted: list[int], replies: list[bytes | None], count: int
 ) -> None:
-    """Share the queries out among connections; return when all have replies, or nothing comes any more."""
+    """Divide the queries among connections; return when all have
+    replies, or none arrive any more.
+    """
     with contextlib.ExitStack() as opened:
         streams: dict[socket.socket, _Stream] = {}
         for first in range(min(count, len(wanted))):

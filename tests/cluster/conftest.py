@@ -1,4 +1,4 @@
-"""One control plane for all tests in this folder, started by the first that asks for it."""
+"""One control plane for all tests in this folder, started for the first that needs it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
-    """The control plane of this test run. A test that stops a component starts it again."""
+    """Yield the control plane of this test run. A test that stops a component starts it again."""
     for name in TOOLS:
         require_tool(name)
     with Plane(tmp_path_factory.mktemp("plane")) as running:
@@ -37,7 +37,7 @@ def plane(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plane]:
 
 @pytest.fixture
 def namespace(plane: Plane, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace of the test's own; its deletion goes on in the background."""
+    """Yield a namespace for one test; it is deleted in the background."""
     words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")[:40].strip("-")
     name = f"{words}-{secrets.token_hex(3)}"
     plane.api("POST", "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})

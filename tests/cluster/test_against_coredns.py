@@ -1,8 +1,8 @@
-"""CoreDNS's own `kubernetes` plugin as the oracle, on one API server, under every flag that shapes answers.
+"""CoreDNS's own `kubernetes` plugin as the oracle, on one API server, under
+every flag that shapes answers.
 
-The seeds are those of `python -m tests.answers`, which runs any number of them
-and says how to read what it finds. Differences that are meant are known one by
-one (tests/answers/compare.py, docs/answers.md).
+The seeds are those of `python -m tests.answers`, which runs any number of them and explains its
+output. Each intended difference has a name (tests/answers/compare.py, docs/answers.md).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from tests.harness.plane import TOOLS, Plane
 from tests.harness.processes import require_tool
 
 SEEDS = range(8)
-#: Messages of a seed over all configurations; each is asked of both.
+#: The least number of messages of a seed over all configurations; both servers get each.
 LEAST = 10_000
-#: Seconds that a seed may take; some 15 on two cores.
+#: Seconds that a seed may take; it takes about 15 on two cores.
 PATIENCE = 180
 ANSWERS = Path(__file__).resolve().parents[2] / "docs" / "answers.md"
 
 
 @dataclass
 class Side:
-    """All servers of this module, and what they showed so far."""
+    """All servers of this module, and the results so far."""
 
     plane: Plane
     pairs: Sequence[Pair]
@@ -51,7 +51,7 @@ class Side:
 
 @pytest.fixture(scope="module")
 def side(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Side]:
-    """A plane of its own: the shared one has cluster IPs of one family, and other tests' objects."""
+    """Start a separate plane, because the shared one has one family and other tests' objects."""
     for name in (*TOOLS, "coredns"):
         require_tool(name)
     folder = tmp_path_factory.mktemp("answers")
@@ -78,7 +78,7 @@ def test_a_generated_cluster_answers_as_in_coredns(side: Side, seed: int) -> Non
 
 
 def test_every_deviation_occurs(side: Side) -> None:
-    """One that does not any more is no deviation, or hides what it should not."""
+    """One that no longer occurs is not a deviation any more, or hides a real difference."""
     if side.seeds < len(SEEDS):
         pytest.skip("needs all seeds")
     assert {deviation.__name__ for deviation in DEVIATIONS} == {*side.deviations}
@@ -96,7 +96,7 @@ def test_seeds_have_every_corner() -> None:
 
 
 def test_configurations_have_every_flag() -> None:
-    """Each field of a Configuration is used by one of them at least; those of a choice with every value."""
+    """At least one configuration uses each field; fields with choices are used with every value."""
     for name in ("reverse", "imports", "zonal", "endpoint_pod_names", "ignore_empty_service", "some_namespaces",
                  "namespace_labels", "labels", "everywhere"):  # fmt: skip
         assert {bool(getattr(configuration, name)) for configuration in CONFIGURATIONS} == {True, False}, name

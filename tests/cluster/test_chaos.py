@@ -1,8 +1,9 @@
-"""Everything is broken once while a StatefulSet churns: no answer may be wrong, and none lost without need.
+"""Every fault once while a StatefulSet churns: no answer is wrong, and none is lost without need.
 
-A prober asks CoreDNS for every name, 500 times a second; every reply is judged by etcd's own history of the
-slices. Each fault is a test of its own; they share plane, churn and prober. `make chaos` runs the long form, whose
-table goes into docs/reliability.md; without HEADWATER_CHAOS=long the times are shorter and the faults the same.
+A prober asks CoreDNS for every name, 500 times per second in all, and every reply is compared with
+etcd's own history of the slices. Each fault is a separate test; they share plane, churn and prober.
+`make chaos` runs the long form, whose table is in docs/reliability.md. Without HEADWATER_CHAOS=long
+the times are shorter, and the faults are the same.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ pytestmark = [pytest.mark.coredns, pytest.mark.timeout(300)]
 LONG: Final = os.environ.get("HEADWATER_CHAOS") == "long"
 RESULTS: Final = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
 
-DOWN: Final = 10.0 if LONG else 3.0  # seconds that the API server, etcd, the disk are away
-SILENT: Final = 40.0 if LONG else 5.0  # seconds that the API server says nothing
+DOWN: Final = 10.0 if LONG else 3.0  # seconds without the API server, etcd, the disk
+SILENT: Final = 40.0 if LONG else 5.0  # seconds of a silent API server
 AFTER: Final = 10.0 if LONG else 4.0  # seconds of probing after a fault's end
 CALM: Final = 20.0 if LONG else 5.0  # seconds without a fault, for comparison
 STORM: Final = 5000 if LONG else 1000  # slice updates
@@ -71,7 +72,7 @@ def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
         yield arena
 
 
-# The faults. Each returns when it is over; `seen.ended` says when it was, if that was earlier.
+# The faults. Each returns when it is over; `seen.ended` has its end, if that was earlier.
 
 
 def nothing(arena: Arena, seen: Seen) -> None:
@@ -90,7 +91,7 @@ def kill_role(title: str) -> Callable[[Arena, Seen], None]:
 
 def kill_supervisor(arena: Arena, seen: Seen) -> None:
     arena.headwater.kill9("supervisor")
-    pause(1.0)  # what a kubelet needs
+    pause(1.0)  # as long as a kubelet takes
     began = time.monotonic()
     arena.headwater.start()
     seen.ended = time.monotonic()
@@ -105,7 +106,9 @@ def kill_api_server(arena: Arena, seen: Seen) -> None:
 
 
 def kill_etcd(arena: Arena, seen: Seen) -> None:
-    """The API server is held until etcd has forgotten where it was: it lists anew, and so do its clients."""
+    """Hold the API server until etcd has compacted beyond its revision, so
+    that it and its clients list.
+    """
     plane, gone = arena.plane, arena.metric(GONE)
     plane.kill("etcd")
     pause(DOWN)
@@ -126,7 +129,7 @@ def silence(arena: Arena, seen: Seen) -> None:
 
 
 def full(arena: Arena, seen: Seen) -> None:
-    """No room in the state directory, for a change that needs some."""
+    """Leave no room in the state directory for a change that needs some."""
     failures = arena.metric("headwater_commit_failures_total")
     fill, way = (fill_disk, "a tmpfs") if arena.headwater.state_dir.is_mount() else (limit_file, "RLIMIT_FSIZE")
     with fill(arena.headwater):
@@ -146,7 +149,7 @@ def full(arena: Arena, seen: Seen) -> None:
 
 @contextmanager
 def limit_file(headwater: Headwater) -> Iterator[None]:
-    """Without a file system of our own: the watch process's files may not grow (setrlimit(2))."""
+    """Forbid the watch process's files to grow (setrlimit(2)), without a separate file system."""
     watch = psutil.Process(headwater.pids()["watch"])
     size = max(file.stat().st_size for file in headwater.state_dir.glob("store-*/data.mdb"))
     before = watch.rlimit(psutil.RLIMIT_FSIZE)
@@ -199,7 +202,7 @@ def test_answers_stay_true(arena: Arena, name: str) -> None:
     verdict = seen.verdict
     log = arena.headwater.log.read_text()[-3000:]
     assert verdict.wrong()[:5] == [], log
-    # A busy machine asks less; one that asks next to nothing has seen nothing.
+    # On a busy machine there are fewer questions; with very few, the test would prove nothing.
     assert verdict.asked > (0.8 if LONG else 0.2) * RATE * (seen.ended + AFTER - seen.began)
     if FAULTS[name] is kill_supervisor:
         assert verdict.answered_again < redial(seen.ended - seen.began), log
@@ -208,7 +211,7 @@ def test_answers_stay_true(arena: Arena, name: str) -> None:
 
 
 def test_table_of_what_was_seen(arena: Arena, capsys: pytest.CaptureFixture[str]) -> None:
-    """The faults that were tested before, as they are found in docs/reliability.md."""
+    """Print the table of the faults in this run, in the form of docs/reliability.md."""
     text = report(arena)
     with capsys.disabled():
         print(f"\n\n{text}\n")
@@ -218,10 +221,11 @@ def test_table_of_what_was_seen(arena: Arena, capsys: pytest.CaptureFixture[str]
 
 
 def redial(away: float) -> float:
-    """In how many seconds at most CoreDNS has connected again to what was away for so long.
+    """Return the most seconds that CoreDNS takes to connect again after
+    this many seconds of absence.
 
-    grpc-go waits 1 s, then 1.6 times as long each time, up to 120 s, a fifth more or less (its connection back-off);
-    the first attempt is made as soon as somebody asks.
+    grpc-go waits 1 s, then 1.6 times as long each time, up to 120 s, with a jitter of a fifth (its
+    connection back-off). It makes the first attempt at the first question.
     """
     wait, elapsed = 1.0, 0.0
     while elapsed < away:
@@ -249,7 +253,7 @@ def report(arena: Arena) -> str:
     return table(head, rows)
 
 
-# The judgement itself can fail.
+# The verdict itself can fail.
 
 OLD: Final[Value] = frozenset({"10.0.0.1"})
 NEW: Final[Value] = frozenset({"10.0.0.2"})

@@ -1,8 +1,8 @@
-"""What deploy/ renders is accepted by a real API server, may do what it must and no more, and starts.
+"""A real API server accepts the manifests of deploy/; they have just the
+needed rights; and they start.
 
-Starting is checked as far as it can be without a container runtime: the flags
-are parsed by the real command line, the Corefile is the one that CoreDNS starts
-from in tests/e2e/test_corefiles.py.
+The start is checked as far as it can be without a container runtime: the real command line parses
+the flags, and CoreDNS starts with the Corefile in tests/e2e/test_corefiles.py.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ OTHERS = {
 }  # fmt: skip
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 
-#: CoreDNS as a cluster's installer leaves it, in so far as a patch can meet it.
+#: CoreDNS as a cluster's installer leaves it, as far as the patch depends on it.
 COREDNS = """\
 apiVersion: apps/v1
 kind: Deployment
@@ -88,7 +88,7 @@ spec:
 
 @pytest.fixture(scope="module")
 def namespaces(plane: Plane) -> Iterator[Plane]:
-    """The plane with the base's namespace: a dry run creates none, and would find none to put the rest in."""
+    """Yield the plane with the base's namespace, because a dry run does not create it."""
     plane.kubectl("apply", "-f", BASE / "namespace.yaml")
     yield plane
     plane.kubectl("delete", "namespace", "headwater", "--wait=false")
@@ -96,7 +96,7 @@ def namespaces(plane: Plane) -> Iterator[Plane]:
 
 @pytest.fixture(scope="module")
 def coredns(plane: Plane) -> Iterator[Plane]:
-    """The plane with a CoreDNS Deployment of no pods."""
+    """Yield the plane with a CoreDNS Deployment without pods."""
     plane.apply(COREDNS)
     yield plane
     plane.kubectl("delete", "-n", "kube-system", "deployment", "coredns")
@@ -104,7 +104,7 @@ def coredns(plane: Plane) -> Iterator[Plane]:
 
 @pytest.fixture
 def patched(tmp_path: Path) -> Path:
-    """A kustomization of the operator's own: CoreDNS's manifest and the component."""
+    """Return an operator's kustomization: CoreDNS's manifest and the component."""
     (tmp_path / "coredns.yaml").write_text(COREDNS)
     component = os.path.relpath(PATCH_COREDNS, tmp_path.resolve())
     (tmp_path / "kustomization.yaml").write_text(
@@ -134,7 +134,7 @@ def sidecar(objects: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def settings_of(container: dict[str, Any]) -> Settings:
-    """The Settings that the container's flags make, by the command line itself."""
+    """Return the Settings that the command line makes of the container's flags."""
     command, *arguments = container["args"]
     assert command == "serve"
     return options.settings_of(arguments)
@@ -142,7 +142,7 @@ def settings_of(container: dict[str, Any]) -> Settings:
 
 @pytest.fixture(params=ALL, ids=lambda folder: folder.name)
 def objects(request: pytest.FixtureRequest, plane: Plane, patched: Path) -> list[dict[str, Any]]:
-    """Everything that one of the ways to deploy renders."""
+    """Return all objects of one of the ways to deploy."""
     return render(plane, patched if request.param == PATCH_COREDNS else request.param)
 
 
@@ -161,7 +161,9 @@ def test_server_accepts_it(folder: Path, namespaces: Plane) -> None:
 
 @pytest.mark.parametrize("folder", COMPLETE, ids=lambda folder: folder.name)
 def test_ports_are_for_everybody_or_for_who_scrapes(folder: Path, plane: Plane) -> None:
-    """What is not in the policy is closed: of the ports that listen, only those for probes may be missing."""
+    """The policy closes other ports; of the listening ones, only those for
+    probes may be missing in it.
+    """
     objects = render(plane, folder)
     policy = only(objects, "NetworkPolicy")["spec"]
     labels = only(objects, "Deployment")["spec"]["template"]["metadata"]["labels"]
@@ -188,7 +190,9 @@ def test_server_accepts_the_component_on_an_existing_coredns(coredns: Plane, pat
 
 
 def test_patch_keeps_what_the_deployment_has(coredns: Plane) -> None:
-    """Step 2 as the comments say it: `kubectl patch --patch-file`, twice, which must change nothing more."""
+    """Run step 2 of the comments, `kubectl patch --patch-file`,
+    twice; the second changes nothing.
+    """
     sidecar_file = str(PATCH_COREDNS / "sidecar.yaml")
     patch = ["patch", "-n", "kube-system", "deployment", "coredns", "--patch-file", sidecar_file]
     coredns.kubectl(*patch, "--dry-run=server")
@@ -209,7 +213,7 @@ def test_patch_keeps_what_the_deployment_has(coredns: Plane) -> None:
 
 
 def test_a_field_that_does_not_exist_is_refused(namespaces: Plane) -> None:
-    """The dry run is worth something: one wrong word and the server says so."""
+    """The dry run can fail: the server refuses one wrong word."""
     text = namespaces.kubectl("kustomize", BASE)
     assert "readinessProbe" in text
     with pytest.raises(PlaneError, match="readynessProbe"):
@@ -220,7 +224,7 @@ def test_a_field_that_does_not_exist_is_refused(namespaces: Plane) -> None:
 
 @pytest.mark.parametrize("folder", COMPLETE, ids=lambda folder: folder.name)
 def test_pods_keep_to_the_restricted_pod_security_standard(folder: Path, namespaces: Plane) -> None:
-    """Admission looks at pods, not at Deployments: so the template is offered as a pod."""
+    """Admission checks pods, not Deployments, so the template is sent as a pod."""
     pod: dict[str, Any] = {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -237,7 +241,7 @@ def test_pods_keep_to_the_restricted_pod_security_standard(folder: Path, namespa
 
 
 def rules_of(role: dict[str, Any]) -> set[tuple[str, str, str]]:
-    """(group, resource, verb) of a ClusterRole; whatever else a rule could say is an error."""
+    """Return (group, resource, verb) of a ClusterRole; any other field of a rule is an error."""
     assert "aggregationRule" not in role
     for rule in role["rules"]:
         assert rule.keys() == {"apiGroups", "resources", "verbs"}
@@ -249,7 +253,9 @@ def rules_of(role: dict[str, Any]) -> set[tuple[str, str, str]]:
 
 
 def test_role_is_what_these_flags_watch(objects: list[dict[str, Any]]) -> None:
-    """With --multicluster-zone added too: its rule is harmless, and without it nothing would be served."""
+    """With --multicluster-zone too: its rule is harmless, and without the
+    rule nothing would be served.
+    """
     settings = settings_of(sidecar(objects))
     watched = required_resources(replace(settings, multicluster_zones=("clusterset.local",)))
     assert {*watched} - {*required_resources(settings)} == {"serviceimports"}
@@ -318,7 +324,7 @@ ports: [{port: 80}]
 
 @pytest.mark.coredns
 def test_role_is_enough_for_headwater_and_for_split_mode(namespaces: Plane, namespace: str, tmp_path: Path) -> None:
-    """Both processes with the ServiceAccount's own token: what it may not read, they do not get."""
+    """Both processes use the ServiceAccount's own token, so they cannot read what it may not."""
     plane = namespaces
     account = [item for item in render(plane, BASE) if item["kind"].startswith(("ClusterRole", "ServiceAccount"))]
     plane.apply(yaml.safe_dump_all(account))
@@ -337,7 +343,7 @@ def test_role_is_enough_for_headwater_and_for_split_mode(namespaces: Plane, name
                 assert dns.records(f"cluster-ip.{zone}") == ["172.20.0.7"]
                 assert dns.ask(f"cluster-ip.{zone}", "AAAA").rcode() == Rcode.NOERROR
                 assert dns.ask(f"absent.{zone}").rcode() == Rcode.NXDOMAIN
-                # ClusterIP is CoreDNS's own work: it needs nobody behind it.
+                # CoreDNS answers for the ClusterIP Service itself.
                 headwater.terminate()
                 assert dns.records(f"cluster-ip.{zone}") == ["172.20.0.7"]
                 assert dns.ask(f"headless.{zone}").rcode() == Rcode.SERVFAIL
@@ -346,7 +352,7 @@ def test_role_is_enough_for_headwater_and_for_split_mode(namespaces: Plane, name
 
 
 def may(plane: Plane, user: str, verb: str, resource: str) -> bool:
-    """What `kubectl auth can-i VERB RESOURCE --all-namespaces --as USER` asks."""
+    """Return the result of `kubectl auth can-i VERB RESOURCE --all-namespaces --as USER`."""
     name, _, subresource = resource.partition("/")
     attributes = {"verb": verb, "group": GROUPS.get(name, ""), "resource": name, "subresource": subresource}
     groups = ["system:serviceaccounts", "system:authenticated"]
@@ -419,7 +425,7 @@ def test_sidecar_has_no_privileges(objects: list[dict[str, Any]]) -> None:
 
 
 def test_sidecar_is_the_same_in_every_deployment(plane: Plane, patched: Path) -> None:
-    """One is a patch and cannot be made from the other: they are kept equal here."""
+    """One is a patch and cannot be derived from the other, so this test keeps them equal."""
     ours, theirs = sidecar(render(plane, BASE)), sidecar(render(plane, patched))
     assert theirs.pop("securityContext").items() >= ours.pop("securityContext").items()
     assert theirs == ours

@@ -1,4 +1,4 @@
-"""What real controllers make of Services that are wrong, explained by one command each."""
+"""Wrong Services on real controllers: one command explains each."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tests.harness.plane import Plane
 
-#: Seconds for controllers to do their work, and for it to be served.
+#: Seconds until controllers are done and the result is served.
 SETTLE: Final = 45.0
 
 WORLD: Final = """\
@@ -120,7 +120,8 @@ metadata: {name: mirrored}
 subsets: [{addresses: [{ip: 10.44.250.1}], ports: [{port: 80}]}]
 """
 
-#: Name before the namespace, type, cause, and words of the verdict or a deciding field.
+#: The labels before the namespace, the type, the cause, and words of the verdict or a deciding
+#: field.
 ROWS: Final = (
     ("typo", "A", "selector-matches-no-pod", ("app=wbe", "app=web")),
     ("web-0.web", "A", "answered", ()),
@@ -148,7 +149,7 @@ def headwater(plane: Plane, namespace: str, tmp_path: Path) -> Iterator[Headwate
 
 
 class Asking:
-    """The command, in this process."""
+    """Runs the command in this process."""
 
     def __init__(self, headwater: Headwater, plane: Plane, capsys: pytest.CaptureFixture[str]) -> None:
         self._flags = ["--admin", f"127.0.0.1:{headwater.admin_port}", "--kubeconfig", str(plane.kubeconfig)]
@@ -190,7 +191,7 @@ def test_what_controllers_make_is_explained(
             wait_until(told, SETTLE, f"{name} {qtype}: {cause}")
         except TimeoutError as error:
             pytest.fail(f"{error}: {json.dumps(last, indent=1)}")
-    # Each record says where it comes from.
+    # Each record has its origin.
     (record,) = asking.explain(f"web-0.web.{namespace}.svc.cluster.local", "A")["records"]
     (origin,) = record["origins"]
     assert origin["pod"] == "web-0"

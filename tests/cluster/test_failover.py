@@ -1,4 +1,6 @@
-"""Processes that are killed under load, and a start without an API server, on the real plane through CoreDNS."""
+"""Processes that are killed under load, and a start without an API server, on
+the real plane through CoreDNS.
+"""
 
 from __future__ import annotations
 
@@ -51,14 +53,14 @@ ADDRESSES: Final = ["10.44.9.1", "10.44.9.2", "10.44.9.3"]
 
 @pytest.fixture
 def service(plane: Plane, namespace: str) -> str:
-    """A headless Service of three, by its name in DNS."""
+    """Create a headless Service of three pods. Return its name in DNS."""
     plane.kubectl("apply", "-n", namespace, "-f", "-", stdin=MANIFEST)
     return f"db.{namespace}.svc.cluster.local"
 
 
 @pytest.fixture
 def api_server_gone(plane: Plane) -> Iterator[Plane]:
-    """The plane, to have its API server killed: it is there again afterwards."""
+    """Yield the plane to a test that kills its API server; start that again afterwards."""
     yield plane
     try:
         plane.process("kube-apiserver")
@@ -81,14 +83,14 @@ def has_come(moment: float) -> bool:
 
 
 def found(pattern: str, text: str) -> str:
-    """What the pattern's group matches."""
+    """Return the text that the pattern's group matches."""
     match = re.search(pattern, text)
     assert match is not None, f"no {pattern!r} in:\n{text}"
     return match[1]
 
 
 def is_back(headwater: Headwater, title: str, old: int) -> bool:
-    """Whether it runs anew and /readyz says that it is ready."""
+    """Return whether a new process has started and /readyz says that it is ready."""
     said = json.loads(headwater.admin("/readyz")[1])
     its = said["watch"] if title == "watch" else said["answer"][title]
     return headwater.pids().get(title, old) != old and its["up"] is True and its["ready"] is True
@@ -164,7 +166,7 @@ def test_start_without_an_api_server_answers_from_the_store(
             assert coredns.records(f"db-1.{service}") == ["10.44.9.2"]
         assert headwater.is_ready()
 
-        # And when the server is back, it goes on from where it was.
+        # When the server is back, Headwater goes on from where it was.
         plane.start("kube-apiserver")
         changed = MANIFEST.replace("10.44.9.3", "10.44.9.4")
         namespace = service.split(".")[1]

@@ -1,4 +1,6 @@
-"""A tenant who creates whatever the API server takes, and another one whose changes must be served meanwhile."""
+"""A tenant creates everything that the API server accepts; another's
+changes must be served meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -25,20 +27,22 @@ MERGE: Final = "application/merge-patch+json"
 #: How long the tenant goes on, in seconds.
 SIEGE: Final = 20.0
 SETTLE: Final = 30.0
-#: How much longer a change may take to be served than by an instance that leaves the tenant's namespace out, in
-#: seconds of work: of a hundred changes, 99. Both share the machine, and with it what the API server takes of it.
+#: How much longer 99 of 100 changes may take than in an instance that leaves the tenant's namespace
+#: out, in seconds of work. Both share the machine, and so the load of the API server.
 SERVED: Final = 0.25
-#: Seconds of work that say how busy the machine is.
+#: Seconds of the work that measures how busy the machine is.
 WORK: Final = 0.01
-#: Of the watch process, and of the store's file.
+#: The most memory of the watch process, and bytes of the store's file.
 MEMORY: Final = 300 << 20
 FILE: Final = 200 << 20
-#: Objects of the kinds that are many: fewer of them here, for the API server's sake.
+#: Sizes of kinds with many objects: fewer here, to spare the API server.
 FEWER: Final = {"other_ports_in_each_slice": 150, "small_slices": 150, "many_services": 150}
 
 
 class Tenant:
-    """The owner of a namespace, who edits the most expensive object of each kind as fast as it is allowed."""
+    """The owner of a namespace, who edits the most expensive object of
+    each kind as fast as possible.
+    """
 
     def __init__(self, plane: Plane, namespace: str) -> None:
         self._plane = plane
@@ -47,7 +51,7 @@ class Tenant:
         self._stop = threading.Event()
 
     def create(self) -> None:
-        """Everything; the API server must take all of it."""
+        """Create everything; the API server must accept all of it."""
         items = [item for some in self.made.values() for item in some]
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda item: self._plane.api("POST", hostile.path(item), item), items))
@@ -69,7 +73,7 @@ class Tenant:
 
 @pytest.fixture
 def victim(plane: Plane) -> Iterator[Callable[[int], str]]:
-    """Gives the victim's Service another address, and returns it."""
+    """Yield a function that gives the victim's Service another address, and returns it."""
     plane.api("POST", "/api/v1/namespaces", {"metadata": {"name": VICTIM}})
     service = hostile.service(VICTIM, "web", 1)
     plane.api("POST", hostile.path(service), service)
@@ -85,7 +89,7 @@ def victim(plane: Plane) -> Iterator[Callable[[int], str]]:
 
 
 def served_after(headwaters: Sequence[Headwater], address: str) -> list[float]:
-    """Seconds until each of the instances has that address under the victim's name."""
+    """Return the seconds until each instance has this address for the victim's name."""
     began = time.monotonic()
     found: dict[int, float] = {}
 
@@ -126,7 +130,7 @@ def test_whatever_a_tenant_creates_anothers_changes_are_served_in_time(
             tenant.stop()
             for item in work:
                 item.result()
-        # What the tenant did last is served too, and then there is nothing to do.
+        # The tenant's last changes are served too, and then the process is idle.
         served_after(both, victim(0))
         after = watch.cpu_times()
         used = after.user + after.system - before.user - before.system
@@ -145,7 +149,7 @@ def test_whatever_a_tenant_creates_anothers_changes_are_served_in_time(
 
 
 def stretch() -> float:
-    """How many seconds a second of work takes on this machine at this moment, for whoever else works on it."""
+    """Return how many seconds a second of work takes now, because of other load on this machine."""
     began, worked = time.monotonic(), time.thread_time()
     while time.thread_time() - worked < WORK:
         pass
@@ -157,5 +161,5 @@ def percentile(values: list[float], percent: int) -> float:
 
 
 def size_of(folder: Path) -> int:
-    """Bytes on the disk."""
+    """Return the bytes of a folder on the disk."""
     return sum(item.stat().st_blocks * 512 for item in folder.rglob("*") if item.is_file() and not item.is_symlink())

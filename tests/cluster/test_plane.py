@@ -1,4 +1,4 @@
-"""The control plane for tests is what the other tests take it for."""
+"""The control plane for tests behaves as the other tests assume."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def apply_stateful(plane: Plane, namespace: str) -> None:
 
 
 def pod_addresses(plane: Plane, namespace: str) -> dict[str, str]:
-    """The address of every pod that has one."""
+    """Return the address of every pod that has one."""
     pods = plane.api("GET", f"/api/v1/namespaces/{namespace}/pods")["items"]
     return {pod["metadata"]["name"]: pod["status"]["podIP"] for pod in pods if "podIP" in pod["status"]}
 
 
 def all_pod_addresses(plane: Plane, namespace: str, count: int) -> dict[str, str]:
-    """The addresses of `count` pods, when they have them."""
+    """Wait for the addresses of `count` pods, and return them."""
 
     def found() -> dict[str, str]:
         addresses = pod_addresses(plane, namespace)
@@ -67,14 +67,14 @@ def all_pod_addresses(plane: Plane, namespace: str, count: int) -> dict[str, str
 
 
 def endpoints(plane: Plane, namespace: str, service: str) -> list[dict[str, Any]]:
-    """Every endpoint of a Service, merged over its slices."""
+    """Return every endpoint of a Service, from all its slices."""
     selector = f"labelSelector=kubernetes.io/service-name%3D{service}"
     found = plane.api("GET", f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices?{selector}")["items"]
     return [endpoint for item in found for endpoint in item["endpoints"] or []]
 
 
 def ready_hostnames(plane: Plane, namespace: str, service: str) -> dict[str, str]:
-    """The address by hostname of the ready endpoints."""
+    """Return the addresses of the ready endpoints by hostname."""
     return {
         endpoint["hostname"]: endpoint["addresses"][0]
         for endpoint in endpoints(plane, namespace, service)
@@ -84,7 +84,7 @@ def ready_hostnames(plane: Plane, namespace: str, service: str) -> dict[str, str
 
 @pytest.fixture
 def restored(plane: Plane) -> Iterator[Plane]:
-    """The plane for a test that breaks it: whatever is missing afterwards is started again."""
+    """Yield the plane to a test that breaks it; start missing components again afterwards."""
     yield plane
     for name in COMPONENTS:
         try:
@@ -136,7 +136,7 @@ def test_objects_survive_kill_9_of_the_api_server(restored: Plane, namespace: st
     assert plane.process("kube-apiserver").pid != pid
     assert pod_addresses(plane, namespace) == before
 
-    # The controllers come back by themselves, and so do the nodes' pods.
+    # The controllers and the nodes' pods recover by themselves.
     plane.kubectl("scale", "-n", namespace, "statefulset/db", "--replicas=4")
     wait_until(lambda: "db-3" in ready_hostnames(plane, namespace, "db"), SETTLE, "a fourth endpoint")
     plane.check()
@@ -220,7 +220,7 @@ def test_children_die_with_a_killed_parent(tmp_path: Path) -> None:
 
 
 def process_runs(pid: int) -> bool:
-    """False for a zombie too: nobody may have collected it yet."""
+    """Return whether a process runs; a zombie, which nobody has reaped yet, does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

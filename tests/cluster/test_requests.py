@@ -1,4 +1,4 @@
-"""What Headwater asks of the API server, by the API server's own audit log: no list that could be spared."""
+"""Headwater's requests in the API server's own audit log: there is no unnecessary list."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def slice_with(address: str) -> dict[str, object]:
 
 @dataclass
 class Audited:
-    """A plane with an audit log, and Headwater on it; nothing else changes there."""
+    """A plane with an audit log, and Headwater on it; nothing else changes objects there."""
 
     plane: Plane
     audit: Audit
@@ -51,7 +51,9 @@ class Audited:
         return address
 
     def serves(self, address: str) -> None:
-        """Wait until the change is served and every watch is open: all that had to be asked was asked."""
+        """Wait until the change is served and every watch is open, so
+        that all requests were made.
+        """
         wait_until(lambda: self.headwater.records(NAME) == [address], SETTLE, f"{address} is served")
         wait_until(self._watches, SETTLE, "all watches are open")
 
@@ -86,7 +88,7 @@ def test_start_lists_each_resource_once(audited: Audited) -> None:
 
 @pytest.mark.parametrize("how", ["SIGTERM", "kill -9", "kill -9 of the watch process"])
 def test_restart_lists_nothing(audited: Audited, how: str) -> None:
-    """What changed while it was away is heard from the version on that it had stored."""
+    """Changes during its absence arrive by watches from the stored versions."""
     headwater = audited.headwater
     mark = audited.audit.mark()
     if how == "SIGTERM":
@@ -95,7 +97,7 @@ def test_restart_lists_nothing(audited: Audited, how: str) -> None:
         headwater.start()
     elif how == "kill -9":
         for process in headwater.family():
-            with contextlib.suppress(psutil.NoSuchProcess):  # the others end when the supervisor has
+            with contextlib.suppress(psutil.NoSuchProcess):  # the others end with the supervisor
                 process.kill()
         headwater.forget()
         address = audited.change()
@@ -112,7 +114,9 @@ def test_restart_lists_nothing(audited: Audited, how: str) -> None:
 
 
 def test_expired_version_costs_one_list(audited: Audited) -> None:
-    """An API server that was restarted, with etcd compacted meanwhile, knows no version that Headwater knows."""
+    """After a restart with a compacted etcd, the API server has none of the
+    versions that Headwater has.
+    """
     mark = audited.audit.mark()
     headwater, plane = audited.headwater, audited.plane
     headwater.terminate()
@@ -125,7 +129,7 @@ def test_expired_version_costs_one_list(audited: Audited) -> None:
     audited.serves(address)
     asked = audited.asked(mark)
     assert {resource: asked["list", resource] for resource in RESOURCES} == dict.fromkeys(RESOURCES, 1), asked
-    # One was refused by 410; another may have come while the API server's caches were still being filled.
+    # One watch got a 410; another may have come while the API server was still filling its caches.
     assert all(2 <= asked["watch", resource] <= 4 for resource in RESOURCES), asked
 
 

@@ -1,4 +1,6 @@
-"""The main job, end to end: a StatefulSet behind a headless Service, a real control plane, a real CoreDNS."""
+"""The main use, end to end: a StatefulSet behind a headless Service,
+real control plane and CoreDNS.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ EXAMPLES: Final = Path(__file__).resolve().parents[2] / "examples"
 MANIFESTS: Final = (EXAMPLES / "scenario.yaml", EXAMPLES / "named-port.yaml")
 SETTLE: Final = 60.0  # seconds: for controllers on a busy machine
 LIMIT: Final = 1000.0  # milliseconds from a changed slice to the changed answer; a few are usual
-REPLIES: Final = 2000  # that the prober has got at least, 250 a second
+REPLIES: Final = 2000  # the least number of the prober's replies, 250 a second
 
 ZONE: Final = "svc.cluster.local"
 SERVICE: Final = f"headless-svc.default.{ZONE}"
@@ -52,28 +54,28 @@ def dashed(address: str, namespace: str = "default") -> str:
 
 
 def pod(name: str, **spec: Any) -> dict[str, Any]:
-    """A bare Pod that the scenario's Services select."""
+    """Return a bare Pod that the scenario's Services select."""
     containers = [{"name": "nginx", "image": "nginx:alpine"}]
     metadata = {"name": name, "labels": {"app": "web"}}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": {"containers": containers, **spec}}
 
 
 def addresses_of_pods(plane: Plane, namespace: str = "default") -> dict[str, str]:
-    """The address by name of the pods that have one."""
+    """Return the addresses of pods by name."""
     pods = plane.api("GET", f"/api/v1/namespaces/{namespace}/pods")["items"]
     return {item["metadata"]["name"]: item["status"]["podIP"] for item in pods if "podIP" in item["status"]}
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """The scenario, applied and served."""
+    """The applied and served scenario."""
 
     plane: Plane
     headwater: Headwater
     coredns: CoreDNS
 
     def members(self, count: int = 3) -> list[str]:
-        """The addresses of the StatefulSet's pods, in their order, when DNS has all of them."""
+        """Wait until DNS has the addresses of all the StatefulSet's pods; return them in order."""
 
         def complete() -> list[str]:
             found = addresses_of_pods(self.plane)
@@ -91,7 +93,7 @@ def apply(plane: Plane) -> None:
 
 @pytest.fixture(scope="module")
 def scenario(plane: Plane, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scenario]:
-    """Headwater is there first and sees everything happen; only a changed answer makes a test go on."""
+    """Start Headwater first, so that it sees every change; tests wait only for changed answers."""
     folder = tmp_path_factory.mktemp("scenario")
     with (
         Headwater(folder, "--kubeconfig", plane.kubeconfig, "--pods", "verified") as headwater,
@@ -105,7 +107,7 @@ def scenario(plane: Plane, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def a_records(reply: dns.message.Message) -> list[str]:
-    """The addresses of the answer section in the order in which they came."""
+    """Return the addresses of the answer section in their order."""
     return [rdata.to_text() for rrset in reply.answer for rdata in rrset if rrset.rdtype == dns.rdatatype.A]
 
 
@@ -125,7 +127,7 @@ def test_member_has_its_address(scenario: Scenario) -> None:
 def test_pod_has_its_dashed_address(scenario: Scenario) -> None:
     for address in scenario.members():
         assert scenario.coredns.records(dashed(address)) == [address]
-    # Verified: no pod has this one, and in that namespace there is none.
+    # With `verified`: no pod has this address, and that namespace has no pod.
     for name in (dashed("10.44.255.254"), dashed(scenario.members()[0], "kube-system")):
         assert scenario.coredns.ask(name).rcode() == dns.rcode.NXDOMAIN
 
@@ -144,7 +146,7 @@ def test_named_port_has_a_target_per_pod_with_glue(scenario: Scenario) -> None:
     assert {(rdata.priority, rdata.weight, rdata.port) for rdata in reply.answer[0]} == {(0, 33, 8080)}
     glue = {rrset.name.to_text(): a_records_of(rrset) for rrset in reply.additional}
     assert glue == {f"{address.replace('.', '-')}.{NAMED}.": [address] for address in members}
-    # The other Service's port has no name, and the name above a port is not nothing.
+    # The other Service's port has no name; the name above a port is an empty non-terminal.
     assert scenario.coredns.ask(f"_http._tcp.{SERVICE}", "SRV").rcode() == dns.rcode.NXDOMAIN
     assert scenario.coredns.ask(f"_tcp.{NAMED}", "SRV").rcode() == dns.rcode.NOERROR
 
@@ -172,7 +174,7 @@ spec:
 
 @pytest.mark.parametrize("pods", ["insecure", "disabled"])
 def test_bare_pods_by_name_alone(pods: str, plane: Plane, namespace: str, tmp_path: Path) -> None:
-    """--endpoint-pod-names; the two other ways to answer for pods are seen beside it."""
+    """With --endpoint-pod-names, beside the two other ways to answer for pods."""
     plane.kubectl("apply", "-n", namespace, "-f", "-", stdin=BARE)
     for number in (1, 2, 3):
         plane.api("POST", f"/api/v1/namespaces/{namespace}/pods", pod(f"pod-{number}"))
@@ -192,7 +194,7 @@ def test_bare_pods_by_name_alone(pods: str, plane: Plane, namespace: str, tmp_pa
 
 
 class Changes:
-    """Makes changes, waits until DNS has followed, and keeps how long that took."""
+    """Makes changes, waits until DNS has them, and keeps how long that took."""
 
     def __init__(self, truth: Truth, prober: Prober) -> None:
         self._truth = truth
@@ -201,9 +203,11 @@ class Changes:
 
     @contextmanager
     def follow(self, change: str, name: str, expected: Callable[[Value], bool]) -> Iterator[None]:
-        """Make the change inside; returns when the name has a value that is `expected`, in the API and in DNS."""
+        """Run a change in the block; wait until API and DNS have an
+        `expected` value for the name.
+        """
         self._prober.focus = name
-        # Not before the prober has turned to it: else the first reply could be the new one.
+        # Not before the prober asks for it, so that its first reply is the old one.
         turned = time.monotonic()
         self._wait(lambda: self._asked_since(name, turned), f"{name} is asked for")
         taken = time.monotonic()
@@ -238,10 +242,10 @@ def has_address(plane: Plane, name: str) -> bool:
 
 
 def replace_member(plane: Plane, changes: Changes, number: int, address: str) -> str:
-    """Delete a pod of the set so that it comes back with another address; that address.
+    """Delete a pod of the set so that it returns with another address. Return that address.
 
-    kwok gives a freed address to the next pod. So another pod takes it, while the
-    scheduler is held and the set's new pod waits for a node.
+    kwok gives a freed address to the next pod. Another pod therefore takes it, while the scheduler
+    is held and the set's new pod waits for a node.
     """
     name = f"web-stateful-{number}"
     plane.pause("kube-scheduler")
@@ -264,7 +268,7 @@ def replace_member(plane: Plane, changes: Changes, number: int, address: str) ->
 
 
 def set_ready(plane: Plane, name: str, *, ready: bool) -> None:
-    """kwok looks at pending pods only: what a running pod's status says stays."""
+    """Set a running pod's status; it stays, because kwok only changes pending pods."""
     body = {"status": {"conditions": [{"type": "Ready", "status": str(ready)}]}}
     plane.kubectl("patch", "pod", name, "--subresource=status", "--type=strategic", "--patch", json.dumps(body))
 
@@ -293,7 +297,7 @@ def test_answers_follow_every_change(scenario: Scenario, capsys: pytest.CaptureF
         with Prober(coredns.port, truth) as prober:
             changes = Changes(truth, prober)
             change_everything(plane, changes, first)
-            # Nothing may come back later, and what is true stays.
+            # An old value must not return later, and the true one must stay.
             wait_until(lambda: prober.count() >= REPLIES, SETTLE, f"{REPLIES} replies")
             prober.stop()
 
@@ -312,7 +316,7 @@ def test_answers_follow_every_change(scenario: Scenario, capsys: pytest.CaptureF
 
 
 def change_everything(plane: Plane, changes: Changes, first: list[str]) -> None:
-    """All that the scenario goes through, from three replicas to three replicas."""
+    """Make all changes of the scenario, from three replicas to three replicas."""
 
     def is_set(*addresses: str) -> Callable[[Value], bool]:
         return lambda value: value == frozenset(addresses)

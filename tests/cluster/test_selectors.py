@@ -1,4 +1,6 @@
-"""On a real API server: what --labels and --namespace-labels choose, and a CRD that comes and goes."""
+"""A real API server: the selections of --labels and --namespace-labels,
+and a CRD that comes and goes.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,7 @@ spec: {type: ClusterSetIP, ips: [172.20.1.8], ports: [{name: http, protocol: TCP
 
 
 def applied(plane: Plane, namespace: str) -> str:
-    """The Services in a namespace; the cluster IP of `web`."""
+    """Create the Services in a namespace. Return the cluster IP of `web`."""
     plane.kubectl("apply", "-n", namespace, "-f", "-", stdin=SERVICES)
     return str(plane.api("GET", f"/api/v1/namespaces/{namespace}/services/web")["spec"]["clusterIP"])
 

@@ -1,8 +1,10 @@
-"""Faults alone and in pairs that overlap in time: nothing is answered wrongly, and the instance is never restarted.
+"""Faults alone and in pairs that overlap in time: nothing is answered wrongly, and the
+instance is never restarted.
 
-Everything of `test_chaos` (plane, churn, prober, judgement by etcd's history), with CoreDNS over TLS with client
-certificates, and few descriptors. The short form, in `make test`, has the most telling faults; `make siege` has every
-fault once and all pairs of kinds, and writes its table into docs/reliability.md.
+Everything of `test_chaos` (plane, churn, prober, judgement by etcd's history), with CoreDNS over
+TLS with client certificates, and few descriptors. The short form, in `make test`, has the most
+telling faults; `make siege` has every fault once and all pairs of kinds, and writes its table into
+docs/reliability.md.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The admin port under clients that mean no good: the instance lives, restarts what dies, and stops in time."""
+"""The admin port under hostile clients: the instance lives, restarts its
+processes, and stops in time.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-#: In seconds: a stop takes no longer, whatever clients do.
+#: The longest time of a stop, whatever clients do, in seconds.
 STOPPED: Final = 6.0
 SETTLE: Final = 20.0
 #: Descriptors of the instance in these tests.
@@ -84,7 +86,7 @@ def test_one_that_pipelines_and_never_reads_does_not_delay_the_stop(headwater: H
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.settimeout(3.0)
         client.connect(("127.0.0.1", headwater.admin_port))
-        with contextlib.suppress(OSError):  # it takes no more, or has hung up
+        with contextlib.suppress(OSError):  # it accepts no more, or has closed
             while True:
                 client.sendall(GET * 50)
         headwater.process.signal(signal.SIGTERM)

@@ -1,7 +1,8 @@
-"""Every Corefile here, and every block that `headwater corefile` prints, is started by the real CoreDNS.
+"""The real CoreDNS starts with every Corefile here, and every block that
+`headwater corefile` prints.
 
-Behind it stands the smallest gRPC backend there is: it says which address it
-was reached on. That the answers are right is for the other tests.
+Behind it is the smallest possible gRPC backend, which says on which address it was reached. Other
+tests check the answers.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ pytestmark = pytest.mark.coredns
 
 COREFILES = Path(__file__).resolve().parents[2] / "corefile"
 NAME = "headless-svc.default.svc.cluster.local"
-#: Where an API server could be and is not: CoreDNS starts without, after startup_timeout.
+#: An address without an API server: CoreDNS starts without one after startup_timeout.
 DEAD_SERVER = "endpoint http://127.0.0.1:{port}\n        startup_timeout 10ms"
 
 
@@ -69,13 +70,13 @@ def _server(address: str, number: int) -> Any:
 
 
 def put(text: str, old: str, new: str) -> str:
-    """Replace what must be there: a Corefile that was changed must not slip through untested."""
+    """Replace a text that must occur, so that a changed Corefile cannot go untested."""
     assert old in text, f"no {old!r} in:\n{text}"
     return text.replace(old, new)
 
 
 def adapted(text: str, listen: Address) -> tuple[str, list[str]]:
-    """The Corefile on this machine's free ports, and the backends' addresses in it, as gRPC listens on them."""
+    """Return the Corefile with free ports of this machine, and the backends' addresses for gRPC."""
     upstreams = re.search(r"grpc \. (?P<all>[^{]*) \{", text)
     assert upstreams is not None, text
     here = [f"unix://{a.path}" if a.path else str(a) for a in (listen.of_worker(n, 2) for n in range(2))]
@@ -87,7 +88,7 @@ def adapted(text: str, listen: Address) -> tuple[str, list[str]]:
         text = put(text, "prometheus :9153", f"prometheus 127.0.0.1:{free_port()}")
         text = put(text, "    health\n", f"    health 127.0.0.1:{free_port()}\n")
         text = put(text, "    ready\n", f"    ready 127.0.0.1:{free_port()}\n")
-        # A resolver of this machine would be asked by `loop`; nobody at all makes it fall silent.
+        # `loop` would ask a resolver of this machine; without any it gives up silently.
         text = put(text, "forward . /etc/resolv.conf", f"forward . 127.0.0.1:{free_port()}")
     return text, here
 
@@ -112,7 +113,7 @@ def test_shipped_corefile_serves(file: str, kind: str, tmp_path: Path) -> None:
     text, here = adapted((COREFILES / f"Corefile.{file}").read_text(), listen_on(kind, tmp_path))
     with backends(here), CoreDNS(tmp_path, text) as coredns:
         assert_both_are_asked(coredns)
-        # The "." block is a block of its own: this name is not asked of the backend.
+        # The "." block is separate, so the backend is not asked for this name.
         assert coredns.ask("example.org").rcode() == dns.rcode.SERVFAIL
 
 
@@ -142,7 +143,9 @@ def test_printed_block_serves(mode: Mode, kind: str, tmp_path: Path) -> None:
 
 
 def test_printed_block_beside_an_operators_own_block(tmp_path: Path) -> None:
-    """As after pasting: the cluster's zone is still in the old block, which is not asked for it any more."""
+    """After pasting, the cluster's zone is still in the old block, which
+    is not asked for it any more.
+    """
     listen = listen_on("unix", tmp_path)
     text, here = adapted(stanza(Settings(listen=listen)), listen)
     old = f".:53 {{\n    kubernetes cluster.local {{\n        {DEAD_SERVER.format(port=free_port())}\n    }}\n}}\n"

@@ -1,4 +1,4 @@
-"""Credentials that cannot be used: final at the first start, tried again at any later one."""
+"""Unusable credentials end a first start; after any later start they are tried again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_credentials_that_are_gone_later_are_tried_again_and_answers_go_on(tmp_p
         file.write_text(api.kubeconfig())
         with Headwater(tmp_path, "--kubeconfig", file) as headwater:
             good = file.read_text()
-            file.write_text("")  # somebody writes it anew at this moment
+            file.write_text("")  # it is just being written
             supervisor = headwater.pids()["supervisor"]
             headwater.kill9("watch")
             wait_until(lambda: "--kubeconfig" in watch(headwater)["detail"], SETTLE, "/readyz says why")

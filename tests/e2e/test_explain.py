@@ -1,4 +1,4 @@
-"""`headwater explain` as people call it: of a running instance, of a state directory, of manifests."""
+"""The command `headwater explain` on a running instance, a state directory, and manifests."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DOWN: Final = "down.default.svc.cluster.local"
 
 
 def explain(*arguments: str | Path, home: Path) -> subprocess.CompletedProcess[str]:
-    """The command, without credentials that the machine may have."""
+    """Run the command, without the machine's own credentials."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("KUBE", "HEADWATER_"))}
     return subprocess.run(
         [sys.executable, "-m", "headwater", "explain", *map(str, arguments)],
@@ -87,7 +87,7 @@ def test_questions_that_come_at_once_are_bounded_and_queries_go_on(headwater: He
     assert set(replies) <= {200, 503}
     assert 200 in replies
     wait_until(lambda: headwater.admin(f"/explain?name={DOWN}")[0] == 200, 10.0, "it explains again")
-    # What is explained is no query: nothing is counted.
+    # An explanation is not a query, so it is not counted.
     total = sum(float(line.split()[-1]) for line in headwater.admin("/metrics")[1].splitlines()
                 if line.startswith("headwater_queries_total{"))  # fmt: skip
     assert total == 0

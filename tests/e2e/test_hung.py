@@ -1,4 +1,4 @@
-"""Processes that hang instead of dying: each is noticed, said, killed and replaced (contract 8)."""
+"""Processes that hang instead of dying are noticed, reported, killed and replaced (contract 8)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-#: In seconds: what is promised to clients of CoreDNS, and how much longer a busy machine may take to replace.
+#: The time that is promised to clients of CoreDNS, and a margin for a busy machine, in seconds.
 ANSWERED: Final = 5.0
 SLACK: Final = 6.0
 SETTLE: Final = 20.0
@@ -47,7 +47,7 @@ def headwater(manifest: Path, tmp_path: Path) -> Iterator[Headwater]:
 
 @contextlib.contextmanager
 def stopped(*pids: int) -> Iterator[None]:
-    """SIGSTOP for as long as the block takes, for those that live on."""
+    """Send SIGSTOP to processes for the block; then SIGCONT to those that still live."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -59,7 +59,7 @@ def stopped(*pids: int) -> Iterator[None]:
 
 
 def server(headwater: Headwater, what: str) -> psutil.Process:
-    """The forkserver, or multiprocessing's "resource_tracker"."""
+    """Return the forkserver, or multiprocessing's "resource_tracker"."""
     for process in headwater.family():
         with contextlib.suppress(psutil.NoSuchProcess):
             if any(f"multiprocessing.{what}" in part for part in process.cmdline()):
@@ -119,7 +119,9 @@ def test_stopped_process_is_noticed_killed_and_replaced(
 @pytest.mark.slow
 @pytest.mark.coredns
 def test_coredns_gets_answers_again_within_five_seconds(headwater: Headwater, tmp_path: Path) -> None:
-    """Until then half of the queries go to the process that hangs; CoreDNS gives up each after 5 s."""
+    """Before that, half of the queries go to the hung process, and
+    CoreDNS gives each up after 5 s.
+    """
     with CoreDNS(tmp_path, headwater.grpc_corefile_stanza()) as front:
         front.records(SERVICE)
         asked: list[tuple[float, float | None]] = []
@@ -171,7 +173,7 @@ def test_ages_grow_and_nobody_is_called_ready_who_hangs(headwater: Headwater) ->
 
 @pytest.mark.slow
 def test_pages_that_a_hung_reader_pins_are_freed(tmp_path: Path) -> None:
-    """The store does not grow for as long as a process hangs."""
+    """The store does not grow while a process hangs."""
     manifest = tmp_path / "many.yaml"
 
     def write(turn: int) -> None:
@@ -189,7 +191,8 @@ def test_pages_that_a_hung_reader_pins_are_freed(tmp_path: Path) -> None:
         wait_until(headwater.is_complete, SETTLE, "every process is up")
         pid = headwater.pids()["answer 0"]
         size = metric(headwater, "headwater_store_bytes")
-        # Readers that are asked hold a snapshot open only for moments; one that is stopped in such a moment pins it.
+        # A reader holds a snapshot only for moments; one that is stopped in such a moment pins its
+        # pages.
         turns = 0
 
         def turn() -> bool:
@@ -230,7 +233,8 @@ def test_killed_server_takes_nobody_with_it_and_is_started_again(what: str, head
     wait_until(again, SETTLE, f"another {what}, and no zombie of the old one")
     assert headwater.pids() == before, "nobody went with it"
     assert all(headwater.records(SERVICE, worker=worker) == ["10.44.0.1"] for worker in (0, 1))
-    # Children that it has left behind are seen to die, with what they died of, and are replaced.
+    # The deaths of children that it has left behind are noticed with their exit codes, and these
+    # are replaced.
     for title in ("answer 0", "watch"):
         headwater.kill9(title)
         wait_until(partial(replaced, headwater, before, title), SETTLE, f"{title} is back")
@@ -267,7 +271,9 @@ def test_a_second_sigterm_ends_it_at_once(headwater: Headwater) -> None:
 
 @pytest.mark.slow
 def test_nobody_waits_for_a_process_that_cannot_be_forked(headwater: Headwater) -> None:
-    """The forkserver hangs and an answer process dies: its address closes new connections until it is back."""
+    """With a hung forkserver, a dead answer process's address closes new
+    connections until it is back.
+    """
 
     def is_turned_away() -> bool:
         with socket.socket(socket.AF_UNIX) as client:

@@ -1,7 +1,7 @@
-"""What CoreDNS does between SIGTERM and its end: why the manifests wait in `preStop`, and not by `lameduck`.
+"""CoreDNS between SIGTERM and its end: the reason to wait in `preStop`, and not with `lameduck`.
 
-This holds a fact about CoreDNS, not a promise of ours. When the first test fails, CoreDNS has changed:
-then `lameduck` may be of use again, and docs/operations.md has to say so.
+The tests check a fact about CoreDNS, not a promise of ours. When the first test fails, CoreDNS has
+changed. `lameduck` may then be useful again, and docs/operations.md has to say so.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.coredns
 
-#: In seconds: long enough for a question between the signal and the end.
+#: Long enough for a question between the signal and the end, in seconds.
 LAMEDUCK: Final = 3
 SETTLE: Final = 10.0
 COREFILE: Final = """\
@@ -37,7 +37,7 @@ COREFILE: Final = """\
 
 
 def rcode(coredns: CoreDNS) -> str:
-    """What the Service's name answers now; "none" for no reply."""
+    """Return the rcode for the Service's name; "none" without a reply."""
     try:
         return dns.rcode.to_text(coredns.ask(SERVICE, "A", timeout=1.0).rcode())
     except (dns.exception.Timeout, OSError):
@@ -57,7 +57,7 @@ def test_coredns_answers_servfail_while_it_is_a_lame_duck(tmp_path: Path) -> Non
 
 
 def test_until_the_signal_everything_is_answered(tmp_path: Path) -> None:
-    """What `preStop` gives: CoreDNS does not know yet that it will be stopped."""
+    """During `preStop` CoreDNS does not know yet that it will be stopped."""
     manifest = tmp_path / "manifest.yaml"
     manifest.write_text(MANIFEST)
     with Headwater(tmp_path, "--manifests", manifest) as headwater:

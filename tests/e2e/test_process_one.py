@@ -1,4 +1,4 @@
-"""As process 1 of a container: no signal is lost, no zombie stays."""
+"""The supervisor as process 1 of a container: no signal is lost, and no zombie stays."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def namespaces() -> None:
 
 
 class First(Headwater):
-    """An instance whose supervisor is process 1 of a PID namespace of its own."""
+    """An instance whose supervisor is process 1 of a new PID namespace."""
 
     def command(self) -> list[str]:
         return [*_UNSHARE, *super().command()]
 
     def supervisor(self) -> psutil.Process:
-        """Process 1, as it is seen from outside. Raises LookupError before it is there."""
+        """Return process 1 as seen from outside. Raises LookupError before it exists."""
         for child in psutil.Process(self.process.pid).children():
             return child
         raise LookupError("process 1 is not there yet")
@@ -58,7 +58,7 @@ def instance(tmp_path: Path) -> Iterator[First]:
         running.close()
 
 
-#: Stops process 1 in the middle of its start: at the import of a module, until a file is there.
+#: Stops process 1 during its start, at the import of a module, until a file exists.
 _GATE: Final = """\
 import os, sys, time
 
@@ -74,7 +74,7 @@ sys.meta_path.insert(0, Gate())
 
 
 class Gated(First):
-    """One whose process 1 stops at the import of a module, until `go`."""
+    """An instance whose process 1 stops at the import of a module, until `go`."""
 
     def __init__(self, folder: Path, module: str, *flags: str | Path) -> None:
         super().__init__(folder, *flags)
@@ -91,7 +91,7 @@ class Gated(First):
 
 @pytest.mark.parametrize("module", ["click", "headwater.supervise.supervisor", "uvicorn"])
 def test_sigterm_at_any_point_of_the_start_stops_it(module: str, tmp_path: Path) -> None:
-    """Before anything is imported, before there is a loop, and when there is one."""
+    """Before any import, before the loop exists, and afterwards."""
     manifest = tmp_path / "manifest.yaml"
     manifest.write_text(MANIFEST)
     instance = Gated(tmp_path, module, "--manifests", manifest)
@@ -105,7 +105,9 @@ def test_sigterm_at_any_point_of_the_start_stops_it(module: str, tmp_path: Path)
 
 
 def test_what_it_inherits_is_reaped(instance: First) -> None:
-    """The forkserver dies, its children die, and a stranger whose parent is gone (kubectl exec leaves such) dies."""
+    """The forkserver, its children, and a stranger without a parent
+    (kubectl exec leaves such) die.
+    """
     instance.start()
     supervisor = instance.supervisor()
 

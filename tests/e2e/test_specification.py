@@ -1,56 +1,65 @@
-"""The Kubernetes DNS specification 1.1.0: each of its demands is a row of the table below.
+"""The Kubernetes DNS specification 1.1.0: each of its demands has rows in the table below.
 
-https://github.com/kubernetes/dns/blob/master/docs/specification.md. Z is the zone, SVC a Service in the namespace NS,
-HOST an endpoint's hostname. SHOULD, MAY, and what is LEFT TO US, are marked; everything else is a MUST.
+https://github.com/kubernetes/dns/blob/master/docs/specification.md. Z is the zone, SVC a Service in
+the namespace NS, HOST an endpoint's hostname. SHOULD, MAY, and LEFT TO US are marked; everything
+else is a MUST.
 
-Section  What is demanded; the rows
+Section  The demand; the rows
 -------  --------------------------
 1        The schema described has the version 1.1.0: 2.2-version.
 2        All records below exist: every row.
-2.1      Z is the cluster's domain, whichever it is: 2.1-zone 2.1-zone-srv 2.1-zone-version; NS is the namespace:
-         2.1-namespace 2.1-namespace-unknown.
-         A hostname is the endpoint's own, before anything else: 2.1-hostname 2.1-hostname-before-pod. Without one it is
-         an identifier, whose form is LEFT TO US, that tells endpoints apart: 2.1-identifier 2.1-identifier-aaaa
-         2.1-identifier-pod, and test_identifiers_tell_endpoints_apart.
-         Ready is what the API says is ready (`addresses` of an EndpointSubset then, `ready` of an EndpointSlice now:
-         absent is as good as true): 2.1-ready-unsaid 2.1-ready-not 2.1-ready-published; or every endpoint of a Service
-         with the annotation tolerate-unready-endpoints "true": 2.1-ready-annotation 2.1-ready-annotation-false.
-         Letter case never matters, in the question or in the data: 2.1-case 2.1-case-aaaa 2.1-case-srv 2.1-case-ptr
-         2.1-case-version 2.1-case-cname 2.1-case-data 2.1-case-data-ptr.
-2.2      dns-version.Z has a TXT record with the schema's semantic version: 2.2-version (its TTL of 8 hours is the
-         example's).
-2.3.1    SVC.NS.svc.Z has an A record for an IPv4 cluster IP and an AAAA record for an IPv6 one: 2.3.1-a 2.3.1-aaaa
-         2.3.1-dual-a 2.3.1-dual-aaaa, whatever type of Service has it: 2.3.1-loadbalancer. A family that it has not got
-         makes no record: 2.3.1-no-aaaa 2.3.1-no-a.
-2.3.2    _PORT._PROTO.SVC.NS.svc.Z has an SRV record with the Service's port and name, for each named port: 2.3.2-tcp
-         2.3.2-udp 2.3.2-sctp 2.3.2-single 2.3.2-aaaa-only 2.3.2-same-number; port and protocol are literal:
-         2.3.2-other-protocol 2.3.2-other-port. Priority and weight are LEFT TO US. A and AAAA in the additional section
-         MAY be there, and are. Ports without a name have none: 2.3.2-unnamed 2.3.2-unnamed-number 2.3.2-unnamed-empty.
-2.3.3    The reverse names of cluster IPs of both families have a PTR record with SVC.NS.svc.Z: 2.3.3-ipv4
-         2.3.3-dual-ipv4 2.3.3-ipv6 2.3.3-dual-ipv6 2.3.3-loadbalancer.
-2.4.1    SVC.NS.svc.Z, headless, has an A or AAAA record for each ready endpoint's address: 2.4.1-a 2.4.1-dual-a
-         2.4.1-dual-aaaa 2.4.1-aaaa 2.4.1-many; NXDOMAIN SHOULD be the answer when no endpoint is ready: 2.4.1-none-a
-         2.4.1-none-aaaa 2.4.1-empty-a 2.4.1-empty-aaaa.
-         HOST.SVC.NS.svc.Z has one for each address of a ready endpoint of that hostname: 2.4.1-host-a
-         2.4.1-host-dual-a 2.4.1-host-dual-aaaa 2.4.1-host-aaaa, several if there are several: 2.4.1-host-several-a
-         2.4.1-host-several-aaaa. The others have none: 2.4.1-host-not-ready 2.4.1-host-none 2.4.1-host-other.
-2.4.2    _PORT._PROTO.SVC.NS.svc.Z, headless, has an SRV record for each ready endpoint and named port: 2.4.2-port
-         2.4.2-other-port 2.4.2-dual 2.4.2-several 2.4.2-aaaa 2.4.2-many 2.4.2-none; N times M in all: 2.4.2-all (under
-         the Service's name, which is OURS). The number is the endpoint's port; the text says the Service's, which is
-         the same unless targetPort is another, and then nobody listens there. Priority, weight and additional section
-         as in 2.3.2. Ports without a name have none: 2.4.2-unnamed 2.4.2-unnamed-number 2.4.2-unnamed-empty.
-2.4.3    The reverse names of a ready endpoint's addresses of both families have a PTR record with HOST.SVC.NS.svc.Z:
-         2.4.3-ipv4 2.4.3-ipv6 2.4.3-dual-ipv4 2.4.3-dual-ipv6 2.4.3-several-ipv4 2.4.3-several-ipv6
-         2.4.3-identifier-ipv4 2.4.3-identifier-ipv6 2.4.3-identifier-pod; for each Service that it is an endpoint of:
-         2.4.3-two-services. The others have none: 2.4.3-not-ready-ipv4 2.4.3-not-ready-ipv6.
-2.5      SVC.NS.svc.Z with an external name has a CNAME record with it: 2.5-cname 2.5-cname-dot 2.5-cname-unresolved
-         2.5-cname-inside 2.5-cname-inside-headless. Questions for A and AAAA are answered with it: 2.5-a 2.5-aaaa
-         2.5-unresolved-a, and with the target's records, as in the examples: 2.5-inside-a 2.5-inside-aaaa
-         2.5-inside-headless-a.
-2.6      A-B-C-D.NS.pod.Z has the A record A.B.C.D for all numbers from 0 to 255: demanded by 1.0.1 and not by 1.1.0, so
-         it is LEFT TO US, and served with --pods insecure: 2.6-pod 2.6-pod-lowest 2.6-pod-highest 2.6-pod-not-an-octet.
-3        More records MAY be there: every row but a few is asked of two instances, one of them with all that Headwater
-         adds to the schema.
+2.1      Z is the cluster's domain, whichever it is: 2.1-zone 2.1-zone-srv 2.1-zone-version; NS is
+         the namespace: 2.1-namespace 2.1-namespace-unknown.
+         A hostname is the endpoint's own, before anything else: 2.1-hostname
+         2.1-hostname-before-pod. Without one it is an identifier, whose form is LEFT TO US, that
+         tells endpoints apart: 2.1-identifier 2.1-identifier-aaaa 2.1-identifier-pod, and
+         test_identifiers_tell_endpoints_apart.
+         Ready is what the API says is ready (`addresses` of an EndpointSubset then, `ready` of an
+         EndpointSlice now: absent is as good as true): 2.1-ready-unsaid 2.1-ready-not
+         2.1-ready-published; or every endpoint of a Service with the annotation
+         tolerate-unready-endpoints "true": 2.1-ready-annotation 2.1-ready-annotation-false.
+         Letter case never matters, in the question or in the data: 2.1-case 2.1-case-aaaa
+         2.1-case-srv 2.1-case-ptr 2.1-case-version 2.1-case-cname 2.1-case-data 2.1-case-data-ptr.
+2.2      dns-version.Z has a TXT record with the schema's semantic version: 2.2-version (its TTL of
+         8 hours is the example's).
+2.3.1    SVC.NS.svc.Z has an A record for an IPv4 cluster IP and an AAAA record for an IPv6 one:
+         2.3.1-a 2.3.1-aaaa 2.3.1-dual-a 2.3.1-dual-aaaa, whatever type of Service has it:
+         2.3.1-loadbalancer. A family that it has not got makes no record: 2.3.1-no-aaaa 2.3.1-no-a.
+2.3.2    _PORT._PROTO.SVC.NS.svc.Z has an SRV record with the Service's port and name, for each
+         named port: 2.3.2-tcp 2.3.2-udp 2.3.2-sctp 2.3.2-single 2.3.2-aaaa-only 2.3.2-same-number;
+         port and protocol are literal: 2.3.2-other-protocol 2.3.2-other-port. Priority and weight
+         are LEFT TO US. A and AAAA in the additional section MAY be there, and are. Ports without a
+         name have none: 2.3.2-unnamed 2.3.2-unnamed-number 2.3.2-unnamed-empty.
+2.3.3    The reverse names of cluster IPs of both families have a PTR record with SVC.NS.svc.Z:
+         2.3.3-ipv4 2.3.3-dual-ipv4 2.3.3-ipv6 2.3.3-dual-ipv6 2.3.3-loadbalancer.
+2.4.1    SVC.NS.svc.Z, headless, has an A or AAAA record for each ready endpoint's address: 2.4.1-a
+         2.4.1-dual-a 2.4.1-dual-aaaa 2.4.1-aaaa 2.4.1-many; NXDOMAIN SHOULD be the answer when no
+         endpoint is ready: 2.4.1-none-a 2.4.1-none-aaaa 2.4.1-empty-a 2.4.1-empty-aaaa.
+         HOST.SVC.NS.svc.Z has one for each address of a ready endpoint of that hostname:
+         2.4.1-host-a 2.4.1-host-dual-a 2.4.1-host-dual-aaaa 2.4.1-host-aaaa, several if there are
+         several: 2.4.1-host-several-a 2.4.1-host-several-aaaa. The others have none:
+         2.4.1-host-not-ready 2.4.1-host-none 2.4.1-host-other.
+2.4.2    _PORT._PROTO.SVC.NS.svc.Z, headless, has an SRV record for each ready endpoint and named
+         port: 2.4.2-port 2.4.2-other-port 2.4.2-dual 2.4.2-several 2.4.2-aaaa 2.4.2-many
+         2.4.2-none; N times M in all: 2.4.2-all (under the Service's name, which is OURS). The
+         number is the endpoint's port; the text says the Service's, which is the same unless
+         targetPort is another, and then nobody listens there. Priority, weight and additional
+         section as in 2.3.2. Ports without a name have none: 2.4.2-unnamed 2.4.2-unnamed-number
+         2.4.2-unnamed-empty.
+2.4.3    The reverse names of a ready endpoint's addresses of both families have a PTR record with
+         HOST.SVC.NS.svc.Z: 2.4.3-ipv4 2.4.3-ipv6 2.4.3-dual-ipv4 2.4.3-dual-ipv6 2.4.3-several-ipv4
+         2.4.3-several-ipv6 2.4.3-identifier-ipv4 2.4.3-identifier-ipv6 2.4.3-identifier-pod; for
+         each Service that it is an endpoint of: 2.4.3-two-services. The others have none:
+         2.4.3-not-ready-ipv4 2.4.3-not-ready-ipv6.
+2.5      SVC.NS.svc.Z with an external name has a CNAME record with it: 2.5-cname 2.5-cname-dot
+         2.5-cname-unresolved 2.5-cname-inside 2.5-cname-inside-headless. Questions for A and AAAA
+         are answered with it: 2.5-a 2.5-aaaa 2.5-unresolved-a, and with the target's records, as in
+         the examples: 2.5-inside-a 2.5-inside-aaaa 2.5-inside-headless-a.
+2.6      A-B-C-D.NS.pod.Z has the A record A.B.C.D for all numbers from 0 to 255: demanded by 1.0.1
+         and not by 1.1.0, so it is LEFT TO US, and served with --pods insecure: 2.6-pod
+         2.6-pod-lowest 2.6-pod-highest 2.6-pod-not-an-octet.
+3        More records MAY be there: every row but a few is asked of two instances, one of them with
+         all that Headwater adds to the schema.
 """
 
 from __future__ import annotations
@@ -84,7 +93,7 @@ OTHER_ZONE: Final = "k8s.example.org"
 REVERSE: Final = ("in-addr.arpa", "ip6.arpa")
 CROWD: Final = [f"10.4.100.{number}" for number in range(1, 151)]
 TTL: Final = 5
-#: The longest TTL that is right for www.example.com, from the specification's example.
+#: The longest right TTL for www.example.com, from the specification's example.
 UPSTREAM_TTL: Final = 28715
 UPSTREAM: Final = """\
 example.com:53 {
@@ -102,7 +111,8 @@ www {UPSTREAM_TTL} IN AAAA 2001:db8::53
 
 Kind = Literal["plain", "extended"]
 KINDS: Final[tuple[Kind, ...]] = ("plain", "extended")
-#: The extended one has all that Headwater can add to the schema (section 3).
+#: The flags of the instances; the extended one has everything that may be added to the schema
+#: (section 3).
 FLAGS: Final[dict[Kind, tuple[str, ...]]] = {
     "plain": (),
     "extended": (
@@ -115,10 +125,10 @@ ZONES: Final[dict[Kind, tuple[str, ...]]] = {"plain": (ZONE,), "extended": (ZONE
 
 @dataclass(frozen=True)
 class Row:
-    """A question and what it must be answered with, written by hand.
+    """A question and its right answer, written by hand.
 
-    Records are "OWNER TYPE DATA"; names are relative to the zone without a
-    closing dot; @ is the name asked for; SRV data is port and target.
+    Records are "OWNER TYPE DATA". Names are relative to the zone if they have no last dot, and @ is
+    the name of the question. The data of SRV is port and target.
     """
 
     id: str
@@ -126,14 +136,14 @@ class Row:
     """Name and type."""
     answer: tuple[str, ...] = ()
     glue: tuple[str, ...] = ()
-    """The additional section, whole."""
+    """The whole additional section."""
     rcode: str | None = "NOERROR"
-    """None: nothing is demanded."""
+    """The rcode; None if the specification demands none."""
     ttl: int = TTL
     only: Kind | None = None
-    """Asked of that instance only."""
+    """The only instance that is asked; None for both."""
     large: bool = False
-    """Does not fit into a UDP message: truncated there, whole over TCP."""
+    """Whether the answer is too large for UDP, so that it is truncated there and whole over TCP."""
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -141,7 +151,7 @@ class Row:
 
     @property
     def asked(self) -> tuple[str, str]:
-        """Name and type, the name whole, in its letter case."""
+        """Return the name and the type; the name is whole and keeps its case."""
         name, rdtype = self.question.split()
         return name if name.endswith(".") else f"{name}.{ZONE}.", rdtype
 
@@ -160,7 +170,7 @@ def row(
 
 
 def absent(name: str, question: str, *, only: Kind | None = None) -> Row:
-    """A name that is not there."""
+    """Return the row of a name that does not exist."""
     return row(name, question, rcode="NXDOMAIN", only=only)
 
 
@@ -176,7 +186,7 @@ PAIR: Final = (
     "pair.twins.default.svc AAAA 2001:db8:4::2:1",
     "pair.twins.default.svc AAAA 2001:db8:4::2:2",
 )
-#: 2001:db8:3 and 2001:db8:4, in the reverse order, and the zeros up to the last two groups.
+#: 2001:db8:3 and 2001:db8:4 in reverse order, with the zeros up to the last two groups.
 NET_3: Final = "0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.0.3.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa."
 NET_4: Final = "0.0.0.0.0.0.0.0.0.0.0.0.4.0.0.0.8.b.d.0.1.0.0.2.ip6.arpa."
 
@@ -423,7 +433,7 @@ def instances(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[Kind, I
 
 
 def crowd_of(addresses: list[str]) -> dict[str, object]:
-    """A headless Service with so many endpoints that UDP has no room for them."""
+    """Return a headless Service with too many endpoints for UDP."""
     ports = [{"name": "work", "port": 7001, "protocol": "TCP"}]
     service = {
         "apiVersion": "v1",
@@ -451,7 +461,7 @@ def crowd_of(addresses: list[str]) -> dict[str, object]:
     return {"apiVersion": "v1", "kind": "List", "items": [service, *slices]}
 
 
-# What is compared: records as "OWNER TYPE DATA", with whole names in lower case
+# Comparison: records as "OWNER TYPE DATA", with whole names in lower case
 
 
 def absolute(name: str, asked: str = "") -> str:
@@ -473,14 +483,14 @@ def expected(records: tuple[str, ...], asked: str) -> list[str]:
 
 
 def data_of(rdata: dns.rdata.Rdata) -> str:
-    """Its data; of SRV without priority and weight, which are not demanded."""
+    """Return rdata as text; that of SRV without priority and weight, which are not demanded."""
     if isinstance(rdata, dns.rdtypes.IN.SRV.SRV):
         return f"{rdata.port} {rdata.target}".lower()
     return rdata.to_text().lower()
 
 
 def records_of(section: list[dns.rrset.RRset]) -> list[str]:
-    """Every record, one that is there twice as two."""
+    """Return every record; duplicates are kept."""
     return sorted(
         f"{rrset.name} ".lower() + f"{dns.rdatatype.to_text(rrset.rdtype)} {data_of(rdata)}"
         for rrset in section
@@ -501,7 +511,7 @@ def check(row: Row, reply: dns.message.Message) -> None:
         else:
             assert rrset.ttl == row.ttl
     if not row.answer:
-        # RFC 2308 section 3: what makes it cacheable, and not for longer than the records would be.
+        # RFC 2308 section 3: the SOA makes the reply cacheable, and not for longer than records.
         assert [(rrset.rdtype, rrset.ttl) for rrset in reply.authority] == [(dns.rdatatype.SOA, TTL)]
 
 
@@ -529,7 +539,9 @@ def test_over_grpc(row: Row, kind: Kind, instances: dict[Kind, Instance]) -> Non
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_identifiers_tell_endpoints_apart(kind: Kind, instances: dict[Kind, Instance]) -> None:
-    """2.1, without a word on their form: as many targets as endpoints, each with the address of one of them."""
+    """2.1, whatever their form: there are as many targets as endpoints, each
+    with one endpoint's address.
+    """
     instance = instances[kind]
     for service, addresses in (
         ("_work._tcp.crowd.default.svc", CROWD),
@@ -544,6 +556,6 @@ def test_identifiers_tell_endpoints_apart(kind: Kind, instances: dict[Kind, Inst
 
 
 def test_every_row_has_its_demand_above() -> None:
-    """The docstring names each row once or more, and no row that is not there; ids are unique."""
+    """The module's docstring names every row, and no others; ids are unique."""
     named = re.findall(r"\b\d\.\d(?:\.\d)?-[a-z][a-z0-9-]*", __doc__ or "")
     assert sorted(set(named)) == sorted(row.id for row in ROWS)

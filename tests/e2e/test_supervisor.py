@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SERVICE: Final = "db.default.svc.cluster.local"
-#: What is promised, in seconds: a killed process is back, an orphan is gone, a start answers.
+#: The promised time to replace a killed process, to end an orphan, and to answer, in seconds.
 PROMISED: Final = 1.0
 DRAINED: Final = 5.0
 SETTLE: Final = 20.0
@@ -56,14 +56,14 @@ def headwater(manifest: Path, tmp_path: Path) -> Iterator[Headwater]:
 
 
 def within(seconds: float, condition: Callable[[], bool], what: str) -> float:
-    """Wait for it, and how long it took; TimeoutError when it took longer."""
+    """Wait for a condition, and return how long it took. Raises TimeoutError."""
     began = time.monotonic()
     wait_until(condition, seconds, what, interval=0.005)
     return time.monotonic() - began
 
 
 def state(headwater: Headwater, title: str) -> dict[str, Any]:
-    """What /readyz says of one process."""
+    """Return what /readyz says about one process."""
     explained = json.loads(headwater.admin("/readyz")[1])
     found = explained["watch"] if title == "watch" else explained["answer"][title]
     return dict(found)
@@ -86,7 +86,7 @@ def test_killed_process_is_back_at_once(title: str, headwater: Headwater, manife
     }
     assert all(headwater.records(SERVICE, worker=worker) == ["10.44.0.1"] for worker in (0, 1))
     assert f'headwater_process_restarts_total{{process="{title}"}} 1.0' in headwater.admin("/metrics")[1]
-    # It does its work, too.
+    # It also works.
     manifest.write_text(MANIFEST.replace("10.44.0.1", "10.44.0.2"))
     wait_until(lambda: headwater.records(SERVICE, worker=1) == ["10.44.0.2"], SETTLE, "the changed manifest is served")
 
@@ -106,7 +106,7 @@ def test_killed_supervisor_takes_everything_down_and_a_new_start_serves_at_once(
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_stops_it_in_good_order(number: signal.Signals, headwater: Headwater) -> None:
     family = headwater.family()
-    # A client that stays connected and says nothing holds nothing up.
+    # A client that stays connected and silent delays nothing.
     with grpc.insecure_channel(str(headwater.addresses[0])) as channel:
         grpc.channel_ready_future(channel).result(SETTLE)
         headwater.process.signal(number)
@@ -117,7 +117,7 @@ def test_signal_stops_it_in_good_order(number: signal.Signals, headwater: Headwa
 
 
 def test_sighup_reads_the_files_again(headwater: Headwater, manifest: Path) -> None:
-    """Seen here by a change that leaves size, inode and time as they were."""
+    """The change here leaves size, inode and time as they were."""
     before = manifest.stat()
     with manifest.open("r+") as file:
         file.write(MANIFEST.replace("10.44.0.1", "10.44.0.2"))
@@ -142,7 +142,7 @@ def test_second_instance_is_refused(shared: str, headwater: Headwater, manifest:
     with contextlib.closing(second):
         done = subprocess.run(second.command(), capture_output=True, text=True, timeout=SETTLE, check=False)
     assert (done.returncode, done.stderr.splitlines()) == (1, [f"headwater: {expected[shared]}"])
-    # The first has not noticed.
+    # The first instance goes on.
     assert all(headwater.records(SERVICE, worker=worker) == ["10.44.0.1"] for worker in (0, 1))
     assert headwater.pids()["supervisor"] == headwater.process.pid
     assert psutil.Process(headwater.process.pid).status() != psutil.STATUS_ZOMBIE

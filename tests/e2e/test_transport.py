@@ -1,4 +1,6 @@
-"""The transports in the real server, CoreDNS in front: restarts that nobody notices, TLS, and what an attack costs."""
+"""The transports in the real server behind CoreDNS: unnoticed
+restarts, TLS, and costs of attacks.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,7 @@ def maps_grpc(pid: int) -> bool:
     return "cygrpc" in Path(f"/proc/{pid}/maps").read_text()
 
 
-# Both, behind CoreDNS
+# Both transports behind CoreDNS
 
 
 @pytest.mark.coredns
@@ -94,7 +96,7 @@ def test_coredns_is_served_over_either(transport: str, source: Path, tmp_path: P
         assert dns.records(SERVICE) == ["10.44.0.1"]
         assert len(dns.records(LARGE, tcp=True)) == 1000
         assert dns.ask("none.default.svc.cluster.local").rcode() == 3
-        # Which of them is used is also seen by what the answer processes have loaded.
+        # The modules in the answer processes also show which transport is used.
         pids = headwater.pids()
         assert [maps_grpc(pids[f"answer {index}"]) for index in range(2)] == [transport == "grpcio"] * 2
         with concurrent(lambda: dns.records(SERVICE) == ["10.44.0.1"], 16) as outcomes:
@@ -104,7 +106,9 @@ def test_coredns_is_served_over_either(transport: str, source: Path, tmp_path: P
 
 @pytest.mark.coredns
 def test_an_srv_set_fits_a_datagram_in_any_letters(tmp_path: Path) -> None:
-    """CoreDNS compresses what is the same letter for letter, and cuts what is longer than 512 bytes then."""
+    """CoreDNS compresses only names of equal case, and truncates what
+    is then longer than 512 bytes.
+    """
     items: list[dict[str, Any]] = []
     counts = range(2, 6)
     for count in counts:
@@ -143,7 +147,7 @@ def test_an_srv_set_fits_a_datagram_in_any_letters(tmp_path: Path) -> None:
 
 @contextlib.contextmanager
 def concurrent(ask: Callable[[], bool], count: int) -> Iterator[list[bool]]:
-    """Ask all the time, in so many threads; what came of it."""
+    """Ask all the time in `count` threads during the block. Yield the results."""
     outcomes: list[bool] = []
     stop = threading.Event()
 
@@ -203,13 +207,15 @@ def test_an_address_stays_bound_while_its_process_restarts(headwater: Headwater)
         wait_until(lambda: headwater.pids().get("answer 0", before) != before, SETTLE, "it is back")
         seen = len(outcomes)
         wait_until(lambda: len(outcomes) > seen + 20, SETTLE, "connections are served")
-    # The two that were with the process when it was killed may have ended with it.
+    # The two queries in the process when it was killed may have failed with it.
     assert outcomes.count(False) <= 2
     assert headwater.records(SERVICE) == ["10.44.0.1"]
 
 
 def test_a_process_that_is_told_to_leave_serves_what_it_was_asked(headwater: Headwater) -> None:
-    """A client that goes on asking over its one connection gets every reply: GOAWAY tells it to take another."""
+    """A client that keeps asking over one connection gets every
+    reply, because GOAWAY moves it on.
+    """
     with grpc.insecure_channel(str(headwater.addresses[0])) as channel:
         call: Any = channel.unary_unary(QUERY)
         message = question(SERVICE, "A")
@@ -231,7 +237,9 @@ def test_a_process_that_is_told_to_leave_serves_what_it_was_asked(headwater: Hea
 
 
 def test_a_stop_refuses_at_once(headwater: Headwater) -> None:
-    """Who came to a socket that nobody accepts from would wait for its deadline; CoreDNS has another address."""
+    """On a socket without an accepting process CoreDNS would wait for
+    its deadline, not fail over.
+    """
     path = str(headwater.addresses[0].path)
     with grpc.insecure_channel(str(headwater.addresses[0])) as channel:
         grpc.channel_ready_future(channel).result(SETTLE)
@@ -251,7 +259,7 @@ def test_a_stop_refuses_at_once(headwater: Headwater) -> None:
 
 
 class Listening:
-    """A role whose process ends at once, and its socket."""
+    """A role whose process ends at once, and the role's socket."""
 
     def __init__(self, path: Path) -> None:
         (self.socket,) = claims.listen([Address(path=str(path))])
@@ -268,7 +276,7 @@ class Listening:
 
 
 def test_who_comes_while_a_process_cannot_be_started_is_turned_away(tmp_path: Path) -> None:
-    """CoreDNS asks its next address then. Before, it waits: a restart takes a moment."""
+    """CoreDNS then asks its next address. During a short restart it waits instead."""
     import asyncio
 
     import headwater.supervise.child as role_module
@@ -282,7 +290,7 @@ def test_who_comes_while_a_process_cannot_be_started_is_turned_away(tmp_path: Pa
         role = Child(Kind.ANSWER, "answer 0", never, reserve=Reserve(), listening=listening.socket)
         assert not await asyncio.to_thread(listening.is_turned_away)
         with role._turning_away(0.0):
-            await asyncio.sleep(0)  # its turn comes with the loop's next
+            await asyncio.sleep(0)  # it runs in the loop's next turn
             assert await asyncio.to_thread(listening.is_turned_away)
             assert await asyncio.to_thread(listening.is_turned_away)
         assert not await asyncio.to_thread(listening.is_turned_away)
@@ -311,7 +319,7 @@ def test_all_addresses_are_taken_or_none(tmp_path: Path) -> None:
         with pytest.raises(StartFailed, match=r"^--listen: another process serves at unix:"):
             claims.listen([Address(path=str(first)), Address(path=str(second))])
         assert not first.exists()
-        for _ in range(200):  # until its queue is full, and it does not answer
+        for _ in range(200):  # until its queue is full and it answers no more
             try:
                 client = stack.enter_context(socket.socket(socket.AF_UNIX))
                 client.setblocking(False)
@@ -320,7 +328,7 @@ def test_all_addresses_are_taken_or_none(tmp_path: Path) -> None:
                 break
         with pytest.raises(StartFailed, match=r"^--listen: another process serves at unix:"):
             claims.listen([Address(path=str(second))])
-    # What it left behind is nobody's.
+    # The socket file that it left behind belongs to no process.
     (taken,) = claims.listen([Address(path=str(second))])
     taken.close()
     (tmp_path / "file").touch()
@@ -342,7 +350,7 @@ def test_coredns_is_served_over_tls(transport: str, mutual: bool, source: Path, 
         with CoreDNS(tmp_path, text) as dns:
             assert dns.records(SERVICE) == ["10.44.0.1"]
             assert len(dns.records(LARGE, tcp=True)) == 1000
-        # Who does not speak it, or has no certificate, is not answered.
+        # A client without TLS, or without a certificate, gets no answer.
         others = [
             text.replace("tls ", "# ").replace("tls_servername", "#"),
             text.replace("headwater.test", "other.test"),
@@ -378,23 +386,23 @@ def calls(count: int = 512) -> bytes:
 
 
 def no_window() -> bytes:
-    """512 large replies, and no window for them."""
+    """Ask for 512 large replies, and give no window for them."""
     return HELLO + settings((4, 0)) + calls()
 
 
 def no_reading() -> bytes:
-    """The same with windows as wide as can be, unread."""
+    """Ask for large replies with the widest windows, and read nothing."""
     return HELLO + settings((4, 2**31 - 1)) + window(0, 2**31 - 1 - 65_535) + calls()
 
 
 def half_bodies() -> bytes:
-    """As many unfinished bodies as there are streams."""
+    """Send an unfinished body on every stream."""
     client = Client()
     return HELLO + b"".join(client.headers(2 * at + 1) + data(2 * at + 1, bytes(120), end=False) for at in range(512))
 
 
 def header_bombs() -> bytes:
-    """Header lists of 16 KiB in a few bytes each, their streams kept open."""
+    """Send header lists of 16 KiB in a few bytes each, and keep their streams open."""
     client = Client()
     block = client.block(
         (":method", "POST"), (":scheme", "http"), (":path", QUERY), ("content-type", "application/grpc")
@@ -405,12 +413,12 @@ def header_bombs() -> bytes:
 
 
 def half_frames() -> bytes:
-    """A frame that is not completed, and a header block that goes on."""
+    """Send an incomplete frame, and a header block without an end."""
     return HELLO + frame(1, 0, 1, b"\x82" * 16_000) + frame(9, 0, 1, bytes(16_384))[:-1]
 
 
 def rapid_reset() -> bytes:
-    """Requests that are taken back."""
+    """Send requests and reset them."""
     block = Client().headers(1)[9:]
     return HELLO + b"".join(frame(1, 5, stream, block) + rst(stream) for stream in range(1, 10_000, 2))
 
@@ -419,7 +427,7 @@ ATTACKS: Final = (no_window, no_reading, half_bodies, header_bombs, half_frames,
 
 
 def peak_of(pid: int) -> int:
-    """The most memory that it ever had, in bytes."""
+    """Return the peak memory of a process, in bytes."""
     (line,) = (line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
@@ -432,7 +440,7 @@ def good_channel(address: Address, pki: Pki | None) -> grpc.Channel:
 
 
 def connect(address: Address, pki: Pki | None) -> socket.socket | None:
-    """A connection; None for one that is not let in."""
+    """Open a connection; return None if it is not let in."""
     client = socket.socket(socket.AF_UNIX)
     client.settimeout(SETTLE)
     client.connect(str(address.path))
@@ -456,7 +464,9 @@ def connect(address: Address, pki: Pki | None) -> socket.socket | None:
 def test_an_attack_on_all_connections_stays_within_100_mib(
     attack: Callable[[], bytes], tls: bool, source: Path, tmp_path: Path
 ) -> None:
-    """As many connections as are let in, and one good client that was there before. A fifth of a second for each."""
+    """Attack with as many connections as are let in, a fifth of a second
+    each, beside one good client.
+    """
     pki = Pki(tmp_path) if tls else None
     flags = [] if pki is None else pki.flags(mutual=False)
     with (
@@ -476,8 +486,8 @@ def test_an_attack_on_all_connections_stays_within_100_mib(
                 if connection is None:
                     break  # that was the last one
                 stack.enter_context(connection)
-                connection.settimeout(SETTLE if attack is not no_reading else 0.02)  # nobody takes all of that
-                with contextlib.suppress(OSError):  # it may have to go while it speaks
+                connection.settimeout(SETTLE if attack is not no_reading else 0.02)  # the server leaves some unread
+                with contextlib.suppress(OSError):  # the server may close it while it sends
                     connection.sendall(sent)
                 began = time.monotonic()
                 call(good, timeout=SETTLE)

@@ -1,4 +1,4 @@
-"""The whole instance and its credentials: what is stored is served, however unreadable they are."""
+"""A whole instance with unreadable credentials serves its stored records."""
 
 from __future__ import annotations
 
@@ -29,7 +29,9 @@ def serves(headwater: Headwater) -> bool:
 
 
 def tells(headwater: Headwater) -> bool:
-    """Whether /readyz and a metric say that the credentials cannot be read, and /readyz is ready."""
+    """Return whether /readyz is ready, and says, as does a metric,
+    that credentials cannot be read.
+    """
     status, page = headwater.admin("/readyz")
     metric = 'headwater_watch_errors_total{code="credentials",resource="services"}'
     return status == 200 and "--kubeconfig" in page and metric in headwater.admin("/metrics")[1]

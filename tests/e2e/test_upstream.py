@@ -1,4 +1,4 @@
-"""The real server and ExternalName Services: another server that is slow or silent holds up nobody."""
+"""The real server with ExternalName Services: a slow or silent other server delays nobody else."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ from tests.wire.elsewhere import Elsewhere, Reply, answer
 
 WEB: Final = "web.default.svc.cluster.local"
 ALIASES: Final = 60
-#: Other ones each time: what nobody answered for is not asked for at once again. Fewer than a namespace may have.
+#: Different names each time, because an unanswered name is not asked for again at once. There are
+#: fewer than the limit of a namespace.
 OVER_GRPC: Final = range(7, 33)
 OVER_UDP: Final = range(33, 59)
-#: In seconds. What a busy machine may take for an answer from memory, at most and usually.
+#: The time that a busy machine may take for an answer from memory, at most and usually, in seconds.
 AT_MOST: Final = 2.0
 USUALLY: Final = 0.1
-#: What a reply may take that waits for another server: its deadline, and a busy machine.
+#: The time of a reply that waits for another server: the deadline, and a margin for a busy machine.
 AT_LAST: Final = DEADLINE + 7.0
 
 
@@ -73,7 +74,7 @@ def manifest() -> str:
 
 
 class Behaviour:
-    """What the other server does; a test may change it."""
+    """The behaviour of the other server; a test may change it."""
 
     def __init__(self) -> None:
         self.silent = False
@@ -96,7 +97,7 @@ class Behaviour:
 
 
 class Serving:
-    """A Headwater with one answer process, and who it asks."""
+    """A Headwater with one answer process, and the server that it asks."""
 
     def __init__(self, headwater: Headwater, behaviour: Behaviour, elsewhere: Elsewhere, dns_port: int) -> None:
         self.headwater = headwater
@@ -107,14 +108,14 @@ class Serving:
         self._call: Any = self._channel.unary_unary(QUERY)
 
     def begin(self, name: str, rdtype: str = "A") -> Any:
-        """A query over gRPC that is under way; `reply_of` waits for its reply."""
+        """Send a query over gRPC; `reply_of` waits for its reply."""
         return self._call.future(pack(dns.message.make_query(name, rdtype).to_wire()), timeout=AT_LAST + AT_MOST)
 
     def ask(self, name: str, rdtype: str = "A") -> list[str]:
         return records_of(reply_of(self.begin(name, rdtype)))
 
     def lookups(self) -> dict[str, int]:
-        """The counts of the admin page."""
+        """Return the counts of look-ups from the metrics."""
         _, page = self.headwater.admin("/metrics")
         found = re.findall(r'^headwater_upstream_lookups_total\{result="(\w+)"\} (\S+)$', page, re.MULTILINE)
         return {result: int(float(count)) for result, count in found}
@@ -188,7 +189,7 @@ def test_what_the_other_server_says_follows_the_cname(
 
 
 def timed(ask: Any, times: int = 100) -> list[float]:
-    """How long each of so many answers from memory took."""
+    """Return how long each of `times` answers from memory took."""
     found = []
     for _ in range(times):
         began = time.perf_counter()

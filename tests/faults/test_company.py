@@ -1,4 +1,6 @@
-"""Faults in company: watches that expire on a disk that is nearly full, lists that are wrong, objects that break us."""
+"""Several faults at once: expired watches with a full disk, wrong lists,
+objects that cause failures.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ from tests.fakeapi.watching import DEADLINE, Watching
 from tests.harness.instance import Headwater
 from tests.harness.processes import wait_until
 
-#: Room on the small disk, in KiB.
+#: The size of the small disk, in KiB.
 _DISK: Final = 12 * 1024
 _SERVICES: Final = 250
 _SOON: Final = replace(SHORT, commit_retry=0.05, second_opinion=0.5)
@@ -32,7 +34,7 @@ _SOON: Final = replace(SHORT, commit_retry=0.05, second_opinion=0.5)
 
 @contextmanager
 def small_disk(folder: Path) -> Iterator[None]:
-    """A file system of its own for the state directory."""
+    """Mount a separate file system for the state directory."""
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK}k", "headwater-company", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -45,7 +47,7 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 
 def _leave(folder: Path, kib: int) -> None:
-    """Fill the disk but for that much."""
+    """Fill the disk, and leave this much free."""
     status = os.statvfs(folder)
     with (folder / "ballast").open("wb") as file:
         file.write(b"x" * max(0, status.f_bavail * status.f_frsize - kib * 1024))
@@ -57,7 +59,7 @@ def name(number: int) -> str:
 
 @pytest.mark.parametrize("room", [200, 500])
 def test_watches_that_expire_on_a_disk_that_is_nearly_full_lose_no_name(room: int, tmp_path: Path) -> None:
-    """Three lists wait when there is some room again: one is applied, another refused, in one batch."""
+    """Three lists wait when the disk has some room again: one is applied, and another refused."""
     stable = {name(number): frozenset({f"172.16.{number}.1"}) for number in range(0, _SERVICES, 7)}
     state = tmp_path / "state"
     ports = [{"name": f"port-{number}", "port": number} for number in range(1, 15)]
@@ -73,7 +75,7 @@ def test_watches_that_expire_on_a_disk_that_is_nearly_full_lose_no_name(room: in
         services()
         watching.ready()
         api.down()
-        services(sessionAffinity="ClientIP")  # another version, of which DNS says the same
+        services(sessionAffinity="ClientIP")  # a new version without a change for DNS
         for number in range(_SERVICES):
             endpoints = {f"host-{host}": f"10.99.{number}.{host}" for host in range(25)}
             api.truth.put(manifests.slice_of(f"s-{number}", endpoints))
@@ -99,7 +101,7 @@ def test_watches_that_expire_on_a_disk_that_is_nearly_full_lose_no_name(room: in
 
 
 def _wrong_lists(api: FakeApiServer, mode: str, times: float) -> None:
-    """A server, or its cache, that has forgotten nearly everything, for so many lists of Services."""
+    """Make a server, or its cache, lack nearly everything for `times` lists of Services."""
 
     def forgetful(exchange: Exchange) -> None:
         if mode == "stream":
@@ -187,7 +189,10 @@ def _services(watching: Watching, count: int) -> None:
 def test_object_that_cannot_be_stored_is_left_out_of_events_and_lists_and_audits(
     resource: Resource, tmp_path: Path
 ) -> None:
-    """No API server has such a name; what it shows here is that no object ends the process, or makes audits list."""
+    """No API server has such a name.
+
+    Here it shows that no object ends the process or causes lists.
+    """
     long = "x" * 600
     bad = (
         manifests.service(long, "172.16.0.66")
@@ -214,7 +219,9 @@ def test_object_that_cannot_be_stored_is_left_out_of_events_and_lists_and_audits
 
 
 def test_manifests_with_an_object_that_cannot_be_stored_are_served_without_it(tmp_path: Path) -> None:
-    """At the start, after a change of the file, and by the next process: it never ends in between."""
+    """At the start, after a change of the file, and in the next
+    process; it never ends in between.
+    """
     file = tmp_path / "manifest.json"
 
     def write(*objects: manifests.Manifest) -> None:

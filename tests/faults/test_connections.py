@@ -1,4 +1,6 @@
-"""Credentials that rotate, permissions that are missing, servers that are away, slow, or say when to come again."""
+"""Rotated credentials, missing permissions, and servers that are
+away, slow, or send Retry-After.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ _VERBS: Final[tuple[Verb, ...]] = ("list", "watch")
 
 
 def exec_user(file: Path) -> dict[str, object]:
-    """A kubeconfig's user whose token a command prints, from a file."""
+    """Return a kubeconfig's user whose token a command prints from a file."""
     command = {"apiVersion": "client.authentication.k8s.io/v1", "command": "cat", "args": [str(file)]}
     return {"exec": {**command, "interactiveMode": "Never"}}
 
@@ -43,7 +45,7 @@ def credential(token: str) -> str:
 
 @pytest.mark.parametrize("how", ["file", "command"])
 def test_rotated_token_is_read_again(how: str, tmp_path: Path) -> None:
-    """After one refusal of each resource, when the new one is there already; it waits when it is not."""
+    """After one refusal per resource if the new one exists already; otherwise it waits."""
     file = tmp_path / "token"
     write = file.write_text if how == "file" else lambda token: file.write_text(credential(token))
     write("first")
@@ -70,7 +72,7 @@ def test_rotated_token_is_read_again(how: str, tmp_path: Path) -> None:
             began = time.monotonic()
             api.break_watches()
             watching.until_asked(3 * len(watching.resources), since=began)
-            file.write_text("what is this?")  # a rotation that is under way
+            file.write_text("what is this?")  # a rotation under way
             watching.until_asked(5 * len(watching.resources), since=began)
             write("third")
             api.truth.put(app(4))
@@ -110,7 +112,7 @@ def test_missing_permission_to_list_is_named_with_its_group(tmp_path: Path) -> N
 
 
 def test_crd_comes_and_goes(tmp_path: Path) -> None:
-    """Without it there are no names, and no harm; its objects are served once it is there."""
+    """Without the CRD nothing else suffers; its objects are served when it is installed."""
     far = "far.default.svc.clusterset.local"
     behaviour = Behaviour()
     behaviour.installed.discard("serviceimports")
@@ -135,7 +137,7 @@ def test_crd_comes_and_goes(tmp_path: Path) -> None:
 
 
 def test_proxy_that_has_lost_its_api_server_takes_nothing_away(tmp_path: Path) -> None:
-    """404 for everything, /version too: that is no word on a CRD."""
+    """It replies 404 to everything, even to /version, so the 404 says nothing about the CRD."""
     with cluster(tmp_path) as (api, watching):
         watching.prober.allowed["far.default.svc.clusterset.local"] = frozenset({"172.16.9.1"})
         watching.ready()
@@ -148,11 +150,11 @@ def test_proxy_that_has_lost_its_api_server_takes_nothing_away(tmp_path: Path) -
         watching.check()
 
 
-# Servers that say when
+# Servers that send Retry-After
 
 
 def test_retry_after_is_obeyed(tmp_path: Path) -> None:
-    """By lists and by watches, with 429 and with 503, and not for much longer than was said."""
+    """By lists and watches, with 429 and 503, and not for much longer than the server said."""
     asked: dict[Resource, int] = {"pods": 429, "services": 503}
     with cluster(tmp_path) as (api, watching):
         for resource, code in asked.items():
@@ -182,7 +184,9 @@ def test_retry_after_that_makes_no_sense_is_a_usual_wait(retry_after: float, tmp
 
 
 def test_server_that_was_away_is_back_within_two_seconds(tmp_path: Path) -> None:
-    """With the waits as they are: a refused connection is tried again soon, after however many."""
+    """With the real timing: a refused connection is tried again soon,
+    after any number of refusals.
+    """
     with cluster(tmp_path, timing=replace(SHORT, reconnect=(0.1, 2.0))) as (api, watching):
         watching.ready()
         with watching.refused(3):
@@ -198,7 +202,9 @@ def test_server_that_was_away_is_back_within_two_seconds(tmp_path: Path) -> None
 
 @contextlib.contextmanager
 def black_hole(port: int) -> Iterator[None]:
-    """An address at which connections neither succeed nor fail: its queue is full and nobody takes from it."""
+    """Yield when connections to a port neither succeed nor fail: its
+    queue is full and nobody accepts.
+    """
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(socket.socket())
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -212,7 +218,7 @@ def black_hole(port: int) -> Iterator[None]:
 
 
 def test_server_that_does_not_take_connections_is_tried_again(tmp_path: Path) -> None:
-    """The connect runs into its timeout."""
+    """The connect ends with its timeout."""
     with cluster(tmp_path, timing=IMPATIENT) as (api, watching):
         watching.ready()
         api.down()
@@ -227,7 +233,7 @@ def test_server_that_does_not_take_connections_is_tried_again(tmp_path: Path) ->
 
 @pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
 def test_server_that_takes_connections_and_reads_nothing_is_tried_again(tls: bool, tmp_path: Path) -> None:
-    """Over TLS not even the handshake begins. And over TLS all the rest is as without."""
+    """Over TLS not even the handshake begins; everything else is as without TLS."""
     authority = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     authority.issue_cert("127.0.0.1").configure_cert(context)
@@ -253,7 +259,7 @@ def test_server_that_takes_connections_and_reads_nothing_is_tried_again(tls: boo
 
 @pytest.mark.parametrize("verb", ["list", "watch"])
 def test_server_with_another_certificate_is_not_believed(verb: str, tmp_path: Path) -> None:
-    """Whoever answers at its address now, the names are those of before."""
+    """Another server may answer at its address: the names stay as they were."""
     ours, theirs = trustme.CA(), trustme.CA()
     contexts = []
     for authority in (ours, theirs):
@@ -282,7 +288,7 @@ def test_server_with_another_certificate_is_not_believed(verb: str, tmp_path: Pa
 
 
 def test_silence_is_noticed_on_every_watch(tmp_path: Path) -> None:
-    """No bookmark, no event, and no end: each is asked for again, from where it was."""
+    """A watch without bookmarks, events or an end is opened again from where it was."""
     with cluster(tmp_path, behaviour=Behaviour(bookmarks=60.0), timing=IMPATIENT) as (api, watching):
         watching.ready()
         began = time.monotonic()

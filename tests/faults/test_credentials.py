@@ -1,4 +1,4 @@
-"""Credentials that cannot be read, certificates that rotate, and API servers of another cluster."""
+"""Unreadable credentials, rotated certificates, and API servers of another cluster."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from tests.fakeapi.watching import DEADLINE, Watching
 from tests.harness.processes import wait_until
 
 _WEB: Final = "web.default.svc.cluster.local"
-#: How long it may take, in seconds, until a rotation is found: what it takes in truth is `Timing.credentials`.
+#: How long it may take to find a rotation, in seconds. In production it is `Timing.credentials`.
 _SOON: Final = 8.0
 
 
 def plugin(*command: str) -> dict[str, object]:
-    """A kubeconfig's user whose token a command prints."""
+    """Return a kubeconfig's user whose token a command prints."""
     api = "client.authentication.k8s.io/v1"
     return {"exec": {"apiVersion": api, "command": command[0], "args": command[1:], "interactiveMode": "Never"}}
 
@@ -51,7 +51,7 @@ def _user(user: dict[str, object]) -> Callable[[Path, FakeApiServer], None]:
 
 
 def void(_: object) -> None:
-    """Do no more."""
+    """Do nothing."""
 
 
 UNREADABLE: Final = {
@@ -77,7 +77,7 @@ UNREADABLE: Final = {
 def test_store_is_served_while_credentials_cannot_be_read(
     spoil: Callable[[Path, FakeApiServer], None], tmp_path: Path
 ) -> None:
-    """The process says so, and goes on where it was once they can be read."""
+    """The process reports it, and goes on from where it was when they can be read again."""
     with cluster(tmp_path, timing=replace(SHORT, plugin=0.2)) as (api, watching):
         file = tmp_path / "kubeconfig"
         good = file.read_text()
@@ -142,10 +142,12 @@ def test_plugin_that_hangs_is_killed_with_what_it_has_started(tmp_path: Path) ->
 
 
 class Authorities:
-    """A server's certificate and a client's CA, each of which can be replaced by the next authority's."""
+    """A server's certificate and a client's CA, each of which can be
+    replaced by the next authority's.
+    """
 
     def __init__(self, file: Path, how: str) -> None:
-        """`how`: where the kubeconfig has the CA, as data or in a file."""
+        """`how` says whether the kubeconfig has the CA as data or in a file."""
         self._all = [trustme.CA(), trustme.CA()]
         self._file, self._how = file, how
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -155,7 +157,9 @@ class Authorities:
         self._all[number].issue_cert("127.0.0.1").configure_cert(self.context)
 
     def kubeconfig(self, api: FakeApiServer, number: int) -> str:
-        """With an authority's certificate; as a file it is replaced on the way."""
+        """Return a kubeconfig with an authority's certificate;
+        replace the file, if it is in one.
+        """
         data = self._all[number].cert_pem.bytes()
         if self._how == "data":
             return api.kubeconfig(ca=data)
@@ -170,7 +174,9 @@ class Authorities:
 @pytest.mark.parametrize("first", ["server", "client"])
 @pytest.mark.parametrize("how", ["data", "file"])
 def test_rotated_authority_is_found_and_the_store_stays(how: str, first: str, away: bool, tmp_path: Path) -> None:
-    """Connected again within seconds, whoever is replaced first; nothing is listed, after a restart neither."""
+    """It connects again within seconds, whichever is replaced first; nothing
+    is listed, even at a restart.
+    """
     file = tmp_path / "kubeconfig"
     authorities = Authorities(file, how)
     with FakeApiServer(Truth(objects()), tls=authorities.context) as api:
@@ -218,7 +224,7 @@ def test_rotated_authority_is_found_and_the_store_stays(how: str, first: str, aw
 
 
 def test_unverified_certificate_is_said_once(tmp_path: Path) -> None:
-    """urllib3 would say it at each request."""
+    """urllib3 would warn at each request."""
     authorities = Authorities(tmp_path / "kubeconfig", "data")
     with FakeApiServer(Truth(objects()), tls=authorities.context) as api:
         config = json.loads(api.kubeconfig())
@@ -238,7 +244,7 @@ def test_unverified_certificate_is_said_once(tmp_path: Path) -> None:
 
 
 def _others() -> list[manifests.Manifest]:
-    """Objects of another cluster: a name that the first one has, and one that it has not."""
+    """Return objects of another cluster, with a name of the first cluster and a new one."""
     return [
         *map(manifests.namespace, ("default", "kube-system")),
         manifests.service("web", "172.16.7.1"),
@@ -247,7 +253,9 @@ def _others() -> list[manifests.Manifest]:
 
 
 def becomes_another(watching: Watching) -> None:
-    """The process finds out, and ends; nothing is answered until the next has listed everything."""
+    """The process notices and ends; no name has an answer until the
+    next one has listed everything.
+    """
     process = watching.process
     assert process is not None
     process.join(DEADLINE)
@@ -265,7 +273,9 @@ def becomes_another(watching: Watching) -> None:
 
 @pytest.mark.parametrize("running", [False, True], ids=["at a start", "in its course"])
 def test_another_cluster_at_the_same_address_is_never_mixed_with_the_first(running: bool, tmp_path: Path) -> None:
-    """Its versions go on where the first one's ended: a watch from there would be taken."""
+    """Its versions continue those of the first one, so that a watch
+    from there would be accepted.
+    """
     behaviour = Behaviour()
     with cluster(tmp_path, stable={}, behaviour=behaviour) as (api, watching):
         watching.ready()
@@ -330,7 +340,7 @@ def test_where_kube_system_is_not_seen_the_address_decides(tmp_path: Path) -> No
 
 
 def test_no_word_on_the_cluster_is_no_reason_to_discard_anything(tmp_path: Path) -> None:
-    """A proxy that answers nonsense, or refuses: the question is asked again."""
+    """If a proxy answers nonsense or refuses, the question is repeated."""
     from tests.fakeapi import faults
 
     with cluster(tmp_path) as (api, watching):

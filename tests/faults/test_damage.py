@@ -1,4 +1,6 @@
-"""Damaged pages under a running instance: nothing is answered wrongly, the rest goes on, and the store is made anew."""
+"""Damaged pages of a running instance: no wrong answer, the rest is
+served, and the store is refilled.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ from tests.harness.instance import Headwater
 
 NAMES: Final = 1500
 PAGE: Final = 4096
-#: In seconds.
+#: How long the repair may take, in seconds.
 HEALED: Final = 20.0
 BRANCH, LEAF = 1, 2
 
@@ -56,7 +58,7 @@ class Prober:
         self._calls: list[Any] = [channel.unary_unary(QUERY) for channel in channels]
 
     def round(self) -> Iterator[tuple[int, str]]:
-        """(number, what became of it) of every name at every process: "right", an rcode, a gRPC status."""
+        """Ask every process for every name; yield (number, "right", an rcode, or a gRPC status)."""
         for call in self._calls:
             under_way = []
             for number in range(NAMES):
@@ -76,7 +78,7 @@ class Prober:
 
 
 def pages(file: Path) -> list[tuple[int, int, bytes]]:
-    """(number, flags, bytes) of the pages behind the two meta pages."""
+    """Return (number, flags, bytes) of the pages after the two meta pages."""
     data = file.read_bytes()
     found = []
     for number in range(2, len(data) // PAGE):

@@ -1,4 +1,4 @@
-"""How old the truth is: said in /readyz and in metrics, and with --max-staleness in every answer."""
+"""The age of the records: in /readyz, in metrics, and with --max-staleness in every answer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STALE, _UNREACHABLE = 3, 22
 
 @contextmanager
 def serving(folder: Path, *flags: str) -> Iterator[tuple[FakeApiServer, Headwater]]:
-    """The whole `headwater serve`, with its waits as they are."""
+    """Run the whole `headwater serve` with its real timing."""
     with FakeApiServer(Truth(objects())) as api:
         kubeconfig = folder / "kubeconfig"
         kubeconfig.write_text(api.kubeconfig())
@@ -37,7 +37,7 @@ def serving(folder: Path, *flags: str) -> Iterator[tuple[FakeApiServer, Headwate
 
 
 def ask(headwater: Headwater, name: str = _WEB) -> tuple[str, list[int]]:
-    """The rcode, and the extended errors (RFC 8914)."""
+    """Return the rcode and the extended errors (RFC 8914)."""
     query = dns.message.make_query(name, "A", use_edns=0)
     reply = dns.message.from_wire(exchange(query.to_wire(), headwater.addresses[0], 5.0))
     errors = [int(option.code) for option in reply.options if isinstance(option, dns.edns.EDEOption)]
@@ -49,7 +49,7 @@ def resources(headwater: Headwater) -> dict[str, dict[str, Any]]:
 
 
 def metric(headwater: Headwater, name: str) -> dict[str, float]:
-    """The samples of a metric, by their labels as text."""
+    """Return the samples of a metric by their labels as text."""
     found = re.findall(rf"^{name}(\{{[^}}]*\}})? (\S+)$", headwater.admin("/metrics")[1], re.MULTILINE)
     return {labels: float(value) for labels, value in found}
 
@@ -60,7 +60,7 @@ def test_first_answer_of_a_fresh_start_is_not_stale(tmp_path: Path) -> None:
 
 
 def test_old_truth_is_not_told(tmp_path: Path) -> None:
-    """SERVFAIL with an extended error 22 while nobody is reached, 3 while the connection stands and nothing comes."""
+    """SERVFAIL with extended error 22 without a connection, and 3 with a silent connection."""
     with serving(tmp_path, "--max-staleness", "1s") as (api, headwater):
         wait_until(lambda: ask(headwater) == ("NOERROR", []), 10.0, "answers", interval=0.02)
         began = time.monotonic()
@@ -79,7 +79,7 @@ def test_old_truth_is_not_told(tmp_path: Path) -> None:
 
 
 def test_restart_does_not_make_old_truth_young(tmp_path: Path) -> None:
-    """Of the watch process, and of everything, while nobody is reached."""
+    """A restart of the watch process, or of the whole instance, without a reachable API server."""
     with serving(tmp_path, "--max-staleness", "1s") as (api, headwater):
         api.down()
         wait_until(lambda: ask(headwater)[0] == "SERVFAIL", 10.0, "SERVFAIL", interval=0.02)
@@ -96,7 +96,9 @@ def test_restart_does_not_make_old_truth_young(tmp_path: Path) -> None:
 
 
 def test_without_the_flag_old_truth_is_told_for_ever_and_its_age_is_known(tmp_path: Path) -> None:
-    """/readyz says of each resource whether it is connected and when it was last heard; metrics say it too."""
+    """/readyz and metrics say for each resource whether it is
+    connected and when it was last heard.
+    """
     with serving(tmp_path) as (api, headwater):
         wait_until(lambda: all(item["connected"] for item in resources(headwater).values()), 10.0, "all are connected")
         api.down()

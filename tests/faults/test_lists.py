@@ -1,4 +1,6 @@
-"""Lists that take long, expire, begin anew, or come from another time; and restarts that need none."""
+"""Lists that take long, expire, begin again, or are of another time;
+and restarts without a list.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,7 @@ def test_first_list_then_changes_of_every_kind(mode: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("flushed", [False, True], ids=["in one page", "in pages that are gone"])
 def test_changes_in_the_midst_of_a_streamed_list_count(flushed: bool, tmp_path: Path) -> None:
-    """A deleted object is none, a deleted and created one is one, and of two versions the later counts."""
+    """A deleted object is gone, a recreated one exists, and of two versions the later counts."""
     gone, back = (
         manifests.service("gone", "172.16.8.8"),
         manifests.service("kube-dns", "172.16.8.7", namespace="kube-system"),
@@ -89,7 +91,9 @@ def test_changes_in_the_midst_of_a_streamed_list_count(flushed: bool, tmp_path: 
 
 @pytest.mark.parametrize("support", ["refused", "ignored"])
 def test_server_without_watch_list_is_listed_in_pages(support: str, tmp_path: Path) -> None:
-    """One refuses the parameter, one that is older than it takes no notice: its first bookmark is an ordinary one."""
+    """One server refuses the parameter; an older one ignores it, and
+    its first bookmark is ordinary.
+    """
     behaviour = Behaviour(watch_list="refused" if support == "refused" else "ignored", bookmarks=0.3)
     with cluster(tmp_path, *EVERYTHING, "--list", "stream", behaviour=behaviour) as (api, watching):
         watching.ready()
@@ -108,7 +112,7 @@ def test_server_without_watch_list_is_listed_in_pages(support: str, tmp_path: Pa
 
 
 def test_token_that_expires_on_page_seven_begins_the_list_anew(tmp_path: Path) -> None:
-    """Nothing of the old pages counts: an object that went away meanwhile is not in the store."""
+    """The old pages do not count: an object that was deleted meanwhile is not in the store."""
     with cluster(tmp_path, behaviour=Behaviour(page=3)) as (api, watching):
         many_services(watching)
         watching.ready()
@@ -130,7 +134,9 @@ def test_token_that_expires_on_page_seven_begins_the_list_anew(tmp_path: Path) -
 
 
 def test_lists_that_never_come_to_their_end_are_not_begun_in_a_hurry(tmp_path: Path) -> None:
-    """Compaction is faster than the pages, for a while: what is stored is served, and the server is left in peace."""
+    """While compaction outruns the pages, the stored records are served, and
+    the server gets few requests.
+    """
     with cluster(tmp_path, behaviour=Behaviour(page=3)) as (api, watching):
         many_services(watching)
         watching.ready()
@@ -148,7 +154,9 @@ def test_lists_that_never_come_to_their_end_are_not_begun_in_a_hurry(tmp_path: P
 
 
 def test_list_whose_own_version_is_gone_at_once_is_not_repeated_in_a_hurry(tmp_path: Path) -> None:
-    """410 for the watch, a list, 410 for the watch from that list: as with a proxy before two different servers."""
+    """The watch from each new list gets a 410 too, as with a proxy in
+    front of two different servers.
+    """
     with cluster(tmp_path) as (api, watching):
         watching.ready()
         began = time.monotonic()
@@ -162,7 +170,7 @@ def test_list_whose_own_version_is_gone_at_once_is_not_repeated_in_a_hurry(tmp_p
 
 @pytest.mark.parametrize("mode", ["pages", "stream"])
 def test_cluster_that_was_restored_from_a_backup_is_listed_anew(mode: str, tmp_path: Path) -> None:
-    """Versions begin again below those that were seen: not one of the events that follow may pass for an old one."""
+    """Versions begin again below those that were seen; no later event may count as an old one."""
     with cluster(tmp_path, *EVERYTHING, "--list", mode, behaviour=Behaviour(ahead="refuse")) as (api, watching):
         watching.ready()
         api.truth.delete("services", "out", "db")
@@ -182,7 +190,10 @@ def test_cluster_that_was_restored_from_a_backup_is_listed_anew(mode: str, tmp_p
 
 @pytest.mark.parametrize("mode", ["pages", "stream"])
 def test_objects_without_their_fields_are_left_out_or_taken_as_they_are(mode: str, tmp_path: Path) -> None:
-    """What has no name is counted and left out; what has one is an object. Neither harms another name."""
+    """An object without a name is counted and left out; one with a name is taken.
+
+    Others do not suffer.
+    """
     odd = [
         b"{}", b"null", b"7", b'"x"', b"[]", b'{"metadata":null}', b'{"metadata":{}}', b'{"metadata":{"name":""}}',
         b'{"metadata":{"name":7}}', b'{"metadata":{"name":"x","namespace":[]}}',
@@ -209,7 +220,7 @@ def test_objects_without_their_fields_are_left_out_or_taken_as_they_are(mode: st
 
 @pytest.mark.parametrize("mode", ["pages", "stream"])
 def test_object_that_does_not_decode_any_more_stays_what_it_was(mode: str, tmp_path: Path) -> None:
-    """In a list as in a watch: a field of another type takes no name away."""
+    """In a list or a watch: a field of a wrong type removes no name."""
 
     def spoil(item: bytes) -> bytes:
         return item.replace(b'"addresses":', b'"addresses":7,"others":') if b'"app-1"' in item else item
@@ -244,7 +255,7 @@ def test_pages_may_be_empty_and_items_null(tmp_path: Path) -> None:
 
 
 def test_long_lines_are_taken(tmp_path: Path) -> None:
-    """More than 10 MB in one event, and in one item of a list."""
+    """Lines of more than 10 MB, as an event and as an item of a list."""
     long = manifests.service("long", "172.16.3.1")
     long["metadata"]["annotations"]["much"] = "ß" * (6 << 20)
     with cluster(tmp_path) as (api, watching):
@@ -257,11 +268,11 @@ def test_long_lines_are_taken(tmp_path: Path) -> None:
         watching.check()
 
 
-# Names stay until a list is whole
+# Names stay until a list is complete
 
 
 def test_unfinished_list_takes_nothing_away(tmp_path: Path) -> None:
-    """Its second page does not come for a while; events of other resources do, and are served."""
+    """While its second page is delayed, events of other resources are served."""
     with cluster(tmp_path, behaviour=Behaviour(page=3), timing=IMPATIENT) as (api, watching):
         many_services(watching)
         watching.prober.allowed[f"{SOME[-1]}.default.svc.cluster.local"] = frozenset({f"172.16.1.{len(SOME) - 1}"})
@@ -279,7 +290,7 @@ def test_unfinished_list_takes_nothing_away(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mode", ["pages", "stream"])
 def test_kill_in_the_middle_of_a_list_loses_nothing(mode: str, tmp_path: Path) -> None:
-    """The next process serves what there was, and lists from the beginning."""
+    """The next process serves the stored records, and lists from the beginning."""
     flags = (*EVERYTHING, "--list", mode)
     with cluster(tmp_path, *flags, behaviour=Behaviour(page=3)) as (api, watching):
         many_services(watching)

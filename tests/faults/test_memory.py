@@ -22,7 +22,7 @@ _ROOM: Final = 60 << 20
 _STEADY: Final = 10
 _DEADLINE: Final = 250.0
 
-# As kubectl shows it: 3.4 KB, most of it managedFields.
+# A pod as kubectl shows it: 3.4 KB, most of it managedFields.
 _CONDITIONS: Final = [
     {"type": kind, "status": "True", "lastProbeTime": None, "lastTransitionTime": "2026-11-01T00:00:00Z"}
     for kind in ("PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled")
@@ -60,7 +60,7 @@ _POD: Final = {
 
 
 class Pods(Sequence[Stored]):
-    """Pods that are made when they are asked for. Every hundredth of them is another one in another `edition`."""
+    """Pods that are made on demand. Every hundredth differs between `edition`s."""
 
     def __init__(self, version: int, edition: int) -> None:
         self._version = version
@@ -102,7 +102,7 @@ class ManyPods(Truth):
 
 
 class Memory:
-    """How much of a process is in memory, in bytes."""
+    """The memory of a process, in bytes."""
 
     def __init__(self, pid: int) -> None:
         self._status = Path(f"/proc/{pid}/status")
@@ -113,7 +113,7 @@ class Memory:
         return int(line.split()[1]) << 10
 
     def settled(self) -> int:
-        """The resident size, once it has been the same for a while."""
+        """Return the resident size when it has been constant for a while."""
         last = [0]
 
         def steady() -> bool:
@@ -124,13 +124,13 @@ class Memory:
         return last[-1]
 
     def forget_peak(self) -> None:
-        """Let VmHWM, the peak, begin anew at what there is now (man 5 proc, clear_refs)."""
+        """Reset the peak, VmHWM, to the current size (man 5 proc, clear_refs)."""
         self._refs.write_text("5")
 
 
 @pytest.mark.parametrize("mode", ["pages", "stream"])
 def test_list_of_150_000_pods_takes_60_mib_at_most_and_gives_them_back(mode: str, tmp_path: Path) -> None:
-    """Beyond the resting size, with the pages of the store's file that are touched meanwhile."""
+    """Beyond the resting size, including the pages of the store's file that it touches."""
     truth = ManyPods([manifests.namespace(f"ns-{number:03}") for number in range(_PODS // 1000)])
     with cluster(tmp_path, "--pods", "verified", "--list", mode, truth=truth, stable={}) as (api, watching):
         watching.start()

@@ -1,9 +1,9 @@
-"""Whatever happens to the watch, and wherever its process is killed: in the end the store is what a fresh list makes.
+"""Whatever happens to watches and their process, the store ends equal to a fresh list.
 
-Twice. A reflector and a ledger for each resource, without threads or sockets, are
-led through any interleaving of changes, lists, events, breaks, expiries, restarts
-and deaths between two transactions. And the real process, against the fake API
-server, is killed at every point at which a file is about to change.
+There are two ways. In the first, a reflector for each resource and a ledger, without threads or
+sockets, go through any sequence of changes, lists, events, breaks, expiries, restarts, and deaths
+between two transactions. In the second, the real process on the fake API server is killed at every
+point at which a file is about to change.
 """
 
 from __future__ import annotations
@@ -49,14 +49,15 @@ from tests.harness.small import Small, settings
 
 _T = TypeVar("_T")
 
-#: Where the stores of the examples are: memory, if the machine has it as a folder.
+#: The folder of the examples' stores: a file system in memory, if the machine has one.
 _FOLDER: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 _RESOURCES: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods")
 _PAGE: Final = 2
-#: Deterministic as far as it goes: a failure is the same for everybody. `HYPOTHESIS_SEARCH=500` looks further.
+#: By default the examples are the same everywhere. `HYPOTHESIS_SEARCH=500` tries this many new
+#: ones.
 _SEARCH: Final = int(os.environ.get("HYPOTHESIS_SEARCH", "0"))
 
-# A world so small that everything meets everything.
+# The world is small, so that everything interacts.
 _NAMES = st.sampled_from(["a", "b"])
 _ADDRESSES = st.sampled_from(["10.44.0.1", "10.44.0.2", "10.44.0.3"])
 _ENDPOINTS = st.dictionaries(st.sampled_from(["x", "y", ""]), _ADDRESSES, max_size=2)
@@ -71,11 +72,11 @@ _MANIFESTS: Final = st.one_of(
 
 
 class Died(Exception):  # noqa: N818 (what happens to the process)
-    """The process is no more."""
+    """The process has died."""
 
 
 class Follower:
-    """One resource: a reflector, and the answers that it gets, a step at a time."""
+    """One resource: a reflector, and the replies to it, step by step."""
 
     def __init__(self, resource: Resource, version: str, *, stream: bool, seed: int) -> None:
         self.resource = resource
@@ -85,7 +86,7 @@ class Follower:
         self._from = 0
 
     def step(self, truth: Truth, events: int) -> list[Change]:
-        """Go on: ask for what the reflector wants, or hear some events of the watch that is open."""
+        """Send the request that the reflector wants, or receive some events of the open watch."""
         if self._place is not None:
             return self._hear(truth, events)
         match self.machine.next():
@@ -149,7 +150,7 @@ class Follower:
         return changes
 
     def end(self, code: int) -> None:
-        """The watch ends: in good order (0), with an ERROR event, or with its connection (-1)."""
+        """End the watch: in good order (0), with an ERROR event, or with its connection (-1)."""
         if self._place is None:
             return
         self._place = None
@@ -163,7 +164,7 @@ class Follower:
 
 
 class MortalStore(Store):
-    """A store whose process dies before, or after, the n-th of the next transactions."""
+    """A store whose process dies before or after the n-th of the next transactions."""
 
     deadline: int | None = None
     after = False
@@ -180,7 +181,7 @@ class MortalStore(Store):
 
 
 class Recovery(RuleBasedStateMachine):
-    """The process and what surrounds it, as rules."""
+    """The process and its surroundings, as rules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,7 +196,7 @@ class Recovery(RuleBasedStateMachine):
 
     @initialize(stream=st.booleans(), some=st.lists(_MANIFESTS, max_size=8), listed=st.integers(0, 3))
     def begin(self, stream: bool, some: list[manifests.Manifest], listed: int) -> None:
-        """Mostly everything is listed when the troubles begin."""
+        """Begin; usually everything is listed before the faults."""
         self.stream = stream
         for manifest in some:
             self.truth.put(manifest)
@@ -242,7 +243,7 @@ class Recovery(RuleBasedStateMachine):
 
     @rule()
     def catch_up(self) -> None:
-        """Follow until everything is heard and written."""
+        """Follow until everything is received and written."""
         for _ in range(200):
             for follower in self.followers.values():
                 self.queue += follower.step(self.truth, 1000)
@@ -255,7 +256,7 @@ class Recovery(RuleBasedStateMachine):
 
     @rule(manifest=_MANIFESTS, gone=st.integers(0, 3), resource=st.sampled_from(_RESOURCES))
     def miss(self, manifest: manifests.Manifest, gone: int, resource: Resource) -> None:
-        """Something happens that a watch has not heard before its place in the history is forgotten."""
+        """Change something, and forget the history before the watch has received it."""
         for follower in self.followers.values():
             follower.end(-1)
         self.truth.put(manifest)
@@ -271,7 +272,7 @@ class Recovery(RuleBasedStateMachine):
 
     @rule(resource=st.sampled_from(_RESOURCES))
     def relist(self, resource: Resource) -> None:
-        """As the audit asks for it."""
+        """List a resource again, as the audit does."""
         self.followers[resource].machine.relist()
         self.followers[resource].end(-1)
 
@@ -292,7 +293,7 @@ class Recovery(RuleBasedStateMachine):
         again=st.integers(0, 3),
     )  # fmt: skip
     def die(self, heard: int, transactions: int, after: bool, again: int) -> None:
-        """Between two transactions of what is waiting to be written; and perhaps again while starting."""
+        """Die between two of the waiting transactions, and perhaps again during the start."""
         self._note_ready()
         for _ in range(heard):
             for follower in self.followers.values():
@@ -356,11 +357,11 @@ def test_any_interleaving_ends_in_the_store_that_a_fresh_list_makes() -> None:
 
 
 def _first_list(watching: Watching) -> None:
-    """Nothing is stored yet."""
+    """Start with an empty store."""
 
 
 def _relist(watching: Watching) -> None:
-    """All was listed; then nothing was heard for so long that everything has to be listed anew, and much is other."""
+    """Start with an old store, whose versions have expired, so that everything is listed again."""
     watching.ready()
     watching.kill()
     for number in range(3):
@@ -373,21 +374,23 @@ def _relist(watching: Watching) -> None:
 
 
 def _other_settings(watching: Watching) -> None:
-    """Everything is compiled anew from the stored objects."""
+    """Start with other settings, so that everything is compiled again from the stored objects."""
     watching.ready()
     watching.kill()
     watching.use("--ttl", "30", "--endpoint-pod-names")
 
 
 def _other_source(watching: Watching) -> None:
-    """The store is of another cluster: it is withdrawn and another one is made."""
+    """Start with the store of another cluster, which is withdrawn and replaced."""
     watching.ready()
     watching.kill()
     watching.use("--labels", "!nobody-has-this")
 
 
 def _chosen(points: list[str]) -> list[int]:
-    """Some of the points: all around files' names and lengths, and every seventh commit; all when searching."""
+    """Return all points of files' names and lengths, and every
+    seventh commit; all when searching.
+    """
     special = {at for at, what in enumerate(points, 1) if what.startswith(("os.", "lmdb."))}
     near = {at + 1 for at in special if at < len(points)}
     return [at for at in range(1, len(points) + 1) if _SEARCH or at in special | near or at % 7 == 0]
@@ -395,7 +398,7 @@ def _chosen(points: list[str]) -> list[int]:
 
 @pytest.mark.parametrize("before", [_first_list, _relist, _other_settings, _other_source])
 def test_killed_at_any_point_it_goes_on_where_it_was(before: Callable[[Watching], None], tmp_path: Path) -> None:
-    """kill -9 between two changes of files: each time, what follows ends in the truth."""
+    """After each kill -9 between two changes of files, the next process ends with the truth."""
     with FakeApiServer(Truth(objects()), Behaviour(page=3)) as api:
         prepared = Watching(api, tmp_path, *EVERYTHING)
         with prepared.closing():
@@ -404,7 +407,7 @@ def test_killed_at_any_point_it_goes_on_where_it_was(before: Callable[[Watching]
         stable = STABLE if before is not _other_source else {}
 
         def die_and_go_on(kill_at: int) -> list[str]:
-            """The points that it came to."""
+            """Return the points that it reached."""
             folder = tmp_path / str(kill_at)
             folder.mkdir()
             if prepared_state.exists():
@@ -415,7 +418,7 @@ def test_killed_at_any_point_it_goes_on_where_it_was(before: Callable[[Watching]
                     watching.prober.expect_answers()
                 watching.run_into(kill_at)
                 points = watching.points()
-                api.truth.delete("services", "kube-dns", "kube-system")  # a list that was begun has it
+                api.truth.delete("services", "kube-dns", "kube-system")  # a list that has begun includes it
                 watching.start()
                 watching.check()
             shutil.rmtree(folder)
@@ -432,7 +435,7 @@ def test_killed_at_any_point_it_goes_on_where_it_was(before: Callable[[Watching]
 
 @pytest.mark.parametrize("seed", range(4))
 def test_store_of_a_process_that_died_before_its_file_was_filled_up_is_used(seed: int, tmp_path: Path) -> None:
-    """After a commit the file may be shorter than its header says, until it is made longer: that is no damage."""
+    """Right after a commit the file may be shorter than its header says, which is not damage."""
     process = role.start(role.write_at_random, tmp_path, seed, 400, "os.truncate")
     process.join(60.0)
     assert process.exitcode in (-signal.SIGKILL, 0), "0: it never comes to that point"
@@ -496,7 +499,7 @@ def test_killed_again_and_again_while_everything_changes_it_ends_in_the_truth(
 
 
 def _change(truth: Truth, number: int) -> None:
-    """One change of each resource."""
+    """Change one object of each resource."""
     truth.put(app(number))
     truth.put(manifests.service(f"s-{number % 5}", f"172.16.8.{number}"))
     truth.put(manifests.pod(f"p-{number % 5}", f"10.44.8.{number}", phase="Running" if number % 3 else "Failed"))

@@ -1,4 +1,6 @@
-"""Whatever a list or a watch meets, the store ends as a fresh list makes it, and no name was wrong meanwhile."""
+"""Whatever fault a request meets, the store ends equal to a fresh list,
+and no name is wrong meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +21,15 @@ from tests.fakeapi.server import FakeApiServer, Fault, Verb, status_body
 from tests.fakeapi.watching import DEADLINE, Watching, longest_rush
 from tests.harness.processes import wait_until
 
-#: Requests without a pause between them.
+#: The most requests without a pause between them.
 _PATIENT: Final = 3
-#: How many requests meet a fault: enough that a loop without a pause would be seen.
+#: How many requests meet a fault: enough to notice a loop without a pause.
 _MET: Final = _PATIENT + 2
 
 _HTML: Final = b"<html><body>Please log in</body></html>"
 _DEEP: Final = b'{"metadata":' * 100_000
 
-#: Of requests of both verbs.
+#: Faults of lists and watches.
 BOTH: Final[dict[str, Fault]] = {
     "500": faults.status(500),
     "502 of a proxy": faults.text(502, b"Bad Gateway"),
@@ -87,12 +89,12 @@ WATCH: Final[dict[str, Fault]] = {
 }  # fmt: skip
 
 
-#: One process meets this many faults at a time, each with another resource.
+#: One process meets one fault with each of these resources at a time.
 _RESOURCES: Final[tuple[Resource, ...]] = ("endpointslices", "services", "pods", "namespaces", "serviceimports")
 
 
 def batches(table: Mapping[str, Fault]) -> list[Any]:
-    """The faults of a table by five, as parameters: each with a resource of its own."""
+    """Return the faults of a table as parameters, five at a time, each for another resource."""
     names = list(table)
     found = []
     for at in range(0, len(names), len(_RESOURCES)):
@@ -103,9 +105,9 @@ def batches(table: Mapping[str, Fault]) -> list[Any]:
 
 
 def suffer(api: FakeApiServer, watching: Watching, verb: Verb, batch: Mapping[Resource, Fault]) -> None:
-    """Break every watch, let its resource's fault be all that is answered for a while, then heal, and compare.
+    """Break every watch, answer only with its resource's fault for a while, then heal and compare.
 
-    The while is over when a fault was met often enough, or is one that leaves a watch open.
+    The while ends when the fault was met often enough, or if the fault leaves a watch open.
     """
     began = time.monotonic()
     for resource, fault in batch.items():
@@ -137,7 +139,9 @@ def suffer(api: FakeApiServer, watching: Watching, verb: Verb, batch: Mapping[Re
 def test_list_that_fails_is_taken_again_with_patience(
     mode: str, batch: Mapping[Resource, Fault], tmp_path: Path
 ) -> None:
-    """Once at the start, where there is SERVFAIL until it succeeds, and for a while when all is to be listed anew."""
+    """Once at the start, with SERVFAIL until a list succeeds, and again
+    when everything is listed again.
+    """
     verb: Verb = "list" if mode == "pages" else "watch"
     with cluster(tmp_path, *EVERYTHING, "--list", mode, timing=IMPATIENT) as (api, watching):
         for resource, fault in batch.items():
@@ -156,7 +160,7 @@ def test_watch_that_fails_is_resumed_with_patience(batch: Mapping[Resource, Faul
         suffer(api, watching, "watch", batch)
 
 
-# What is strange, and harmless
+# Strange, but harmless
 
 
 @pytest.mark.parametrize("mode", ["pages", "stream"])
@@ -166,7 +170,7 @@ def test_watch_that_fails_is_resumed_with_patience(batch: Mapping[Resource, Faul
     ids=["byte by byte", "in sevens", "gzip", "as it is"],
 )
 def test_body_may_come_in_any_pieces_and_compressed(fault: Fault, mode: str, tmp_path: Path) -> None:
-    """Characters of two, three and four bytes are in every object."""
+    """Every object has characters of two, three and four bytes."""
     with cluster(tmp_path, "--list", mode) as (api, watching):
         api.on(None, "endpointslices", fault, times=float("inf"))
         api.on(None, "services", fault, times=float("inf"))

@@ -1,4 +1,4 @@
-"""What a watch may tell: twice, late, in another order, not at all; and what it costs to hear nothing."""
+"""Events that come twice, late, in another order, or never; and the costs of an idle watch."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def twice(given: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def with_older_ones(given: Iterator[bytes]) -> Iterator[bytes]:
-    """Each event is followed by all that were before it."""
+    """Repeat all earlier events after each event."""
     told: list[bytes] = []
     for line in given:
         yield line
@@ -48,7 +48,7 @@ def with_older_ones(given: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def in_pairs(given: Iterator[bytes]) -> Iterator[bytes]:
-    """Two events in the wrong order, and the next two."""
+    """Swap each pair of events."""
     kept: list[bytes] = []
     for line in given:
         if not is_event(line):
@@ -62,7 +62,9 @@ def in_pairs(given: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def as_other_types(given: Iterator[bytes]) -> Iterator[bytes]:
-    """ADDED for what is there, MODIFIED for what is new, DELETED for what was never there."""
+    """Send ADDED for existing objects, MODIFIED for new ones, and DELETED
+    for ones that never existed.
+    """
     swapped = {"ADDED": "MODIFIED", "MODIFIED": "ADDED"}
     for line in given:
         event = of(line)
@@ -74,7 +76,7 @@ def as_other_types(given: Iterator[bytes]) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("order", [twice, with_older_ones, in_pairs, as_other_types])
 def test_events_in_any_order_end_in_the_truth(order: Any, tmp_path: Path) -> None:
-    """Of one object and of several; some are deleted, and some of these are created again."""
+    """Events of one object or several; some are deleted, and some of these are created again."""
     with cluster(tmp_path) as (api, watching):
         for resource in watching.resources:
             api.on("watch", resource, faults.events(order))
@@ -98,7 +100,7 @@ def test_events_in_any_order_end_in_the_truth(order: Any, tmp_path: Path) -> Non
 
 
 def test_old_events_are_passed_over_and_counted(tmp_path: Path) -> None:
-    """An answer does not go back to what it was, not for a moment."""
+    """An answer does not return to an old value, not even for a moment."""
     with cluster(tmp_path) as (api, watching):
         api.on("watch", "endpointslices", faults.events(with_older_ones))
         watching.ready()
@@ -115,7 +117,7 @@ def test_old_events_are_passed_over_and_counted(tmp_path: Path) -> None:
 
 
 def test_deleted_object_goes_whatever_its_last_state_says(tmp_path: Path) -> None:
-    """Other labels, no endpoints, an object that has nothing but its name."""
+    """Last states with other labels, without endpoints, or with a name only."""
     with cluster(tmp_path) as (api, watching):
         watching.ready()
         del watching.prober.allowed["api.default.svc.cluster.local"]
@@ -144,7 +146,7 @@ def test_deleted_object_goes_whatever_its_last_state_says(tmp_path: Path) -> Non
 
 
 def test_endpoint_that_moves_to_another_slice_is_never_away(tmp_path: Path) -> None:
-    """As the slice controller does it: it is in both for a while."""
+    """As with the slice controller, both slices have it for a while."""
     first, both = {"pg-0": "10.44.1.1"}, {"pg-0": "10.44.1.1", "pg-1": "10.44.1.2"}
     with cluster(tmp_path) as (api, watching):
         watching.ready()
@@ -186,7 +188,7 @@ def test_storm_of_changes_with_breaks_in_it_ends_in_the_truth(tmp_path: Path) ->
         assert api.count("list") == len(watching.resources)
 
 
-# Events that nobody sends
+# Lost events
 
 
 def lost(event: Mapping[str, Any]) -> bool:
@@ -194,7 +196,7 @@ def lost(event: Mapping[str, Any]) -> bool:
 
 
 def test_lost_events_are_found_by_the_audit_and_mended(tmp_path: Path) -> None:
-    """A change, a new object and a deletion that no watch has told, of every resource; bookmarks went on."""
+    """For every resource, a change, a new object and a deletion without events; bookmarks go on."""
     with cluster(tmp_path, *EVERYTHING, "--audit-interval", "0.3s", behaviour=Behaviour(page=2)) as (api, watching):
         for resource in watching.resources:
             api.on("watch", resource, faults.lose(lost))
@@ -221,7 +223,9 @@ def test_lost_events_are_found_by_the_audit_and_mended(tmp_path: Path) -> None:
 
 
 def test_object_that_is_left_out_is_no_difference_to_an_audit(tmp_path: Path) -> None:
-    """It is not in the store because it is no object for us: a list would not mend that, and is not taken again."""
+    """The store lacks it because it does not decode: a list would not
+    mend that, and is not repeated.
+    """
     with cluster(tmp_path, *EVERYTHING, "--audit-interval", "0.1s") as (api, watching):
         odd = manifests.service_import("odd", "172.16.9.7")
         odd["spec"]["ports"] = "all of them"
@@ -233,7 +237,7 @@ def test_object_that_is_left_out_is_no_difference_to_an_audit(tmp_path: Path) ->
 
 
 def test_versions_that_are_no_numbers_are_compared_and_not_ordered(tmp_path: Path) -> None:
-    """The audits find nothing where nothing is lost, and a lost event where there is one; events are in order."""
+    """Audits find lost events and nothing else; events are taken in order of arrival."""
     behaviour = Behaviour(opaque=True)
     with cluster(tmp_path, *EVERYTHING, "--audit-interval", "0.2s", behaviour=behaviour) as (api, watching):
         watching.start()
@@ -255,10 +259,10 @@ def test_versions_that_are_no_numbers_are_compared_and_not_ordered(tmp_path: Pat
 
 
 def test_audit_of_a_store_that_is_right_asks_for_metadata_only(tmp_path: Path) -> None:
-    """No list and no new watch for it, and nothing is counted as a difference."""
+    """It causes no list and no new watch, and counts no difference."""
     with cluster(tmp_path, *EVERYTHING, "--audit-interval", "0.3s", behaviour=Behaviour(page=2)) as (api, watching):
         watching.ready()
-        for number in range(2, 12):  # changes while it looks
+        for number in range(2, 12):  # changes during the audit
             api.truth.put(app(number))
             watching.until(APP, f"10.44.9.{number}")
             watching.until_asked(api.count("metadata") + 1, "metadata")
@@ -291,7 +295,9 @@ def test_audit_that_fails_is_harmless(tmp_path: Path) -> None:
 
 
 def test_idle_hour_costs_one_watch_after_the_other_and_no_list(tmp_path: Path) -> None:
-    """Its watches last a second here, ten minutes at most in truth; and it goes on where they ended."""
+    """Watches last a second here, and up to ten minutes in production;
+    each continues the previous one.
+    """
     timing = replace(SHORT, watch=(1.0, 1.0))
     with cluster(tmp_path, *EVERYTHING, "--audit-interval", "0", timing=timing) as (api, watching):
         watching.ready()

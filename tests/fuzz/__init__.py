@@ -1,11 +1,11 @@
-"""Fuzz targets: functions of one argument, bytes, that raise when something is wrong.
+"""Fuzz targets: functions that take bytes, and raise when something is wrong.
 
     make fuzz                                   each for two minutes, with atheris
     python -m tests.fuzz http2 [SECONDS]        one of them
     python -m tests.fuzz http2 --minimise       the fewest files that take the same branches
 
-The corpus begins with the seeds, which are made and not kept. corpus/NAME holds what
-atheris found beyond them: an input that takes a branch that no other takes. An input
-that fails is written to the current folder as crash-…, and belongs into the corpus as
-mended-… once it is mended; these are never thinned out. A test runs every file.
+The corpus begins with the seeds, which code makes. corpus/NAME has the inputs that atheris found
+besides these; each takes a branch that no other input takes. atheris writes an input that fails to
+the current folder as crash-…. When the bug is mended, the input belongs into the corpus as
+mended-…, and `--minimise` keeps it. A test runs every file.
 """

@@ -1,4 +1,4 @@
-"""Runs a target under atheris (libFuzzer), and keeps its corpus small: see the package."""
+"""Run a target under atheris (libFuzzer), and keep its corpus small (see the package)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Final
 
 CORPUS: Final = Path(__file__).parent / "corpus"
-#: What an input is worth: the branches that it takes. How often it takes them would keep three times the files.
+#: An input is kept for the branches that it takes. With counts of branches, three times as many
+#: files would be kept.
 _WORTH: Final = ("-use_counters=0", "-max_len=4096", "-timeout=20")
 _INNER: Final = "--libfuzzer"
 
 
 def libfuzzer(name: str, *arguments: str | Path) -> None:
-    """libFuzzer on a target, in a process of its own: it does not return. A merge starts itself again."""
+    """Run libFuzzer on a target. It does not return, and a merge starts the process again."""
     subprocess.run([sys.executable, "-m", "tests.fuzz", _INNER, name, *map(str, arguments)], check=True)
 
 
@@ -25,20 +26,20 @@ def _inside(name: str, arguments: list[str]) -> None:
 
     with atheris.instrument_imports(include=["headwater", "hpack"]):
         from tests.fuzz.targets import TARGETS
-    # A merge runs the first word through a shell, with more arguments after it.
+    # A merge passes the first word to a shell, followed by more arguments.
     atheris.Setup([f"{sys.executable} -m tests.fuzz {_INNER} {name}", *arguments], TARGETS[name])
     atheris.Fuzz()
 
 
 def _write_seeds(name: str, folder: Path) -> None:
-    # Not where atheris runs: it sees only what is imported under its eyes.
+    # Imported only without atheris, which instruments modules when they are imported.
     from tests.fuzz import seeds
 
     seeds.write(name, folder)
 
 
 def fuzz(name: str, seconds: int) -> None:
-    """Look for what fails; inputs that take new branches are added to the corpus."""
+    """Look for inputs that fail, and add those that take new branches to the corpus."""
     with tempfile.TemporaryDirectory(prefix="hw-fuzz-") as folder:
         found, known = Path(folder, "found"), Path(folder, "known")
         found.mkdir()
@@ -51,7 +52,7 @@ def fuzz(name: str, seconds: int) -> None:
 
 
 def minimise(name: str) -> None:
-    """The fewest files of the corpus that take, with the seeds, every branch that all of them take."""
+    """Keep the fewest files that, with the seeds, take every branch that the whole corpus takes."""
     with tempfile.TemporaryDirectory(prefix="hw-fuzz-") as folder:
         known, before = Path(folder, "known"), Path(folder, "before")
         _write_seeds(name, known)
@@ -61,7 +62,9 @@ def minimise(name: str) -> None:
 
 
 def _add(name: str, how: str, known: Path, found: Path) -> None:
-    """Add to the corpus what `found` has beyond the files of `known`, by a merge; those that failed once stay."""
+    """Merge into the corpus the inputs of `found` that add branches
+    to `known`; keep mended ones.
+    """
     had = {file.name for file in known.iterdir()}
     libfuzzer(name, how, *_WORTH, known, found)
     for file in (*known.iterdir(), *found.glob("mended-*")):

@@ -1,4 +1,4 @@
-"""Where the corpus begins: a call of each kind, each rule of HTTP/2 broken once, each kind of query."""
+"""The seeds of the corpora: each kind of call and query, and each rule of HTTP/2 broken once."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ SEEDS: Final[dict[str, Callable[[], Iterator[bytes]]]] = {"http2": http2, "quest
 
 
 def write(name: str, folder: Path) -> None:
-    """A target's seeds as files, under the names that libFuzzer would give them."""
+    """Write a target's seeds as files, with the names that libFuzzer would give them."""
     folder.mkdir(parents=True, exist_ok=True)
     for seed in SEEDS[name]():
         (folder / hashlib.sha1(seed).hexdigest()).write_bytes(seed)

@@ -1,4 +1,4 @@
-"""The targets. Each takes any bytes, and raises only when Headwater does wrong with them."""
+"""The targets. Each takes any bytes, and raises only when Headwater handles them wrongly."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ from tests.wire.frames import GOAWAY, HELLO, frames
 
 
 def http2(sent: bytes) -> None:
-    """A peer's bytes. The first says how they are cut up, and whether the handshake is done before."""
+    """Feed a peer's bytes.
+
+    The first byte says how to cut them, and whether a handshake comes first.
+    """
     if not sent:
         return
     how, sent = sent[0], sent[1:]
@@ -47,7 +50,7 @@ def http2(sent: bytes) -> None:
 
 
 def _answered(whole: bytes, size: int) -> None:
-    """The same with gRPC's replies, and time."""
+    """Feed the bytes with gRPC's replies and the passing of time."""
     calls = Calls(Queries(*_served(), Upstream(())))
     connection: Connection[Route] = Connection(route)
     for start in range(0, len(whole), max(1, size)):
@@ -63,7 +66,7 @@ def _answered(whole: bytes, size: int) -> None:
 
 
 def question(message: bytes) -> None:
-    """A query's bytes, of at least a header."""
+    """Read a query's bytes, of at least a header."""
     if len(message) < HEADER_SIZE:
         return
     asked = _parsed(message)
@@ -74,7 +77,7 @@ def question(message: bytes) -> None:
     assert name_end(message, HEADER_SIZE) == asked.end - 4
     assert len(asked.name) <= 255
     assert asked.edns is None or 512 <= asked.edns.udp_size <= 65_535
-    # What we take to be a question, dnspython takes to be the same one.
+    # dnspython must read the same question.
     try:
         other = dns.message.from_wire(message[:2] + b"\0\0\0\1" + bytes(6) + message[HEADER_SIZE : asked.end])
     except dns.exception.DNSException as error:
@@ -85,7 +88,7 @@ def question(message: bytes) -> None:
 
 
 def _parsed(message: bytes) -> Question | int:
-    """What is asked; for a malformed query, where its question ends."""
+    """Return the question; for a malformed query, the offset where its question ends."""
     try:
         return Question(message)
     except Malformed as malformed:
@@ -93,7 +96,7 @@ def _parsed(message: bytes) -> Question | int:
 
 
 def resolver(message: bytes) -> None:
-    """A query's bytes, answered from a small store."""
+    """Answer a query's bytes from a small store."""
     reader, answering = _served()
     snapshot = reader.begin()
     assert snapshot is not None
@@ -119,7 +122,7 @@ def resolver(message: bytes) -> None:
 
 @cache
 def _served() -> tuple[Reader, Resolver]:
-    """A store with something of each kind."""
+    """Return a reader and a resolver on a store with objects of each kind."""
     settings = Settings(
         zones=("cluster.local", "b.example"), reverse_zones=("10.in-addr.arpa", "ip6.arpa"),
         multicluster_zones=("clusterset.local",), pods="insecure", zonal=True,

@@ -1,4 +1,4 @@
-"""Everything that fuzzing has ever found goes through its target again."""
+"""Run every input that fuzzing has found through its target again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from headwater.wire.question import Question
 from tests.fuzz import seeds, targets
 from tests.fuzz.targets import TARGETS
 
-#: Beyond the seeds.
+#: The least number of files besides the seeds.
 _AT_LEAST: Final = {"http2": 30, "question": 3, "resolver": 10}
 
 
@@ -30,7 +30,7 @@ def test_the_corpus_of_a_target(name: str) -> None:
 
 
 def test_the_corpus_is_small() -> None:
-    """`python -m tests.fuzz NAME --minimise` makes it so again: a file in it takes a branch that no other takes."""
+    """If it is not, `python -m tests.fuzz NAME --minimise` makes it so."""
     assert sum(1 for _ in seeds.CORPUS.rglob("*")) < 150
 
 
@@ -45,7 +45,7 @@ def test_the_seeds_pass_too(name: str) -> None:
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_target_is_not_blind(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each fails when what it looks at is broken."""
+    """Each target fails when the code under it is broken."""
     if name == "http2":
         monkeypatch.setattr(Connection, "_spend", lambda *_: 1 // 0)
     elif name == "question":

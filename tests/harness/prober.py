@@ -110,29 +110,46 @@ class Truth:
         self._history: dict[str, list[tuple[float, Value]]] = {}
         self._lock = threading.Lock()
         self._connections: list[http.client.HTTPSConnection] = []
+        self._threads: list[threading.Thread] = []
         self.failures: list[str] = []
 
     def __enter__(self) -> Self:
+        try:
+            self._connect()
+        except BaseException:
+            self._close()
+            raise
+        return self
+
+    def _connect(self) -> None:
         for kind, path in _WATCHED.items():
             connection = http.client.HTTPSConnection(
                 str(self._server.hostname), self._server.port, context=self._tls, timeout=600
             )
+            self._connections.append(connection)
             # A watch without a version begins with the existing objects, as events.
             connection.request(
                 "GET", f"{path.format(self._namespace)}?watch=true", headers={"Authorization": f"Bearer {self._token}"}
             )
             response = connection.getresponse()
             assert response.status == 200, f"watch {kind}: {response.status} {response.read()[:200]!r}"
-            self._connections.append(connection)
-            threading.Thread(target=self._follow, args=(kind, response), name=f"truth {kind}", daemon=True).start()
-        return self
+            thread = threading.Thread(target=self._follow, args=(kind, response), name=f"truth {kind}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._close()
+
+    def _close(self) -> None:
         for connection in self._connections:
             with contextlib.suppress(OSError, AttributeError):
                 connection.sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for connection in self._connections:
+            connection.close()  # and its response, which holds the socket too
 
     def _follow(self, kind: str, response: http.client.HTTPResponse) -> None:
         try:
@@ -394,6 +411,7 @@ class Chronicle:
         with contextlib.suppress(OSError, AttributeError):
             self._connection.sock.shutdown(socket.SHUT_RDWR)
         self._thread.join()
+        self._connection.close()
 
     def add(self, service: str, hostnames: Iterable[str] = ()) -> None:
         """Follow a Service's name and those of its endpoints."""

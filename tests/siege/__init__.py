@@ -1,1 +1,1 @@
-"""What `make siege` breaks: each fault, alone and in company."""
+"""The faults of `make siege`, each alone and in pairs."""

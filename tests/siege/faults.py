@@ -1,4 +1,7 @@
-"""The faults: each is a block. It is broken at its beginning, and mended, or left to mend itself, at its end."""
+"""The faults.
+
+Each is a block: its beginning breaks something, and its end mends it, if necessary.
+"""
 
 from __future__ import annotations
 
@@ -30,20 +33,20 @@ from tests.harness.processes import wait_until
 from tests.siege.ground import MERGE, Ground, Note
 from tests.wire.elsewhere import Elsewhere
 
-#: In seconds: what is promised of hung processes, and how much longer a busy machine may take.
+#: The promised time to replace a hung process, with a margin for a busy machine, in seconds.
 ANSWERED: Final = 5.0
 WATCH_HUNG: Final = 20.0
 HEALED: Final = 20.0
 SLACK: Final = 15.0
-#: Connections of an attack: more than the instance may have descriptors.
+#: Connections of an attack: more than the descriptors that the instance may have.
 CONNECTIONS: Final = 300
 ARRIVALS: Final = 200
 ALIASES: Final = 40
-#: Free for some time before there is room again, in KiB: for one list, not for the next.
+#: KiB that are free for some time before the disk has room again: enough for one list, not for two.
 PARTLY: Final = (100, 200, 300, 500, 800)
 PART: Final = 1.3  # seconds of each: a commit is tried again every second
 
-#: A fault by what is done. It returns nothing: what is to be known of it stands in the note.
+#: The function of a fault. It yields nothing, and writes what the judge needs into the note.
 Act = Callable[[Ground, Note], AbstractContextManager[None]]
 
 
@@ -54,11 +57,11 @@ class Fault:
     name: str
     act: Act
     holds: bool
-    """Whether it may hold changes back."""
+    """Whether it may delay changes."""
     mended: float
-    """Within how many seconds of its end all is as before, on a machine that has nothing else to do."""
+    """Seconds after its end within which everything recovers on an idle machine."""
     kind: str
-    """Two of one kind are no pair."""
+    """Two faults of one kind are not combined."""
 
 
 # Processes that hang
@@ -99,7 +102,7 @@ def hang(*titles: str) -> Act:
 
 @contextmanager
 def hang_forkserver(ground: Ground, note: Note) -> Iterator[None]:
-    """It hangs, and a process has to be forked."""
+    """Stop the forkserver while a process has to be forked."""
     pids = ground.complete_pids()
     old = [
         process.pid
@@ -133,7 +136,7 @@ def abuse(*acts: Callable[[socket.socket], None]) -> Act:
             began = time.monotonic()
             wait_until(ground.headwater.is_ready, SETTLE, "a probe gets its place")
             waited = time.monotonic() - began
-            _kill_watch(ground)  # who has to be started needs descriptors
+            _kill_watch(ground)  # the new process needs descriptors
             yield
         note.remarks.append(f"{attack.opened:,} connections; a probe waited {waited:.1f} s")
 
@@ -160,7 +163,7 @@ def spoil(*ways: str) -> Act:
 
 
 def _rotate(ground: Ground) -> bytes:
-    """Make a certificate of a new CA, which the API server shows from its next start on; the CA."""
+    """Give the API server a certificate of a new CA for its next start. Return the CA."""
     authority = trustme.CA()
     leaf = authority.issue_cert("127.0.0.1")
     base = ground.folder / f"apiserver-{ground.turn()}"
@@ -172,7 +175,7 @@ def _rotate(ground: Ground) -> bytes:
 
 
 def _restart_api_server(ground: Ground) -> None:
-    with contextlib.suppress(PlaneError):  # somebody else's fault has it down
+    with contextlib.suppress(PlaneError):  # another fault has stopped it
         ground.plane.kill("kube-apiserver")
     ground.plane.start("kube-apiserver")
 
@@ -201,7 +204,7 @@ def kubeconfig_rotates_first(ground: Ground, note: Note) -> Iterator[None]:
 
 
 def _leave(ground: Ground, kib: int) -> None:
-    """Fill the state directory's file system but for that much."""
+    """Fill the state directory's file system, and leave this much free."""
     ballast = ground.headwater.state_dir / "ballast"
     status = os.statvfs(ground.headwater.state_dir)
     free = status.f_bavail * status.f_frsize
@@ -216,9 +219,10 @@ def _leave(ground: Ground, kib: int) -> None:
 
 @contextmanager
 def full_disk(ground: Ground, note: Note) -> Iterator[None]:
-    """Three lists meet a disk without room, then with a little, then with more: one is taken, another refused.
+    """Have three lists while the disk has no room, a little, then more:
+    one is taken, another refused.
 
-    For everything to be in those lists the instance must miss it: it is cut off by its credentials.
+    The instance must miss all changes, so that the lists have them: spoilt credentials cut it off.
     """
     assert ground.headwater.state_dir.is_mount(), "no file system could be mounted"
     note.proofs += [
@@ -238,7 +242,7 @@ def full_disk(ground: Ground, note: Note) -> Iterator[None]:
         _kill_watch(ground)
         yield
         failed = note.proofs[-2]
-        with contextlib.suppress(TimeoutError):  # another fault may keep the lists away
+        with contextlib.suppress(TimeoutError):  # another fault may prevent the lists
             wait_until(lambda: ground.risen(failed) >= failed.least, SLACK, "the lists have met the disk")
         for kib in PARTLY:
             _leave(ground, kib)
@@ -248,7 +252,7 @@ def full_disk(ground: Ground, note: Note) -> Iterator[None]:
 
 
 def _change_much(ground: Ground) -> None:
-    """Another version of all Services, of which DNS says the same; endpoints that need room."""
+    """Write all Services again without a change for DNS, and add endpoints that need room."""
     stage, turn = ground.arena.stage, ground.turn()
     for number in range(SERVICES):
         ground.plane.api(
@@ -263,18 +267,18 @@ def _change_much(ground: Ground) -> None:
 
 
 def _kill_watch(ground: Ground) -> None:
-    """kill -9, unless somebody else was faster."""
+    """Kill -9 the watch process, unless another fault was faster."""
     with contextlib.suppress(KeyError, psutil.NoSuchProcess):
         ground.headwater.kill9("watch")
 
 
 @contextmanager
 def damage(ground: Ground, note: Note) -> Iterator[None]:
-    """Zeros in the place of every page that has a Service's name on it."""
+    """Overwrite every page that has a Service's name with zeros."""
     stage = ground.arena.stage
     current = (ground.headwater.state_dir / "current").resolve()
     name = wire_name(stage.qname(f"svc-{ground.turn() % SERVICES}"))
-    # What lies below `upper` in a page's header is free, and left over from other pages.
+    # The bytes of a page below `upper` in its header are free, and may be remains of other pages.
     chosen = [
         number
         for number, flags, page in pages(current / "data.mdb")
@@ -287,7 +291,7 @@ def damage(ground: Ground, note: Note) -> Iterator[None]:
             os.pwrite(file.fileno(), bytes(PAGE), number * PAGE)
     note.damaged.append((began, began + HEALED))
     yield
-    # The list that a new store is made of needs the API server, and room.
+    # A new store needs a list from the API server, and room on the disk.
     note.damaged.append((began, time.monotonic() + HEALED))
     wait_until(
         lambda: (ground.headwater.state_dir / "current").resolve() != current, SETTLE, "another store is published"
@@ -304,7 +308,7 @@ def half_a_hello(client: socket.socket) -> None:
 
 @contextmanager
 def flood(ground: Ground, note: Note) -> Iterator[None]:
-    """Arrivals that say nothing, or half of a handshake; one with a good certificate must get in meanwhile."""
+    """Open silent and half-open connections; meanwhile one with a good certificate must get in."""
 
     def anything(client: socket.socket) -> None:
         random.choice((says_nothing, half_a_hello, talks_nonsense))(client)
@@ -323,7 +327,7 @@ def flood(ground: Ground, note: Note) -> Iterator[None]:
 
 
 def _newcomer(ground: Ground, worker: int) -> float:
-    """How long a new connection with a good certificate takes until it has its answer, in seconds."""
+    """Return the seconds that a new connection with a good certificate takes to get an answer."""
     folder = ground.pki.folder
     ca, key, certificate = ((folder / file).read_bytes() for file in ("ca.crt", "client.key", "client.crt"))
     options = (("grpc.ssl_target_name_override", "headwater.test"), ("grpc.use_local_subchannel_pool", 1))
@@ -339,7 +343,7 @@ def _newcomer(ground: Ground, worker: int) -> float:
 
 @contextmanager
 def tar_pit(ground: Ground, note: Note) -> Iterator[None]:
-    """External names whose server never says a word, asked for all the time."""
+    """Ask all the time for external names whose server never answers."""
     note.proofs.append(ground.rises('headwater_upstream_lookups_total.*"(failed|refused)"', 10))
     stop = threading.Event()
     asked = 0
@@ -371,7 +375,7 @@ def silent_upstream() -> Elsewhere:
 
 
 def external_names(ground_plane: Any) -> None:
-    """Create them."""
+    """Create the Services with external names."""
     ground_plane.api("POST", "/api/v1/namespaces", {"metadata": {"name": EXTERNAL}})
     for number in range(ALIASES):
         spec = {"type": "ExternalName", "externalName": f"n{number}.example.org"}

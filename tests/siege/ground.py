@@ -1,4 +1,4 @@
-"""The instance that is besieged, and what has to hold of it after each fault: more than that its answers are true."""
+"""The besieged instance, and everything that must hold after each fault besides true answers."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from tests.harness.pki import Pki
 from tests.harness.plane import Plane, PlaneError
 from tests.harness.processes import wait_until
 
-#: Of each process of the instance, and of the instance's log for each fault.
+#: The most memory of each process, and the most bytes of log during one fault.
 MEMORY: Final = 192 << 20
 LOG: Final = 64 << 10
 DESCRIPTORS: Final = 256
-#: More descriptors than before, in all processes together, when everything is over.
+#: The most additional descriptors, in all processes together, when everything is over.
 LEFT_OPEN: Final = 24
 NEEDED: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices")
 CANARY: Final = "canary"
@@ -36,7 +36,7 @@ MERGE: Final = "application/merge-patch+json"
 
 
 class Kubeconfig:
-    """The file that the instance has its credentials from: with the CA that it should have, or spoilt."""
+    """The file with the instance's credentials: with the right CA, or spoilt."""
 
     def __init__(self, plane: Plane, file: Path) -> None:
         self.file = file
@@ -50,7 +50,10 @@ class Kubeconfig:
         self._write()
 
     def spoil(self, who: str, how: str) -> None:
-        """`how`: empty, half, a folder. `who` has done it has to mend it, before it is good again."""
+        """Spoil the file:
+
+        `how` is empty, half, or a folder. It stays so until the same `who` mends it.
+        """
         self._spoilt[who] = how
         self._write()
 
@@ -63,7 +66,7 @@ class Kubeconfig:
         if self.file.is_dir():
             self.file.rmdir()
         spoilt = next(iter(self._spoilt.values()), "")
-        if spoilt == "a folder":  # permissions would not keep root from reading
+        if spoilt == "a folder":  # because root can read whatever the permissions are
             self.file.unlink(missing_ok=True)
             self.file.mkdir()
         else:  # in place, as `cp` does, not by a rename
@@ -71,7 +74,7 @@ class Kubeconfig:
 
 
 class Gauge:
-    """The most memory and descriptors that any process of the instance has had."""
+    """The most memory and descriptors that any process of the instance has used."""
 
     def __init__(self, headwater: Headwater) -> None:
         self._headwater = headwater
@@ -102,22 +105,22 @@ class Gauge:
 
 @dataclass
 class Note:
-    """What a fault wants to be remembered for the judgement."""
+    """Facts on a fault that the judge needs."""
 
     remarks: list[str] = field(default_factory=list)
     hung: list[tuple[float, float]] = field(default_factory=list)
-    """From when to when questions may remain without an answer: not both answer processes live. Monotonic."""
+    """Periods without both answer processes, when questions may remain unanswered. Monotonic."""
     damaged: list[tuple[float, float]] = field(default_factory=list)
-    """From when to when names may be SERVFAIL, for their page of the store is gone."""
+    """Periods in which names may be SERVFAIL, because their page of the store is damaged."""
     waited: float = 0.0
-    """How long somebody waited who may not be kept out, in seconds."""
+    """The longest wait of a client that must not be kept out, in seconds."""
     proofs: list[Proof] = field(default_factory=list)
-    """What must have happened by the end, or the fault was none."""
+    """What must have happened by the end to prove that the fault took place."""
 
 
 @dataclass
 class Proof:
-    """A metric that has to rise."""
+    """A proof: a metric that has to rise."""
 
     pattern: str
     before: float
@@ -126,7 +129,7 @@ class Proof:
 
 @dataclass
 class Ground:
-    """The arena, and what besiegers need to know of it."""
+    """The arena, and the facts that the faults need."""
 
     arena: Arena
     kubeconfig: Kubeconfig
@@ -137,7 +140,7 @@ class Ground:
     descriptors: int = 0
     log_size: int = 0
     turns: int = 0
-    """How often something was done that has to be new each time."""
+    """A counter for objects that must be new each time."""
 
     @property
     def headwater(self) -> Headwater:
@@ -152,7 +155,7 @@ class Ground:
         return self.turns
 
     def complete_pids(self) -> dict[str, int]:
-        """Of the roles, when every one is up."""
+        """Wait until every role is up. Return their process ids."""
         wait_until(self.headwater.is_complete, SETTLE, "every process is up", ignoring=(OSError,))
         return self.headwater.pids()
 
@@ -163,7 +166,7 @@ class Ground:
         return self.arena.metric(proof.pattern) - proof.before
 
     def begin(self) -> None:
-        """Remember how things are before a fault."""
+        """Remember the state before a fault."""
         pids = self.complete_pids()
         if not self.supervisor:
             self.supervisor = pids["supervisor"]
@@ -179,7 +182,7 @@ class Ground:
         return total
 
     def recovered(self) -> bool:
-        """Whether all is as before: every process up, every watch open, and a change is served."""
+        """Return whether every process is up, every watch is open, and a change is served."""
         assert self.headwater.admin("/healthz") == (200, "ok\n")
         assert self.headwater.is_complete()
         assert self.headwater.admin("/readyz")[0] == 200
@@ -201,7 +204,7 @@ class Ground:
         return True
 
     def check(self) -> list[str]:
-        """What is not as it should be, once everything is over."""
+        """Return what is wrong when everything is over."""
         wrong = []
         if not self.headwater.process.running or self.headwater.process.pid != self.supervisor:
             wrong.append("the supervisor is another one")
@@ -226,11 +229,11 @@ class Ground:
         return wrong
 
     def logged(self) -> int:
-        """Bytes of log since `begin`."""
+        """Return the number of bytes of log since `begin`."""
         return self.headwater.log.stat().st_size - self.log_size
 
     def said(self) -> str:
-        """The log since `begin`."""
+        """Return the log since `begin`."""
         with self.headwater.log.open("rb") as file:
             file.seek(self.log_size)
             return file.read().decode(errors="replace")
@@ -248,7 +251,9 @@ class Ground:
         return [f"{more} more than at the beginning"] if more > LEFT_OPEN else []
 
     def _store_differs(self) -> list[str]:
-        """How the store and one that a fresh list of the API server fills are not the same, byte by byte."""
+        """Return the differences, byte by byte, between the store and
+        one that a fresh list fills.
+        """
         settings = self.headwater.settings
         identity = identity_of(settings)
         with self.arena.churn.resting(), TemporaryDirectory(dir=self.folder) as name:
@@ -260,7 +265,10 @@ class Ground:
 
 
 def _until_nothing(problem: Callable[[], list[str]], seconds: float = 15.0) -> list[str]:
-    """What a problem still is after so long; a copy that is torn, a server that says no, count as one."""
+    """Wait until a problem is gone; return what is left of it.
+
+    A torn copy or a refusal is one too.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -273,7 +281,7 @@ def _until_nothing(problem: Callable[[], list[str]], seconds: float = 15.0) -> l
 
 
 class Listed(Truth):
-    """The API server's objects as they are now."""
+    """The current objects of the API server."""
 
     _PATHS: Final = {
         "namespaces": "/api/v1/namespaces",

@@ -1,4 +1,7 @@
-"""Runs seeds, and the mutants: `python -m tests.simulation --seeds 1000 --start 300`, `--seed 7`, `--mutants`."""
+"""Run seeds, or the mutants:
+
+`python -m tests.simulation --seeds 1000 --start 300`, `--seed 7`, `--mutants`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from tests.simulation.runs import FOLDER, find, run_seed, shortened
 
 
 def main() -> int:
-    """0 when nothing is wrong, and when every mutant is found."""
+    """Return 0 when nothing is wrong, or when every mutant is found."""
     parser = argparse.ArgumentParser(prog="make simulate", description=__doc__)
     parser.add_argument("--seeds", type=int, default=300, help="how many")
     parser.add_argument("--start", type=int, default=0, help="the first one")
@@ -49,7 +52,7 @@ def _seeds(folder: Path, start: int, seeds: int) -> int:
 
 
 def _mutants(folder: Path, start: int, seeds: int) -> int:
-    """A table of when each is found."""
+    """Print a table of the seeds that find each mutant."""
     print(
         f"| {'mutant':<66} | found at seed | what was wrong | actions, shrunk |\n|{'-' * 68}|--------------:|---|---:|"
     )

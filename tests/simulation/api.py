@@ -1,7 +1,7 @@
-"""The API server of the simulation: objects with versions, lists in pages, watches, and what goes wrong with them.
+"""The API server of the simulation: objects with versions, lists in pages, watches, and faults.
 
-Every change is a *moment*: moments only grow, versions go back when the server is
-restored from a backup. What was true at each moment stays known, for the judge.
+Every change is a *moment*. Moments only grow, while versions go back when the server is restored
+from a backup. The server keeps the state of every moment, for the judge.
 """
 
 from __future__ import annotations
@@ -34,18 +34,21 @@ from headwater.settings.selectors import Selector
 from tests.harness.small import resource_of
 
 RESOURCES: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods", "serviceimports")
-#: Objects per page, whatever the limit: a small cluster's lists have several pages too.
+#: Objects per page, whatever the limit, so that a small cluster's lists have several pages too.
 _PAGE: Final = 5
-#: Seconds of silence after which a client gives a watch up (cluster.api).
+#: Seconds of silence after which a client ends a watch (cluster.api).
 SILENCE: Final = 95.0
 Key = tuple[str, str]
 Part = tuple[str, str, str]
-"""What answers are made of: ("services", namespace, name), ("slices", namespace, owner), …"""
+"""A part of the state that decides answers:
+
+("services", namespace, name), ("slices", namespace, owner), …
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """An object as the server holds it. `team` is its one label."""
+    """An object in the server. `team` is its only label."""
 
     object: Object
     version: int
@@ -63,7 +66,7 @@ class Entry:
 
 @dataclass(slots=True)
 class Snapshot:
-    """A list that is under way: all its pages are of one moment."""
+    """A list under way; all its pages are of one moment."""
 
     items: list[Held]
     version: int
@@ -71,7 +74,7 @@ class Snapshot:
 
 @dataclass(slots=True)
 class Stream:
-    """A watch, on the server's side and on the wire."""
+    """A watch: the server's side, and the lines on the wire."""
 
     resource: Resource
     selector: Selector
@@ -81,13 +84,13 @@ class Stream:
     ends: float
     heard: float
     lines: deque[bytes] = field(default_factory=deque)
-    """What was sent and is not read: it comes before anything else."""
+    """Lines that were sent and not read yet; they come first."""
     broken: bool = False
     silent: bool = False
     log: list[Entry] = field(default_factory=list)
 
     def is_ready(self) -> bool:
-        """Whether its reader has something to read, be it the end."""
+        """Return whether its reader has something to read, be it the end."""
         if self.broken or self.now() - self.heard > SILENCE:
             return True
         if self.silent:
@@ -132,15 +135,17 @@ class Api:
         self.moment = 0
         self.objects: dict[Resource, dict[Key, Held]] = {resource: {} for resource in RESOURCES}
         self.history: dict[Part, list[tuple[int, Any]]] = {}
-        """What each part was, from which moment on."""
+        """The values of each part: (from which moment on, value)."""
         self.moments: dict[int, int] = {100: 0}
-        """At which moment the server came to a version."""
+        """The moment at which the server reached each version."""
         self._logs: dict[Resource, list[Entry]] = {resource: [] for resource in RESOURCES}
         self._oldest = dict.fromkeys(RESOURCES, 0)
         self._valid = {100}
-        """The versions of this history: those of one that a restored backup has ended are not among them."""
+        """The versions of this history, without those of a history that
+        a restored backup has ended.
+        """
         self._gap = 0
-        """Versions that something else took. No two histories have one in common (docs/reliability.md)."""
+        """Versions to skip, so that no two histories have one in common (docs/reliability.md)."""
         self._restored = 0
         self._snapshots: dict[str, Snapshot] = {}
         self._tokens = 0
@@ -148,24 +153,24 @@ class Api:
         self.streams: list[Stream] = []
         self.down = False
         self.installed = True
-        """Whether the CRD of ServiceImports is."""
+        """Whether the CRD of ServiceImports is installed."""
         self.credentials = True
         self.troubles: dict[Resource, deque[str]] = {resource: deque() for resource in RESOURCES}
-        """What becomes of the next requests."""
+        """The fates of the next requests, by resource."""
         self.lies: set[Resource] = set()
-        """Resources of which the next list, if it may be from a cache, has nothing in it."""
+        """Resources whose next list is empty, if it may come from a cache."""
         self.may_lie: Callable[[Resource], bool] = lambda _: False
         self.note: Callable[[str], None] = lambda _: None
         self.backup()
 
-    # What happens in the cluster
+    # Changes in the cluster
 
     def put(self, item: Object, team: str) -> None:
-        """An object is made, or changed."""
+        """Create or change an object."""
         self._change(resource_of(item), item.key, item, team)
 
     def delete(self, resource: Resource, key: Key) -> None:
-        """An object is deleted, if it is there."""
+        """Delete an object, if it exists."""
         if key in self.objects[resource]:
             self._change(resource, key, None, "")
 
@@ -208,7 +213,7 @@ class Api:
             past.append((self.moment, value))
 
     def install(self, installed: bool) -> None:
-        """The CRD comes, or goes with all its objects."""
+        """Install the CRD, or remove it with all its objects."""
         if self.installed and not installed:
             for key in list(self.objects["serviceimports"]):
                 self.delete("serviceimports", key)
@@ -218,22 +223,22 @@ class Api:
     def _remember_restart(self, resource: Resource) -> None:
         for stream in self.streams:
             if stream.resource == resource:
-                # Its deletions are told first, as far as they get.
+                # The deletions are sent first, as far as they get.
                 while stream.is_ready() and stream._has_events():
                     stream.lines.append(_seen_by(stream.log[stream.at], stream.selector) or b"")
                     stream.at += 1
                 stream.ends = self.now()
 
-    # What happens to the server
+    # Faults of the server
 
     def backup(self) -> None:
-        """Keep what there is."""
+        """Keep a copy of the state."""
         objects = {resource: dict(held) for resource, held in self.objects.items()}
         self._backups = [*self._backups[-2:], (self.version, objects, self.installed)]
         self._gap = 1_000_000
 
     def restore(self, which: int) -> int:
-        """Go back to a backup: its objects, and its versions. How far they went back."""
+        """Go back to the objects and the version of a backup. Return by how many versions."""
         version, objects, installed = self._backups[which % len(self._backups)]
         back = self.version - version
         if not back:
@@ -256,7 +261,9 @@ class Api:
         return back
 
     def expire(self, resources: list[Resource]) -> None:
-        """Forget the past of these resources: their watches end with 410, and so does whoever comes with a version."""
+        """Forget the past of these resources: their watches, and new ones
+        from a version, end with 410.
+        """
         for resource in resources:
             self._oldest[resource] = self.version
             for stream in self.streams:
@@ -265,18 +272,18 @@ class Api:
                     stream.lines.append(_error(410, "too old resource version"))
 
     def compact(self) -> None:
-        """Forget the lists that are under way: their tokens are worth nothing."""
+        """Forget the lists under way, so that their tokens become invalid."""
         self._snapshots.clear()
 
     def bookmark(self, resource: Resource) -> None:
-        """Say on its watches how far everything was told."""
+        """Send a bookmark on a resource's watches."""
         for stream in self.streams:
             if stream.resource == resource and not stream.broken:
                 self._send_all(stream)
                 stream.lines.append(_line("BOOKMARK", {"metadata": {"resourceVersion": str(self.version)}}))
 
     def repeat(self, resource: Resource, back: int) -> None:
-        """Tell an event once more, or one too late."""
+        """Send an event once more, or too late."""
         for stream in self.streams:
             if stream.resource == resource and not stream.broken:
                 self._send_all(stream)
@@ -294,7 +301,7 @@ class Api:
             stream.broken = True
 
     def heal(self) -> None:
-        """Nothing is wrong any more."""
+        """End all faults."""
         self.down, self.credentials = False, True
         self.lies.clear()
         for troubles in self.troubles.values():
@@ -303,10 +310,10 @@ class Api:
             if stream.silent:
                 stream.silent, stream.broken = False, True
 
-    # What it is asked
+    # Requests
 
     def page(self, resource: Resource, selector: Selector, token: str, *, cached: bool) -> bytes:
-        """A page of a list. Raises RequestFailed."""
+        """Return a page of a list. Raises RequestFailed."""
         self._refuse(resource, "list")
         if token:
             snapshot = self._snapshots.pop(token, None)
@@ -331,7 +338,7 @@ class Api:
     def watch(
         self, resource: Resource, selector: Selector, resource_version: str, seconds: int, *, initial: bool
     ) -> Stream:
-        """A watch. Raises RequestFailed."""
+        """Open a watch. Raises RequestFailed."""
         self._refuse(resource, "watch")
         log = self._logs[resource]
         version = int(resource_version or "0")
@@ -371,7 +378,7 @@ class Api:
 
 
 class Client:
-    """What a follower, or an audit, has in place of `cluster.api.ApiServer`."""
+    """Replaces `cluster.api.ApiServer` for a follower or an audit."""
 
     def __init__(self, api: Api, kubeconfig: str | None, context: str | None, selectors: Mapping[Resource, Selector],
                  *_: object) -> None:  # fmt: skip
@@ -424,7 +431,7 @@ class Client:
 
 
 def parts_of(held: Held | None) -> list[Part]:
-    """Which parts an object belongs to."""
+    """Return the parts that an object belongs to."""
     if held is None:
         return []
     item = held.object
@@ -438,7 +445,7 @@ def parts_of(held: Held | None) -> list[Part]:
 
 
 def _owner(item: Object) -> str:
-    """The Service that a slice belongs to, or with a slash before it the ServiceImport."""
+    """Return the Service of a slice, or its ServiceImport with a slash before the name."""
     assert isinstance(item, EndpointSlice)
     return item.service or f"/{item.imported}"
 
@@ -448,7 +455,7 @@ def _place(key: Key) -> str:
 
 
 def _seen_by(entry: Entry, selector: Selector) -> bytes | None:
-    """A change as a watch with this selector tells it."""
+    """Return a change as an event for a watch with this selector."""
     before = entry.before is not None and selector.matches({"team": entry.before.team})
     after = entry.after is not None and selector.matches({"team": entry.after.team})
     if after:
@@ -469,7 +476,7 @@ def _error(code: int, message: str) -> bytes:
 
 
 def to_api(held: Held) -> dict[str, Any]:
-    """An object as the API server's JSON has it."""
+    """Return an object as the API server's JSON."""
     item = held.object
     labels: dict[str, str] = {"team": held.team}
     meta: dict[str, Any] = {"name": item.key[1], "resourceVersion": str(held.version), "labels": labels}

@@ -1,7 +1,7 @@
-"""The store's file in the simulation: writes that are refused, torn or slow, and one mapping for writer and readers.
+"""The store's file in the simulation: writes may be refused, torn or slow.
 
-LMDB opens a file once per process. Here all processes are one, so what they open
-is shared: the file is closed when the last of them has closed it.
+LMDB opens a file once per process. Here all simulated processes are in one, so they share one
+environment, which is closed when the last of them has closed it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ FAULTS: Final[tuple[Fault, ...]] = get_args(Fault)
 
 
 class Died(BaseException):
-    """The process is no more. Not an Exception: nothing that the process does may catch it."""
+    """The process has died. Not an Exception, because nothing in the process may catch it."""
 
 
 class _Shared:
-    """An environment as one of several has it open."""
+    """An environment that several processes have open, as one of them sees it."""
 
     def __init__(self, files: Files, folder: Path) -> None:
         self._files = files
@@ -43,7 +43,7 @@ class _Shared:
 
 
 class Files:
-    """The environments that are open, and by how many."""
+    """The open environments, and how many processes have opened each."""
 
     def __init__(self) -> None:
         self.open_really = environment._open
@@ -74,21 +74,21 @@ class Files:
 
 
 class Disk:
-    """What becomes of writes."""
+    """The fates of writes."""
 
     def __init__(self) -> None:
         self.writes = 0
         self.planned: dict[int, Fault] = {}
-        """What becomes of which write, counted from the start."""
+        """The faults of writes, by the write's number from the start."""
         self.full_every = 0
-        """While the disk is full: one write in so many finds no room. 0: it is not full."""
+        """While the disk is full, one write in this many finds no room; 0 if it is not full."""
         self.unpublished = 0
-        """So many publications are refused."""
+        """How many further publications are refused."""
         self.meanwhile: Callable[[], None] = lambda: None
-        """What happens while a slow write is under way."""
+        """Called during a slow write."""
         self.note: Callable[[str], None] = lambda _: None
         self.quiet = False
-        """Nothing goes wrong: a store that is only there to compare with."""
+        """Whether there are no faults, for a store that only serves for a comparison."""
 
     def plan(self, after: int, fault: Fault) -> None:
         self.planned[self.writes + after] = fault
@@ -108,7 +108,7 @@ class Disk:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Every store that is opened meanwhile is on this disk."""
+        """Put every store that is opened during the block on this disk."""
         files = Files()
         write, publish = Store.write, Store.publish
         disk = self

@@ -1,7 +1,7 @@
-"""Mistakes that are put back into the code, one at a time, to see that the simulation finds them.
+"""Mistakes that are put into the code, one at a time, to see that the simulation finds them.
 
-A mutant is a function of the package with some text of its source replaced; nothing
-on disk changes. One whose text is not there any more is an error: it proves nothing.
+A mutant is a function of the package with some text of its source replaced; no file changes. A
+mutant whose text the source no longer has is an error, because it proves nothing.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, Final
 from unittest import mock
 
 _applied: list[tuple[Any, str, Any, Any]] = []
-"""(owner, name, the real function, the mistaken one) of the mutant that is in force."""
+"""(owner, name, real function, mistaken function) of the active mutant."""
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """In which function what is replaced by what. `place`: "module:Class.function"."""
+    """A replacement in a function's source. `place` is "module:Class.function"."""
 
     place: str
     old: str
@@ -31,7 +31,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """A mistake. `known`: seeds, of which one at least finds it."""
+    """A mistake. At least one of the `known` seeds finds it."""
 
     name: str
     changes: tuple[Change, ...]
@@ -39,7 +39,7 @@ class Mutant:
 
     @contextlib.contextmanager
     def in_force(self) -> Iterator[None]:
-        """The code with the mistake in it."""
+        """Run the block with the mistake in the code."""
         with contextlib.ExitStack() as stack:
             for change in self.changes:
                 owner, name, real, mistaken = _mistaken(change)
@@ -73,7 +73,7 @@ def _mistaken(change: Change) -> tuple[Any, str, Any, Any]:
 
 @contextlib.contextmanager
 def unmutated() -> Iterator[None]:
-    """The code as it is, for what a result is compared with."""
+    """Run the block with the real code, to compute the expected result."""
     with contextlib.ExitStack() as stack:
         for owner, name, real, _ in _applied:
             stack.enter_context(mock.patch.object(owner, name, real))

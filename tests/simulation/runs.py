@@ -1,4 +1,4 @@
-"""Schedules run, searched for one that fails, and made shorter."""
+"""Run schedules, find one that fails, and shorten it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Final
 from tests.simulation.schedule import Schedule, of_seed, shrink
 from tests.simulation.world import Result, run
 
-#: Where the stores are: memory, if the machine has it as a folder.
+#: The folder of the stores: a file system in memory, if the machine has one.
 FOLDER: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 _numbers = itertools.count()
 
 
 def run_seed(seed: int, folder: Path, *, tracing: bool = False) -> Result:
-    """A seed's schedule, on a store of its own below `folder`."""
+    """Run a seed's schedule on a new store below `folder`."""
     return run_schedule(of_seed(seed), folder, tracing=tracing)
 
 
@@ -26,12 +26,12 @@ def run_schedule(schedule: Schedule, folder: Path, *, tracing: bool = False) -> 
 
 
 def find(seeds: Iterable[int], folder: Path) -> Result | None:
-    """The first seed that fails."""
+    """Return the result of the first seed that fails."""
     return next((result for seed in seeds if (result := run_seed(seed, folder)).wrong is not None), None)
 
 
 def shortened(result: Result, folder: Path) -> Result:
-    """What failed, as short as it gets, told step by step. It still fails in the same way."""
+    """Shorten a failed schedule that keeps failing in the same way, and trace it step by step."""
     kind = result.wrong.kind if result.wrong is not None else ""
 
     def fails(schedule: Schedule) -> bool:

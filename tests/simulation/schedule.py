@@ -1,4 +1,4 @@
-"""A schedule is data: what is done, in which order. A seed makes one; one that fails is made shorter."""
+"""A schedule: a list of actions, made from a seed, and shortened when it fails."""
 
 from __future__ import annotations
 
@@ -7,30 +7,31 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-#: What can be done, and how often it is beside the others. `World` has a method for each.
+#: The actions, and their relative frequency. `World` has a method for each.
 WEIGHTS: Final[dict[str, int]] = {
-    # what always goes on
+    # the usual work
     "change": 22, "follow": 22, "write": 16, "turn": 16, "time": 8, "bookmark": 3, "look": 2, "ahead": 8,
-    # what the API server does
+    # faults of the API server
     "expire": 3, "expire_all": 2, "compact": 2, "cut": 3, "break": 3, "trouble": 3, "down": 1, "up": 2, "silence": 1,
     "repeat": 2, "backup": 1, "restore": 1, "crd": 2, "lie": 2, "vanish": 1, "credentials": 2,
-    # what the machine does
+    # faults of the machine
     "refuse": 5, "squeeze": 4, "full": 3, "room": 2, "unpublish": 1, "slow": 2, "die": 2, "die_at": 4, "start": 4,
     "restart": 1,
     "wall": 2, "remove": 1,
-    # what is asked of the process
+    # demands on the process
     "poison": 2, "cure": 1, "audit": 1, "calm": 1,
 }  # fmt: skip
-#: What every schedule has; of the others each seed has some, so that few faults meet often.
+#: Actions of every schedule. Each seed has only some of the others, so that these meet often.
 _ALWAYS: Final = frozenset(("change", "follow", "write", "turn", "time", "start", "up", "room", "bookmark"))
 _LENGTH: Final = (25, 80)
-#: How many schedules begin with an instance that has listed everything: most of what can go wrong takes something away.
+#: The part of the schedules that begin after the first lists, because most faults need records to
+#: lose.
 _SERVES_AT_FIRST: Final = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """Something that is done, and the number that decides its details."""
+    """An action, and the number that decides its details."""
 
     name: str
     number: int
@@ -41,14 +42,17 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A whole run. `seed` decides what the instance is and what the cluster has at first."""
+    """A whole run.
+
+    `seed` decides the settings of the instance and the first objects of the cluster.
+    """
 
     seed: int
     actions: tuple[Action, ...]
 
 
 def of_seed(seed: int) -> Schedule:
-    """The schedule of a seed, always the same."""
+    """Return the schedule of a seed, which is always the same."""
     draw = Random(seed)
     likely = draw.choice((0.2, 0.5, 0.5, 0.8))
     chosen = {
@@ -63,7 +67,7 @@ def of_seed(seed: int) -> Schedule:
 
 
 def shrink(schedule: Schedule, fails: Callable[[Schedule], bool], attempts: int = 250) -> Schedule:
-    """A shorter schedule that still fails: parts are left out, ever smaller ones, as long as that helps."""
+    """Return a shorter schedule that still fails, by leaving out smaller and smaller parts."""
     actions: Sequence[Action] = schedule.actions
     size = max(1, len(actions) // 2)
     while attempts:

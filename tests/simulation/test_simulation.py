@@ -1,4 +1,4 @@
-"""Seeds of the simulation, mistakes that it has to find, and the schedules that have found something."""
+"""Seeds of the simulation, mistakes that it has to find, and schedules that once failed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.simulation.world import World
 _SEEDS: Final = 300
 _PART: Final = 30
 
-#: What was found, as short as it gets. Each failed on the code before.
+#: Shortened schedules that failed before the code was mended.
 _FOUND: Final[dict[str, Schedule]] = {
     "a CRD that goes a second time, under --list stream, left its objects behind": Schedule(
         192,
@@ -59,7 +59,7 @@ def _run_part(start: int) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_whatever_comes_together_every_answer_was_true_and_all_ends_well() -> None:
-    """`make simulate START=<seed> SEEDS=1` tells a seed step by step, and shortens it."""
+    """`make simulate START=<seed> SEEDS=1` traces a seed step by step, and shortens it."""
     with ProcessPoolExecutor(min(4, os.cpu_count() or 1), mp_context=get_context("spawn")) as pool:
         wrong = [found for found in pool.map(_run_part, range(0, _SEEDS, _PART)) if found]
     assert not wrong, "\n".join(wrong)
@@ -90,7 +90,7 @@ def test_a_schedule_is_shrunk_to_what_fails() -> None:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_truth_is_what_a_store_made_of_it_answers(seed: int, folder: Path) -> None:
-    """The judge's own rules, against the compiler and the resolver: nothing is simulated here."""
+    """Compare the judge's rules with the compiler and the resolver, without a simulation."""
     world = World(Schedule(seed, ()), folder / "unused")
     draw = Random(seed)
     for _ in range(30):

@@ -1,4 +1,4 @@
-"""What every name's answer was, moment by moment, by rules of its own: not the compiler's."""
+"""The true answer for every name at every moment, by rules that are not the compiler's."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _PTR: Final = 12
 HOSTNAMES: Final = ("h1", "h2")
 
 Answer = frozenset[bytes] | str
-"""The rdata, or the rcode's name where there is none."""
+"""The rdata of an answer, or the rcode's name if it has none."""
 NXDOMAIN: Final = "NXDOMAIN"
 
 
@@ -47,18 +47,18 @@ def _packed(address: str) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Whose names change together: a Service, a ServiceImport, or an address of pods."""
+    """An owner of names that change together: a Service, a ServiceImport, or an address of pods."""
 
     kind: str
     namespace: str
     name: str
     addresses: tuple[str, ...] = ()
-    """Those that only its endpoints have."""
+    """Addresses that only its endpoints have."""
     own: str = ""
-    """The one that only itself has."""
+    """The address that only the owner itself has."""
 
     def parts(self) -> tuple[tuple[Resource, Part], ...]:
-        """What its answers are made of, and which resource tells it."""
+        """Return the parts that decide its answers, each with its resource."""
         here: tuple[Resource, Part] = ("namespaces", ("namespaces", "", self.namespace))
         if self.kind == "pod":
             return here, ("pods", ("pods", self.namespace, self.name))
@@ -89,7 +89,7 @@ class Owner:
         ]
 
     def answers(self, parts: tuple[Any, ...]) -> tuple[Answer, ...]:
-        """To each of the questions, by what the parts are."""
+        """Return the answer to each of its questions, from the values of its parts."""
         if self.kind == "pod":
             exists, held = parts
             return (frozenset([_packed(self.name)]) if exists and held else NXDOMAIN,)
@@ -141,10 +141,10 @@ def _set(items: Any) -> Answer:
 
 
 class Truth:
-    """What an instance with these labels may see of the API server's history."""
+    """The part of the API server's history that an instance with these labels may see."""
 
     def __init__(self, api: Api, team: str) -> None:
-        """`team`: the one whose Services and slices are served; "" for all."""
+        """`team` is the label of the Services and slices that are served; "" for all."""
         self._api = api
         self._team = team
 
@@ -165,7 +165,7 @@ class Truth:
         return not self._team or held.team == self._team
 
     def values(self, part: Part, since: int) -> list[Any]:
-        """What a part was, from that moment on to now, the oldest first."""
+        """Return the values of a part from this moment on to now, the oldest first."""
         past = self._api.history.get(part, ())
         found: list[Any] = []
         nothing = () if part[0] in ("slices", "pods") else None
@@ -181,7 +181,9 @@ class Truth:
         return found or [before]
 
     def possible(self, owner: Owner, floors: Mapping[Resource, int]) -> list[tuple[Answer, ...]]:
-        """Every set of answers that was true since the floors; each resource is heard by itself. The last is now's."""
+        """Return every set of answers that was true since the floors of the
+        resources; the last is now's.
+        """
         combinations: list[tuple[Any, ...]] = [()]
         for resource, part in owner.parts():
             values = self.values(part, floors[resource])
@@ -193,7 +195,7 @@ class Truth:
 
 
 def read(reply: bytes) -> Answer:
-    """A reply's rdata, or its rcode's name (NODATA where there is no answer)."""
+    """Return a reply's rdata, or its rcode's name (NODATA for NOERROR without an answer)."""
     rcode, count = reply[3] & 15, int.from_bytes(reply[6:8], "big")
     if rcode:
         return {2: "SERVFAIL", 3: NXDOMAIN}.get(rcode, f"rcode {rcode}")

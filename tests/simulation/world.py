@@ -1,7 +1,7 @@
-"""One instance of the simulation: its processes die and start again, and after every step its answers are judged.
+"""One simulated instance: its processes die and start again, and every step's answers are judged.
 
-Nothing here is concurrent: `World.do` does one action of a schedule, and lets this or that process
-take a step. Whatever is random comes from the action's number.
+Nothing here is concurrent: `World.do` performs one action of a schedule, and lets some processes
+take a step. All randomness comes from the action's number.
 """
 
 from __future__ import annotations
@@ -54,22 +54,25 @@ from tests.simulation.schedule import Action, Schedule
 from tests.simulation.truth import HOSTNAMES, Answer, Owner, Question, Truth, read
 from tests.unit.test_ledger_property import contents, differences, fresh
 
-#: This host, at one time or another: an endpoint of no Service.
+#: The addresses that this host may have; no Service has them as endpoints.
 _HOSTS: Final = (("10.9.9.1",), ("10.9.9.2", "fd00::9"))
 _HTTP: Final = Port("http", "TCP", 80)
 #: An address that makes the compiler fail.
 _POISON: Final = "192.0.2.66"
-#: Steps of everything, at most, until all is calm. What is not done by then waits for ever.
+#: The most steps of all processes until everything is done; what is not done by then hangs.
 _PATIENCE: Final = 100
 _NO_FLOORS: Final[Mapping[Resource, int]] = dict.fromkeys(RESOURCES, 0)
-#: Lines of a trace about one action, at most.
+#: The most lines of a trace about one action.
 _LINES: Final = 60
-#: A list that would take so many Services or endpoints away is doubtful (writer.opinion).
+#: A list that would remove this many Services or endpoints may be doubtful (writer.opinion).
 _DOUBTFUL: Final = 10
 
 
 class Wrong(Exception):  # noqa: N818 (what was found)
-    """Something that must never happen. `kind` is one word; the text says what, and why it is wrong."""
+    """Something that must never happen.
+
+    `kind` is one word; the text says what, and why it is wrong.
+    """
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
@@ -78,7 +81,7 @@ class Wrong(Exception):  # noqa: N818 (what was found)
 
 @dataclass(slots=True)
 class Task:
-    """A follower that takes steps."""
+    """A follower as a task that takes steps."""
 
     follower: Follower
     steps: Iterator[float]
@@ -91,15 +94,15 @@ class Task:
 
 @dataclass(slots=True)
 class Asker:
-    """An answer process: a reader, a resolver, and what they have said."""
+    """An answer process: a reader, a resolver, and facts on its earlier answers."""
 
     name: str
     reader: Reader
     resolver: Resolver
     has_served: bool = False
-    """It has answered: it may not stop."""
+    """Whether it has answered; from then on it must not stop."""
     seen: tuple[int, bytes] = (0, b"")
-    """Generation and serial, the last time."""
+    """The generation and the serial of the last round."""
     last: tuple[Any, ...] = ()
     given: dict[Owner, tuple[Answer, ...]] = field(default_factory=dict)
     told: str = ""
@@ -107,24 +110,24 @@ class Asker:
 
 @dataclass(slots=True)
 class Sick:
-    """An owner whose records cannot be made; until which moment, if that is over."""
+    """An owner on which the compiler fails, and the moment at which that ended, if it has."""
 
     until: int | None = None
 
 
 class _Handed(queue.Queue[Change | RawPage]):
-    """A queue that nobody waits for."""
+    """A queue on which nobody waits."""
 
     def get(self, block: bool = True, timeout: float | None = None) -> Change | RawPage:
         return super().get(block=False)
 
 
 class _Stuck(BaseException):
-    """A thread that waits for what does not come. Not an Exception: a follower would go on after one."""
+    """A thread would wait for ever. Not an Exception, because a follower would catch that."""
 
 
 class _Places(threading.Semaphore):
-    """Places for pages that nobody waits for: a follower is not asked to step while there are none."""
+    """Places for pages, on which nobody waits: without a free one a follower takes no step."""
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         if not super().acquire(blocking=False):
@@ -137,7 +140,7 @@ class _Places(threading.Semaphore):
 
 
 class _Watcher(Watcher):
-    """The watch process, its threads as tasks."""
+    """The watch process, with its threads as tasks."""
 
     def __init__(self, world: World, store: Store) -> None:
         super().__init__(
@@ -156,14 +159,14 @@ class _Watcher(Watcher):
 
 
 class World:
-    """Everything there is, in one thread."""
+    """The whole simulation, in one thread."""
 
     def __init__(self, schedule: Schedule, folder: Path, *, tracing: bool = False) -> None:
         self._tracing = tracing
         self._lines = 0
         self.trace: list[str] = []
         draw = Random(schedule.seed ^ 0x5EED)
-        random.seed(schedule.seed)  # reflectors draw their waits from it
+        random.seed(schedule.seed)  # for the waits of the reflectors
         self.now = 1000.0
         self.wall = 1_800_000_000.0
         self.folder = folder
@@ -174,7 +177,7 @@ class World:
         if tracing:
             self.api.note = self.disk.note = self.note
         self._draw = draw
-        """Of the action that is done."""
+        """The random numbers of the current action."""
         self.watcher: _Watcher | None = None
         self.store: Store | None = None
         self.owners = _owners()
@@ -217,7 +220,7 @@ class World:
         return settings(**changes)
 
     def described(self) -> str:
-        """The settings that are not the same in every run."""
+        """Describe the settings that differ between runs."""
         told = self.settings
         return (
             f"--list {told.list_mode} --pods {told.pods} --second-opinion {told.second_opinion}"
@@ -226,7 +229,7 @@ class World:
         )
 
     def _configure(self) -> None:
-        """What follows from the settings. All processes start anew."""
+        """Derive everything from the settings, and start all processes again."""
         self.identity = Identity(f"simulated {self.settings.labels}", self.settings.records_fingerprint())
         self.resources = required_resources(self.settings)
         self.truth = Truth(self.api, self.settings.labels.partition("=")[2])
@@ -251,7 +254,7 @@ class World:
                 self._make(owner, draw)
 
     def _make(self, owner: Owner, draw: Random) -> None:
-        """Something that an owner may be."""
+        """Give an owner random objects."""
         namespace, name = owner.namespace, owner.name
         team = "b" if draw.random() < 0.15 else "a"
         match owner.kind:
@@ -285,7 +288,7 @@ class World:
     # Processes
 
     def _boot(self) -> None:
-        """Start the watch process, as the supervisor does when there is none."""
+        """Start the watch process, as the supervisor does if there is none."""
         if self.watcher is not None:
             return
         try:
@@ -316,27 +319,27 @@ class World:
             self.note("the watch process starts")
 
     def _end(self) -> None:
-        """The watch process is no more."""
+        """End the watch process."""
         if self.store is not None:
             self.store.close()
         self.watcher = self.store = None
 
     def _damaged(self, error: Exception) -> None:
-        """The supervisor takes the store back."""
+        """Take the store back, as the supervisor does."""
         self.note(f"the store is damaged: {error}")
         self._end()
         discard(self.folder)
         self._forget()
 
     def _forget(self) -> None:
-        """Nothing is stored any more: answers may stop until there is."""
+        """Note that the store is empty, so that answers may stop until it is filled."""
         self.floors = dict.fromkeys(RESOURCES, 0)
         self._possible.clear()
         for asker in self.askers:
             asker.has_served = False
 
     def _guard(self, work: Callable[[], Any]) -> None:
-        """Let the watch process do something, which may be its last."""
+        """Run some work of the watch process, which may die of it."""
         try:
             work()
         except Died:
@@ -361,7 +364,7 @@ class World:
         return task.stream is None or task.stream.is_ready()
 
     def _step(self, name: str) -> bool:
-        """Let a follower take a step; whether it could."""
+        """Let a follower take a step. Return whether it could."""
         if self.watcher is None or (task := self.watcher.tasks.get(name)) is None or not self._runnable(task):
             return False
         stream = task.stream
@@ -376,7 +379,7 @@ class World:
         return True
 
     def _meanwhile(self) -> None:
-        """What happens while a write is under way: readers see what was."""
+        """Let readers answer during a write; they see the state before it."""
         self.sleep(self._draw.choice((0.1, 2.0)))
         self._change(self._draw)
         for name in self.resources:
@@ -386,7 +389,7 @@ class World:
     # Actions
 
     def do(self, action: Action) -> None:
-        """Do it, and judge what is answered then. Raises Wrong."""
+        """Perform an action, and judge the answers after it. Raises Wrong."""
         self._draw = Random(action.number)
         self._lines = 0
         if self._tracing:
@@ -397,7 +400,7 @@ class World:
             self._tell()
 
     def _tell(self) -> None:
-        """What the readers have seen, where that is another thing than before."""
+        """Trace what the readers see, if that has changed."""
         for asker in self.askers:
             if asker.has_served:
                 old = sum(asker.given.get(owner) != self.truth.now(owner) for owner in self._asked)
@@ -454,14 +457,14 @@ class World:
                 return
 
     def _do_ahead(self, draw: Random) -> None:
-        """The followers hear a lot, and nobody writes it."""
+        """Let the followers receive much, and write none of it."""
         for name in draw.sample(self.resources, len(self.resources)):
             for _ in range(8):
                 if not self._step(name):
                     break
 
     def _do_break(self, draw: Random) -> None:
-        """A list is begun, and breaks off after a page or two; what it had told changes."""
+        """Begin a list, break it off after a page or two, and change objects that it had listed."""
         self.api.expire(draw.sample(self.resources, 2))
         for _ in range(draw.randint(2, 4)):
             for name in self.resources:
@@ -476,7 +479,7 @@ class World:
         self._write()
 
     def _do_turn(self, draw: Random) -> None:
-        """Everybody takes a few steps."""
+        """Let all processes take a few steps."""
         for _ in range(draw.choice((1, 3))):
             for name in draw.sample(self.resources, len(self.resources)):
                 self._step(name)
@@ -487,7 +490,9 @@ class World:
         self.sleep(draw.choice((0.1, 1.0, 6.0, 6.0, 40.0, 100.0, 700.0)))
 
     def _do_look(self, draw: Random) -> None:
-        """The second answer process looks for the published store: it does so now and then only."""
+        """Let the second answer process look for the published store,
+        which it does only at times.
+        """
         self.askers[1].reader.follow()
 
     def _do_bookmark(self, draw: Random) -> None:
@@ -505,7 +510,7 @@ class World:
         self.api.compact()
 
     def _do_cut(self, draw: Random) -> None:
-        """A watch breaks off, or a page of a list does not come."""
+        """Break off a watch, or lose a page of a list."""
         name = draw.choice(self.resources)
         for stream in self.api.streams:
             if stream.resource == name:
@@ -529,7 +534,7 @@ class World:
             stream.silent |= draw.random() < 0.7
 
     def _do_repeat(self, draw: Random) -> None:
-        """An event comes twice, or long after others."""
+        """Send an event twice, or long after others."""
         if draw.random() < 0.5:
             self.api.repeat(draw.choice(self.resources), draw.choice((1, 1, 2, 4)))
             return
@@ -553,12 +558,14 @@ class World:
         self.api.install(not self.api.installed)
 
     def _do_lie(self, draw: Random) -> None:
-        """The next list, from a cache, has nothing in it."""
+        """Make the next list from a cache empty."""
         self.api.lies.add(draw.choice(("services", "endpointslices", "namespaces")))
         self.api.expire(list(self.api.lies))
 
     def _may_lie(self, resource: Resource) -> bool:
-        """Whether an empty list is sure to be doubted: else it would be believed, as it should."""
+        """Return whether an empty list is certainly doubtful; otherwise
+        it would rightly be believed.
+        """
         if self.settings.second_opinion == "off" or self.settings.labels or self.watcher is None:
             return False
         if not self.watcher.ledger.ready or self.watcher.ledger.doubts.get(resource) is not None:
@@ -566,7 +573,9 @@ class World:
         return min(self._counts(resource)) >= _DOUBTFUL
 
     def _counts(self, resource: Resource) -> Iterator[int]:
-        """How many Services, or ready endpoints, there were at each moment that the store may be at."""
+        """Yield the number of Services, or of ready endpoints, at each
+        moment that the store may have.
+        """
         least = 0
         for owner in self.owners:
             if owner.kind != "service":
@@ -583,7 +592,7 @@ class World:
         yield least
 
     def _do_vanish(self, draw: Random) -> None:
-        """Most Services are deleted, while no watch tells it."""
+        """Delete most Services while no watch is open."""
         self.api.hang_up_all()
         self.api.expire(list(RESOURCES))
         for key in list(self.api.objects["services"]):
@@ -591,7 +600,7 @@ class World:
                 self.api.delete("services", key)
 
     def _do_credentials(self, draw: Random) -> None:
-        """A Secret is being written: its file is empty for a while."""
+        """Empty the file of the credentials for a while, as when a Secret is written."""
         self.api.credentials = not self.api.credentials
         if not self.api.credentials and draw.random() < 0.5:
             self._end()
@@ -602,7 +611,7 @@ class World:
             self.disk.plan(draw.randrange(12), draw.choice(("full", "full at the commit")))
 
     def _do_squeeze(self, draw: Random) -> None:
-        """Every version expires, and while all is listed the disk finds no room for this or that."""
+        """Expire every version, and fill the disk at times while everything is listed."""
         self.api.expire(list(RESOURCES))
         self.sleep(1.0)
         for _ in range(draw.choice((3, 6))):
@@ -625,20 +634,20 @@ class World:
         self.disk.plan(draw.randrange(6), "slow")
 
     def _do_die(self, draw: Random) -> None:
-        """The watch process is killed between two steps."""
+        """Kill the watch process between two steps."""
         if self.watcher is not None:
             self.note("the watch process is killed")
             self._end()
 
     def _do_die_at(self, draw: Random) -> None:
-        """The watch process will be killed at one of its next writes."""
+        """Plan to kill the watch process at one of its next writes."""
         self.disk.plan(draw.randrange(12), draw.choice([fault for fault in FAULTS if fault.startswith("dies")]))
 
     def _do_start(self, draw: Random) -> None:
         self._boot()
 
     def _do_restart(self, draw: Random) -> None:
-        """The whole instance is stopped and started with other settings, on another host perhaps."""
+        """Stop the whole instance and start it with other settings, perhaps on another host."""
         self._end()
         for asker in self.askers:
             asker.reader.close()
@@ -650,16 +659,16 @@ class World:
         self._boot()
 
     def _do_wall(self, draw: Random) -> None:
-        """Somebody sets the clock."""
+        """Set the wall clock."""
         self.wall += draw.choice((-100_000.0, -10.0, 10.0, 50_000.0))
 
     def _do_remove(self, draw: Random) -> None:
-        """Somebody removes the state directory."""
+        """Remove the state directory."""
         shutil.rmtree(self.folder)
         self.folder.mkdir()
 
     def _do_poison(self, draw: Random) -> None:
-        """A Service makes the compiler fail, or no store can keep it."""
+        """Make a Service on which the compiler fails, or which cannot be stored."""
         if draw.random() < 0.3:
             name = "x" * 600
             key = ("a", name)
@@ -686,7 +695,7 @@ class World:
         return held is not None and _is_poison(held.object)
 
     def _do_audit(self, draw: Random) -> None:
-        """The store is compared with the API server while other things go on."""
+        """Run an audit while other work goes on."""
         watcher = self.watcher
         auditor = watcher.auditor if watcher is not None else None
         if watcher is None or auditor is None or not watcher.ledger.ready:
@@ -712,7 +721,7 @@ class World:
     # Judgement
 
     def judge(self, *, follow: bool = True) -> None:
-        """Ask every name of both answer processes. Raises Wrong."""
+        """Ask both answer processes for every name, and judge the answers. Raises Wrong."""
         if follow:
             self.askers[0].reader.follow()
         self._raise_floors()
@@ -720,7 +729,7 @@ class World:
             self._judge(asker)
 
     def _raise_floors(self) -> None:
-        """What the store says it has heard is the last confirmed truth: nothing older may be answered any more."""
+        """Raise the floors to the versions of the store: no older answer is allowed from now on."""
         if self.store is None or self.watcher is None or not self.watcher.ledger.ready:
             return
         for resource, version in self.watcher.ledger.versions().items():
@@ -763,7 +772,7 @@ class World:
         given = tuple(
             read(cast("bytes", asker.resolver.answer(question.query, snapshot))) for question in self._questions[owner]
         )
-        # Who has not looked for another store yet may still answer from the one before.
+        # A reader that has not looked for another store yet may still answer from the previous one.
         floors = self.floors if asker.reader._folder == published(self.folder) else _NO_FLOORS
         asker.given[owner] = given
         known = self._possible.get(owner)
@@ -786,7 +795,10 @@ class World:
         raise Wrong("untrue", "\n".join(lines))
 
     def calm(self) -> None:
-        """No more faults: in a bounded number of steps the store is what a fresh list makes it. Raises Wrong."""
+        """End all faults.
+
+        After a bounded number of steps the store must equal a fresh list. Raises Wrong.
+        """
         self.note("from here on nothing is wrong")
         self.api.heal()
         self.disk.heal()
@@ -909,7 +921,7 @@ def _is_poison(item: Object | None) -> bool:
 
 @contextlib.contextmanager
 def _installed(world: World, seed: int) -> Iterator[None]:
-    """The code of the package on this world: its disk, its API server, its time; and everything in small portions."""
+    """Run the package's code on this world's disk, API server and time, with small limits."""
     draw = Random(seed)
 
     def unmap(store: Store) -> None:
@@ -946,7 +958,7 @@ def _installed(world: World, seed: int) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of a schedule."""
+    """The result of a schedule."""
 
     schedule: Schedule
     wrong: Wrong | None
@@ -961,7 +973,7 @@ class Result:
 
 
 def run(schedule: Schedule, folder: Path, *, tracing: bool = False) -> Result:
-    """Do everything in a schedule, and let all be calm at its end. `folder` is empty."""
+    """Perform all actions of a schedule, and end its faults. `folder` is empty."""
     folder.mkdir(parents=True)
     try:
         world = World(schedule, folder, tracing=tracing)

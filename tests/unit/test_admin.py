@@ -1,4 +1,4 @@
-"""The admin page: metrics that Prometheus takes without complaint, and answers to "why not?"."""
+"""The admin page: metrics that Prometheus accepts, health, readiness, and explanations."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
 
 A, AAAA, TXT = 1, 28, 16
-#: The monotonic time at which everything here was heard, unless said otherwise.
+#: The monotonic time at which everything here was received, by default.
 NOW = 1000.0
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 def answered(count: int = 1, *, ready: bool = True) -> AnswerSnapshot:
-    """An answer process that has answered that many queries of each sort, 3 us each."""
+    """Return an answer process that has answered this many queries of each kind, 3 us each."""
     snapshot = AnswerSnapshot(failures=count, ready=ready)
     for zone, qtype, reason in ((1, A, next(iter(Reason))), (2, AAAA, list(Reason)[-1]), (0, 0, list(Reason)[1])):
         snapshot.queries[count_key(zone, qtype, reason)] = count
@@ -64,7 +64,7 @@ def watched(count: int = 1, *, ready: bool = True) -> WatchSnapshot:
 
 
 class FakeInstance:
-    """A supervisor with the processes that the test says."""
+    """A supervisor with the processes of the test."""
 
     def __init__(self, *views: ProcessView) -> None:
         self.settings = Settings(zones=("cluster.local", 'odd"zone\\x'))
@@ -106,7 +106,7 @@ def answer(
     return ProcessView(Kind.ANSWER, f"answer {index}", up, 2, now, before, silent)
 
 
-#: A start, a life, a life after others, and the moment in which everything is dead.
+#: A start, a running instance, one after restarts, and the moment in which every process is dead.
 STATES: dict[str, tuple[ProcessView, ...]] = {
     "before anything": (watch(up=False), answer(0, up=False), answer(1, up=False)),
     "at work": (watch(now=watched(3)), answer(0, now=answered(3)), answer(1, now=answered(4))),
@@ -120,7 +120,7 @@ STATES: dict[str, tuple[ProcessView, ...]] = {
 
 
 def asked(instance: FakeInstance, method: str, path: str, accept: str = "*/*", now: float = NOW) -> httpx.Response:
-    """What the application says, without a socket."""
+    """Return the application's response, without a socket."""
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(application(instance, lambda: now))
@@ -144,7 +144,7 @@ def families(instance: FakeInstance, accept: str = "text/plain") -> dict[str, Me
 
 
 def value(instance: FakeInstance, sample: str, **labels: str) -> float:
-    """The one sample of that name and with those labels among others."""
+    """Return the only sample with this name and at least these labels."""
     found = [
         item.value
         for family in families(instance).values()
@@ -195,7 +195,7 @@ def test_both_formats_say_the_same(instance: FakeInstance) -> None:
     assert samples(plain) == samples(exact)
 
 
-#: What Prometheus's naming rules call a base unit, and what they would have instead of others.
+#: Prometheus's base units.
 BASE_UNITS = ("seconds", "bytes")
 OTHER_UNITS = re.compile(
     r"(^|_)(ms|msec|millis\w*|micros\w*|nanos\w*|us|ns|minutes?|hours?|days?|kb|kib|mb|mib|percent\w*)(_|$)"
@@ -254,7 +254,7 @@ def test_histograms_are_cumulative_and_complete(name: str, instance: FakeInstanc
 
 
 def test_every_family_that_is_there_at_work_is_there_from_the_start() -> None:
-    """A graph of a counter that appears with its first event misses that event."""
+    """If a counter appeared with its first event, graphs would miss that event."""
     at_work = families(FakeInstance(*STATES["at work"]))
     at_start = families(FakeInstance(*STATES["before anything"]))
     assert set(at_work) == set(at_start)
@@ -289,7 +289,7 @@ def test_queries_are_told_by_zone_type_rcode_and_reason() -> None:
         ("headwater_process_exits_total", {"process": "watch", "code": "78"}, 1),
         ("headwater_process_exits_total", {"process": "watch", "code": "-9"}, 3),
         ("headwater_process_silent_seconds", {"process": "watch"}, 0),
-        # A state is the present life's alone.
+        # A state belongs to the current process only.
         ("headwater_objects", {"resource": "services"}, 3),
         ("headwater_names", {"kind": "headless"}, 5),
         ("headwater_store_bytes", {}, 65536),
@@ -344,7 +344,7 @@ def test_healthz_names_the_process_that_is_down(views: tuple[ProcessView, ...], 
         ((watch(), answer(0, silent=1.0), answer(1)), "silent: answer 0 (1.0 s)"),
         ((watch(silent=20.0), answer(0, silent=3.0)), "silent: watch (20.0 s), answer 0 (3.0 s)"),
         ((watch(up=False), answer(0, silent=3.0)), "down: watch; silent: answer 0 (3.0 s)"),
-        # It has not come up yet: that is enough to know.
+        # It has not started yet, which is all that is known.
         ((watch(up=False, silent=3.0), answer(0)), "down: watch"),
     ],
 )
@@ -360,16 +360,16 @@ READY, NOT_READY = answered(), answered(ready=False)
     ("views", "status"),
     [
         ((watch(now=watched()), answer(0, now=READY), answer(1, now=READY)), 200),
-        # CoreDNS asks the next address: one is enough.
+        # One is enough, because CoreDNS asks the next address.
         ((watch(now=watched()), answer(0, now=READY), answer(1, up=False, now=READY)), 200),
-        # What the store holds is served without a watch (contract 2).
+        # The stored records are served without a watch (contract 2).
         ((watch(up=False), answer(0, now=READY)), 200),
         ((watch(now=watched(ready=False)), answer(0, now=READY)), 200),
         ((watch(now=watched(ready=False)), answer(0, now=NOT_READY), answer(1, now=NOT_READY)), 503),
         ((watch(now=watched()), answer(0, up=False, now=READY)), 503),
         ((watch(now=watched()), answer(0)), 503),
         ((watch(now=watched()),), 503),
-        # What it said before it fell silent is not how it is.
+        # Its state before it became silent does not count any more.
         ((watch(now=watched()), answer(0, now=READY, silent=1.0)), 503),
         ((watch(now=watched()), answer(0, now=READY, silent=1.0), answer(1, now=READY)), 200),
     ],
@@ -413,7 +413,7 @@ def test_readyz_explains() -> None:
         (watch(now=watched()), 0.0, 0.25),
         (watch(now=watched()), 40.0, 40.25),
         (watch(up=False, before=watched()), 40.0, 40.25),
-        # The next life has not heard the API server yet: what the one before has heard counts.
+        # The new process has not heard the API server yet, so the previous one's time counts.
         (watch(now=WatchSnapshot(taken=NOW + 30), before=watched()), 40.0, 40.25),
     ],
 )
@@ -464,7 +464,7 @@ def test_nothing_can_be_changed_here(method: str) -> None:
 
 
 def told(instance: FakeInstance, path: str, *, client: str = "127.0.0.1", host: str = "localhost") -> httpx.Response:
-    """What the application says to a client with that address, and that Host."""
+    """Return the application's response to a client with this address and this Host."""
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(application(instance, lambda: NOW), client=(client, 40000))

@@ -1,4 +1,4 @@
-"""ExternalName Services: the CNAME, and what A and AAAA find behind it (plugin/backend_lookup.go)."""
+"""ExternalName Services: the CNAME, and the targets' A and AAAA (plugin/backend_lookup.go)."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.harness.small import (
 ZONE = "cluster.local"
 OTHER = "k8s.example.org"
 EXT = "ext.default.svc.cluster.local"
-#: What `records_of` says of EXT's own CNAME.
+#: EXT's own CNAME in `records_of`, without its target.
 LEADS = f"{EXT}. CNAME "
 
 
@@ -45,7 +45,7 @@ def here(service: str, zone: str = ZONE) -> str:
 
 
 def records_of(message: dns.message.Message) -> list[str]:
-    """The answer section in its order, as "OWNER TYPE DATA"."""
+    """Return the answer section in its order, as "OWNER TYPE DATA"."""
     return [
         f"{rrset.name.to_text().lower()} {dns.rdatatype.to_text(rrset.rdtype)} {item.to_text()}"
         for rrset in message.answer
@@ -56,7 +56,7 @@ def records_of(message: dns.message.Message) -> list[str]:
 def ask(
     world: Small, qname: str, qtype: str = "A", *, elsewhere: Sequence[bytes] = (), edns: int | None = None
 ) -> dns.message.Message:
-    """As Small.ask, one record per RRset, so that their order is seen."""
+    """Ask as Small.ask does, with one record per RRset, so that their order is visible."""
     query = dns.message.make_query(qname, qtype, use_edns=edns)
     (reply,) = world.ask_wire(query.to_wire(), elsewhere=elsewhere)
     assert reply is not None
@@ -68,7 +68,7 @@ def ask(
 
 
 def record(owner: str, qtype: str, data: str, ttl: int = 300) -> bytes:
-    """One record as a server elsewhere says it."""
+    """Return one record as another server sends it."""
     (item,) = dns.rrset.from_text(owner, ttl, "IN", qtype, data)
     rdata = item.to_wire()
     assert isinstance(rdata, bytes)
@@ -82,7 +82,7 @@ def world(tmp_path: Path) -> Small:
 
 @pytest.fixture
 def inside(world: Small) -> Small:
-    """Services that others are an alias of."""
+    """Add Services that are targets of aliases."""
     return world.fill(
         headless("web"),
         slice_of("web", at("10.0.0.1", hostname="web-0"), at("10.0.0.2", hostname="web-1")),
@@ -110,7 +110,7 @@ def test_other_types_are_nodata(world: Small, qtype: str) -> None:
 
 @pytest.mark.parametrize("label", ["_http._tcp", "http.tcp", "_tcp", "10-0-0-1", "host"])
 def test_below_an_external_name_there_is_nothing(world: Small, label: str) -> None:
-    """Not even for slices that are labelled with it."""
+    """Not even if slices are labelled with it."""
     world.fill(
         Service("default", "ext", "ExternalName", True, (), "example.org", cluster_ip("x").ports),
         slice_of("ext", at("10.0.0.1", hostname="host"), at("10.0.0.1")),
@@ -120,7 +120,7 @@ def test_below_an_external_name_there_is_nothing(world: Small, label: str) -> No
 
 @pytest.mark.parametrize("target", ["10.0.0.1", "fd00::1", "::ffff:10.0.0.1", "0.0.0.0"])
 def test_a_target_that_is_an_address_is_none(world: Small, target: str) -> None:
-    """A CNAME cannot say it; CoreDNS has no such names either."""
+    """A CNAME cannot have an address; CoreDNS has no such names either."""
     world.fill(external_name("ext", target))
     assert world.status(EXT, "CNAME") == world.status(EXT) == "NXDOMAIN"
     assert world.reports == []
@@ -203,7 +203,7 @@ def test_a_target_that_comes_to_nothing_is_nodata_and_its_cname_is_there(
 
 
 def test_a_target_that_vanishes_and_returns_is_seen_at_once(inside: Small) -> None:
-    """Nothing of the target is kept with the alias."""
+    """The alias stores nothing of its target."""
     inside.commit(upsert(external_name("ext", here("api"))))
     before = inside.records()[name(EXT)]
     assert len(records_of(ask(inside, EXT))) == 2
@@ -243,7 +243,7 @@ def test_the_targets_set_is_rotated_and_limited_as_ever(inside: Small) -> None:
 
 
 def chain(length: int, end: str, zone: str = ZONE) -> list[Object]:
-    """That many aliases: c1 -> c2 -> … -> end."""
+    """Return this many aliases: c1 -> c2 -> … -> end."""
     return [external_name(f"c{i}", end if i == length else here(f"c{i + 1}", zone)) for i in range(1, length + 1)]
 
 
@@ -259,7 +259,7 @@ def test_a_chain_is_said_in_its_order(world: Small, length: int, edns: int | Non
 
 @pytest.mark.parametrize("length", [12, 13, 40])
 def test_a_chain_that_is_too_long_comes_to_nothing(world: Small, length: int) -> None:
-    """maxCnameChainLength is 10, beside the first."""
+    """maxCnameChainLength is 10, without the first."""
     world.fill(*chain(length, here("api")), cluster_ip("api", "172.16.0.1"))
     assert status(ask(world, here("c1"))) == "NODATA"
     assert len(records_of(ask(world, here(f"c{length - 10}")))) == 12
@@ -368,14 +368,14 @@ def zones(tmp_path: Path) -> Small:
     ("target", "qtype", "expected"),
     [
         (here("api", OTHER), "A", [f"{here('api', OTHER)}. A 172.16.0.1"]),
-        # It has left the zone: what led there stands, whatever becomes of it.
+        # The chain has left the zone, so its records stay in the reply, whatever its end is.
         (here("api", OTHER), "AAAA", []),
         (here("ghost", OTHER), "A", []),
         (OTHER, "A", []),
         (here("web", "clusterset.local"), "A", []),
         ("1.0.0.10.in-addr.arpa", "A", []),
         ("10.in-addr.arpa", "A", []),
-        # And so does what comes to nothing there.
+        # The same holds if it ends there without an answer.
         (here("loop", OTHER), "A", []),
         (
             here("two", OTHER),
@@ -388,7 +388,7 @@ def zones(tmp_path: Path) -> Small:
 def test_a_target_in_another_served_zone_is_answered_from_there(
     zones: Small, target: str, qtype: str, expected: list[str], edns: int | None
 ) -> None:
-    # Every Service is in both zones: what `two` leads to is in the other one's own.
+    # Every Service is in both zones; the target of `two` is in the other zone.
     zones.fill(
         external_name("ext", target), external_name("loop", here("loop", OTHER)), cluster_ip("api", "172.16.0.1"),
         external_name("two", here("api", OTHER)),
@@ -464,7 +464,7 @@ def test_a_zonal_name_is_a_target_with_its_fallback(tmp_path: Path) -> None:
 
 
 def test_the_tenant_of_what_is_asked_elsewhere_is_the_namespace_that_leads_there(tmp_path: Path) -> None:
-    """The last one on the way: it is its object that sends us out."""
+    """It is the last namespace on the way, whose object names the external target."""
     small = Small(tmp_path).fill(
         external_name("first", "second.other.svc.cluster.local"),
         external_name("second", "www.example.org", namespace="other"),

@@ -1,4 +1,6 @@
-"""What is asked of an API server, what its refusals mean, and what tells one source of objects from another."""
+"""Requests to an API server, the meaning of its refusals, and the
+identity of a source of objects.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,7 @@ MISSING = "404 page not found\n"
 
 
 class Server(ThreadingHTTPServer):
-    """An API server in so far as it is asked here: statuses by path, 200 for the others."""
+    """A small API server: statuses by path, 200 for others."""
 
     daemon_threads = True
 
@@ -55,7 +57,7 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Answer)
         self.statuses: dict[str, int] = {}
         self.asked: list[tuple[str, dict[str, str]]] = []
-        """Path and query of every request."""
+        """The path and the query of every request."""
 
 
 class Answer(BaseHTTPRequestHandler):
@@ -89,7 +91,7 @@ def kubeconfig(server: Server, tmp_path: Path) -> str:
 
 
 def asked_for(server: Server, kubeconfig: str, resource: Resource, settings: Settings) -> list[dict[str, str]]:
-    """What a list and a watch of a resource ask, with these settings."""
+    """Return the queries of a list and a watch of a resource with these settings."""
     api = ApiServer(kubeconfig, None, selectors_of(settings))
     api.page(resource, 500, "")
     list(api.watch(resource, "7", 300))
@@ -150,7 +152,7 @@ def test_a_custom_resource_that_the_api_server_does_not_know_is_not_installed(
 
 @pytest.mark.parametrize("version", [404, 502])
 def test_a_proxy_that_has_lost_its_api_server_deletes_nothing(version: int, server: Server, kubeconfig: str) -> None:
-    """It says 404 to whatever is asked: that is no word on a CRD."""
+    """It replies 404 to everything, which says nothing about a CRD."""
     server.statuses = {PATHS["serviceimports"]: 404, "/version": version}
     error = refused(kubeconfig, "serviceimports")
     assert (error.trouble, error.status) == (Trouble.SERVER, 404)
@@ -163,7 +165,7 @@ def test_a_core_resource_that_is_not_found_is_an_error(server: Server, kubeconfi
     assert (error.trouble, str(error)) == (Trouble.SERVER, f"list services: 404: {MISSING}")
 
 
-# What a broken or hostile server sends
+# Broken or hostile servers
 
 
 @pytest.fixture
@@ -178,7 +180,7 @@ def client(api: FakeApiServer, folder: Path, timing: Timing = SHORT) -> ApiServe
 
 
 def failing(api: ApiServer, verb: str) -> RequestFailed:
-    """What a request comes to."""
+    """Return the error of a request."""
     requests: dict[str, Callable[[], object]] = {
         "list": lambda: api.page("services", 500, ""),
         "watch": lambda: list(api.watch("services", "7", 300)),
@@ -194,7 +196,7 @@ def failing(api: ApiServer, verb: str) -> RequestFailed:
 def test_a_redirect_is_not_followed(
     verb: str, status: int, server: Server, hostile: FakeApiServer, tmp_path: Path
 ) -> None:
-    """Elsewhere the token would be somebody else's."""
+    """At another address the token would reach a stranger."""
     elsewhere = f"Location: http://127.0.0.1:{server.server_port}/\r\nContent-Length: 0\r\n\r\n"
     hostile.on(None, None, faults.raw(f"HTTP/1.1 {status} Elsewhere\r\n{elsewhere}".encode()), times=10)
     error = failing(client(hostile, tmp_path), verb)
@@ -203,7 +205,7 @@ def test_a_redirect_is_not_followed(
 
 
 def endless(data: bytes, headers: dict[str, str] | None = None, pause: float = 0.0) -> Fault:
-    """An answer that says the same again and again."""
+    """Return an answer that repeats the same bytes without end."""
 
     def pieces(_: Iterator[bytes]) -> Iterator[bytes]:
         while True:
@@ -217,7 +219,7 @@ _MIB = b"a" * (1 << 20)
 
 
 def _peak(work: Callable[[], object]) -> int:
-    """The most that it has allocated at a time, in bytes."""
+    """Return the peak of allocated memory, in bytes."""
     tracemalloc.start()
     try:
         work()
@@ -229,7 +231,7 @@ def _peak(work: Callable[[], object]) -> int:
 @pytest.mark.parametrize("how", ["plain", "one chunk of gzip"])
 @pytest.mark.parametrize("verb", ["list", "watch"])
 def test_what_does_not_end_is_given_up(verb: str, how: str, hostile: FakeApiServer, tmp_path: Path) -> None:
-    """A page, a line of a watch; compressed a thousand times too."""
+    """A page, or a line of a watch; also one that is compressed a thousand times."""
     fault = endless(_MIB)
     if how != "plain":
         data = gzip.compress(bytes(256 << 20), 1)
@@ -247,7 +249,7 @@ def test_what_does_not_end_is_given_up(verb: str, how: str, hostile: FakeApiServ
 
 @pytest.mark.parametrize("verb", ["list", "watch"])
 def test_what_drips_is_given_up(verb: str, hostile: FakeApiServer, tmp_path: Path) -> None:
-    """There is never a silence; there is never a line either."""
+    """The stream is never silent, and no line is ever complete."""
     hostile.on(None, "services", endless(b" ", pause=0.02))
     api = client(hostile, tmp_path, replace(SHORT, whole_page=0.3, silence=0.3))
     began = time.monotonic()
@@ -256,7 +258,7 @@ def test_what_drips_is_given_up(verb: str, hostile: FakeApiServer, tmp_path: Pat
 
 
 def test_a_watch_without_chunks_is_heard_at_once(hostile: FakeApiServer, tmp_path: Path) -> None:
-    """A proxy of HTTP/1.0 lets the end of the connection be the end of the body."""
+    """With an HTTP/1.0 proxy the body ends with the connection."""
     hostile.on("watch", "services", lambda exchange: exchange.serve(headers={"Connection": "close"}))
     lines = client(hostile, tmp_path).watch("services", "", 300)
     assert b'"ADDED"' in next(lines)
@@ -267,7 +269,7 @@ def test_a_watch_without_chunks_is_heard_at_once(hostile: FakeApiServer, tmp_pat
 
 
 def test_a_service_account_s_ca_and_token_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kubelet replaces both files; the server's certificate is of the new CA from then on."""
+    """The kubelet replaces both files; from then on the server's certificate is of the new CA."""
     authorities = [trustme.CA(), trustme.CA()]
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     token, authority = tmp_path / "token", tmp_path / "ca.crt"
@@ -304,14 +306,14 @@ def test_a_service_account_s_ca_and_token_are_read_again(tmp_path: Path, monkeyp
 
 
 def test_files_without_selectors_are_named_as_ever(tmp_path: Path) -> None:
-    """A store that an earlier version wrote stays in use."""
+    """A store of an earlier version stays usable."""
     settings = Settings(manifests=(str(tmp_path),))
     assert source_of(settings) == hashlib.sha256(f"files\0{tmp_path}".encode()).hexdigest()[:16]
     assert source_of(Settings(manifests=(str(tmp_path),), labels=" ")) == source_of(settings)
 
 
 def test_a_cluster_is_a_source_whatever_the_credentials_say(tmp_path: Path) -> None:
-    """They need not be readable for a store to be used; which cluster it is is asked."""
+    """A store can be used without readable credentials; recognition asks which cluster it is."""
     file = tmp_path / "kubeconfig"
     sources = {source_of(Settings()), source_of(Settings(kubeconfig=str(file)))}
     for text in ("", KUBECONFIG.format(port=1), KUBECONFIG.format(port=2)):
@@ -372,7 +374,7 @@ def test_an_origin_that_is_damaged_equals_no_other(tmp_path: Path) -> None:
 
 
 def test_other_selectors_are_another_source(tmp_path: Path) -> None:
-    """What is stored are not the objects that would be listed."""
+    """The stored objects are not those that would be listed."""
     sources = [
         source_of(Settings(manifests=(str(tmp_path),), labels=labels, namespace_labels=namespaces))
         for labels, namespaces in (("", ""), ("a=b", ""), ("", "a=b"), ("a=b", "a=b"), ("a!=b", ""), ("a", ""))

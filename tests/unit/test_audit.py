@@ -1,4 +1,4 @@
-"""What an audit takes for a difference, and that it asks only once for a list that does not mend it."""
+"""The differences that an audit finds; it asks only once for a list that does not mend them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_differences(listed: str | None, stored: str | None, found: list[str]) -
 
 
 class Store:
-    """What a ledger tells of its objects."""
+    """A ledger's answers about its objects."""
 
     def __init__(self, objects: Mapping[bytes, str]) -> None:
         self.objects = objects
@@ -54,7 +54,7 @@ class Store:
 
 
 class Server:
-    """Lists the names that it has, as of a version."""
+    """Lists its names as of a version."""
 
     def __init__(self, objects: Mapping[str, str], version: str) -> None:
         self.objects, self.version = objects, version

@@ -1,4 +1,4 @@
-"""One child process and its link: what it says, what it may not do to the supervisor, when it is replaced.
+"""One child process and its link: its messages, its harmless misbehaviour, and its replacement.
 
 The children are real processes that run a function of this module.
 """
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 DEADLINE: Final = 20.0
-#: In seconds of rounds, and a round takes some 20 ms here.
+#: Limits in seconds of the simulated rounds; a round takes about 20 ms here.
 QUICK: Final = Limits(starting=200.0, silent=10.0, committing=20.0)
 SHORT_START: Final = Limits(starting=10.0, silent=10.0, committing=20.0)
 NEVER: Final = threading.Event()
@@ -48,7 +48,7 @@ def gets_on(end: socket.socket) -> None:
 
 
 def main_loop_hangs(end: socket.socket) -> None:
-    """Only the control thread lives on."""
+    """Hang the main loop, so that only the control thread runs."""
     link, progress = control.Link(end), Progress()
     link.attend(progress, {control.Snapshot: lambda _, reply: reply(AnswerSnapshot())})
     link.tell(Started())
@@ -80,7 +80,9 @@ def cannot_ever_start(end: socket.socket) -> None:
 
 
 class Played:
-    """A child under way, judged round by round as the supervisor does, on a clock that only counts rounds."""
+    """A running child, checked round by round as in the supervisor,
+    on a clock that counts rounds.
+    """
 
     def __init__(self, work: Callable[[socket.socket], None], **arguments: Any) -> None:
         context = forks.begin()
@@ -90,9 +92,9 @@ class Played:
 
         self.child = Child(Kind.ANSWER, "answer 0", start, reserve=Reserve(), **{"limits": QUICK, **arguments})
         self.last = self.child.view()
-        """What was to be seen of it when the condition held."""
+        """Its view when the condition became true."""
         self.slowest = 0.0
-        """The longest that one turn of the loop has taken."""
+        """The longest time of one round."""
 
     def until(self, condition: Callable[[Child], bool], what: str) -> None:
         asyncio.run(self._until(condition, what))
@@ -261,7 +263,7 @@ def test_process_that_takes_no_requests_blocks_nobody() -> None:
 
 
 def handled(handlers: dict[Any, control.Handler], *requests: control.Request) -> list[Replied]:
-    """What a process with these handlers replies."""
+    """Return the replies of a process with these handlers."""
     ours, theirs = control.pair()
     ours.settimeout(DEADLINE)
     link = control.Link(theirs)

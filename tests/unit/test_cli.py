@@ -1,4 +1,6 @@
-"""The command line: every flag is shown and has its variable; a mistake is one line that names the flag."""
+"""The command line: help has every flag, each has a variable, and
+errors are one line with the flag.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,7 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
-    """What `serve` would have been started with."""
+    """Return the settings with which `serve` would have started."""
     found: list[Settings] = []
 
     def take(settings: Settings) -> int:
@@ -136,7 +138,9 @@ def test_help_is_aligned_and_fits(
 
 
 def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    """Without importing one: the sentence in the list is the one that the command itself begins with."""
+    """It imports none of them; each sentence in the list is the first
+    one of the command's own help.
+    """
     assert main(["--help"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     modules = {file.stem for file in (ROOT / "backend" / "headwater" / "commands").glob("*.py")}
@@ -191,7 +195,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("arguments", [["config"], ["--help"], ["--version"]])
 def test_output_that_nobody_reads_is_no_error(arguments: list[str]) -> None:
-    """`headwater config | head -1`, with the pipe closed before it begins."""
+    """As in `headwater config | head -1`, with the pipe closed before the start."""
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-m", "headwater", *arguments]
@@ -246,7 +250,7 @@ VALUES: dict[str, tuple[str, Any]] = {
 }
 
 
-#: What a flag is nothing without.
+#: The flags that a flag needs.
 NEEDED = {
     "--tls-cert": ("--tls-key",),
     "--tls-key": ("--tls-cert",),
@@ -319,7 +323,7 @@ def test_no_admin_page(value: str, served: list[Settings]) -> None:
 def test_the_variables_that_kubernetes_sets_for_a_service_named_headwater_are_none_of_ours(
     served: list[Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """HEADWATER_PORT=tcp://…: a pod gets such variables for every Service of its namespace."""
+    """A pod has such variables (HEADWATER_PORT=tcp://…) for every Service of its namespace."""
     for service in ("HEADWATER", "HEADWATER_DNS", "HEADWATER_ADMIN"):
         for suffix in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_DNS", "PORT", "PORT_53_TCP", "PORT_53_TCP_PORT",
                        "PORT_53_TCP_PROTO", "PORT_53_TCP_ADDR"):  # fmt: skip
@@ -414,7 +418,7 @@ def test_a_start_that_fails_is_one_line_and_exit_code_1(
 
 
 class Starting:
-    """A supervisor whose answer process is ready when it is looked at for the third time."""
+    """A supervisor whose answer process is ready at the third look."""
 
     settings = Settings()
 
@@ -455,7 +459,7 @@ def test_corefile_says_what_the_flags_say(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_corefile_takes_the_flags_of_serve(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same command line, with another word: what serve was told, CoreDNS is told."""
+    """The same command line with another command word configures CoreDNS for that instance."""
     monkeypatch.setenv("HEADWATER_TTL", "30")
     assert main(["corefile", "--namespace", "prod", "--mode", "split", "--port", "1053"]) == 0
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
@@ -469,7 +473,7 @@ def test_corefile_takes_the_flags_of_serve(capsys: pytest.CaptureFixture[str], m
 
 @pytest.fixture
 def dead() -> Iterator[str]:
-    """An address that is taken, and nobody listens at."""
+    """Yield an address that is bound, and on which nobody listens."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield f"127.0.0.1:{bound.getsockname()[1]}"
@@ -489,7 +493,7 @@ def test_query_without_a_server_is_one_line_and_exit_code_1(
 
 
 def answering(reply: bytes | None, monkeypatch: pytest.MonkeyPatch) -> list[DNSRecord]:
-    """A server that says `reply`, or one address. The questions that it gets."""
+    """Fake a server that sends `reply`, or one address. Return the list of its questions."""
     asked: list[DNSRecord] = []
 
     def exchange(message: bytes, server: Address, timeout: float) -> bytes:
@@ -565,7 +569,7 @@ current-context: x
 
 @pytest.fixture
 def free(tmp_path: Path) -> list[str]:
-    """Flags with which nothing of this machine is needed."""
+    """Return flags that need nothing of this machine."""
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests" / "a.yaml").write_text(MANIFEST)
     return ["--manifests", str(tmp_path / "manifests"), "--state-dir", str(tmp_path / "state"),
@@ -583,7 +587,7 @@ def test_check_of_what_is_fine(free: list[str], capsys: pytest.CaptureFixture[st
 
 
 def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line that says FAILED, of a check that fails."""
+    """Run a check that fails, and return its only line with FAILED."""
     assert main(["check", *arguments]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert all(line.startswith(("ok ", "FAILED ")) for line in lines), "one line each"
@@ -629,7 +633,7 @@ def test_check_of_a_socket_where_somebody_serves(
 def test_check_says_of_an_address_what_serve_would(
     trouble: str, transport: str, free: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The same words, from the same code."""
+    """The text is the same, because the code is."""
     listen = Address(path=f"{tmp_path}/dns.sock")
     with socket.socket(socket.AF_UNIX) as other:
         match trouble:

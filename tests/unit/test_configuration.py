@@ -1,4 +1,6 @@
-"""A flag goes before its variable, a variable before the file, the file before the default; errors say which."""
+"""Flags override variables, these override the file, and that
+overrides defaults; errors say which.
+"""
 
 from __future__ import annotations
 
@@ -34,16 +36,16 @@ def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a configuration is written; a relative path is short in messages."""
+    """Return the path of a configuration; it is relative, and so short in messages."""
     monkeypatch.chdir(tmp_path)
     for name in ("config", "tls"):
         (tmp_path / name).touch()
     return Path("headwater.toml")
 
 
-# What goes before what
+# Precedence
 
-#: flag: a text for the flag, another for its variable, TOML for a file; and what each means.
+#: flag: a text for the flag, another for its variable, TOML for a file; and the meaning of each.
 SAID: dict[str, tuple[str, str, str, Any, Any, Any]] = {
     "--kubeconfig": ("config", "tls", '"tls"', "config", "tls", "tls"),
     "--context": ("a", "b", '"c"', "a", "b", "c"),
@@ -98,7 +100,7 @@ def test_every_command_reads_the_file(
     command: str, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("headwater.commands.serve.serve", lambda found: print(found.zones))
-    # An address of this sort cannot be bound: check says it without leaving anything.
+    # Such an address cannot be bound; `check` says so and leaves nothing behind.
     file.write_text('[served]\nzone = ["read.example"]\n[transport]\nlisten = "192.0.2.1:5300"\n')
     main([command, "--config", str(file)])
     shown = capsys.readouterr().out
@@ -188,7 +190,7 @@ def test_a_file_that_is_none(file: Path, tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_a_large_file_of_any_shape_is_read_in_a_moment(file: Path) -> None:
-    """No shape makes the search for lines slow, or too deep for Python."""
+    """No content makes the search for line numbers slow, or its recursion too deep."""
     keys = "a." * 1000 + "a"
     shapes = [
         f"{keys} = 1",
@@ -294,7 +296,7 @@ _PIECES = st.lists(
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(_KEYS, st.lists(_PIECES, max_size=2) | _PIECES, max_size=3), st.data())
 def test_the_line_of_each_key_among_any_strings(keys: dict[str, str | list[str]], data: st.DataObject) -> None:
-    """Strings of quotes, brackets and line ends, in every way to write them that holds them."""
+    """Strings of quotes, brackets and line ends, in every notation that can hold them."""
     text = "[t]\n"
     expected: dict[tuple[str, ...], int] = {}
     for key, value in keys.items():
@@ -336,7 +338,7 @@ def _reads_as(form: str, value: str) -> bool:
 
 
 def everything(file: Path) -> dict[str, object]:
-    """A value for every flag that is not the default."""
+    """Return a value for every flag, other than its default."""
     given: dict[str, object] = {
         "--kubeconfig": "config", "--context": 'my "context"\\', "--list": "stream",
         "--zone": ("a.org", "B.org."), "--reverse-zone": ("10.96.0.0/12", "fd00::/8"),

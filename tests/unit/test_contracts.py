@@ -1,4 +1,4 @@
-"""The promises are numbered, every number that is cited is one of them, and each names tests that are there."""
+"""The promises are numbered, every cited number exists, and each promise names existing tests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
 
 
 def sections(text: str) -> dict[int, str]:
-    """What is said under each number."""
+    """Return the text under each number."""
     parts = HEADING.split(text)[1:]
     return {int(number): body for number, body in zip(parts[::2], parts[1::2], strict=True)}
 
@@ -29,7 +29,7 @@ def cited(text: str) -> set[int]:
 
 @cache
 def functions(file: str) -> frozenset[str]:
-    """The tests of a file, by name; none when it is not there."""
+    """Return the names of a file's tests; none if it does not exist."""
     path = ROOT / file
     if not path.is_file():
         return frozenset()
@@ -39,7 +39,7 @@ def functions(file: str) -> frozenset[str]:
 
 
 def missing(text: str) -> list[str]:
-    """The tests that a text names and that are not there."""
+    """Return the tests that a text names and that do not exist."""
     named = TEST.findall(text)
     return [f"{file}::{name}" for file, name in named if not functions(file) or (name and name not in functions(file))]
 

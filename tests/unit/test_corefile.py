@@ -1,4 +1,7 @@
-"""The printed Corefile block says what the flags say. That CoreDNS takes it: tests/e2e/test_corefiles.py."""
+"""The printed Corefile block follows the flags.
+
+(tests/e2e/test_corefiles.py starts CoreDNS with it.)
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def directives(text: str) -> list[str]:
-    """The lines without comments and indentation."""
+    """Return the lines without comments and indentation."""
     return [line.strip() for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
@@ -171,7 +174,7 @@ def test_shipped_corefiles_have_the_printed_block(file: str, mode: Mode, listen:
 
 
 def test_deployed_corefile_is_the_shipped_one() -> None:
-    """kustomize reads no file outside its folder, so there are two of it."""
+    """There are two copies, because kustomize reads no file outside its folder."""
     deployed = (CHECKOUT / "deploy" / "base" / "Corefile").read_text()
     assert deployed == (CHECKOUT / "corefile" / "Corefile.sidecar").read_text()
 

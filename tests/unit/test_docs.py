@@ -1,4 +1,4 @@
-"""What the documents name exists: modules, files, classes, pages."""
+"""Everything that the documents name exists: modules, files, classes, pages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PACKAGE: Final = ROOT / "backend" / "headwater"
 ROOMS: Final = sorted(folder.name for folder in PACKAGE.iterdir() if (folder / "__init__.py").exists())
 PAGES: Final = [
     page for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")) if page.name != "CHANGELOG.md"
-]  # a changelog names what was
+]  # a changelog names things of the past
 
 _FOLDERS: Final = "backend|bench|corefile|deploy|docs|examples|protos|tests|tools"
 _MODULE: Final = re.compile(rf"({'|'.join(ROOMS)})[/.]([a-z_0-9]+)(?:\.py|\.([A-Za-z_]+))?")
@@ -26,14 +26,16 @@ _MEMBER: Final = re.compile(r"([A-Z]\w+)\.([a-z_]\w*)")
 
 
 def spans(page: Path) -> list[str]:
-    """What stands in backticks on a line, outside blocks of code; the first word of it, as in `python -m x --flag`."""
+    """Return the first words of texts in backticks, outside code
+    blocks, as of `python -m x --flag`.
+    """
     text = re.sub(r"(?ms)^```.*?^```$", "", page.read_text())
     return [word for span in re.findall(r"`([^`\n]+)`", text) for word in span.split()]
 
 
 @functools.cache
 def members() -> dict[str, set[str]]:
-    """For each class of the package and the tests, what it defines or is given."""
+    """Return the attributes of each class of the package and the tests."""
     found: dict[str, set[str]] = {}
     for file in (*PACKAGE.rglob("*.py"), *(ROOT / "tests").rglob("*.py")):
         for item in ast.walk(ast.parse(file.read_bytes())):
@@ -43,7 +45,9 @@ def members() -> dict[str, set[str]]:
 
 
 def _defined(scope: ast.ClassDef | ast.Module) -> Iterator[str]:
-    """The names of a module or a class: those bound in its body, imported ones too, and those given to `self`."""
+    """Yield the names of a module or a class: bound in its body,
+    imported, or assigned to `self`.
+    """
     for item in scope.body:
         match item:
             case ast.FunctionDef(name=name) | ast.AsyncFunctionDef(name=name) | ast.ClassDef(name=name):
@@ -60,7 +64,7 @@ def _defined(scope: ast.ClassDef | ast.Module) -> Iterator[str]:
 
 
 def is_module(parts: list[str], root: Path) -> bool:
-    """Whether a dotted name is a package, a module, or what a module defines."""
+    """Return whether a dotted name is a package, a module, or a name in a module."""
     path = root.joinpath(*parts)
     if path.is_dir() or path.with_suffix(".py").is_file():
         return True
@@ -69,7 +73,9 @@ def is_module(parts: list[str], root: Path) -> bool:
 
 
 def is_there(name: str) -> bool | None:
-    """Whether what a word in backticks names is there; None when it names nothing that can be looked up."""
+    """Return whether a word in backticks names an existing thing;
+    None if it cannot be looked up.
+    """
     if match := _PATH.fullmatch(name):
         return any(ROOT.glob(name.rstrip("/")))
     if (match := _MODULE.fullmatch(name)) and match[2] != "local":  # `cluster.local` is a zone

@@ -1,4 +1,4 @@
-"""Every flag, metric, annotation and exit code is documented, and nothing is that is not there."""
+"""Every flag, metric, annotation and exit code is documented, and nothing else is."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ BACKEND = ROOT / "backend" / "headwater"
 
 
 def section(name: str, title: str) -> str:
-    """The text below a heading of a page, to the next heading of any depth."""
+    """Return the text below a heading of a page, up to the next heading."""
     text = (ROOT / "docs" / name).read_text()
     found = re.search(rf"^#+ {re.escape(title)}$(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
     assert found, f"docs/{name} has no section {title!r}"
@@ -37,7 +37,7 @@ def section(name: str, title: str) -> str:
 
 
 def rows(name: str, title: str) -> list[list[str]]:
-    """The cells of the table below a heading, without its head."""
+    """Return the cells of the table below a heading, without its header row."""
     lines = [line for line in section(name, title).splitlines() if line.startswith("|")]
     assert len(lines) > 2, f"docs/{name} has no table below {title!r}"
     cells = [re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in lines[2:]]
@@ -76,7 +76,7 @@ def own_flags(command: click.Command) -> set[str]:
     return {item.opts[0] for item in command.params if isinstance(item, click.Option)} - shared
 
 
-#: Commands with flags that `serve` has not.
+#: Commands with flags that `serve` does not have.
 OWN = ["corefile", "query", "demo", "explain", "names"]
 
 
@@ -101,14 +101,14 @@ def test_no_other_command_has_flags_of_its_own() -> None:
     }
 
 
-#: Flags of other programs that the documentation speaks of, and click's own.
+#: Flags of other programs in the documentation, and click's own.
 FOREIGN = {"--quick", "--help", "--version"}
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_every_flag_that_is_spoken_of_exists(page: Path) -> None:
     known = {opt for _, command in commands() for item in command.params for opt in (*item.opts, *item.secondary_opts)}
-    # In backticks and in commands that begin with ours.
+    # Flags in backticks, and in commands that begin with ours.
     text = page.read_text()
     spoken = re.findall(r"`(--[a-z][a-z-]+)", text)
     for line in re.findall(r"^\s+(?:\$ )?headwater (.*)$", text, re.MULTILINE):
@@ -119,7 +119,7 @@ def test_every_flag_that_is_spoken_of_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_every_variable_that_is_spoken_of_exists(page: Path) -> None:
     known = {option.variable for option in OPTIONS} | {file.VARIABLE, "HEADWATER_SERVER", "HEADWATER_COREDNS"}
-    known |= {"HEADWATER_CACHE", "HEADWATER_X"}  # of the build, and any
+    known |= {"HEADWATER_CACHE", "HEADWATER_X"}  # one of the build, and an example
     assert set(re.findall(r"\bHEADWATER_[A-Z_]+", page.read_text())) <= known
 
 
@@ -127,7 +127,7 @@ def test_every_variable_that_is_spoken_of_exists(page: Path) -> None:
 
 
 def families() -> dict[str, tuple[str, ...]]:
-    """Name as Prometheus sees it, and labels, of everything that a scrape shows."""
+    """Return the names in Prometheus and the labels of all metrics of a scrape."""
     registry = CollectorRegistry()
     collector = HeadwaterCollector(["cluster.local"], list)
     registry.register(collector)
@@ -185,7 +185,7 @@ def test_every_annotation_that_is_spoken_of_is_read(page: Path) -> None:
 
 
 def exits(path: Path) -> Iterator[int]:
-    """What a module's processes may end with: the arguments of exit, by number or by a constant of `control`."""
+    """Yield the exit codes of a module: arguments of exit, as numbers or constants of `control`."""
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("sys.exit", "os._exit"):
             (argument,) = node.args
@@ -198,14 +198,16 @@ def exits(path: Path) -> Iterator[int]:
 
 
 def constants(path: Path) -> Iterator[int]:
-    """The whole numbers that a module names in capitals."""
+    """Yield the integers that a module assigns to names in capitals."""
     for node in ast.parse(path.read_bytes()).body:
         if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.Constant) and type(node.value.value) is int:
             yield node.value.value
 
 
 def documented_codes(of: str) -> set[int]:
-    """The codes of the rows that begin with that word, and of those below, whose first cell is empty."""
+    """Return the codes of the rows that begin with this word, and of those
+    below with an empty first cell.
+    """
     found, owner = set(), ""
     for who, code, _ in rows("operations.md", "Exit codes"):
         owner = who or owner
@@ -221,7 +223,8 @@ def test_exit_codes_of_the_command_are_documented() -> None:
 def test_exit_codes_of_processes_are_documented() -> None:
     used = {code for path in sorted(BACKEND.rglob("*.py")) for code in exits(path)}
     assert len(used) >= 4
-    # 0 is where a process's function returns; 255 is multiprocessing's word for what it does not know.
+    # 0 is the code of a process whose function returns; 255 is multiprocessing's code for an
+    # unknown one.
     assert documented_codes("a process") - {255} == used | {0}
 
 

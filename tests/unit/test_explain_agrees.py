@@ -1,4 +1,4 @@
-"""For every question of the comparison with CoreDNS: what the objects say and what is replied are one.
+"""For every question of the comparison with CoreDNS, the explanation and the reply agree.
 
 The clusters are those of tests/answers, written into a store without a control plane.
 """
@@ -28,14 +28,14 @@ BY_NAME = {configuration.name: configuration for configuration in CONFIGURATIONS
 
 
 def settings_for(name: str, seed: int, anything: Path) -> Settings:
-    """The settings of a configuration, with another source: objects come from the generator."""
+    """Return the settings of a configuration for objects from the generator."""
     words = BY_NAME[name].flags(anything, "127.0.0.1:53", [seed])
     assert words[0] == "--kubeconfig"
     return settings_of(["--manifests", str(anything), *words[2:]])
 
 
 def objects_of(seed: int, chosen: Settings) -> list[Object]:
-    """What the API server would hand out under these settings."""
+    """Return the objects that the API server would send with these settings."""
     selectors = selectors_of(chosen)
     found: dict[tuple[str, tuple[str, str]], Object] = {}
     for item in generate(seed).objects.values():

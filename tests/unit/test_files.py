@@ -1,4 +1,6 @@
-"""Manifests as people write them and as kubectl prints them; what a bad one does; what is kept."""
+"""Manifests as people write them and as kubectl prints them; the
+effect of bad ones; what is kept.
+"""
 
 from __future__ import annotations
 
@@ -35,12 +37,12 @@ def service(name: str, namespace: str = "default", ip: str = "10.0.0.1") -> str:
 
 
 def keys(file: Path) -> list[tuple[Resource, str]]:
-    """(resource, "namespace/name") of a file's objects, in its order."""
+    """Return (resource, "namespace/name") of a file's objects, in order."""
     return [(resource, "/".join(decoded.object.key)) for resource, decoded in read(file)]
 
 
 def held(objects: Objects | None) -> dict[str, set[str]]:
-    """The names that a load gave, by resource, without empty resources."""
+    """Return the loaded names by resource, without empty resources."""
     assert objects is not None
     return {resource: {"/".join(key) for key in found} for resource, found in objects.items() if found}
 
@@ -99,7 +101,7 @@ metadata:
 """
 
 
-#: Our kinds' names in another group, and a kind that only looks like a list.
+#: A kind with our name in another group, and a kind that only looks like a list.
 OTHER_KINDS = "apiVersion: example.org/v1\nkind: Service\nmetadata: [odd]\n---\nkind: AccessList\nspec: {}\n"
 
 
@@ -192,7 +194,7 @@ def test_the_bundled_examples_are_read() -> None:
     ["2026-11-01", "2026-11-01T10:00:07Z", "2026-11-01 10:00:07.5 +01:00", "2026-99-99"],
 )
 def test_dates_stay_text(text: str, tmp_path: Path) -> None:
-    """PyYAML makes datetimes of them, and fails on dates that there are not."""
+    """PyYAML makes datetimes of them, and fails on impossible dates."""
     file = write(
         tmp_path / "slice.yaml",
         f"apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata:\n  name: s\n  creationTimestamp: {text}\n"
@@ -227,7 +229,9 @@ def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path) -> None:
 
 
 def test_a_mounted_configmap_is_read_once_and_its_change_is_seen(tmp_path: Path) -> None:
-    """The kubelet's layout: links to ..data, itself a link that moves from one hidden folder to the next."""
+    """The kubelet's layout: links to ..data, which is a link that
+    moves to another hidden folder.
+    """
     for version, name in (("..2026_1", "old"), ("..2026_2", "new")):
         write(tmp_path / version / "svc.yaml", service(name))
     (tmp_path / "..data").symlink_to("..2026_1")
@@ -350,7 +354,7 @@ def test_nesting_as_objects_have_it_is_read(tmp_path: Path) -> None:
 
 
 def test_deep_nesting_does_not_kill_the_process(tmp_path: Path) -> None:
-    """libyaml's composer overflows the C stack: no exception, SIGSEGV. So in a process of its own."""
+    """libyaml's composer overflows the C stack (SIGSEGV), so the test uses a separate process."""
     file = write(tmp_path / "deep.yaml", "kind: " + "[" * 300_000)
     program = "import sys, pathlib\nfrom headwater.cluster.files import Manifests\nm = Manifests(sys.argv[1:])\n"
     done = subprocess.run(
@@ -414,7 +418,7 @@ def test_a_file_that_turns_bad_keeps_what_it_said(
     else:
         first.write_text(bad)
     second.write_text(service("c"))
-    for _ in range(2):  # bad twice is still bad, and still kept
+    for _ in range(2):  # the second time it is still bad, and the good state is still kept
         caplog.clear()
         assert held(manifests.load())["services"] == {"default/a", "default/c"}
         assert list(manifests.problems) == [first]
@@ -514,7 +518,9 @@ def test_a_selector_chooses_by_the_labels_of_the_object(tmp_path: Path) -> None:
 def test_a_namespace_that_is_only_mentioned_has_no_labels(
     selector: str, served: set[str], first: str, tmp_path: Path
 ) -> None:
-    """And one that is spelled out does not come back because it is mentioned."""
+    """A namespace with a manifest of its own that is not selected stays
+    out, even if objects name it.
+    """
     namespaces = labelled("Namespace", "spelled-out", "{team: db}") + labelled("Namespace", "other", "{team: web}")
     names = ("spelled-out", "other", "mentioned")
     services = "".join(labelled("Service", "a", "{}", namespace=name) for name in names)
@@ -525,7 +531,7 @@ def test_a_namespace_that_is_only_mentioned_has_no_labels(
 
 
 def test_an_object_that_is_not_selected_still_mentions_its_namespace(tmp_path: Path) -> None:
-    """As with an API server: the namespace is there, whatever the labels of what is in it."""
+    """As with an API server, the namespace exists, whatever the labels of its objects are."""
     file = write(tmp_path / "a.yaml", labelled("Service", "a", "{app: web}"))
     assert held(Manifests([str(file)], selecting(services="app=db")).load()) == {"namespaces": {"/default"}}
 

@@ -1,4 +1,6 @@
-"""Names that stand for another: labels before a pod's name, ports without underscores (plugin/kubernetes/parse.go)."""
+"""Names that stand for others: labels before a pod, ports without
+underscores (kubernetes/parse.go).
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,7 @@ def test_a_port_name_of_63_characters_has_no_room_for_an_underscore(tmp_path: Pa
 def test_up_to_two_labels_before_a_pods_name_are_passed_over(
     tmp_path: Path, before: str, mode: str, edns: bool
 ) -> None:
-    """CoreDNS reads an endpoint, or a port and a protocol, and does not look at them."""
+    """CoreDNS parses an endpoint, or a port and a protocol, and ignores them."""
     world = Small(tmp_path, settings(pods=mode)).fill(Pod("default", "p", ("10.0.0.1", "fd00::7")))
     reply = world.ask(f"{before}.{POD}", edns=edns)
     assert [item.to_text() for item in reply.answer[0]] == ["10.0.0.1"]
@@ -148,7 +150,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Small:
 @pytest.mark.parametrize(
     ("labels", "expected"),
     [
-        # Two labels without an underscore are a host and its cluster, even if they are a port's and a protocol's too.
+        # Two labels without underscores are a host and its cluster, even if they are also a port
+        # and a protocol.
         ("http.tcp", {"10.0.0.1"}),
         ("_http.tcp", {"10.0.0.1", "10.0.0.2"}),
         ("http._tcp", {"10.0.0.1", "10.0.0.2"}),

@@ -1,4 +1,4 @@
-"""The thread around a reflector: what it does with what comes while it is about to do something else."""
+"""The thread around a reflector: requests that arrive while it is about to do something else."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DEADLINE = 10.0
 
 
 class Server:
-    """An API server without objects, whose watches last until they are hung up."""
+    """An API server without objects, whose watches last until they are closed."""
 
     def __init__(self) -> None:
         self.host = "http://api"
@@ -51,7 +51,7 @@ class Server:
         yield from ()
 
     def prepare(self) -> None:
-        """Its credentials are read."""
+        """Read the credentials."""
 
     def kube_system(self) -> bytes:
         return b'{"items": [{"metadata": {"name": "kube-system", "uid": "u"}}]}'
@@ -71,7 +71,7 @@ def test_list_that_is_asked_for_while_a_watch_is_being_opened_is_taken_at_once(t
     thread.start()
     try:
         assert server.opening.wait(DEADLINE), "no watch is opened"
-        follower.relist()  # there is no watch to be hung up yet
+        follower.relist()  # there is no watch to close yet
         server.meanwhile.set()
         completed: list[str] = []
         while len(completed) < 2:
@@ -86,7 +86,7 @@ def test_list_that_is_asked_for_while_a_watch_is_being_opened_is_taken_at_once(t
 
 
 class Endless(Server):
-    """Its first list has ever more to come, and nothing comes; the next is whole."""
+    """Its first list always promises more and sends nothing; the next list is complete."""
 
     def __init__(self, tokens: Iterator[str]) -> None:
         super().__init__()

@@ -1,4 +1,7 @@
-"""`--multicluster-zone`: ServiceImports and the endpoints of other clusters (KEP-1645), as CoreDNS has them."""
+"""`--multicluster-zone`:
+
+ServiceImports and the endpoints of other clusters (KEP-1645), as CoreDNS has them.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,9 @@ def world(tmp_path: Path) -> Small:
 
 @pytest.fixture
 def two(world: Small) -> Small:
-    """A StatefulSet in each of two clusters: the same hostname twice; and a ClusterSetIP Service."""
+    """Add a StatefulSet in each of two clusters, with equal
+    hostnames, and a ClusterSetIP Service.
+    """
     return world.fill(
         headless_import("web"),
         imported("web", "east", at("10.1.0.1", hostname="web-0"), at("10.1.0.2")),
@@ -56,14 +61,14 @@ def two(world: Small) -> Small:
 @pytest.mark.parametrize(
     ("name", "qtype", "expected"),
     [
-        # A headless one is every cluster's endpoints.
+        # A headless import has the endpoints of every cluster.
         ("web", "A", {"10.1.0.1", "10.1.0.2", "10.2.0.1"}),
         ("web", "AAAA", {"fd00::2:1"}),
         ("WEB", "A", {"10.1.0.1", "10.1.0.2", "10.2.0.1"}),
         ("_http._tcp.web", "A", {"10.1.0.1", "10.1.0.2", "10.2.0.1"}),
         ("_tcp.web", "A", "NODATA"),
         ("_dns._udp.web", "A", "NXDOMAIN"),
-        # A host is one cluster's.
+        # A host belongs to one cluster.
         ("web-0.east.web", "A", {"10.1.0.1"}),
         ("web-0.west.web", "A", {"10.2.0.1"}),
         ("WEB-0.East.Web", "A", {"10.1.0.1"}),
@@ -75,7 +80,7 @@ def two(world: Small) -> Small:
         ("web-0.north.web", "A", "NXDOMAIN"),
         ("web-0.web", "A", "NXDOMAIN"),
         ("a.web-0.east.web", "A", "NXDOMAIN"),
-        # Underscores: one of the two says that a port and a protocol are meant.
+        # An underscore in one of the two shows that they are a port and a protocol.
         ("http._tcp.web", "A", {"10.1.0.1", "10.1.0.2", "10.2.0.1"}),
         ("_http.tcp.web", "A", {"10.1.0.1", "10.1.0.2", "10.2.0.1"}),
         ("http.tcp.web", "A", "NXDOMAIN"),
@@ -202,7 +207,7 @@ def test_an_import_that_becomes_headless_and_back_has_the_names_of_its_type(two:
 
 
 def test_a_cluster_set_ip_without_addresses_is_nodata_and_without_ports_nothing(world: Small) -> None:
-    """The controller has not allocated any yet: the names are there all the same, as in CoreDNS."""
+    """The controller has allocated none yet; the names exist all the same, as in CoreDNS."""
     world.fill(cluster_set_ip("api"), cluster_set_ip("bare", "172.16.1.2", ports=()))
     for name in ("api", "_http._tcp.api", "_tcp.api"):
         assert world.status(f"{name}.default.svc.{MZ}") == "NODATA"
@@ -291,6 +296,6 @@ def test_several_multicluster_zones_say_the_same(tmp_path: Path) -> None:
 
 
 def test_pods_are_named_in_the_multicluster_zone_too(tmp_path: Path) -> None:
-    """CoreDNS's findPods does not ask which zone it is."""
+    """CoreDNS's findPods does not depend on the zone."""
     world = Small(tmp_path, settings(multicluster_zones=(MZ,), pods="insecure")).fill()
     assert world.answers(f"10-0-0-1.default.pod.{MZ}") == {"10.0.0.1"}

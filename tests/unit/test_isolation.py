@@ -1,4 +1,4 @@
-"""One object that makes anything fail is left out, counted and said once; the process lives and serves the others."""
+"""An object that causes any failure is left out, counted and logged once; all others are served."""
 
 from __future__ import annotations
 
@@ -43,7 +43,9 @@ def others_are_served(world: Small) -> None:
 
 @given(st.lists(st.booleans(), max_size=40), st.integers(0, 60))
 def test_what_fails_alone_is_left_out_and_all_else_goes_in_its_order(bad: list[bool], full: int) -> None:
-    """Also where the disk is full once in the middle: what went in before is in, and nothing is left out for that."""
+    """Also with a full disk in the middle: earlier items stay committed,
+    and none is left out for it.
+    """
     items = list(enumerate(bad))
     done: list[int] = []
     left: list[int] = []
@@ -95,7 +97,7 @@ def _poison(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, fails: Calla
 
 
 def is_poison(*arguments: Any) -> bool:
-    """Whether a Service with an address that nobody has, or its slice, is among them."""
+    """Return whether a Service with the poisonous address, or its slice, is among the arguments."""
     for item in arguments:
         if isinstance(item, Service) and "192.0.2.66" in item.cluster_ips:
             return True
@@ -128,7 +130,7 @@ def as_lists(world: Small, objects: Sequence[Object]) -> None:
 
 
 def at_the_start(world: Small, objects: Sequence[Object]) -> None:
-    """Everything listed and compiled, as a new process does."""
+    """List and compile everything, as a new process does."""
     for path in world.state_dir.iterdir():
         if path.is_symlink():
             path.unlink()
@@ -148,12 +150,12 @@ def test_compiler_that_fails_on_one_service_harms_no_other(
     way(world, _POISON)
     others_are_served(world)
     assert world.answers("after.default.svc.cluster.local") == {"172.16.0.99"}
-    # It starts again on that, and goes on.
+    # The process starts again on that store, and goes on.
     store, ledger = world.open()
     assert ledger.ready
     store.close()
     world.commit(upsert(cluster_ip("good-1", "172.16.0.1"), version="12"))
-    # Cured: as if nothing had been.
+    # After the cure, the store is as if nothing had happened.
     world.commit(*map(upsert, _CURED))
     assert world.answers(BAD) == {"10.0.7.1"}
     clean = Small(tmp_path / "clean", _SHAPE)
@@ -174,7 +176,7 @@ def test_what_was_served_of_a_service_stays_until_it_compiles_again(
     assert world.reports or world.answers(BAD) == {"10.0.7.1", "10.0.7.2"}
     assert world.answers(BAD) == {"10.0.7.1", "10.0.7.2"}
     assert world.answers(f"b.{BAD}") == {"10.0.7.2"}
-    # An innocent change of its slice is stored, and cannot be served yet.
+    # A harmless change of its slice is stored, and cannot be served yet.
     world.commit(upsert(slice_of("bad", at("10.0.7.3", hostname="c"))))
     assert world.answers(BAD) == {"10.0.7.1", "10.0.7.2"}
     other = Small(tmp_path / "one", _SHAPE)
@@ -259,7 +261,7 @@ def test_an_object_that_cannot_be_stored_harms_no_other(
     way(world, [_UNSTORABLE[case]])
     others_are_served(world)
     assert world.answers("after.default.svc.cluster.local") == {"172.16.0.99"}
-    # The process starts again on it, also with other settings.
+    # The process starts again on the store, also with other settings.
     for shape in (settings(ttl=60, multicluster_zones=("m",)), _SHAPE):
         other = world.with_settings(shape)
         store, ledger = other.open()
@@ -280,7 +282,7 @@ def test_an_object_that_cannot_be_stored_is_said_once_and_its_version_counts(tmp
 
 
 def test_a_version_that_cannot_be_packed_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an event and in a list: the object is known to be there, so it is not deleted."""
+    """In an event and in a list: the object exists, so it is not deleted."""
     for module in (posting, lists):
         _poison(monkeypatch, module, "pack", lambda item, *_: is_poison(item))
     world = Small(tmp_path, _SHAPE)
@@ -296,7 +298,9 @@ def test_a_version_that_cannot_be_packed_leaves_what_was_there(tmp_path: Path, m
 
 
 def test_a_fault_in_applying_a_list_is_found_in_one_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It could be staged, and one of the indexes does not take it; the other slices of its Service are applied."""
+    """It can be staged, but an index does not take it; the other
+    slices of its Service are applied.
+    """
     world = Small(tmp_path, _SHAPE)
     world.commit(*listed(world.resources, _GOOD))
     _poison(monkeypatch, posting.Posting, "_slice_changed", lambda _, key, *__: key[1] == "s-bad")
@@ -308,7 +312,7 @@ def test_a_fault_in_applying_a_list_is_found_in_one_object(tmp_path: Path, monke
 
 
 def test_a_fault_that_meets_everything_leaves_nothing_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No object is to blame for it: the process ends, rather than to go on without any."""
+    """No object is the cause, so the process ends instead of leaving out all of them."""
     world = Small(tmp_path, _SHAPE)
     world.commit(*listed(world.resources, _GOOD))
     store, ledger = world.open()
@@ -335,7 +339,7 @@ def test_a_stored_object_that_does_not_unpack_is_damage_and_no_objects_fault(tmp
     store.close()
 
 
-# What is said of it
+# Messages
 
 
 def test_what_is_left_out_is_said_once_and_in_bounds(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,4 +1,4 @@
-"""Imports go one way, and no process pays for a package that it does not need."""
+"""Imports go one way, and no process loads a package that it does not need."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE: Final = ROOT / "backend" / "headwater"
 
-#: import-linter's own check, on the package in the current folder: as it is, and after each change of a list.
-#: A change is a file, and a line for its end.
+#: Runs import-linter on the package in the current folder: unchanged, and after each change of a
+#: list. A change is a file, and a line to append to it.
 LINT = r"""
 import contextlib, io, json, pathlib, re, sys
 from importlinter.cli import lint_imports
@@ -45,7 +45,7 @@ print(json.dumps(found))
 
 
 def fresh(program: str, *arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Run a program in an interpreter of its own, from the checkout."""
+    """Run a program in a new interpreter, from the checkout."""
     return subprocess.run(
         [sys.executable, "-c", program, *arguments], cwd=cwd, capture_output=True, text=True, check=False, timeout=60,
         env=os.environ | {"COLUMNS": "200"},
@@ -54,7 +54,7 @@ def fresh(program: str, *arguments: str, cwd: Path = ROOT) -> subprocess.Complet
 
 @functools.cache
 def importlinter() -> Mapping[str, Any]:
-    """import-linter's part of pyproject.toml."""
+    """Return import-linter's part of pyproject.toml."""
     found: Mapping[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     return found
 
@@ -71,7 +71,7 @@ KUBERNETES = "only cluster.api and its plug-ins import kubernetes"
 GRPC = "only serve imports grpc (and the command that asks over it)"
 LMDB = "only store imports lmdb"
 
-#: What must not be imported where, or stand there: the contracts that it breaks.
+#: (file, line): the contracts that the line breaks in this file.
 FORBIDDEN: Final[dict[tuple[str, str], set[str]]] = {
     ("records/zone.py", "from headwater.writer import ledger"): {LAYERS, OBJECTS},
     ("records/zone.py", "import headwater.answer.find"): {LAYERS},
@@ -97,7 +97,7 @@ FORBIDDEN: Final[dict[tuple[str, str], set[str]]] = {
 
 @pytest.fixture(scope="module")
 def verdicts(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    """What import-linter says of a copy of the package as it is, and after each change of FORBIDDEN."""
+    """Run import-linter on a copy of the package, unchanged and after each change of FORBIDDEN."""
     folder = tmp_path_factory.mktemp("copy")
     shutil.copytree(PACKAGE, folder / "headwater", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
@@ -127,7 +127,9 @@ def test_every_contract_was_seen_broken() -> None:
 
 
 def may_know() -> dict[str, set[str]]:
-    """For each room, by the contracts, the rooms that it may import; single modules where it may not import all."""
+    """Return for each room the rooms, or single modules of one, that
+    the contracts let it import.
+    """
     (layers,) = contracts("layers")
     floors = [[room.strip() for room in floor.split("|")] for floor in layers["layers"]]
     found: dict[str, set[str]] = {}
@@ -150,14 +152,18 @@ def may_know() -> dict[str, set[str]]:
 
 
 def table_of_rooms() -> dict[str, set[str]]:
-    """The third column of the table in docs/architecture.md: what is in backticks, by room."""
+    """Return the words in backticks in the third column of
+    docs/architecture.md's table, by room.
+    """
     page = (ROOT / "docs" / "architecture.md").read_text()
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \|$", page.partition("| room |")[2].partition("\n\n")[0], re.M)
     return {room: set(re.findall(r"`([\w.]+)`", knows)) for room, knows in rows}
 
 
 def test_the_table_of_rooms_says_what_the_contracts_say() -> None:
-    """Where a room may know but some modules of another, a new module there is forbidden to it, or in the table."""
+    """If a room may import only some modules of another, a new module there
+    is forbidden or in the table.
+    """
     assert table_of_rooms() == may_know()
 
 
@@ -167,7 +173,7 @@ def test_every_room_has_its_row() -> None:
     ]
 
 
-# What a process loads
+# The packages that a process loads
 
 #: module: packages that its process must not load.
 COSTS = {
@@ -194,7 +200,7 @@ COSTS = {
         "headwater.explain",
         "headwater.cluster",
     ),
-    # It hands an answer process what explains, which is imported when somebody asks.
+    # It gives answer processes a function that imports `explain` at the first question.
     "headwater.supervise.entry": ("kubernetes", "grpc", "lmdb", "headwater.explain", "headwater.cluster"),
     "headwater.serve.server": ("kubernetes", "grpc", "google.protobuf"),
     "headwater.serve.http2": ("kubernetes", "grpc", "google.protobuf", "asyncio", "ssl", "socket"),

@@ -1,4 +1,4 @@
-"""The ledger: whatever way the objects came, the records are those of the objects."""
+"""The ledger: however the objects arrived, the records follow from the objects."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ from tests.harness.small import (
 
 WEB = "web.default.svc.cluster.local"
 
-# A world so small that everything meets everything.
+# The world is small, so that everything interacts.
 _NAMES = st.sampled_from(["a", "b"])
 _PORTS = st.lists(
     st.builds(
@@ -88,7 +88,7 @@ _STEPS = st.lists(st.lists(st.tuples(st.booleans(), _OBJECTS), min_size=1, max_s
 def test_any_way_of_changes_ends_in_the_records_of_a_fresh_list(
     start: list[Object], steps: list[list[tuple[bool, Object]]], pod_names: bool, relist: bool
 ) -> None:
-    """Events in any batches, or a list taken as a difference: compared with a new store, byte by byte."""
+    """Events in any batches, or a list as a difference, give the bytes of a new store."""
     with TemporaryDirectory() as one, TemporaryDirectory() as two:
         shape = settings(pods="verified", endpoint_pod_names=pod_names, zones=("z", "y.z"))
         world = Small(Path(one), shape)
@@ -130,7 +130,7 @@ def test_one_pods_change_rewrites_its_names_and_its_services_only(tmp_path: Path
         "web", *(at(f"10.0.3.{200 if i == 7 else i}", hostname=f"w-3-{i}") for i in range(100)), name="s3"
     )
     outcome = world.commit(upsert(changed))
-    # The Service, whose set its port shares, and the endpoint: two of 1,000 and some.
+    # The Service, whose RRset its port shares, and the endpoint: two of more than 1,000 names.
     assert outcome.records_changed == 2
     assert world.answers(f"w-3-7.{WEB}") == {"10.0.3.200"}
     assert "10.0.3.200" in world.answers(f"_http._tcp.{WEB}")
@@ -151,14 +151,14 @@ def test_an_incomplete_list_changes_nothing(tmp_path: Path) -> None:
     ledger.commit([ListPageArrived("services", [], first=False)])
     store.close()
     assert world.records() == before
-    # Another list begins: what the broken one had staged is not part of it.
+    # A new list begins, without the objects that the broken one has staged.
     world.commit(*listed(["services"], [headless("web")]))
     assert world.status("new.default.svc.cluster.local") == "NXDOMAIN"
     assert world.answers(WEB) == {"10.0.0.1"}
 
 
 def test_events_while_a_list_is_under_way_are_not_lost(tmp_path: Path) -> None:
-    """A list of one resource does not hold up the events of another."""
+    """A list of one resource does not delay the events of another."""
     world = Small(tmp_path).fill(headless("web"), slice_of("web", at("10.0.0.1")))
     world.commit(
         ListPageArrived("services", [Decoded(headless("web"), "5")], first=True),
@@ -171,7 +171,7 @@ def test_events_while_a_list_is_under_way_are_not_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize("first", [True, False], ids=["a first list", "a later list"])
 @pytest.mark.parametrize("resource", ["services", "endpointslices"])
 def test_what_was_deleted_while_a_list_came_is_never_served(resource: Resource, first: bool, tmp_path: Path) -> None:
-    """A page has it, and the list's end says that it is gone: both count in the same step."""
+    """A page has it, and the list's end says that it was deleted; both are applied in one step."""
     old = slice_of("old", at("10.0.0.9"))
     stays: list[Object] = [Namespace("default"), headless("web"), slice_of("web", at("10.0.0.1"))]
     listings = [*stays, headless("old"), old]
@@ -337,7 +337,7 @@ def test_counts_are_believed_only_after_the_commit(tmp_path: Path, monkeypatch: 
 
 
 def test_a_name_that_becomes_another_kind_is_counted_as_that(tmp_path: Path) -> None:
-    """A ServiceImport's port names are there before it has an address."""
+    """A ServiceImport's port names exist before it has an address."""
     world = Small(tmp_path, settings(multicluster_zones=("m.test",)))
     world.fill(ServiceImport("default", "api", False, (), (Port("http", "TCP", 80),)))
     for addresses in ((), ("172.16.0.1",), ()):
@@ -351,7 +351,7 @@ def test_a_name_that_becomes_another_kind_is_counted_as_that(tmp_path: Path) -> 
 
 
 def test_a_hostname_that_is_a_protocols_label_ends_as_in_a_fresh_list(tmp_path: Path) -> None:
-    """Odd, and no API server takes it; a manifest may say it."""
+    """No API server accepts such a hostname, but a manifest may have it."""
     odd = slice_of("web", at("10.0.0.1", hostname="_udp"), name="odd")
     world = Small(tmp_path / "one").fill(headless("web"), odd)
     for number, ports in enumerate(([Port("dns", "UDP", 53)], [Port("http", "TCP", 80)])):
@@ -362,7 +362,9 @@ def test_a_hostname_that_is_a_protocols_label_ends_as_in_a_fresh_list(tmp_path: 
 
 @pytest.mark.parametrize("pod_names", ["true", "false"])
 def test_an_endpoints_node_does_not_depend_on_other_slices(tmp_path: Path, pod_names: str) -> None:
-    """What one slice says of an endpoint is stored alike whatever others say: only what differs is written."""
+    """An endpoint's node from one slice does not depend on other slices, so
+    only changed nodes are written.
+    """
     service = annotated(headless("web"), pod_names=pod_names)
     one = slice_of("web", at("10.0.0.1", hostname="x"), name="one")
     two = slice_of("web", at("10.0.0.2", hostname="y", pod="p"), name="two", ports=[Port("m", "TCP", 1)])
@@ -377,7 +379,9 @@ def test_an_endpoints_node_does_not_depend_on_other_slices(tmp_path: Path, pod_n
 @pytest.mark.parametrize("order", ["sorted", "reversed", "shuffled"])
 @pytest.mark.parametrize("late", [None, "service", "namespace", "slice page again"])
 def test_slices_in_pages_are_compiled_as_they_come(tmp_path: Path, order: str, late: str | None) -> None:
-    """Namespaces are compiled when the pages have passed them; whatever happens meanwhile, the end is the same."""
+    """Namespaces are compiled when the pages have passed them; the
+    result is the same in any case.
+    """
     namespaces = ["a", "a-b", "b", "c", "d"]
     services: list[Object] = [headless(name, namespace) for namespace in namespaces for name in ("x", "y")]
     slices = [
@@ -408,7 +412,7 @@ def test_slices_in_pages_are_compiled_as_they_come(tmp_path: Path, order: str, l
         elif number == 4 and late == "namespace":
             ledger.commit([remove(Namespace("a-b"))])
             held.remove(Namespace("a-b"))
-        elif number == 4 and late == "slice page again":  # the list began anew (410 in the middle)
+        elif number == 4 and late == "slice page again":  # the list began again (410 in the middle)
             for again, other in enumerate(pages[:5]):
                 decoded = [Decoded(item, "1") for item in other]
                 ledger.commit([ListPageArrived("endpointslices", decoded, first=not again)])
@@ -428,7 +432,9 @@ def test_slices_in_pages_are_compiled_as_they_come(tmp_path: Path, order: str, l
 
 
 def test_disk_that_is_full_during_a_first_list_costs_no_name(tmp_path: Path) -> None:
-    """At every write of it in turn; what was refused is tried again, as the watcher does."""
+    """The disk is full at each write in turn; a refused one is tried
+    again, as in the watch process.
+    """
     names = [f"ns-{number}" for number in range(6)]
     changes: list[Change] = [
         ListPageArrived("namespaces", [Decoded(Namespace(name), "1") for name in names], first=True),
@@ -472,7 +478,9 @@ def test_disk_that_is_full_during_a_first_list_costs_no_name(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("apart", [False, True], ids=["in one slice", "in two slices"])
 def test_an_endpoint_that_was_there_twice_and_is_there_once_is_written_again(tmp_path: Path, apart: bool) -> None:
-    """A pod that moves from slice to slice is in both for a while: SRV weights count it twice then."""
+    """A pod that moves between slices is in both for a while, and SRV
+    weights count it twice then.
+    """
     twice, other = at("10.0.0.1", hostname="x"), at("10.0.0.2", hostname="y")
     service = headless("db")
     if apart:

@@ -1,8 +1,8 @@
-"""Any history of objects, with everything switched on, ends in the store that a fresh list makes.
+"""Any history of objects, with all features on, ends with a store equal to that of a fresh list.
 
-Histories are made of what sources can say: events in batches, lists in pages
-with objects missing and events of other resources between, lists that break off
-and begin again, restarts. What is compared is every sub-database, byte by byte.
+Histories consist of events in batches, lists in pages with missing objects and with events of other
+resources between them, lists that break off and begin again, and restarts. Every sub-database is
+compared byte by byte.
 """
 
 from __future__ import annotations
@@ -42,19 +42,20 @@ from hypothesis import strategies as st
 
 from tests.harness.small import Small, remove, resource_of, settings, upsert
 
-#: Where the stores of the examples are: memory, if the machine has it as a folder.
+#: The folder of the examples' stores: a file system in memory, if the machine has one.
 _FOLDER: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-#: This host: an endpoint of some examples' Services, which are the DNS Service then.
+#: The addresses of this host. In some examples Services have them as endpoints, and so are the DNS
+#: Service.
 _HOST: Final = ("10.0.0.1", "fd00::1")
 _EVERYTHING: Final = settings(
     zones=("z", "y.z"), reverse_zones=("in-addr.arpa", "ip6.arpa"), multicluster_zones=("m",), zonal=True,
     pods="verified",
 )  # fmt: skip
-#: All that is compared; `meta` has versions and times, `staging` is to be empty.
+#: The compared sub-databases; `meta` has versions and times, and `staging` has to be empty.
 _SUB_DATABASES: Final = ("objects", "slices", "pods", "hosts", "addresses", "records")
 
-# A world so small that everything meets everything. Objects come from pools that are made once: to choose one is
-# one draw, where to build one would be twenty.
+# The world is small, so that everything interacts. Objects come from pools that are made once,
+# because to choose one takes one draw, and to build one would take twenty.
 _SIZES: Final[dict[Resource, int]] = {
     "namespaces": 12, "services": 150, "endpointslices": 500, "pods": 60, "serviceimports": 60,
 }  # fmt: skip
@@ -116,18 +117,18 @@ _RANDOM: Final = Random(20)
 _OBJECTS: Final[dict[Resource, st.SearchStrategy[Object]]] = {
     kind: st.sampled_from([_object(kind, _RANDOM) for _ in range(size)]) for kind, size in _SIZES.items()
 }
-# Most of what happens in a cluster happens to slices.
+# In a cluster most changes are to slices.
 _OBJECT: Final = st.sampled_from(
     [*_OBJECTS, "namespaces", "services", "endpointslices", "endpointslices", "endpointslices"]
 ).flatmap(lambda kind: _OBJECTS[kind])
-#: A cluster in which something is served.
+#: A first cluster with some records.
 _START: Final = st.tuples(
     st.just(Namespace("a")), *_OBJECTS.values(), *[_OBJECTS["endpointslices"]] * 2, _OBJECT, _OBJECT
 ).map(list)
 
 What = Literal["put", "gone", "ports", "endpoints", "annotations"]
 Event = tuple[What, Object]
-"""An object as it is now, or that is gone; or one of its fields changed."""
+"""An object's new state, its deletion, or a change of one of its fields."""
 _EVENT: Final[st.SearchStrategy[Event]] = st.tuples(
     st.sampled_from(("put", "put", "gone", "ports", "endpoints", "annotations")), _OBJECT
 )
@@ -140,12 +141,12 @@ class Batch:
 
     events: list[Event]
     again: bool = False
-    """Objects come that say the same as before, but for their version."""
+    """Whether objects are sent again with a new version only."""
 
 
 @dataclass(frozen=True)
 class Lists:
-    """One list of each of these resources, with what the watch has missed."""
+    """One list of each of these resources, with changes that the watch has missed."""
 
     resources: list[Resource]
     missed: list[Event]
@@ -154,14 +155,14 @@ class Lists:
     page: int
     descending: bool
     broken: bool
-    """A first attempt ends with its first page, before anything was missed."""
+    """Whether a first attempt ends after its first page, before the missed changes."""
     again: bool = False
-    """As in Batch."""
+    """See `Batch.again`."""
 
 
 @dataclass(frozen=True)
 class Restart:
-    """The process ends and another begins."""
+    """The process ends and another starts."""
 
 
 _RESOURCES: Final = list(_OBJECTS)
@@ -169,7 +170,7 @@ _LISTS: Final = st.builds(
     Lists, st.lists(st.sampled_from(_RESOURCES), min_size=1, max_size=2, unique=True), _EVENTS, _EVENTS,
     st.integers(1, 3), st.booleans(), st.booleans(), st.booleans(),
 )  # fmt: skip
-#: With the slices last, Services are compiled while they are listed.
+#: Orders of lists; with the slices last, Services are compiled during their list.
 _ORDER: Final = st.permutations(_RESOURCES) | st.permutations(
     [item for item in _RESOURCES if item != "endpointslices"]
 ).map(lambda others: [*others, "endpointslices"])
@@ -180,7 +181,7 @@ Key = tuple[Resource, tuple[str, str]]
 
 
 class Cluster:
-    """The objects as they are, each with its version, and a writer that hears of them."""
+    """The current objects with their versions, and a writer that follows them."""
 
     def __init__(self, world: Small) -> None:
         self.world = world
@@ -194,7 +195,7 @@ class Cluster:
         self.store, self.ledger = self.world.open()
 
     def happens(self, events: Iterable[Event]) -> list[Change]:
-        """The events of watched resources, as the watch says them."""
+        """Return the changes of watched resources as a watch sends them."""
         changes: list[Change] = []
         for what, item in events:
             resource = resource_of(item)
@@ -214,7 +215,7 @@ class Cluster:
         return changes
 
     def again(self) -> list[Event]:
-        """Some objects, as they are."""
+        """Return some objects, unchanged."""
         return [("put", decoded.object) for decoded in [*self.objects.values()][::2]]
 
     def lists(self, step: Lists) -> None:
@@ -223,7 +224,7 @@ class Cluster:
                 continue
             if step.broken:
                 self.ledger.commit(next(self._pages(resource, step)))
-                if step.descending and self.ledger.ready:  # what was never ready is not taken over
+                if step.descending and self.ledger.ready:  # a store that was never ready is not taken over
                     self.restart()
             missed = step.missed + (self.again() if step.again else [])
             self.happens(event for event in missed if resource_of(event[1]) == resource)
@@ -237,7 +238,7 @@ class Cluster:
         known = self.ledger.versions()
         for at in range(0, max(1, len(items)), step.page):
             page = items[at : at + step.page]
-            # No events come of what is being listed, or was never.
+            # A resource that is being listed, or never was, has no events.
             now = step.between[at // step.page :][:1]
             heard = [event for event in now if resource_of(event[1]) != resource and known.get(resource_of(event[1]))]
             yield [ListPageArrived(resource, page, first=not at), *self.happens(heard)]
@@ -254,7 +255,7 @@ class Cluster:
                     self.restart()
 
     def close(self) -> Mapping[str, object]:
-        """What there is in the end."""
+        """Return the contents at the end."""
         try:
             assert self.ledger.ready
             return contents(self.store, self.ledger)
@@ -263,7 +264,7 @@ class Cluster:
 
 
 def contents(store: Store, ledger: Ledger) -> Mapping[str, object]:
-    """Everything in a store that follows from the objects, by its place."""
+    """Return all that a store derives from the objects, by key."""
     assert store.read(lambda txn: txn.checksum_holds())
     assert store.read(lambda txn: txn.count("staging")) == 0
     entries = store.read(lambda txn: {db: list(txn.scan(db)) for db in _SUB_DATABASES})
@@ -275,7 +276,7 @@ def contents(store: Store, ledger: Ledger) -> Mapping[str, object]:
 
 
 def fresh(settings_: Settings, objects: Iterable[Decoded], host: tuple[str, ...] = _HOST) -> Mapping[str, object]:
-    """The same of a new store, filled by one complete list of each resource."""
+    """Return the contents of a new store that one complete list of each resource has filled."""
     items = list(objects)
     with TemporaryDirectory(dir=_FOLDER) as folder:
         world = Small(Path(folder), settings_, host)
@@ -291,12 +292,13 @@ def fresh(settings_: Settings, objects: Iterable[Decoded], host: tuple[str, ...]
 
 
 def differences(found: Mapping[str, object], expected: Mapping[str, object]) -> dict[str, tuple[object, object]]:
-    """(found, expected) wherever they are not the same."""
+    """Return (found, expected) wherever they differ."""
     every = sorted(found.keys() | expected.keys())
     return {key: (found.get(key), expected.get(key)) for key in every if found.get(key) != expected.get(key)}
 
 
-#: Deterministic: a failure is the same for everybody. `HYPOTHESIS_SEARCH=5000` looks further.
+#: By default the examples are the same everywhere. `HYPOTHESIS_SEARCH=5000` tries this many new
+#: ones.
 _SEARCH: Final = int(os.environ.get("HYPOTHESIS_SEARCH", "0"))
 
 
@@ -357,7 +359,9 @@ _SHAPES: Final = st.builds(
 def test_other_settings_on_the_same_state_end_in_the_store_that_a_fresh_list_makes(
     shapes: list[Settings], objects: list[Object], histories: list[list[Batch | Lists | Restart]]
 ) -> None:
-    """What the new settings watch beside is listed; everything else is there already."""
+    """Only the resources that the new settings add are listed;
+    everything else is stored already.
+    """
     with TemporaryDirectory(dir=_FOLDER) as folder:
         everything: list[Event] = [("put", item) for item in objects]
         cluster = Cluster(Small(Path(folder), shapes[0], _HOST))
@@ -381,7 +385,7 @@ def test_other_settings_on_the_same_state_end_in_the_store_that_a_fresh_list_mak
 def test_a_host_with_other_addresses_ends_in_the_store_that_a_fresh_list_makes(
     objects: list[Object], hosts: list[tuple[str, ...]]
 ) -> None:
-    """A pod that is started again on its node finds the old state, and has another address."""
+    """A pod that is restarted on its node finds the old state, and has a new address."""
     with TemporaryDirectory(dir=_FOLDER) as folder:
         cluster = Cluster(Small(Path(folder), _EVERYTHING, hosts[0]))
         cluster.happens(("put", item) for item in objects)

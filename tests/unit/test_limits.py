@@ -1,4 +1,4 @@
-"""What one object can cost: docs/limits.md, each row tried (`tests.hostile` makes the objects)."""
+"""The cost of one object: each row of docs/limits.md, with the objects of `tests.hostile`."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from tests.harness.small import upsert as changed
 
 TENANT: Final = "t"
 BASE: Final = "default.svc.cluster.local"
-#: Growth of CPU time that a double size may have: 2 is linear, 4 is quadratic.
+#: The most growth of CPU time with a double size: 2 is linear, 4 is quadratic.
 GROWTH: Final = 2.6
-#: CPU seconds of one edit at the sizes of `hostile.KINDS`: twenty times what it takes.
+#: The most CPU seconds of one edit at the sizes of `hostile.KINDS`: twenty times the usual.
 ABSOLUTE: Final = 2.0
-#: Bytes of names and addresses for a byte of objects, and for an object besides.
+#: The most bytes of records and addresses for each byte of objects.
 STORED: Final = 45
 STORED_EACH: Final = 16_384
 
 
 @dataclass
 class Tried:
-    """What one size of a kind costs."""
+    """The costs of one size of a kind."""
 
     seconds: float
     objects: int
-    """Bytes of the objects, as the store keeps them."""
+    """Bytes of the objects in the store."""
     count: int
     stored: int
     """Bytes of records and of the index of addresses."""
@@ -55,7 +55,7 @@ def upsert(item: dict[str, Any]) -> Upsert:
 
 @contextmanager
 def tenant(folder: Path, items: list[dict[str, Any]]) -> Iterator[tuple[Any, Any]]:
-    """A store that has these objects, and its ledger."""
+    """Yield a store with these objects, and its ledger."""
     world = Small(folder, settings(zonal=True, reverse_zones=("in-addr.arpa", "ip6.arpa")))
     decoded = [upsert(item).decoded.object for item in items]
     world.fill(*decoded, namespaces=["default", TENANT])
@@ -67,7 +67,7 @@ def tenant(folder: Path, items: list[dict[str, Any]]) -> Iterator[tuple[Any, Any
 
 
 def cost(folder: Path, kind: str, size: int) -> Tried:
-    """The least of several edits of the last object."""
+    """Return the least cost of several edits of the last object."""
     items = hostile.KINDS[kind][0](TENANT, size)
     with tenant(folder, items) as (store, ledger):
 
@@ -81,7 +81,7 @@ def cost(folder: Path, kind: str, size: int) -> Tried:
             gc.disable()
             begun = time.process_time()
             ledger.commit([change])
-            if turn:  # the first may change little
+            if turn:  # the first edit may change little
                 best = min(best, time.process_time() - begun)
             gc.enable()
     packed = sum(len(pack(upsert(item).decoded.object)) for item in items)
@@ -91,7 +91,7 @@ def cost(folder: Path, kind: str, size: int) -> Tried:
 @pytest.mark.parametrize("kind", hostile.KINDS)
 def test_twice_the_size_costs_about_twice(tmp_path: Path, kind: str) -> None:
     _, size = hostile.KINDS[kind]
-    for attempt in range(3):  # a busy machine's caches are not our doing
+    for attempt in range(3):  # a busy machine may disturb a measurement
         one, two = (cost(tmp_path / f"{kind}-{attempt}-{number}", kind, number) for number in (size, 2 * size))
         if two.seconds <= GROWTH * one.seconds + 0.002:
             break
@@ -131,7 +131,7 @@ def reverse(address: str) -> str:
 
 
 def test_a_change_before_the_limit_moves_what_lies_at_it(tmp_path: Path) -> None:
-    """The store says what it would say had it been made anew, whichever slice has changed."""
+    """The store equals a new one, whichever slice has changed."""
     size = limits.MAX_ADDRESSES // 4
     pieces = [
         slice_of("deep", *(at(hostile.v4(n * size + i)) for i in range(size)), name=f"deep-{n}") for n in range(5)
@@ -152,7 +152,7 @@ def test_a_change_before_the_limit_moves_what_lies_at_it(tmp_path: Path) -> None
 
 
 def test_slices_that_are_not_read_take_their_names_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A slice that grows may put another one beyond what is read: its names go, and come back."""
+    """A growing slice may push another one beyond the limit: its names vanish, and later return."""
     monkeypatch.setattr(limits, "MAX_READ", 8 * limits.LEAST_READ)
     one, other = Small(tmp_path / "one"), Small(tmp_path / "other")
     pieces = [slice_of("web", at(f"10.0.0.{n}"), name=f"web-{n:02}") for n in range(1, 9)]
@@ -195,7 +195,9 @@ def test_the_name_of_an_endpoint_says_as_many_ports_as_all_of_them_may_repeat(tm
 
 @pytest.mark.parametrize("kind", ["small_slices", "slices_of_a_service", "other_ports_in_each_slice", "many_ports"])
 def test_far_beyond_every_limit_one_edit_is_bounded(tmp_path: Path, kind: str) -> None:
-    """What is left out costs nothing: five times the limit takes no more than twice the time at the limit."""
+    """Left-out data costs nothing: five times the limit takes at most
+    twice the time at the limit.
+    """
     size = {"small_slices": 2_048, "slices_of_a_service": 10_000, "other_ports_in_each_slice": 1_366}.get(kind, 4_096)
     for attempt in range(3):
         at_limit, beyond = (cost(tmp_path / f"{attempt}-{times}", kind, times * size) for times in (1, 5))

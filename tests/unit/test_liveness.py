@@ -1,4 +1,4 @@
-"""When a process counts as hung: tables of what was heard, round by round."""
+"""When a process counts as hung: tables of its reports, round by round."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from headwater.cluster.changes import Change
     from headwater.cluster.follower import RawPage
 
-#: A round's news: how many steps, None when nothing was heard, "c" when the steps were made in a commit.
+#: The news of a round: the number of steps; None without a report; with "c", steps within a commit.
 News = int | None | tuple[int, str]
 
 WELL, SILENT, HUNG, STARTING = Verdict.WELL, Verdict.SILENT, Verdict.HUNG, Verdict.STARTING
@@ -45,7 +45,7 @@ def judged(
 
 
 def first(verdict: Verdict, verdicts: Iterable[Verdict]) -> float | None:
-    """After how many seconds it came first."""
+    """Return after how many seconds a verdict came first."""
     for number, found in enumerate(verdicts):
         if found is verdict:
             return (number + 1) * ROUND
@@ -55,13 +55,13 @@ def first(verdict: Verdict, verdicts: Iterable[Verdict]) -> float | None:
 @pytest.mark.parametrize(
     ("news", "hung_after"),
     [
-        # It gets on.
+        # It makes progress.
         ([*range(1, 100)], None),
-        # Every sixth round is enough.
+        # A report in every sixth round is enough.
         ([step for step in range(1, 20) for _ in range(6)], None),
-        # Nothing is heard: stopped, or all of its threads hang.
+        # No reports: it is stopped, or all of its threads hang.
         ([1, *[None] * 20], 0.5 + 3.0),
-        # It has not turned once: it starts, whether it says so already or not.
+        # It has not made a step yet: it is starting, whether it reports already or not.
         ([None] * 19, None),
         ([0] * 19, None),
         ([0] * 20, 10.0),
@@ -69,14 +69,14 @@ def first(verdict: Verdict, verdicts: Iterable[Verdict]) -> float | None:
         # The control thread lives, the main loop hangs.
         ([7] * 20, 0.5 + 3.0),
         ([7, None, 7, None, 7, None, 7, None], 0.5 + 3.0),
-        # In a commit, and heard: the disk, or a great compile.
+        # Reports from within a commit: a slow disk, or a large compile.
         ([(7, "c")] * 60, None),
         ([(7, "c")] * 80, 0.5 + 30.0),
         # One lost reply after a long commit is no silence.
         ([*[(7, "c")] * 40, None, (7, "c"), (8, "c"), 9], None),
-        # In a commit, and not heard: the commit is no excuse.
+        # No reports within a commit: the commit is no excuse.
         ([(7, "c"), *[None] * 20], 0.5 + 3.0),
-        # Left the commit, and does not turn any more.
+        # It left the commit, and makes no more steps.
         ([(7, "c"), *[8] * 20], 1.0 + 3.0),
     ],
 )
@@ -115,7 +115,7 @@ def test_start_does_not_count_against_what_comes_after() -> None:
 
 @pytest.mark.parametrize("gap", [LATE + 0.01, 10.0, 100_000.0])
 def test_a_supervisor_that_was_stopped_blames_nobody(gap: float) -> None:
-    """Nor does one that the machine took with it into a suspension, or that got no processor."""
+    """The same holds after the machine's suspension, and for a supervisor without CPU time."""
     liveness, now = Liveness(LIMITS), 0.0
     liveness.round(now, Mark(1), started=True)
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""What reaches the log beside our own lines."""
+"""Other libraries' lines in the log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""NS and ns.dns.Z: the DNS Service's addresses when this host is an endpoint of one (plugin/kubernetes/ns.go)."""
+"""NS and ns.dns.Z: the DNS Service's addresses when this host is an endpoint of
+one (plugin/kubernetes/ns.go).
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,7 @@ def world(tmp_path: Path) -> Small:
 
 
 def servers(world: Small, zone: str = ZONE) -> set[str]:
-    """The targets of the zone's NS records, each of which must have glue."""
+    """Return the targets of the zone's NS records, each of which must have glue."""
     reply = world.ask(zone, "NS")
     found = {item.to_text() for rrset in reply.answer for item in rrset}
     assert {f"{owner}." for owner, _ in glue(reply)} == found
@@ -49,7 +51,7 @@ def servers(world: Small, zone: str = ZONE) -> set[str]:
 
 
 def addresses(world: Small, zone: str = ZONE) -> set[str]:
-    """Those of ns.dns.Z, which must be those of the glue."""
+    """Return the addresses of ns.dns.Z, which must equal the glue."""
     name = f"ns.dns.{zone}"
     found = world.answers(name) | world.answers(name, "AAAA")
     assert {address for _, address in glue(world.ask(zone, "NS"))} == found
@@ -81,7 +83,7 @@ def test_a_dns_service_with_cluster_ips_is_the_name_server(world: Small) -> None
 
 
 def test_a_headless_dns_service_is_all_endpoints_of_the_hosts_slice(world: Small) -> None:
-    """CoreDNS looks at the slice that has its address; another one's endpoints are not said."""
+    """CoreDNS reads only the slice that has its address, without the endpoints of others."""
     world.fill(
         headless("dns", SYSTEM),
         slice_of("dns", at("10.0.0.53", hostname="dns-0"), at("10.0.0.54"), at("10.0.0.55", conditions=NOT_READY),
@@ -131,7 +133,9 @@ def test_two_slices_of_the_host_say_the_service_once(world: Small) -> None:
 
 
 def test_what_the_hosts_slice_has_not_is_not_said(world: Small) -> None:
-    """A slice of no Service, an endpoint that is not ready, another host's: none of them is the DNS Service."""
+    """A slice without a Service, an endpoint that is not ready, or
+    another host's: no DNS Service.
+    """
     world.fill(
         cluster_ip("dns", "172.16.0.10", namespace=SYSTEM),
         slice_of("", at("10.0.0.53"), namespace=SYSTEM, name="nobodys"),
@@ -161,7 +165,7 @@ def test_when_the_host_is_no_endpoint_any_more_it_is_the_host_again(world: Small
 
 
 def test_a_dns_service_that_vanishes_leaves_no_name_server_and_returns(world: Small) -> None:
-    """The host is known to be an endpoint of it; CoreDNS has no other address to say then either."""
+    """The host is still an endpoint of it; CoreDNS has no other address then either."""
     service = cluster_ip("dns", "172.16.0.10", namespace=SYSTEM)
     world.fill(service, slice_of("dns", at("10.0.0.53"), namespace=SYSTEM), namespaces=[SYSTEM])
     before = world.records()
@@ -254,7 +258,7 @@ def test_a_name_server_too_long_for_dns_is_left_out(tmp_path: Path) -> None:
 
 
 def test_a_namespace_that_goes_takes_the_names_and_leaves_the_name_server(world: Small) -> None:
-    """As CoreDNS, which asks for no namespace here."""
+    """As in CoreDNS, which ignores the namespace here."""
     world.fill(
         cluster_ip("dns", "172.16.0.10", namespace=SYSTEM), slice_of("dns", at("10.0.0.53"), namespace=SYSTEM),
         namespaces=[SYSTEM],
@@ -314,7 +318,9 @@ def test_which_name_servers_are_left_out_does_not_change(tmp_path: Path) -> None
 
 
 def test_who_claims_this_host_many_times_is_heard_some_times(world: Small) -> None:
-    """Each change of such a slice looks at all of them: one tenant must not make that long, nor keep others out."""
+    """Each change reads all such slices; one tenant must not make
+    that slow, nor keep others out.
+    """
     claims: list[Object] = []
     for number in range(20):
         name = f"claim-{number:02}"

@@ -1,4 +1,4 @@
-"""RFC 8020: where a name answers, no name above it in its zone is NXDOMAIN. Resolvers act on it."""
+"""RFC 8020: if a name has an answer, no name above it in its zone is NXDOMAIN."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.harness.small import Small, at, cluster_ip, headless, imported, remov
 SEEDS = range(3)  # three seeds in a row have all corners
 MZ = "clusterset.local"
 REVERSE = ("in-addr.arpa", "ip6.arpa")
-#: Ways to ask: the short one is for A and AAAA without options; SRV takes the long one.
+#: Types to ask for: A takes the resolver's short way, SRV the long one.
 WAYS = ("A", "SRV")
 
 CONFIGURATIONS = {
@@ -35,7 +35,7 @@ CONFIGURATIONS = {
 
 
 def wrong(world: Small, names: Iterable[str]) -> set[tuple[str, str]]:
-    """(ancestor, the name below it that answers), for ancestors in a zone that are NXDOMAIN."""
+    """Return (ancestor, name below it with an answer) for ancestors in a zone that are NXDOMAIN."""
     known: dict[tuple[str, str], tuple[bool, bool]] = {}
 
     def learn(some: Iterable[str]) -> None:
@@ -62,13 +62,13 @@ def wrong(world: Small, names: Iterable[str]) -> set[tuple[str, str]]:
 
 
 def stored(world: Small) -> list[str]:
-    """Every name that the store has, and those that lack the underscores."""
+    """Return every name in the store, with and without underscores."""
     found = [dns.name.from_wire(name, 0)[0].to_text(omit_final_dot=True).lower() for name in world.records()]
     return [other for name in found for other in {name, name.replace("_", ""), name.replace("_", "", 1)}]
 
 
 def follow(world: Small, names: Names) -> list[str]:
-    """The names that follow from the objects, in every zone."""
+    """Return the names that follow from the objects, in every zone."""
     relative = [*names.forward, *names.imported, *names.aliases]
     return [name for zone in world.settings.forward_zones() for name in relative_to(zone, relative)] + [*names.reverse]
 
@@ -105,7 +105,7 @@ def test_names_between_two_zones_are_there(tmp_path: Path, zones: tuple[str, ...
         for name in between:
             assert {world.status(name, qtype) for qtype in ("A", "SRV", "TXT")} == {"NODATA"}
             assert world.status(f"x{name}") == "NXDOMAIN"
-        # A namespace of that name, and a Service, come and go.
+        # A namespace of this name, and a Service, are created and deleted.
         world.commit(upsert(Namespace("gone")), upsert(headless("y", "gone")))
         world.commit(upsert(slice_of("y", at("10.0.0.1"), namespace="gone")))
         world.commit(remove(headless("y", "gone")), remove(Namespace("gone")), remove(Namespace("default")))

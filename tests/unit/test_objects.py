@@ -1,4 +1,4 @@
-"""API objects to their reduced form: what is read, what is taken for granted, what is refused."""
+"""API objects in their reduced form: the fields that are read, defaults, and refused objects."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def meta(name: str = "web", **more: Any) -> dict[str, Any]:
 
 
 def both(resource: Resource, api: dict[str, Any]) -> Decoded:
-    """An object from JSON and as YAML gives it: the same."""
+    """Decode an object from JSON and from YAML, which must give the same."""
     decoded = decode(resource, json.dumps(api).encode())
     assert convert(resource, api) == decoded
     return decoded
@@ -63,7 +63,7 @@ def reduced_service(**changes: Any) -> Service:
     return Service(**{**standard, **changes})
 
 
-#: As an API server of 1.36 sends it, with everything that DNS does not ask for.
+#: A Service as an API server of 1.36 sends it, with all fields that DNS does not need.
 SERVICE = """{"kind":"Service","apiVersion":"v1","metadata":{"name":"headless-svc","namespace":"default",
 "uid":"0b5b4e0e-52b3-4a0c-9be5-2d6d3c1ea2b0","resourceVersion":"331","creationTimestamp":"2026-11-01T10:00:00Z",
 "labels":{"app":"web"},"annotations":{"kubectl.kubernetes.io/last-applied-configuration":"{}\\n"},

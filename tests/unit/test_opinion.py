@@ -1,4 +1,4 @@
-"""A list that would take much away is believed when a second one says the same, and no earlier."""
+"""A list that would remove much is applied when a second one confirms it, and not earlier."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_more_than_a_third_is_doubtful_but_a_few_never_are(lost: int, held: int,
 
 
 class Doubting:
-    """A ledger that asks for second opinions, on a world that it holds."""
+    """A ledger that asks for second opinions, with a filled store."""
 
     def __init__(self, folder: Path, world: Sequence[Object] = _WORLD) -> None:
         self.small = Small(folder)
@@ -59,7 +59,7 @@ class Doubting:
     def hears(
         self, resource: Resource, objects: Sequence[Object], version: str, *, confirms: bool = False
     ) -> list[opinion.Opinion]:
-        """A complete list; what became of doubts."""
+        """Settle a complete list. Return what was decided about doubts."""
         *pages, _ = listed([resource], objects)
         return [what for what, _ in self.ledger.commit([*pages, ListComplete(resource, version, confirms)]).opinions]
 
@@ -92,7 +92,7 @@ def test_a_loss_that_the_second_list_knows_nothing_of_never_happens(doubting: Do
 
 
 def test_other_lists_do_not_count_as_the_second(doubting: Doubting) -> None:
-    """Such as one that is taken because the watch expired: it may be from the same cache. None asks again."""
+    """A list after an expired watch may come from the same cache. None of them asks again."""
     assert doubting.hears("services", [], "50") == ["asked"]
     assert doubting.hears("services", [], "51") == []
     assert doubting.held("services") == 36
@@ -142,7 +142,7 @@ def test_what_counts_is_what_names_are_made_of(
 
 
 def test_events_count_at_once_but_the_version_waits_for_the_list(doubting: Doubting) -> None:
-    """A process that starts again meanwhile has to hear what the doubtful list said."""
+    """A process that starts again meanwhile has to receive the changes in the doubtful list."""
     doubting.hears("services", [], "50")
     news: list[Change] = [
         remove(_SERVICES[0], "51"),
@@ -161,7 +161,7 @@ def test_events_count_at_once_but_the_version_waits_for_the_list(doubting: Doubt
 
 
 def test_event_of_a_slice_that_the_list_sees_differently_waits_for_the_second(tmp_path: Path) -> None:
-    """One endpoint has moved: the event of one slice and the old state of the other would name it twice."""
+    """One endpoint has moved: one slice's event and the other's old state would have it twice."""
     pieces = [slice_of("web", *[at(f"10.0.{part}.{number}", hostname=f"h-{part}-{number}") for number in range(20)],
                        name=f"web-{part}") for part in range(3)]  # fmt: skip
     other = slice_of("other", at("10.1.0.1"))
@@ -221,7 +221,7 @@ def test_a_full_disk_changes_nothing_about_it(doubting: Doubting, confirms: bool
 
 
 class Relists:
-    """Stands for a follower: what it was asked for."""
+    """Replaces a follower, and keeps the requests to it."""
 
     def __init__(self) -> None:
         self.asked: list[bool] = []

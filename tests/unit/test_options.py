@@ -1,4 +1,4 @@
-"""Annotations of a Service: how each value reads, and what it does to the records."""
+"""Annotations of a Service: the meaning of each value, and its effect on the records."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_which_endpoints_have_records(tmp_path: Path, annotations: dict[str, str
 
 
 def test_a_service_that_publishes_all_is_there_before_anything_is_ready(world: Small) -> None:
-    """What a StatefulSet needs to find its peers (specification 2.1)."""
+    """A StatefulSet needs it to find its peers (specification 2.1)."""
     slice_ = slice_of("web", at("10.0.0.1", hostname="web-0", conditions=NOT_READY))
     world.fill(headless("web"), slice_)
     assert world.status(WEB) == "NXDOMAIN"
@@ -199,7 +199,7 @@ def test_endpoints_have_their_pods_names_beside_their_own(world: Small) -> None:
     assert world.answers(f"web-7f9c-x.{WEB}") == world.answers(f"a.{WEB}") == {"10.0.0.1"}
     assert world.answers(f"web-7f9c-y.{WEB}") == world.answers(f"10-0-0-2.{WEB}") == {"10.0.0.2"}
     assert world.answers(f"web-7f9c-y.{WEB}", "AAAA") == {"fd00::2"}
-    # SRV says each endpoint once, by its own name.
+    # SRV has each endpoint once, by its own name.
     assert {item.split()[3] for item in world.answers(WEB, "SRV")} == {
         f"{label}.{WEB}." for label in ("a", "10-0-0-2", "fd00--2")
     }
@@ -253,14 +253,14 @@ def test_the_endpoints_of_a_cluster_ip_service_have_their_pods_names_too(tmp_pat
 
 # headwater.dev/max-answers
 
-#: Replies asked for: enough for every member to come equally often but for a few.
+#: The number of replies: enough for every member to occur about equally often.
 TURNS = 140
 MEMBERS = 7
 
 
 @pytest.fixture
 def limited(tmp_path: Path) -> Small:
-    """Seven endpoints of both families in one zone, and how many of them a reply shows: 3."""
+    """Add a Service of seven endpoints of both families, of which a reply shows 3."""
     world = Small(tmp_path, settings(zonal=True))
     endpoints = [at(f"10.0.0.{i}", hostname=f"w-{i}", zone="za") for i in range(1, MEMBERS + 1)]
     return world.fill(
@@ -348,7 +348,7 @@ def test_a_reply_shows_some_endpoints_with_all_their_ports(world: Small) -> None
 
 
 def test_the_weight_is_that_of_all_members(limited: Small) -> None:
-    """It says a share of the whole Service; 14 entries here."""
+    """The weight is a share of the whole Service, which has 14 entries here."""
     assert {item.split()[1] for item in limited.answers(WEB, "SRV")} == {str(100 // 14)}
 
 

@@ -1,4 +1,4 @@
-"""The names that manifests would have, before anything is there."""
+"""The names that manifests would have, before the objects exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The prober's judgement can fail: without this, "nothing was wrong" would say nothing."""
+"""The prober's verdict can fail; otherwise "nothing was wrong" would prove nothing."""
 
 from __future__ import annotations
 

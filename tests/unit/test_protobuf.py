@@ -1,4 +1,6 @@
-"""The wire contract with CoreDNS: generated code is what protos/ says, and says what CoreDNS sends."""
+"""The wire contract with CoreDNS: the generated code follows protos/,
+and reads CoreDNS's messages.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an answer process says of queries that fail: bugs, and pages that cannot be read."""
+"""An answer process's reports of failed queries: bugs, and pages that cannot be read."""
 
 from __future__ import annotations
 

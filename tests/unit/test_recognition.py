@@ -11,7 +11,7 @@ from headwater.store.identity import Origin
 
 
 class Server:
-    """Says its UID, and counts how often it was asked."""
+    """Returns its UID, and counts the requests for it."""
 
     def __init__(self, host: str = "https://a", uid: str = "u") -> None:
         self.host, self.uid = host, uid
@@ -19,7 +19,7 @@ class Server:
         self.asked = 0
 
     def prepare(self) -> None:
-        """Its credentials are read."""
+        """Read the credentials."""
 
     def kube_system(self) -> bytes:
         self.asked += 1
@@ -51,7 +51,7 @@ def test_every_list_asks_and_a_watch_only_after_doubt(tmp_path: Path) -> None:
 
 
 def test_a_server_at_another_address_is_asked(tmp_path: Path) -> None:
-    """Its credentials were read again, and name another."""
+    """The credentials were read again, and name another server."""
     recognition = Recognition(tmp_path, Clock())
     recognition.confirm(Server(), listing=True)  # type: ignore[arg-type]
     moved = Server("https://b")

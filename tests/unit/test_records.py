@@ -1,4 +1,4 @@
-"""What each name answers: docs/answers.md as a table, from objects to replies."""
+"""The answer for each name: the table of docs/answers.md, from objects to replies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def world(tmp_path: Path) -> Small:
 
 @pytest.fixture
 def stateful(world: Small) -> Small:
-    """A StatefulSet's Service with two hostnames, and an endpoint without one."""
+    """Add a StatefulSet's Service with two hostnames, and an endpoint without one."""
     return world.fill(
         headless("web"),
         slice_of("web", at("10.44.0.1", hostname="web-0"), at("10.44.0.2", hostname="web-1"), at("10.44.0.3")),
@@ -311,7 +311,7 @@ def test_verified_pod_names_are_those_of_pods(tmp_path: Path) -> None:
     assert world.answers("10-44-0-7.default.pod.cluster.local") == {"10.44.0.7"}
     assert world.answers("fd00--7.default.pod.cluster.local", "AAAA") == {"fd00::7"}
     assert world.status("10-44-0-8.default.pod.cluster.local") == "NXDOMAIN"
-    # Pods on the host's network share its address: one goes, the name stays.
+    # Pods on the host's network share its address: when one is deleted, the name stays.
     world.commit(remove(first))
     assert world.answers("10-44-0-7.default.pod.cluster.local") == {"10.44.0.7"}
     assert world.status("fd00--7.default.pod.cluster.local", "AAAA") == "NXDOMAIN"
@@ -414,6 +414,6 @@ def test_a_large_set_is_whole(world: Small) -> None:
     world.fill(headless("web"), slice_of("web", *(at(item) for item in addresses), ports=[HTTP]))
     assert world.answers(WEB) == set(addresses)
     reply = world.ask(WEB, "SRV")
-    # The set is whole; of its glue there is what fits (RFC 2181 section 9).
+    # The RRset is whole; glue is added as far as it fits (RFC 2181 section 9).
     assert len(reply.answer[0]) == 1000
     assert 100 < len(glue(reply)) < 1000

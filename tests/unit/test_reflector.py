@@ -1,4 +1,4 @@
-"""The list-and-watch machine, walked path by path with a clock and a chance of the test's own."""
+"""The list-and-watch machine, path by path, with the test's own clock and random numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from headwater.cluster.timing import USUAL
 
 
 class Clockwork:
-    """A clock that stands until moved, and a chance that is always at one end of its range."""
+    """A clock that stands until it is moved, and random numbers at one end of their range."""
 
     def __init__(self, *, high: bool = True) -> None:
         self.now = 100.0
@@ -38,7 +38,7 @@ class Clockwork:
         return Reflector(resource_version, self.clock, self.uniform)
 
     def watching(self, resource_version: str = "7") -> Reflector:
-        """One in the middle of a watch."""
+        """Return a reflector in the middle of a watch."""
         machine = self.reflector(resource_version)
         assert isinstance(machine.next(), Watch)
         machine.watching()
@@ -46,7 +46,7 @@ class Clockwork:
 
 
 def wait_of(machine: Reflector) -> float:
-    """The wait that is due, 0 for none; what comes after it is not another one."""
+    """Return the wait that is due; 0 for none. No second wait may follow it."""
     action = machine.next()
     if not isinstance(action, Wait):
         return 0.0
@@ -65,7 +65,7 @@ def server_error(status: int = 500) -> RequestFailed:
 UNREACHABLE = RequestFailed(Trouble.UNREACHABLE, "no route")
 
 
-# The good way
+# Without failures
 
 
 def test_pages_then_a_watch_from_the_list_s_version() -> None:
@@ -186,7 +186,7 @@ def test_an_expired_watch_lists_at_once_and_anew() -> None:
 
 
 def test_a_watch_that_expires_in_its_course_lists_anew() -> None:
-    """An ERROR event with a Status of code 410."""
+    """It ends with an ERROR event with a Status of code 410."""
     machine = Clockwork().watching("7")
     machine.event("8")
     machine.failed(failure(410, "too old resource version: 8 (900)", "services", "watch"))
@@ -277,7 +277,7 @@ def test_server_errors_back_off_to_half_a_minute(status: int) -> None:
 
 
 def test_an_error_without_a_status_backs_off_too() -> None:
-    """A body that does not parse, a bug of ours."""
+    """Such as a body that does not parse, or a bug of ours."""
     machine = Clockwork().reflector("7")
     machine.failed(RequestFailed(Trouble.SERVER, "not an event"))
     assert wait_of(machine) == 0.8
@@ -286,7 +286,7 @@ def test_an_error_without_a_status_backs_off_too() -> None:
 
 def test_the_back_off_is_never_nothing_nor_endless() -> None:
     lucky, machine = Clockwork(high=False), Clockwork().reflector("7")
-    for _ in range(5000):  # 2**5000 is no float
+    for _ in range(5000):  # 2**5000 is too large for a float
         machine.failed(server_error())
         assert wait_of(machine) <= 30.0
     other = lucky.reflector("7")
@@ -386,7 +386,7 @@ def test_a_missing_permission_says_in_which_api_group(resource: str, group: str)
 
 
 def test_the_error_of_an_unauthorized_request_says_so() -> None:
-    """The watcher reads the credentials again by it."""
+    """It makes the follower read the credentials again."""
     machine = Clockwork().watching("7")
     machine.failed(failure(401, "Unauthorized", "services", "watch"))
     assert machine.state.errors == {"401": 1}
@@ -404,7 +404,7 @@ def absent(verb: str = "list") -> RequestFailed:
 
 @pytest.mark.parametrize("resource", ["namespaces", "services", "endpointslices", "pods"])
 def test_only_a_custom_resource_can_be_missing(resource: str) -> None:
-    """A core resource that is not found is an error like others: nothing is taken for gone."""
+    """A missing core resource is an ordinary error: nothing counts as deleted."""
     assert failure(404, "404 page not found", resource, "list").trouble is Trouble.SERVER
     machine = Clockwork().reflector()
     assert not machine.failed(failure(404, "404 page not found", resource, "list"))
@@ -448,7 +448,9 @@ def test_a_crd_that_appears_is_listed_and_watched() -> None:
 
 
 def test_a_crd_that_is_deleted_is_gone_by_a_list_s_word() -> None:
-    """Of several API servers one may learn of a CRD later than the others: a watch there deletes nothing."""
+    """One of several API servers may learn of a CRD late, so a
+    watch's 404 there deletes nothing.
+    """
     machine = Clockwork().reflector()
     machine.page("77", "")
     assert isinstance(machine.next(), Watch)

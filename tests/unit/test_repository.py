@@ -1,4 +1,4 @@
-"""What a checkout must not hold, and what it must: a fresh clone on a fresh machine works."""
+"""What a checkout must have, and what not, so that a fresh clone works on a fresh machine."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-#: Written in two halves, so that this file does not hold what it looks for.
+#: Written in two halves, so that this file does not match itself.
 MACHINE_PATHS = re.compile("|".join(f"(?<![A-Za-z0-9_.~-])/{folder}/" for folder in ("work", "root", "home")))
 
 
 def tracked() -> list[Path]:
-    """The files that git keeps, as far as they are there."""
+    """Return the files that git tracks, as far as they exist."""
     done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip("not a git checkout")
@@ -58,7 +58,7 @@ def test_a_machine_path_is_told_from_others(text: str, is_one: bool, folder: str
 
 
 def test_constraints_are_exact_versions_and_nothing_else() -> None:
-    """No index, no URL, no path: an installation takes what the machine's own index gives."""
+    """There is no index, URL or path: an installation uses the machine's own index."""
     names = []
     for line in (ROOT / "constraints.txt").read_text().splitlines():
         if line and not line.startswith("#"):
@@ -90,7 +90,7 @@ def test_every_requirement_is_pinned_in_the_constraints() -> None:
 
 
 def test_pyproject_names_no_host() -> None:
-    """But in [project.urls], where people are meant to go."""
+    """Except in [project.urls], which is for people."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project["project"].pop("urls", None)
     assert not re.search(r"://|git\+|@ |\bindex\b", repr(project))

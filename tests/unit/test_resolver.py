@@ -1,4 +1,4 @@
-"""Contracts 4 and 5: what every reply has, whatever the query is."""
+"""Contracts 4 and 5: the form of every reply, whatever the query is."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 @pytest.fixture
 def served(world: Small) -> Iterator[tuple[Reader, Resolver]]:
-    """One that knows that the store is ready: from then on the short way is taken."""
+    """Yield a resolver that knows that the store is ready, and so takes the short way."""
     with serving(world) as both:
         yield both
 
@@ -69,7 +69,7 @@ def serving(world: Small) -> Iterator[tuple[Reader, Resolver]]:
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Reader, Resolver]]:
-    """Zones of every kind, one inside another, with all that is found under other names than its own."""
+    """Yield zones of every kind, one inside another, with names that stand for others."""
     shape = settings(
         zones=("cluster.local", "in.cluster.local"), multicluster_zones=("clusterset.local",),
         reverse_zones=("44.10.in-addr.arpa",), pods="insecure", zonal=True,
@@ -152,7 +152,7 @@ def test_what_is_not_ours_is_refused(world: Small, qname: str, qtype: str, qclas
 
 
 def test_a_name_that_only_ends_like_the_zone_is_not_in_it(world: Small) -> None:
-    # One label that holds the zone's wire format: "\x07cluster" inside a label.
+    # A label that contains the zone's wire format: "\x07cluster" inside a label.
     odd = b"\x0ex\x07cluster\x05loca" + b"\x00"
     asked = HEADER.pack(7, 0x0100, 1, 0, 0, 0) + odd + b"\0\1\0\1"
     assert reply_to(world, asked)[3] & 15 == dns.rcode.REFUSED
@@ -235,7 +235,7 @@ def test_nothing_that_is_sent_raises(world: Small, message: bytes) -> None:
 def test_the_short_way_leads_where_the_long_way_does(
     served: tuple[Reader, Resolver], qname: str, qtype: str, data: st.DataObject, edns: int | bool, do: bool, size: int
 ) -> None:
-    """With an OPT or without, and with a byte of it that is wrong, missing or too many."""
+    """With and without an OPT, and with one byte that is wrong, missing or added."""
     message = bytearray(query(qname, qtype, use_edns=edns, want_dnssec=do and edns == 0, payload=size).to_wire())
     for position in data.draw(st.lists(st.integers(2, len(message) - 1), max_size=1)):
         message[position] = data.draw(st.sampled_from([0, 1, 2, 0x29, 0x80, 0xFF]))
@@ -245,7 +245,7 @@ def test_the_short_way_leads_where_the_long_way_does(
 
 
 def both_ways(reader: Reader, resolver: Resolver, asked: bytes) -> bytes | Pending | None:
-    """The reply, after comparing what the short and the long way come to."""
+    """Return the reply, after comparing the results of the short and the long way."""
     snapshot = reader.begin()
     assert snapshot is not None
     found = []
@@ -258,7 +258,7 @@ def both_ways(reader: Reader, resolver: Resolver, asked: bytes) -> bytes | Pendi
     return found[0][0]
 
 
-# Names that are found under another name than their own, and what nearly is one of them.
+# Names that stand for others, and similar ones.
 _NEARLY = [
     text.encode().split(b".")
     for text in (
@@ -286,7 +286,7 @@ def test_names_that_are_not_stored_get_what_a_closer_look_says(
     front: list[bytes],
     upper: bool,
 ) -> None:
-    """Whatever their labels are, and how many: also long ones, and zero bytes inside of labels."""
+    """Names of any labels, also long ones and ones with zero bytes."""
     labels = [*front, *parts]
     for position, label in changes:
         labels[position % len(labels)] = label
@@ -301,7 +301,7 @@ def test_one_wrong_byte_never_gets_another_names_answer(world: Small, position: 
     message[position] = value
     (reply,) = world.ask_wire(bytes(message))
     assert reply is not None
-    if reply[6:8] != b"\0\0":  # an answer: then the question is one that has it
+    if reply[6:8] != b"\0\0":  # with an answer, the question must be one that has it
         assert bytes(message[12:-4]).lower() == QUESTION[:-4]
         assert message[-3] in (dns.rdatatype.A, dns.rdatatype.AAAA, dns.rdatatype.SRV)
 
@@ -356,10 +356,10 @@ def test_an_answer_that_does_not_fit_is_the_largest_set_that_does(tmp_path: Path
             # The query's own OPT is as long as the reply's.
             assert len(message.answer[0]) == (MAX_MESSAGE - len(asked.to_wire())) // 16
         else:
-            # Glue would only take the place of answers.
+            # Glue would only displace answers.
             assert len(message.answer[0]) > 1000
             assert not message.additional
-    # Over many queries every member is seen.
+    # Over many queries every member occurs.
     wire = query("big.default.svc.cluster.local").to_wire()
     seen = {item for reply in world.ask_wire(*[wire] * 12) for item in answer_order_of(reply, wire)}
     assert len(seen) == 5000

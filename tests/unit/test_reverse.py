@@ -1,4 +1,6 @@
-"""PTR: the Service of a cluster IP, else the endpoints that have the address (plugin/kubernetes/reverse.go)."""
+"""PTR: the Service of a cluster IP, otherwise the endpoints of the
+address (kubernetes/reverse.go).
+"""
 
 from __future__ import annotations
 
@@ -65,7 +67,7 @@ def full(world: Small) -> Small:
 @pytest.mark.parametrize(
     ("address", "expected"),
     [
-        # A Service's own address comes before any endpoint's.
+        # A Service's own address has precedence over endpoints.
         ("172.16.0.1", {"api.default.svc.cluster.local."}),
         ("fd00::1:1", {"api.default.svc.cluster.local."}),
         # One for every endpoint of every Service that has it.
@@ -121,7 +123,7 @@ def test_letter_case_does_not_matter(full: Small, qname: str) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("qtype", ["PTR", "A", "TXT", "ANY"])
 def test_a_part_of_a_name_below_which_there_are_addresses_is_nodata(full: Small, qname: str, qtype: str) -> None:
-    """RFC 8020: an NXDOMAIN would be about all of them."""
+    """RFC 8020: an NXDOMAIN would deny all of them."""
     assert full.status(qname, qtype) == "NODATA"
 
 
@@ -161,13 +163,13 @@ def test_an_address_has_no_other_type(full: Small, qtype: str) -> None:
 
 
 def test_an_ipv4_mapped_address_is_the_ipv4_one(world: Small) -> None:
-    """As everywhere (RFC 4291 section 2.5.5.2); Go's net.IP knows no difference."""
+    """RFC 4291 section 2.5.5.2; for Go's net.IP there is no difference."""
     world.fill(headless("web"), slice_of("web", at("::ffff:10.0.0.7", hostname="h")))
     assert ptr(world, "10.0.0.7") == ptr(world, "::ffff:10.0.0.7") == {f"h.{WEB}"}
 
 
 def test_a_name_that_is_said_in_two_ways_is_one(world: Small) -> None:
-    """IPv6 addresses have many texts."""
+    """IPv6 addresses can be written in many ways."""
     world.fill(headless("web"), slice_of("web", at("FD00:0:0::7", hostname="h")), cluster_ip("api", "FD00::0:9"))
     assert ptr(world, "fd00::7") == {f"h.{WEB}"}
     assert ptr(world, "fd00::9") == {"api.default.svc.cluster.local."}
@@ -184,7 +186,7 @@ def test_several_slices_with_the_same_endpoint_say_it_once(world: Small) -> None
 
 
 def test_a_slice_without_its_service_has_its_names_all_the_same(world: Small) -> None:
-    """As CoreDNS, which looks at slices only; without a Service's name there is none to say."""
+    """As in CoreDNS, which only reads slices; a slice without a Service's name has no PTR."""
     world.fill(slice_of("orphan", at("10.0.0.1", hostname="h")), slice_of("", at("10.0.0.2", hostname="h"), name="x"))
     assert ptr(world, "10.0.0.1") == {"h.orphan.default.svc.cluster.local."}
     assert world.status(reverse("10.0.0.2"), "PTR") == "NXDOMAIN"
@@ -224,7 +226,7 @@ def test_with_endpoint_pod_names_the_name_is_the_pods(tmp_path: Path, pod_names:
 
 
 def test_the_annotations_for_names_and_readiness_do_not_change_ptr(world: Small) -> None:
-    """It is the one name of a ready endpoint (specification 2.4.3)."""
+    """PTR has the one name of a ready endpoint (specification 2.4.3)."""
     service = annotated(headless("web"), pod_names="true", publish="all", ttl="60")
     world.fill(service, slice_of("web", at("10.0.0.1", pod="p"), at("10.0.0.2", conditions=NOT_READY)))
     assert ptr(world, "10.0.0.1") == {f"10-0-0-1.{WEB}"}
@@ -277,7 +279,7 @@ def test_names_follow_the_endpoints_the_slices_and_the_services(full: Small) -> 
     assert said("10.0.0.1") == {"x.also.default.svc.cluster.local."}
     full.commit(remove(slice_of("also", name="four")), remove(slice_of("also")))
     assert said("10.0.0.1") == "NXDOMAIN"
-    # The Service's address is an endpoint's when the Service is gone.
+    # When the Service is deleted, its address belongs to an endpoint.
     full.commit(upsert(slice_of("also", at("172.16.0.1", hostname="shadowed"))))
     assert said("172.16.0.1") == {"api.default.svc.cluster.local."}
     full.commit(upsert(cluster_ip("api", "172.16.0.2")))
@@ -413,7 +415,7 @@ def test_the_range_of_a_part_has_its_edges(edge: str) -> None:
 
 @given(st.lists(st.lists(st.binary(min_size=1, max_size=63), max_size=4), max_size=5))
 def test_the_names_of_a_value_come_apart_as_they_were(names: list[list[bytes]]) -> None:
-    """Labels may hold zero bytes: only a length of zero ends a name."""
+    """Labels may have zero bytes; only a length of zero ends a name."""
     wire = [b"".join(bytes((len(label),)) + label for label in labels) + b"\0" for labels in names]
     assert list(targets(b"".join(wire))) == wire
 

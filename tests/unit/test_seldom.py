@@ -1,4 +1,4 @@
-"""Log lines that strangers can cause come at a bounded rate."""
+"""The rate of log lines that strangers can cause is bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Label selectors: what is taken, what is refused, what they select, and the form in which the API server gets them."""
+"""Label selectors: valid and invalid ones, what they select, and the form for the API server."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DB = {"tier": "db", "generation": "7", "empty": "", "example.org/team": "storage
         ("!tier", "!tier", False),
         ("! other", "!other", True),
         ("example.org/team=storage", "example.org/team=storage", True),
-        # Nothing is a value, and not the same as no label.
+        # An empty value differs from a missing label.
         ("empty=", "empty=", True),
         ("empty in ()", "empty=", True),
         ("other=", "other=", False),
@@ -44,7 +44,7 @@ DB = {"tier": "db", "generation": "7", "empty": "", "example.org/team": "storage
         ("tier in (,db)", "tier in (,db)", True),
         ("tier in (db,,)", "tier in (,db)", True),
         ("empty!=", "empty notin ()", False),
-        # Numbers are compared as numbers, and what is none compares with nothing.
+        # Numbers are compared as numbers; other values do not compare.
         ("generation>6", "generation>6", True),
         ("generation > 7", "generation>7", False),
         ("generation<10", "generation<10", True),
@@ -52,13 +52,13 @@ DB = {"tier": "db", "generation": "7", "empty": "", "example.org/team": "storage
         ("tier>0", "tier>0", False),
         ("tier<0", "tier<0", False),
         ("other<9", "other<9", False),
-        # All of them, in whatever order.
+        # All operators, in any order.
         ("tier=db,generation", "generation,tier=db", True),
         ("tier=db , !other", "!other,tier=db", True),
         ("tier=db,other", "other,tier=db", False),
         ("tier=db,tier=web", "tier=db,tier=web", False),
         ("tier=db,tier==db,tier in (db)", "tier=db", True),
-        # The operators' words are names and values too.
+        # The operators' words may be names and values too.
         ("in=notin", "in=notin", False),
         ("in in (in)", "in=in", False),
         ("notin notin (notin)", "notin notin (notin)", True),
@@ -142,7 +142,7 @@ def test_names_and_values_at_the_edge_are_taken(text: str) -> None:
 
 @pytest.mark.parametrize("value", ["", "x", "1.5", "+", str(2**63), "9" * 5000, "\u0667"])
 def test_a_label_that_is_no_number_of_64_bits_compares_with_nothing(value: str) -> None:
-    """Manifests may hold labels that no server has checked."""
+    """Manifests may have labels that no server has checked."""
     assert not parse("a>0").matches({"a": value})
     assert not parse(f"a<{2**63 - 1}").matches({"a": value})
 
@@ -152,7 +152,7 @@ def test_a_signed_label_is_a_number() -> None:
     assert parse("a>4").matches({"a": "+5"})
 
 
-# Against the meaning, spelled out
+# Compared with the meaning, spelled out
 
 KEYS = st.sampled_from(["a", "b", "in", "notin", "x/a"])
 VALUES = st.sampled_from(["", "a", "in", "5", "07", "x_1.y-Z"])
@@ -181,7 +181,7 @@ def written(condition: Condition, space: str) -> str:
 
 
 def meant(condition: Condition, labels: dict[str, str]) -> bool:
-    """The Kubernetes documentation's words on each operator."""
+    """Return what the Kubernetes documentation says about each operator."""
     key, operator, values = condition
     match operator:
         case "exists":

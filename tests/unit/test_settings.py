@@ -1,4 +1,6 @@
-"""What a start is refused for, by flag; where the answer processes listen; what makes stored records stale."""
+"""Refused settings by flag; the answer processes' addresses; settings
+that invalidate stored records.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from headwater.settings.validate import MAX_WORKERS
 
 FLAG = "--flag"
 LABEL_63 = "a" * 63
-#: Four labels: 253 characters, the longest that 255 bytes of wire format hold.
+#: Four labels of 253 characters, the longest name that fits 255 bytes in wire format.
 NAME_253 = ".".join([LABEL_63] * 3 + ["b" * 61])
 
 
@@ -92,7 +94,7 @@ def test_every_answer_process_has_an_address_of_its_own(text: str, workers: int,
 
 def test_the_longest_path_has_room_for_every_worker() -> None:
     settings = Settings(listen=Address.parse("unix:/" + "a" * 103, "--listen"), workers=MAX_WORKERS)
-    # sockaddr_un: 108 bytes with the closing zero.
+    # sockaddr_un: 108 bytes with the final zero.
     assert max(len(str(address.path)) for address in settings.listen_addresses()) <= 107
 
 
@@ -195,7 +197,7 @@ def test_values_at_the_edge_are_taken(changes: dict[str, Any]) -> None:
     Settings(**changes)
 
 
-#: The settings whose bytes are in the records.
+#: The settings that shape the bytes of the records.
 SHAPING = {
     "zones", "reverse_zones", "multicluster_zones", "ttl", "negative_ttl", "pods", "endpoint_pod_names", "zonal",
     "ignore_empty_service", "namespaces",
@@ -241,7 +243,7 @@ def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path
         "log_format": "json",
     }
     assert set(other) == {item.name for item in fields(Settings)}, "a new setting: does it shape records?"
-    standard = Settings(tls_cert=tls, tls_key=tls)  # one goes not without the other
+    standard = Settings(tls_cert=tls, tls_key=tls)  # one needs the other
     assert standard.records_fingerprint() == Settings().records_fingerprint()
     changed = {
         name

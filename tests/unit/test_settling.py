@@ -1,4 +1,6 @@
-"""Whatever is refused, and wherever the process dies: each change is settled once, and nothing is lost by mistake."""
+"""Whatever is refused, and wherever the process dies, each change is
+settled once, and none is lost.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ WEB: Final = "web.default.svc.cluster.local"
 _SHAPE: Final = settings(pods="verified", reverse_zones=("in-addr.arpa",))
 _RESOURCES: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods")
 
-#: Before: what is there, and stays.
+#: Objects that exist before, and stay.
 _STABLE: Final[list[Object]] = [
     Namespace("default"), headless("web"), headless("api"), cluster_ip("own", "172.16.0.1"),
     slice_of("web", at("10.0.0.1", hostname="w")), slice_of("api", at("10.0.0.2")), Pod("default", "p", ("10.0.0.9",)),
@@ -43,7 +45,7 @@ def page(resource: Resource, objects: Sequence[Object], *, first: bool = True) -
 
 
 def pages(resource: Resource, objects: Sequence[Object]) -> list[Change]:
-    """A list in pages of two, without its end."""
+    """Return a list in pages of two, without its end."""
     mine = [item for item in objects if resource_of(item) == resource]
     return [page(resource, mine[start : start + 2], first=not start) for start in range(0, max(1, len(mine)), 2)]
 
@@ -51,7 +53,7 @@ def pages(resource: Resource, objects: Sequence[Object]) -> list[Change]:
 _NOW: Final = [*_STABLE, *_NEW]
 _ENDS: Final[list[Change]] = [ListComplete(resource, "6") for resource in _RESOURCES]
 _ALL_PAGES: Final[list[Change]] = [change for resource in _RESOURCES for change in pages(resource, _NOW)]
-#: Batches on a store that is ready: [those that go through, the batch in which writes are refused].
+#: For a store that is ready: changes that are committed, and the batch in which writes are refused.
 _RELISTS: Final[Mapping[str, tuple[list[Change], list[Change]]]] = {
     "the ends of two lists": (_ALL_PAGES, _ENDS),
     "an end, and events": (
@@ -74,7 +76,7 @@ _RELISTS: Final[Mapping[str, tuple[list[Change], list[Change]]]] = {
 
 
 class Refusing:
-    """A store of which some writes, and publications, are refused, by their numbers from now on."""
+    """A store that refuses some writes and publications, by their numbers from now on."""
 
     def __init__(self, store: Store, refused: Collection[int], seen: Callable[[], None] = lambda: None) -> None:
         self.calls = 0
@@ -101,7 +103,7 @@ class Refusing:
 
 
 def settle(ledger: Ledger, changes: Sequence[Change]) -> Outcome:
-    """As the watch process does: what was refused is handed in again, and nothing else."""
+    """Settle as the watch process does: hand in again only the refused changes."""
     waiting, outcome = deque(changes), Outcome()
     for _ in range(20):
         try:
@@ -119,7 +121,7 @@ def everything(store: Store) -> dict[str, list[tuple[bytes, bytes]]]:
 
 
 def refusals(count: int) -> list[tuple[int, ...]]:
-    """Every write, every two in a row, and pairs from all over."""
+    """Return every single write, every two in a row, and distant pairs."""
     pairs = [pair for pair in itertools.combinations(range(count), 2) if pair[1] - pair[0] < 4 or sum(pair) % 3 == 0]
     return [(), *((number,) for number in range(count)), *pairs]
 
@@ -168,7 +170,7 @@ def _counted(store: Store) -> dict[str, int]:
 @pytest.mark.slow
 @pytest.mark.parametrize("order", list(itertools.permutations(("services", "endpointslices", "pods")))[::2])
 def test_a_full_disk_during_first_lists_in_one_batch_loses_nothing(order: tuple[Resource, ...], tmp_path: Path) -> None:
-    """Also where the store cannot be published: everything was handed over by then."""
+    """Also if the store cannot be published after everything was committed."""
     resources: tuple[Resource, ...] = ("namespaces", *order)
     batch = [part for item in resources for part in (*pages(item, _NOW), ListComplete(item, "6"))]
     batch.append(upsert(slice_of("api", at("10.0.0.7"), name="late")))
@@ -191,13 +193,15 @@ def test_a_full_disk_during_first_lists_in_one_batch_loses_nothing(order: tuple[
 
 
 class Died(Exception):  # noqa: N818 (what happens to the process)
-    """The process is no more."""
+    """The process has died."""
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", ["the ends of two lists", "lists in turn"])
 def test_a_death_between_any_two_writes_after_a_refusal_takes_nothing_away(case: str, tmp_path: Path) -> None:
-    """The disk is full at one write, and the process dies at one of the next; then everything is listed anew."""
+    """The disk is full at one write, and the process dies at a later one;
+    then everything is listed again.
+    """
     before, batch = _RELISTS[case]
     for refused, dies in itertools.combinations(range(13), 2):
         folder = tmp_path / f"{refused}-{dies}"
@@ -221,7 +225,8 @@ def test_a_death_between_any_two_writes_after_a_refusal_takes_nothing_away(case:
         store.close()
         store, ledger = world.open()
         assert ledger.ready
-        # What is left of the old batch is not handed in: only the ends may come again, and mean nothing.
+        # The rest of the old batch is not handed in again; only ends of lists may be, without
+        # effect.
         settle(ledger, _ENDS)
         assert stable <= {key for key, _ in everything(store)["records"]}, f"refused {refused}, died at {dies}"
         settle(ledger, [*_ALL_PAGES, *_ENDS])
@@ -230,18 +235,18 @@ def test_a_death_between_any_two_writes_after_a_refusal_takes_nothing_away(case:
         store.close()
 
 
-# The process, a step at a time
+# The process, step by step
 
 
 class Handed(queue.Queue[Change | RawPage]):
-    """A queue that nobody waits for."""
+    """A queue on which nobody waits."""
 
     def get(self, block: bool = True, timeout: float | None = None) -> Change | RawPage:
         return super().get(block=False)
 
 
 class Steps:
-    """A watch process without threads, whose time passes when it waits."""
+    """A watch process without threads; its time passes when it waits."""
 
     def __init__(self, world: Small) -> None:
         self.now = 1000.0
@@ -262,7 +267,7 @@ class Steps:
             self.queue.put(change)
 
     def take(self) -> None:
-        """Steps until nothing waits any more, or something is refused."""
+        """Take steps until nothing waits any more, or a write is refused."""
         for _ in range(100):
             self.watcher.step()
             if self.snapshot().detail.startswith("the store cannot") or not (self.queue.qsize() or self.waits):
@@ -271,7 +276,7 @@ class Steps:
 
     @property
     def waits(self) -> bool:
-        """Whether something waits for its turn, or is not done."""
+        """Return whether a change waits for its turn, or is not committed."""
         return bool(self.watcher._unsettled or self.watcher._turn is not None)
 
     def snapshot(self) -> WatchSnapshot:

@@ -1,4 +1,4 @@
-"""SRV sets that are remembered: what a node says now, and never more than so many bytes of them."""
+"""The cache of SRV sets: it follows the nodes, and its size is bounded."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ def test_a_set_whose_node_is_another_is_written_anew() -> None:
 
 
 def test_the_name_that_a_node_is_stored_under_counts() -> None:
-    """Without underscores a name is shorter, and so is where its pointers lead; another key is another base."""
+    """A name without underscores is shorter, so pointers to its base differ;
+    another key has another base.
+    """
     sets = SrvSets()
     node = pack_node(zone=0, kind=Kind.ENDPOINT, a=[bytes(16)], srv=pack_srv_own(5, 100, 0, (80,)))
     for qname, key in ((PORT, PORT), (PORT, WEB), (PORT, PORT)):
@@ -88,7 +90,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 50_000 < most <= 100_000
 
 
-# The question's letters (draft-vixie-dnsext-dns0x20)
+# The case of the question (draft-vixie-dnsext-dns0x20)
 
 
 def asked_as_is(qname: bytes) -> bytes:
@@ -96,14 +98,14 @@ def asked_as_is(qname: bytes) -> bytes:
 
 
 def decoded(qname: bytes, found: Sections) -> dns.message.Message:
-    """The set in a reply to that question."""
+    """Decode the set in a reply to this question."""
     counts = found.ancount.to_bytes(2, "big") + b"\0\0" + found.arcount.to_bytes(2, "big")
     query = asked_as_is(qname)
     return dns.message.from_wire(query[:2] + b"\x84\0\0\1" + counts + query[12:] + b"".join(found.body))
 
 
 def spelt(qname: str) -> bytes:
-    """As `name`, in its own letters."""
+    """Return the wire format of a name in its own case."""
     return dns.name.from_text(qname).to_wire() or b""
 
 
@@ -134,7 +136,9 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("room", [ROOM, 200, 90])
 def test_targets_end_in_the_letters_of_the_question(form: str, room: int) -> None:
-    """CoreDNS compresses letter for letter: a target and its glue's owner have the same ones, as its own plugin's."""
+    """CoreDNS compresses names of equal case only, so a target and its glue have
+    equal case, as in its plugin.
+    """
     node, qname = FORMS[form], spelt("_hTTp._tCP.wEb.DEFAULT.svc.Cluster.LOCAL")
     sets = SrvSets()
     lower = srv_set(node, PORT, PORT, room, 0)

@@ -1,4 +1,4 @@
-"""The store: one file, one writer, readers that never see a half."""
+"""The store: one file, one writer, and readers that never see half a transaction."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def fill(store: Store, count: int = 100) -> None:
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """A state directory with a published store."""
+    """Return a state directory with a published store."""
     store, _ = Store.open(tmp_path, IDENTITY)
     fill(store)
     store.publish()
@@ -107,7 +107,7 @@ def test_a_changed_value_is_found_out(state: Path, seed: int) -> None:
     data[random.Random(seed).choice(places)] ^= 0x20
     (folder / "data.mdb").write_bytes(data)
     records, why = reopen(state)
-    # A stale copy of a page may be what was hit: then nothing is wrong.
+    # The damage may be in an old copy of a page, which is harmless.
     if why:
         assert (records, why) == ({}, "damaged: the checksum does not match")
     else:
@@ -156,7 +156,10 @@ def test_the_map_grows_when_it_is_full(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_map_does_not_grow_under_who_is_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As an audit does in its thread: LMDB moves the map, and a reader in it would read elsewhere."""
+    """An audit reads in a thread:
+
+    LMDB would move the map, and a reader would read a wrong address.
+    """
     monkeypatch.setattr(environment, "_MAP_SIZE", 1 << 18)
     store, _ = Store.open(tmp_path, IDENTITY)
     fill(store, 10)
@@ -165,7 +168,7 @@ def test_the_map_does_not_grow_under_who_is_reading(tmp_path: Path, monkeypatch:
     def read(txn: ReadTransaction) -> None:
         for _ in txn.scan("records"):
             reading.set()
-            # It is not to happen: the time is how long a mistake is waited for.
+            # It must not happen; the time is how long the test waits for a mistake.
             seen.append(grown.wait(0.05))
 
     reader = threading.Thread(target=lambda: store.read(read))
@@ -216,7 +219,7 @@ def test_a_reader_follows_a_map_that_has_grown(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_full_disk_is_said_and_nothing_is_lost(state: Path) -> None:
-    # A limit on the file's size is what a full disk looks like to one process.
+    # For one process, a limit on the file's size is like a full disk.
     script = (
         "import resource, signal, sys; from pathlib import Path; from tests.unit.test_store import *\n"
         "from headwater.store.environment import StoreFull\n"
@@ -335,7 +338,7 @@ def test_a_killed_readers_place_is_freed(state: Path) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_a_store_is_complete_after_every_commit(tmp_path: Path, seed: int) -> None:
-    """LMDB counts pages at the end that it never wrote: such a file must not be taken for a truncated one."""
+    """LMDB counts unwritten pages at the end, so a short file need not be a truncated one."""
     random_ = random.Random(seed)
     held: list[bytes] = []
 
@@ -364,7 +367,7 @@ def test_a_condemned_store_is_served_until_another_is_published(state: Path) -> 
     store.close()
     before = (state / "current").resolve()
     condemn(before)
-    for _ in range(2):  # the process that makes another may die
+    for _ in range(2):  # the process that makes the new store may die too
         store, why = Store.open(state, IDENTITY)
         assert why.startswith("damaged")
         assert (state / "current").resolve() == before, "readers go on"
@@ -380,7 +383,7 @@ def test_a_condemned_store_is_served_until_another_is_published(state: Path) -> 
 
 
 def test_a_zeroed_page_is_damage_in_every_transaction(tmp_path: Path) -> None:
-    """Whichever page it is, and whatever LMDB calls it: the root of all sub-databases makes it say MDB_BAD_TXN."""
+    """Any page, and any error of LMDB: for the root of all sub-databases it is MDB_BAD_TXN."""
     store, _ = Store.open(tmp_path, IDENTITY)
     fill(store)
     data = (store.folder / "data.mdb").read_bytes()
@@ -391,12 +394,12 @@ def test_a_zeroed_page_is_damage_in_every_transaction(tmp_path: Path) -> None:
             continue
         file = os.open(store.folder / "data.mdb", os.O_RDWR)
         os.pwrite(file, bytes(size), number * size)
-        for _ in range(2):  # the second time it may be called something else
+        for _ in range(2):  # the second time LMDB may raise another error
             try:
                 store.write(lambda txn: [txn.get("records", b"name-%d" % i) for i in range(100)])
             except StoreDamaged:
                 told += 1
-        os.pwrite(file, data, 0)  # as it was, whatever was written meanwhile
+        os.pwrite(file, data, 0)  # restore the page, whatever was written meanwhile
         os.close(file)
     assert told
     store.close()

@@ -1,4 +1,4 @@
-"""The threads that grpcio hands calls to: few at work, more only while some wait, and none left over."""
+"""grpcio's threads: few run, there are more only while some wait, and none is left over."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _names = iter(range(1000))
 
 
 class Pool:
-    """Threads with a name of the test's own, so that they can be counted."""
+    """Threads with a name of the test, so that they can be counted."""
 
     def __init__(self, count: int) -> None:
         self.name = f"threads-{next(_names)}"
@@ -92,7 +92,7 @@ def test_a_call_that_waits_holds_up_no_other(pool: Pool) -> None:
 
 
 def test_after_a_wait_no_more_threads_work_than_before(pool: Pool) -> None:
-    """Who waited works on; the thread that took its place ends when it has nothing more to do."""
+    """A thread that has waited goes on; its replacement ends when it has nothing more to do."""
 
     def ask() -> None:
         with pool.threads.waiting():
@@ -100,7 +100,7 @@ def test_after_a_wait_no_more_threads_work_than_before(pool: Pool) -> None:
 
     for _ in range(20):
         wait_for([pool.threads.submit(ask) for _ in range(10)], DEADLINE)
-    # A thread that is one too many ends behind its next call.
+    # A surplus thread ends after its next call.
     wait_for([pool.threads.submit(int) for _ in range(50)], DEADLINE)
     pool.settles_at(2)
     assert_two_at_a_time(pool)

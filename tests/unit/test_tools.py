@@ -1,4 +1,4 @@
-"""The tools of a release and of continuous integration refuse what they are there to refuse."""
+"""The tools for releases and continuous integration refuse what they have to."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pins(file: Path) -> dict[str, str]:
 
 
 def closure(names: list[str]) -> set[str]:
-    """All that requirements lead to on this Python, by the metadata of what is installed."""
+    """Return all transitive requirements on this Python, from the installed packages' metadata."""
     found: set[str] = set()
     waiting = [Requirement(name) for name in names]
     while waiting:
@@ -51,7 +51,7 @@ def test_the_image_installs_the_pinned_runtime_requirements_and_nothing_else() -
     image, pinned = pins(dist.REQUIREMENTS), pins(ROOT / "constraints.txt")
     assert image.items() <= pinned.items(), "make requirements"
     needed = closure(_project_requirements())
-    # 3.11 is the image's Python: a marker may ask for less on another.
+    # 3.11 is the image's Python; on others, markers may require fewer packages.
     assert needed <= set(image), f"make requirements: {needed - set(image)}"
     if sys.version_info[:2] == (3, 11):
         assert needed == set(image), f"make requirements: {set(image) - needed}"
@@ -90,7 +90,7 @@ Description-Content-Type: text/markdown
 
 
 def release(folder: Path, changes: Mapping[str, str | None] | None = None, *, record: bool = True) -> tuple[Path, Path]:
-    """A release of few files; `changes` replace files, or leave them out."""
+    """Make a release of few files; `changes` replace files or leave them out."""
     files: dict[str, str | None] = {
         "headwater/__init__.py": "",
         "headwater/__main__.py": "",

@@ -1,4 +1,7 @@
-"""`--zonal`: TOPOZONE.pin|prefer._zone.SVC.NS.svc.Z, as CoreDNS has it (plugin/kubernetes/zonal_test.go)."""
+"""`--zonal`:
+
+TOPOZONE.pin|prefer._zone.SVC.NS.svc.Z, as CoreDNS has it (plugin/kubernetes/zonal_test.go).
+"""
 
 from __future__ import annotations
 
@@ -33,7 +36,7 @@ def world(tmp_path: Path) -> Small:
 
 @pytest.fixture
 def zonal(world: Small) -> Small:
-    """One endpoint in eu-1a, one in eu-1b, one nowhere."""
+    """Add endpoints in eu-1a, in eu-1b, and without a zone."""
     return world.fill(
         headless("web"),
         slice_of(
@@ -62,7 +65,7 @@ def zonal(world: Small) -> Small:
         ("x.y.z.prefer._zone.web", ALL),
         ("eu-1a.pin._zone.empty", "NODATA"),
         ("eu-1a.prefer._zone.empty", "NODATA"),
-        # Another directive, or none, is no name.
+        # A name with another directive, or without one, does not exist.
         ("eu-1a.florp._zone.web", "NXDOMAIN"),
         ("eu-1a._zone.web", "NXDOMAIN"),
         ("eu-1a.pin.prefer._zone.web", ALL),
@@ -76,7 +79,7 @@ def zonal(world: Small) -> Small:
         ("eu-1a.pin._zone.ext", "NXDOMAIN"),
         ("eu-1a.pin._zone.ghost", "NXDOMAIN"),
         ("_zone.api", "NXDOMAIN"),
-        # Names below which there are some (RFC 8020).
+        # Names that have names below them (RFC 8020).
         ("_zone.web", "NODATA"),
         ("pin._zone.web", "NODATA"),
         ("prefer._zone.web", "NODATA"),
@@ -95,7 +98,7 @@ def test_a_zonal_name_is_answered_as_the_table_says(
 @pytest.mark.parametrize("qtype", ["AAAA", "TXT", "SRV", "MX", "CNAME", "HTTPS", "ANY", "SOA"])
 @pytest.mark.parametrize("name", ["eu-1c.pin._zone.web", "eu-1a.prefer._zone.empty", "_zone.web", "pin._zone.web"])
 def test_an_empty_zone_is_nodata_for_every_type(zonal: Small, name: str, qtype: str) -> None:
-    """NXDOMAIN would be taken to be about all types (RFC 2308 section 5)."""
+    """NXDOMAIN would apply to all types (RFC 2308 section 5)."""
     assert zonal.status(f"{name}.default.svc.cluster.local", qtype) == "NODATA"
 
 

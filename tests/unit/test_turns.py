@@ -1,4 +1,6 @@
-"""Turns between namespaces: what is cheap goes first, and whatever the order, nothing is lost or comes apart."""
+"""Turns between namespaces: cheap changes first; no change is lost, and
+no owner's slices are mixed.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,7 @@ COSTS: Final[Mapping[str, float]] = {"big": 0.2, "huge": 0.2, "small": 0.001}
 
 
 class Table:
-    """Scales that go by names; slices belong to what `stored` says."""
+    """Scales with costs by name; `stored` has the owners of slices."""
 
     def __init__(self, **stored: str) -> None:
         self._stored = stored
@@ -67,7 +69,7 @@ def named(change: Change | RawPage) -> str:
 
 
 def taken(waiting: Turns) -> list[list[str]]:
-    """All turns until nothing waits."""
+    """Take all turns until nothing waits."""
     found: list[list[str]] = []
     while (turn := waiting.next()) is not None:
         found.append([named(change) for change in turn.changes])
@@ -180,7 +182,7 @@ def test_a_large_page_is_decoded_in_parts() -> None:
 def test_a_light_change_is_never_behind_more_than_one_heavy_turn(
     burst: list[tuple[str, bool]], data: st.DataObject
 ) -> None:
-    """Whatever waits already, and whenever it comes."""
+    """Whatever waits already, and whenever it arrives."""
     waiting = Turns(Table())
     number = itertools.count(1)
     for namespace, heavy in burst:
@@ -199,7 +201,7 @@ def test_a_light_change_is_never_behind_more_than_one_heavy_turn(
     assert sum(COSTS["big"] for name in names if "/big" in name) < HEAVY
 
 
-# With a store: whatever comes, whenever the process is killed
+# With a store: any changes, and kills at any moment
 
 
 _RESOURCES: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices")
@@ -225,12 +227,12 @@ _ACTION: Final = st.one_of(
     st.tuples(st.just("list"), st.sampled_from([Namespace(""), *_POOL])),
     st.tuples(st.just("bookmark"), st.sampled_from(_POOL)),
 )
-#: Where the stores of the examples are: memory, if the machine has it as a folder.
+#: The folder of the examples' stores: a file system in memory, if the machine has one.
 _FOLDER: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 
 
 class Cluster:
-    """What happened, and a watch process that hears of it."""
+    """The history of a cluster, and a watch process that follows it."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.world = Small(folder, settings(state_dir=str(folder), reverse_zones=("in-addr.arpa",)))
@@ -240,7 +242,7 @@ class Cluster:
         self.objects: dict[Resource, dict[tuple[str, str], Decoded]] = {name: {} for name in _RESOURCES}
         self.log: dict[Resource, list[Upsert | Remove]] = {name: [] for name in _RESOURCES}
         self.owned: dict[Owner, list[frozenset[tuple[str, int]]]] = {}
-        """What slices of which versions an owner had, in the course of time."""
+        """The sets of slices, with versions, that each owner had in the course of time."""
         self.queue = Handed()
         self.store: Store | None = None
         for name in _NAMESPACES:
@@ -249,7 +251,7 @@ class Cluster:
         self.take()
 
     def clock(self) -> float:
-        """Time passes by chance whenever somebody looks: so do costs."""
+        """Return a time that advances at random, so that costs are random too."""
         self._now += self._random.choice((0.0, 0.0, 0.001, 0.03))
         return self._now
 
@@ -309,14 +311,14 @@ class Cluster:
         raise AssertionError("it never gets on")
 
     def check(self) -> None:
-        """Slices of each owner, as they are stored, are as they were at one moment, and that is none that is over."""
+        """Check that each owner's stored slices are those of one moment, which never goes back."""
         assert self.store is not None
         held = self.store.read(lambda txn: list(txn.scan("objects", b"endpointslices/")))
         found = _owned(Decoded(_unpacked(data), str(packed_version(data))) for _, data in held)
         for owner, states in self.owned.items():
             mine = found.get(owner, frozenset())
             assert mine in states, f"{owner} has {set(mine)}, which it never had: {states}"
-            # What is before it is over; the state may be there again, later.
+            # Earlier moments are over; the same state may recur later.
             last = len(states) - 1 - states[::-1].index(mine)
             if mine:
                 del states[: states.index(mine)]

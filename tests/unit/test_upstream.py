@@ -1,4 +1,6 @@
-"""Lookups outside the zones, against a server that answers, denies, errs, cuts, or is silent."""
+"""Look-ups outside the zones, with a server that answers, denies,
+fails, truncates, or is silent.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ from tests.wire.elsewhere import Elsewhere, Reply, answer, both_sockets
 
 A, AAAA = 1, 28
 WWW = name("www.example.org")
-#: In seconds; for what has to happen at all.
+#: The deadline for what has to happen, in seconds.
 PATIENCE = 20.0
 
 Script = Callable[[dns.message.Message, bool], Reply]
@@ -36,14 +38,14 @@ Script = Callable[[dns.message.Message, bool], Reply]
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The deadline and one try are so long that no busy machine meets them."""
+    """Make the deadline and each try so long that even a busy machine does not reach them."""
     monkeypatch.setattr(upstream, "DEADLINE", PATIENCE)
     monkeypatch.setattr(upstream, "_ONE_TRY", PATIENCE)
 
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch, patient: None) -> None:
-    """Or short enough for tests of silence."""
+    """Make them short enough for tests of silence."""
     monkeypatch.setattr(upstream, "DEADLINE", 0.5)
     monkeypatch.setattr(upstream, "_ONE_TRY", 0.2)
 
@@ -57,7 +59,7 @@ def silent(query: dns.message.Message, tcp: bool) -> None:
 
 
 def ask(servers: Sequence[Address], *wanted: tuple[bytes, int]) -> tuple[list[list[bytes]], dict[str, int]]:
-    """What lookups at the same time find, and the counts."""
+    """Run look-ups at the same time. Return their results, and the counts."""
 
     async def run() -> tuple[list[list[bytes]], dict[str, int]]:
         asked = Upstream(servers)
@@ -68,7 +70,7 @@ def ask(servers: Sequence[Address], *wanted: tuple[bytes, int]) -> tuple[list[li
 
 
 def texts(records: Sequence[bytes]) -> list[str]:
-    """Records as "OWNER TTL TYPE DATA"; each must be whole and stand for itself."""
+    """Return records as "OWNER TTL TYPE DATA"; each must be complete and uncompressed."""
     found = []
     for record in records:
         owner, at = dns.name.from_wire(record, 0)
@@ -104,7 +106,7 @@ def texts(records: Sequence[bytes]) -> list[str]:
 def test_the_answer_section_is_handed_over(
     qtype: int, said: list[str], expected: list[str], counted: str, tcp: bool
 ) -> None:
-    """Over UDP, or over TCP when the reply over UDP says so."""
+    """Over UDP, or over TCP if the reply over UDP is truncated."""
 
     def reply(query: dns.message.Message, over_tcp: bool) -> Reply:
         return answer(query, *said) if over_tcp or not tcp else answer(query, flags=dns.flags.TC)
@@ -218,7 +220,7 @@ def other_question(query: dns.message.Message) -> dns.message.Message:
     ],
 )
 def test_noise_never_raises(noise: Callable[[dns.message.Message], Reply]) -> None:
-    """What is no reply is not handed over; whatever is, is made of whole records."""
+    """Only replies are returned, and these consist of whole records."""
     with Elsewhere(lambda query, _tcp: noise(query)) as server:
         found, counts = ask([server.address], (WWW, A))
     texts(found[0])
@@ -237,7 +239,7 @@ def test_a_reply_to_something_else_is_not_believed(wrong: Callable[[dns.message.
 def test_what_somebody_else_sends_first_does_not_take_the_replys_place(
     forged: Callable[[dns.message.Message], dns.message.Message | bytes],
 ) -> None:
-    """RFC 5452 section 9.1: what does not match is ignored, and the reply still waited for."""
+    """RFC 5452 section 9.1: a mismatch is ignored, and the wait for the reply goes on."""
     with Elsewhere(lambda query, _tcp: [forged(query), answer(query, "A 192.0.2.7")]) as server:
         found, _ = ask([server.address], (WWW, A))
     assert texts(found[0]) == ["www.example.org. 300 A 192.0.2.7"]
@@ -273,7 +275,7 @@ def closed_port() -> Address:
 
 @pytest.mark.parametrize("first", ["silent", "servfail", "refused", "noise", "closed"])
 def test_the_second_server_is_asked_when_the_first_fails(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if first in ("silent", "noise", "closed"):  # that a datagram is refused is not heard of
+    if first in ("silent", "noise", "closed"):  # a refused datagram is not noticed
         monkeypatch.setattr(upstream, "_ONE_TRY", 0.5)
     scripts: dict[str, Script] = {
         "silent": silent, "servfail": always(rcode="SERVFAIL"), "refused": always(rcode="REFUSED"),
@@ -318,7 +320,7 @@ def test_ipv6_servers_are_asked_too() -> None:
 
 
 class Held:
-    """A server that answers when it is told to."""
+    """A server that answers when the test tells it to."""
 
     def __init__(self) -> None:
         self.go = threading.Event()
@@ -358,7 +360,7 @@ def test_equal_lookups_at_the_same_time_are_one() -> None:
             assert {tuple(texts(item)) for item in found} == {("www.example.org. 300 A 192.0.2.7",)}
             assert len(await other) == 1
             assert asked.counts["answer"] == 2
-            # Nothing is kept: the next one is asked again.
+            # There is no cache: the server is asked again for the next one.
             await asked.lookup(WWW, A)
 
         play(scene)
@@ -429,7 +431,9 @@ def test_two_hundred_silent_lookups_take_as_long_as_one() -> None:
 
 @pytest.mark.usefixtures("hasty")
 def test_one_tenants_tar_pit_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    """300 names at 200 a second that nobody answers for, and another namespace's name now and then."""
+    """200 questions a second for 300 unanswered names, and at times one
+    for another namespace's name.
+    """
     monkeypatch.setattr(upstream, "DEADLINE", 3.0)
     monkeypatch.setattr(upstream, "_ONE_TRY", 1.0)
 
@@ -447,7 +451,7 @@ def test_one_tenants_tar_pit_keeps_no_other_waiting(monkeypatch: pytest.MonkeyPa
                     then = time.monotonic()
                     assert len(await asked.lookup(WWW, A, b"\5other")) == 1
                     assert time.monotonic() - then < 1.0
-                # The rate of the attack; nothing is waited for.
+                # The rate of the attack, not a wait for a result.
                 await asyncio.sleep(max(0.0, began + number / 200 - time.monotonic()))
             assert asked.counts["refused"] == 0
             assert asked.counts["refused_tenant"] > 500
@@ -473,7 +477,7 @@ def test_a_name_that_nobody_answered_for_is_asked_for_by_one_query_at_a_time(mon
             assert (asked.counts["failed"], asked.counts["slow"]) == (1, 100)
             assert time.monotonic() - began < 0.2, "at once"
             assert len(server.asked) == before
-            asked._slow[WWW] = 0.0  # the time is over
+            asked._slow[WWW] = 0.0  # as if the time were over
             probe = asyncio.create_task(asked.lookup(WWW, A))
             await until(lambda: len(server.asked) > before, "it is asked for again")
             assert await asked.lookup(WWW, AAAA) == [], "one at a time"
@@ -512,7 +516,7 @@ def test_failures_are_logged_once(caplog: pytest.LogCaptureFixture) -> None:
 
 @pytest.fixture
 def system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str, int], None]:
-    """Writes the resolv.conf that the system has, and at which port its servers are."""
+    """Return a function that writes the system's resolv.conf, and sets the port of its servers."""
     file = tmp_path / "resolv.conf"
     read = dns.resolver.BaseResolver.read_resolv_conf
     ports = [53]

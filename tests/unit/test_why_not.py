@@ -1,7 +1,7 @@
-"""Why a name does not answer as somebody expects: the causes that users meet, each from manifests.
+"""Why a name has an unexpected answer: the causes that users meet, each from manifests.
 
-Manifests hold Pods and StatefulSets too, so what has to be looked up is found there. Causes that need real
-controllers, because what they write is the point, are in tests/cluster/test_explain.py.
+The manifests have Pods and StatefulSets too, so look-ups find these there. Causes that need real
+controllers are in tests/cluster/test_explain.py.
 """
 
 from __future__ import annotations
@@ -128,12 +128,12 @@ WORLD: list[dict[str, Any]] = [
 
 @dataclass(frozen=True)
 class Row:
-    """A question, and what has to be said of it."""
+    """A question, and parts of its explanation."""
 
     name: str
     cause: Cause
     says: tuple[str, ...]
-    """In what is printed."""
+    """Texts in the output."""
     outcome: Outcome = Outcome.NXDOMAIN
     qtype: str = "A"
     settings: tuple[tuple[str, Any], ...] = ()
@@ -202,7 +202,7 @@ ROWS = {
 
 
 def explained(folder: Path, asked: Row, world: list[dict[str, Any]]) -> Explanation:
-    """Through manifests, a store, and a look at them again: what the command does."""
+    """Explain from manifests, as the command does: with a store, and look-ups in the manifests."""
     manifest = folder / "world.json"
     manifest.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": world}))
     settings = replace(Settings(manifests=(str(manifest),)), **dict(asked.settings))
@@ -263,7 +263,7 @@ def test_a_clients_own_pod_says_where_its_question_goes(spec: dict[str, Any], sa
     assert (says in " ".join(found)) if says else not found
 
 
-# What somebody else has written
+# Text by tenants
 
 
 def test_what_tenants_write_neither_commands_a_terminal_nor_a_shell(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The numbers and formats of DNS stand in `wire/` and nowhere else in the package."""
+"""The numbers and formats of DNS are in `wire/`, and nowhere else in the package."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ PACKAGE: Final = Path(__file__).resolve().parents[2] / "backend" / "headwater"
 WIRE: Final = sorted((PACKAGE / "wire").glob("*.py"))
 OTHERS: Final = sorted(set(PACKAGE.rglob("*.py")) - set(WIRE) - set((PACKAGE / "serve" / "pb").glob("*.py")))
 
-#: Names that nobody but `wire` gives to an integer, with or without an underscore before them.
+#: Names that only `wire` may give to an integer, with or without an underscore before them.
 TYPES: Final = frozenset(name for name, value in vars(types).items() if name.isupper() and isinstance(value, int))
 OWN_NAMES: Final = TYPES | {"MAX_MESSAGE", "HEADER_SIZE", "OPT_SIZE", "EDE"}
-#: Numbers that mean nothing else where queries are read and records made: types, pointers, flags.
+#: Numbers that have no other meaning in code for queries and records: types, pointers, flags.
 NUMBERS: Final = frozenset(
     (
         types.AAAA, types.SRV, types.OPT, types.IXFR, types.AXFR,
@@ -26,14 +26,14 @@ NUMBERS: Final = frozenset(
         header.QR, header.QR | header.AA, header.OPCODE, header.REPEATED,
     )
 )  # fmt: skip
-#: In the other rooms 28 may be a column's width.
+#: The rooms that are checked; elsewhere 28 may be the width of a column.
 ROOMS: Final = frozenset(("answer", "records", "serve", "store"))
-#: Words that say what an integer beside them is.
+#: Names that give an integer beside them its meaning.
 WORDS: Final = frozenset(("qtype", "rtype", "rdtype", "qclass", "rcode", "opcode", "ede"))
 
 
 def formats(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """(line, format) of what is handed to `struct`, byte order and synonyms aside."""
+    """Yield (line, format) of the formats for `struct`, without byte order and synonyms."""
     for at in ast.walk(tree):
         if not isinstance(at, ast.Call) or not at.args or not isinstance(at.args[0], ast.Constant):
             continue
@@ -43,14 +43,14 @@ def formats(tree: ast.AST) -> Iterator[tuple[int, str]]:
             yield at.lineno, given.lstrip(">!").replace("L", "I")
 
 
-#: Formats of one field are no format of DNS.
+#: Formats of DNS; formats of a single field do not count.
 DNS_FORMATS: Final = frozenset(
     given for file in WIRE for _, given in formats(ast.parse(file.read_text())) if len(given) > 2
 )
 
 
 def again(text: str, room: str = "answer") -> list[str]:
-    """What a module writes that stands in `wire/` already."""
+    """Return what a module repeats from `wire/`."""
     tree = ast.parse(text)
     found = [f"{line}: the format {given}" for line, given in formats(tree) if given in DNS_FORMATS]
     for at in ast.walk(tree):
@@ -128,7 +128,7 @@ def test_the_formats_of_wire_are_seen() -> None:
 
 
 def test_the_stores_records_are_those_of_the_wire() -> None:
-    """`store` knows nothing of `wire`, and holds its records: their sizes are the same."""
+    """`store` does not import `wire`, but keeps its records: the sizes must be equal."""
     a_head, aaaa_head = rdata.address_heads(5)
     assert len(a_head) + rdata.IPV4 == node.A_SIZE
     assert len(aaaa_head) + rdata.IPV6 == node.AAAA_SIZE

@@ -1,4 +1,4 @@
-"""What a connection holds is bounded, whatever its peer has sent."""
+"""The bounds of what a connection holds, whatever its peer has sent."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from headwater.serve.http2 import MAX_BODY, MAX_STREAMS, MAX_UNFINISHED, Connect
 
 
 def assert_bounded(connection: Connection[H]) -> None:
-    """Everything that a peer can make grow; and the sums are what they are sums of."""
+    """Check the bound of everything that a peer can make grow, and that cached sums are right."""
     opened, due, sending = connection._open, connection._due, connection._sending
     assert len(opened) + len(due) + len(sending) <= MAX_STREAMS
     assert not opened.keys() & due.keys()

@@ -1,4 +1,4 @@
-"""A DNS server of the test's own, on loopback, over UDP and TCP: it says what the test says, or nothing.
+"""A DNS server for tests on loopback, over UDP and TCP: it replies as the test says, or not at all.
 
 def reply(query: dns.message.Message, tcp: bool) -> Reply:
     return answer(query, "A 192.0.2.7")
@@ -29,7 +29,9 @@ Reply = dns.message.Message | bytes | Sequence[dns.message.Message | bytes] | No
 
 
 def answer(query: dns.message.Message, *records: str, rcode: str = "NOERROR", flags: int = 0) -> dns.message.Message:
-    """A reply with these records, "[OWNER] TYPE DATA"; without an owner (or "@") it is the name asked for."""
+    """Return a reply with these records, "[OWNER] TYPE DATA"; the default
+    owner, or "@", is the qname.
+    """
     reply = dns.message.make_response(query)
     reply.set_rcode(dns.rcode.from_text(rcode))
     reply.flags |= flags
@@ -43,7 +45,7 @@ def answer(query: dns.message.Message, *records: str, rcode: str = "NOERROR", fl
 
 
 class Elsewhere:
-    """The server. `reply` is called in a thread of its own for every query, and may wait."""
+    """The server. `reply` is called in a new thread for every query, and may wait."""
 
     def __init__(self, reply: Callable[[dns.message.Message, bool], Reply]) -> None:
         self._reply = reply
@@ -62,7 +64,7 @@ class Elsewhere:
     ) -> None:
         for end in (self._udp, self._tcp):
             with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)  # wakes who waits in it
+                end.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits in it
             end.close()
 
     def _say(self, wire: bytes, tcp: bool, send: Callable[[bytes], object]) -> None:
@@ -96,7 +98,7 @@ class Elsewhere:
 
 
 def both_sockets() -> tuple[socket.socket, socket.socket]:
-    """UDP and TCP at the same port of 127.0.0.1; one that is free for UDP may be somebody's for TCP."""
+    """Return UDP and TCP sockets at one port of 127.0.0.1, which has to be free for both."""
     while True:
         udp, tcp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket()
         udp.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""HTTP/2 frames for tests, by hand: what is sent need not be right, and what comes is taken apart without help."""
+"""HTTP/2 frames made and parsed by hand, so that tests can send wrong ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PADDED: Final = 0x8
 WITH_PRIORITY: Final = 0x20
 
 QUERY: Final = "/coredns.dns.DnsService/Query"
-#: As grpc-go sends them, but for grpc-timeout.
+#: The headers as grpc-go sends them, except for grpc-timeout.
 REQUEST: Final = (
     (":method", "POST"),
     (":scheme", "http"),
@@ -32,7 +32,7 @@ TAIL: Final = block(((b"grpc-status", b"0"),), end=True)
 
 
 class Frame(NamedTuple):
-    """One frame, as it came."""
+    """One received frame."""
 
     kind: int
     flags: int
@@ -41,13 +41,16 @@ class Frame(NamedTuple):
 
 
 def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"", *, length: int | None = None) -> bytes:
-    """A frame; `length` lies about its payload."""
+    """Return a frame; `length` may be a false length of its payload."""
     size = len(payload) if length is None else length
     return size.to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
 def frames(data: bytes) -> Iterator[Frame]:
-    """All frames of what was taken; it fails for half ones, and for ones longer than any peer has to take."""
+    """Yield all frames in some bytes.
+
+    Fails for half frames, and for ones longer than any peer must take.
+    """
     at = 0
     while at < len(data):
         size, kind, flags, stream = int.from_bytes(data[at : at + 3], "big"), *struct.unpack_from(">BBI", data, at + 3)
@@ -79,8 +82,8 @@ def data(stream: int, payload: bytes = b"", *, end: bool = True, padding: int | 
 class Client:
     """The client's side of header compression. It obeys our settings, and uses no table.
 
-    Each block says so again, and stands for itself; with `once` only the first
-    does, as real clients have it. With `table` it uses one.
+    Each block says so again, and does not depend on others. With `once` only the first block says
+    so, as with real clients. With `table` it uses a table.
     """
 
     def __init__(self, *, huffman: bool = True, once: bool = False, table: bool = False) -> None:
@@ -106,16 +109,16 @@ class Client:
         return self.headers(stream, *more) + data(stream, body)
 
     def read(self, payload: bytes) -> dict[str, str]:
-        """A header block of the server's."""
+        """Decode a header block of the server."""
         return {str(name): str(value) for name, value in self._decoder.decode(payload)}
 
 
-#: What a client says first.
+#: The first bytes of a client.
 HELLO: Final = PREFACE + settings() + settings(ack=True)
 
 
 def connected() -> Connection[dict[bytes, bytes]]:
-    """A connection whose handshake is done; requests come with their headers as a dictionary."""
+    """Return a connection after its handshake; requests have their headers as a dictionary."""
     connection = Connection(dict)
     connection.receive(HELLO)
     taken = list(frames(connection.take()))
@@ -124,10 +127,10 @@ def connected() -> Connection[dict[bytes, bytes]]:
 
 
 def said(connection: Connection[dict[bytes, bytes]]) -> list[Frame]:
-    """What the connection has to say now."""
+    """Return the frames that the connection has to send now."""
     return list(frames(connection.take()))
 
 
 def code_of(item: Frame) -> Code:
-    """The error code of GOAWAY or RST_STREAM."""
+    """Return the error code of GOAWAY or RST_STREAM."""
     return Code(int.from_bytes(item.payload[4:8] if item.kind == GOAWAY else item.payload, "big"))

@@ -1,4 +1,4 @@
-"""Either transport in this process, on a unix socket, with a resolver that does what the test says.
+"""Either transport in this process, on a unix socket, with a resolver that the test controls.
 
 with serving("native", tmp_path) as server:
     server.call(query("web.test."))
@@ -37,7 +37,7 @@ PLAIN, SLOW = "plain.test.", "slow.test."
 
 
 def tool(name: str) -> str:
-    """A program of Debian's nghttp2-client."""
+    """Return the path of a program of Debian's nghttp2-client."""
     found = shutil.which(name)
     if found is None:
         pytest.skip(f"{name} is not installed (nghttp2-client)")
@@ -49,7 +49,7 @@ def query(name: str = PLAIN, ident: int = 1) -> bytes:
 
 
 def reply_to(message: bytes, size: int = 0) -> bytes:
-    """As long as the message, or of that size."""
+    """Return a reply as long as the message, or of this size."""
     return (message[:2] + b"\x84\0\0\1" + bytes(6) + message[12:]).ljust(size, b"\0")
 
 
@@ -73,8 +73,10 @@ class FakeReader:
 
 
 class FakeResolver:
-    """By the name's beginning: "slow" needs another server, "broken" raises, "slow-and-broken" does when that
-    server has answered, "sized-N" is N bytes long.
+    """Acts by the beginning of the name.
+
+    "slow" needs another server, "broken" raises, "slow-and-broken" raises when that server has
+    answered, and the reply of "sized-N" has N bytes.
     """
 
     def __init__(self) -> None:
@@ -118,7 +120,7 @@ class FakeUpstream:
 
 
 async def _last_things() -> None:
-    """Let what has been begun on the loop come to its end: who is arriving, and transports that close."""
+    """Let arriving connections and closing transports on the loop finish."""
     others = asyncio.all_tasks() - {asyncio.current_task()}
     if others:
         await asyncio.wait(others, timeout=DEADLINE)
@@ -127,7 +129,7 @@ async def _last_things() -> None:
 
 
 class Serving:
-    """A server, its loop in a thread of its own, and a client."""
+    """A server, with its loop in a thread, and a client."""
 
     def __init__(self, transport: Transport, path: Path, files: Certificates | None = None) -> None:
         self.transport = transport

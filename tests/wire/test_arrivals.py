@@ -1,4 +1,4 @@
-"""Connections that are nobody yet take nothing from those that are: floods of silence, half handshakes and garbage."""
+"""Floods of silence, half handshakes and garbage take nothing from established connections."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ from tests.wire.test_tls import Pki
 
 MESSAGE: Final = message_frame(pack(query()))
 FLOOD: Final = 500
-#: In seconds.
+#: How long a flood lasts, in seconds.
 FLOODED_FOR: Final = 2.0
 AT_MOST: Final = 1.0
 
-#: Opens connections, says the same on each, and opens another for each that is closed, until its input ends.
+#: Opens connections, sends the same on each, and replaces each that is closed, until its input
+#: ends.
 _FLOODER: Final = """
 import select, socket, sys, time
 family, address, said, count = int(sys.argv[1]), eval(sys.argv[2]), bytes.fromhex(sys.argv[3]), int(sys.argv[4])
@@ -107,7 +108,7 @@ class Port:
         self._files = files
 
     def connect(self, pki: Pki | None) -> socket.socket:
-        """An established connection; `pki` is whose client it is."""
+        """Return an established connection, with a certificate of `pki` if it is given."""
         client = socket.socket(self.family)
         client.settimeout(DEADLINE)
         client.connect(self.address)
@@ -136,7 +137,7 @@ def call(client: socket.socket, stream: int, talk: Client) -> None:
 
 
 def served(port: Port, pki: Pki | None) -> bool:
-    """Whether one connection comes about, and is answered on."""
+    """Return whether a new connection can be made, and gets an answer."""
     try:
         with port.connect(pki) as client:
             call(client, 1, Client())
@@ -147,10 +148,10 @@ def served(port: Port, pki: Pki | None) -> bool:
 
 @contextlib.contextmanager
 def flood(port: Port, said: bytes) -> Iterator[subprocess.Popen[str]]:
-    """Connections that say this and no more, from another process, renewed without a pause.
+    """Flood with connections that only send this, from another process, renewed without a pause.
 
-    Over TCP those that say something come from another host than the clients: each of theirs costs as much
-    as a client's, and only their address tells them apart.
+    Over TCP, connections that send something come from another host than the clients. Each costs as
+    much as a client's, and only the address distinguishes them.
     """
     source = "127.0.0.2" if said and port.family == socket.AF_INET else ""
     command = [
@@ -230,7 +231,9 @@ def test_a_flood_of_arrivals_keeps_nobody_out_and_costs_no_established_connectio
 
 @pytest.mark.parametrize("port", ["mutual TLS"], indirect=True)
 def test_what_handshakes_leave_behind_that_came_to_nothing_is_collected(port: tuple[Port, Pki | None]) -> None:
-    """asyncio's 256 KiB of each are in a cycle of objects, for which the collector has no hurry."""
+    """asyncio's 256 KiB for each are in a cycle of objects, which the
+    collector may leave for long.
+    """
     at, _ = port
 
     def left() -> int:
@@ -238,7 +241,7 @@ def test_what_handshakes_leave_behind_that_came_to_nothing_is_collected(port: tu
 
     gc.collect()
     before = left()
-    gc.disable()  # of itself it may come at any moment, or long after
+    gc.disable()  # because it would run at a random moment
     try:
         for number in range(1, 301):
             with socket.create_connection(at.address, DEADLINE) as client:
@@ -252,7 +255,7 @@ def test_what_handshakes_leave_behind_that_came_to_nothing_is_collected(port: tu
 def test_who_does_not_get_on_is_closed_however_it_dawdles(
     port: tuple[Port, Pki | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A byte now and then is no reason to wait longer."""
+    """A byte at times does not extend the deadline."""
     at, pki = port
     monkeypatch.setattr(native, "PATIENCE", 2)
     hello = client_hello() if pki else HELLO
@@ -276,7 +279,7 @@ def test_who_does_not_get_on_is_closed_however_it_dawdles(
 
 
 def test_without_descriptors_an_arrival_gives_up_its_own(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """`accept` neither spins nor floods the log, and who is served is served on."""
+    """`accept` neither spins nor floods the log, and established connections are served."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     pki = Pki.at(tmp_path)
     with serving("native", tmp_path) as server, contextlib.ExitStack() as stack:
@@ -314,7 +317,7 @@ def test_without_descriptors_an_arrival_gives_up_its_own(tmp_path: Path, caplog:
         assert "no further connection can be accepted now" in lines[0].getMessage()
 
 
-# Who makes room
+# Which connection is closed to make room
 
 
 def arrival(host: str) -> Arrival:
@@ -342,7 +345,9 @@ def test_the_oldest_of_the_host_that_has_most_goes() -> None:
 def test_one_host_cannot_take_established_places_from_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over TCP whoever reaches the port can be established; the address tells them apart."""
+    """Over TCP everybody who reaches the port can be established;
+    the address distinguishes them.
+    """
     monkeypatch.setattr(native, "MAX_CONNECTIONS", 5)
     with serving("native", tmp_path) as server, contextlib.ExitStack() as stack:
         listening = socket.socket()
@@ -363,7 +368,7 @@ def test_one_host_cannot_take_established_places_from_the_others(
             other.bind(("127.0.0.2", 0))
             other.connect(at.address)
             other.sendall(HELLO)
-            with contextlib.suppress(AssertionError, OSError):  # its own host's are all at work
+            with contextlib.suppress(AssertionError, OSError):  # all connections of its host may be in use
                 call(other, 1, Client())
         call(idle, 3, talk)
 

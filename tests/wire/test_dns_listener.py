@@ -1,4 +1,6 @@
-"""Plain DNS over UDP and TCP: what fits in a datagram, pipelining, clients that are slow, silent or wrong."""
+"""Plain DNS over UDP and TCP: truncation, pipelining, and clients
+that are slow, silent or wrong.
+"""
 
 from __future__ import annotations
 
@@ -24,14 +26,16 @@ NAME = "web.default.svc.cluster.local."
 
 
 def query(name: str = NAME, *, edns: int | None = None, ident: int = 0x1234, qtype: str = "A") -> bytes:
-    """A query; `edns` is the UDP size that its OPT offers."""
+    """Return a query; `edns` is the UDP size that its OPT offers."""
     use: Any = False if edns is None else 0
     message = dns.message.make_query(name, qtype, use_edns=use, payload=edns or 0, id=ident)
     return message.to_wire()
 
 
 def reply_of(size: int, asked: bytes) -> bytes:
-    """A reply of exactly that many bytes: one answer of a private type, and our OPT last when there was one asked."""
+    """Return a reply of exactly this size: one answer of a private type,
+    and an OPT last if asked for.
+    """
     end = asked.index(b"\0", 12) + 5
     opt = b"\0\0\x29\x04\xd0" + bytes(6) if asked[11] else b""
     head = asked[:2] + b"\x85\0\0\1\0\1\0\0\0" + bytes((len(opt) > 0,)) + asked[12:end]
@@ -42,7 +46,7 @@ def reply_of(size: int, asked: bytes) -> bytes:
     return wire
 
 
-# What fits in a datagram
+# Truncation
 
 
 @pytest.mark.parametrize(
@@ -90,7 +94,7 @@ def test_what_fits_is_not_touched_whatever_the_query_was() -> None:
 
 
 class FakeQueries:
-    """Replies with what the test says; remembers what was asked."""
+    """Replies as the test says, and remembers the queries."""
 
     def __init__(self, reply: Callable[[bytes], bytes | None]) -> None:
         self._reply = reply
@@ -102,7 +106,7 @@ class FakeQueries:
 
 
 def echo(message: bytes) -> bytes | None:
-    """The query as its own reply; none without an id."""
+    """Return the query as its own reply; None without an id."""
     return message[:2] + bytes((message[2] | 0x80,)) + message[3:] if len(message) >= 12 else None
 
 
@@ -154,7 +158,7 @@ class Tcp:
         return await self.reader.readexactly(size)
 
     async def closed(self) -> bool:
-        """Waits for what comes next: True when it is the end."""
+        """Read, and return whether the connection has ended."""
         try:
             return await self.reader.read(1) == b""
         except ConnectionResetError:
@@ -173,7 +177,7 @@ class Udp:
 
 
 def drive(running: Running, scene: Callable[[], Awaitable[None]]) -> None:
-    """Play a scene against the listener, with a deadline."""
+    """Run a scene against the listener, with a deadline."""
 
     async def play() -> None:
         async with asyncio.timeout(DEADLINE), running.serving():
@@ -213,7 +217,7 @@ def test_a_large_reply_is_cut_over_udp_and_whole_over_tcp() -> None:
 
 @pytest.mark.parametrize("ignored", [b"", b"\0", b"\0\1", b"\0\1\x80", b"\0\1\x81\x80" + bytes(8), b"\0" * 11])
 def test_udp_says_nothing_to_a_reply_or_to_noise(ignored: bytes) -> None:
-    """Two servers that answer each other's replies never stop."""
+    """Two servers that answered each other's replies would never stop."""
     running = Running()
 
     async def scene() -> None:
@@ -275,7 +279,7 @@ def test_a_silent_tcp_client_is_left_after_a_while(sent: bytes, monkeypatch: pyt
 
 
 def test_a_tcp_client_that_does_not_read_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """close() alone would keep the buffer until it reads."""
+    """close() alone would keep the buffer until the client reads."""
     monkeypatch.setattr(dns_listener, "_IDLE", 0.05)
     done: list[str] = []
 

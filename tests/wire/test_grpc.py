@@ -1,4 +1,6 @@
-"""gRPC on the native connection, frame by frame: what a request may look like, and how each other one ends."""
+"""gRPC on the native connection, frame by frame: valid requests, and
+the end of each invalid one.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ MESSAGE = grpc.frame(pack(query()))
 
 
 class Calling:
-    """Calls on one connection, with a client's eyes for what comes back."""
+    """Calls on one connection, with a client that reads the replies."""
 
     def __init__(self) -> None:
         self.reader, self.resolver = FakeReader(), FakeResolver()
@@ -42,7 +44,10 @@ class Calling:
     def ask(
         self, body: bytes | None = MESSAGE, timeout: str | None = None, *more: tuple[str, str], **fields: str
     ) -> int:
-        """A request; `fields` replace the usual headers ("path" for ":path"), None for no body."""
+        """Send a request.
+
+        `fields` replace the usual headers ("path" for ":path"). None means no body.
+        """
         self.stream += 2
         names = {"method": ":method", "path": ":path", "content_type": "content-type", "te": "te"}
         usual = {
@@ -60,7 +65,7 @@ class Calling:
         return self.stream
 
     def outcome(self, body: bytes | None = MESSAGE, timeout: str | None = None, **fields: str) -> dict[str, Any]:
-        """Headers, trailers, and the message under "message" or a text under "body"."""
+        """Return headers and trailers, and the message as "message" or a text as "body"."""
         stream = self.ask(body, timeout, **fields)
         self.calls.answer(self.connection)
         found: dict[str, Any] = {}
@@ -79,7 +84,7 @@ class Calling:
         return found
 
     def status(self, body: bytes | None = MESSAGE, timeout: str | None = None, **fields: str) -> tuple[Status, str]:
-        """Of a call that is refused: in one frame, the headers being the trailers."""
+        """Return the status of a refused call, which is one frame: its headers are the trailers."""
         found = self.outcome(body, timeout, **fields)
         assert (found[":status"], found["content-type"], found["frames"]) == ("200", "application/grpc", 1)
         assert "data" not in found

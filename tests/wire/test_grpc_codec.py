@@ -1,4 +1,4 @@
-"""The DnsPacket that is read and written by hand is protobuf's, to the byte."""
+"""Our DnsPacket codec agrees with protobuf, byte for byte."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 LONGEST = 70_000
-#: Where a varint grows, where a DNS message ends.
+#: Lengths at which a varint grows, and around the longest DNS message.
 BOUNDARIES = (0, 1, 2, 126, 127, 128, 129, 255, 256, 16382, 16383, 16384, 16385, 65534, 65535, 65536, LONGEST)
 NOISE = random.Random(3).randbytes(LONGEST)
 
 
 def by_protobuf(packet: bytes) -> bytes | None:
-    """What protobuf takes a packet to hold; None for no packet."""
+    """Return the message that protobuf reads from a packet; None for an invalid packet."""
     try:
         return bytes(DnsPacket.FromString(packet).msg)
     except DecodeError:
@@ -26,7 +26,7 @@ def by_protobuf(packet: bytes) -> bytes | None:
 
 
 def ours(packet: bytes) -> bytes | None:
-    """What `unpack` says; another exception than NotAPacket is let through, and fails the test."""
+    """Return the result of `unpack`; None for NotAPacket. Any other exception fails the test."""
     try:
         return unpack(packet)
     except NotAPacket:
@@ -34,7 +34,7 @@ def ours(packet: bytes) -> bytes | None:
 
 
 def varint(number: int, size: int = 0) -> bytes:
-    """A varint, longer than it must be when `size` says so: protobuf takes that too."""
+    """Return a varint; with `size`, one longer than necessary, which protobuf accepts too."""
     out = bytearray()
     while number > 0x7F or len(out) < size - 1:
         out.append(number & 0x7F | 0x80)
@@ -122,15 +122,15 @@ def test_a_packet_that_is_cut_short_is_refused(message: bytes, missing: int) -> 
     "packet",
     [
         b"\x0a",  # no length
-        b"\x0a\x05abc",  # less than it says
+        b"\x0a\x05abc",  # fewer bytes than the length says
         b"\x0a\x80",  # a length without an end
         b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff",  # an 11-byte varint
         b"\x0a\xff\xff\xff\xff\x07",  # 2 GiB
         b"\x00",  # field number 0
         b"\x07",  # wire type 7
         b"\x0b",  # a group without an end
-        b"\x0c",  # the end of no group
-        b"\x08",  # field 1 as a varint, without one
+        b"\x0c",  # the end of a group that did not begin
+        b"\x08",  # field 1 as a varint, which is missing
     ],
     ids=bytes.hex,
 )

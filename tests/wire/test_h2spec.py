@@ -1,8 +1,7 @@
-"""h2spec, all of it: generic, http2 and hpack, strict cases too, against the native transport as it is served.
+"""Run all of h2spec (generic, http2 and hpack, with strict cases) against the native transport.
 
-None is skipped: a GET gets a reply with a body, which some cases need. What
-h2spec 2.2.1 is lenient about, the error codes with which a connection ends, is
-in test_http2.py.
+No case is skipped: a GET gets a reply with a body, which some cases need. h2spec 2.2.1 does not
+check the error codes with which a connection ends; test_http2.py does.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _NO_TABLE = (
     'h2spec itself asks in its case "Sends a dynamic table size update larger than the value of '
     'SETTINGS_HEADER_TABLE_SIZE", which passes.'
 )
-#: Cases that fail, and why they do.
+#: Cases that fail, and the reasons.
 EXCEPTIONS = {
     "generic/5 Sends a dynamic table size update": _NO_TABLE,
     "generic/5 Sends multiple dynamic table size update": _NO_TABLE,
@@ -54,7 +53,7 @@ def test_every_case_passes_or_is_argued_about(server: Serving, tmp_path: Path) -
         )
     failed = {}
     count = 0
-    # Payloads are quoted in it as they are: what is no character in XML is left out.
+    # The report quotes payloads; remove bytes that are not characters in XML.
     text = re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd]|&#x[01]?[0-9A-Fa-f];", "", report.read_text(errors="replace"))
     for case in ET.fromstring(text).iter("testcase"):
         count += 1

@@ -1,4 +1,6 @@
-"""HTTP/2 frame by frame: RFC 9113 from section 3.4 to 8.5, what each rule asks for and what breaking it leads to."""
+"""HTTP/2 frame by frame: the rules of RFC 9113, sections 3.4 to 8.5, and
+the errors of breaking them.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +49,7 @@ LONG = b"x" * 100_000
 
 
 def ended(connection: Connection[dict[bytes, bytes]]) -> Code:
-    """The connection error that it has ended with; it says nothing after that, and hears nothing."""
+    """Return the connection's error. After it the connection must not send or receive anything."""
     assert connection.closed
     *_, last = said(connection)
     assert last.kind == GOAWAY
@@ -173,7 +175,7 @@ def test_a_request_may_have_no_body() -> None:
 
 
 def test_what_was_asked_before_an_error_can_be_answered() -> None:
-    """Whether it came in the same piece as the error is nobody's business."""
+    """It does not matter whether the request and the error arrive together."""
     connection, client = connected(), Client()
     connection.receive(client.call(1) + frame(PING, 0, 0, b"short"))
     assert streams(connection) == [1]
@@ -212,7 +214,7 @@ def test_a_request_that_is_taken_back_at_once_is_not_even_handed_out() -> None:
     assert streams(connection) == [3]
 
 
-# Each rule, and the error that breaking it is
+# Each rule, and the error of breaking it
 
 
 C = Client()
@@ -433,7 +435,7 @@ def test_a_client_may_use_a_table_until_it_knows_our_settings() -> None:
     for stream in (1, 3, 5):
         connection.receive(client.call(stream))
     assert [head[b":path"] for _, head, _, _ in connection.requests()] == [QUERY.encode()] * 3
-    # It acknowledges, and says in its next block that the table is gone.
+    # The client acknowledges, and says in its next block that its table is empty.
     client._encoder.header_table_size = 0
     connection.receive(settings(ack=True) + client.call(7) + client.call(9))
     assert [(stream, head[b":path"]) for stream, head, _, _ in connection.requests()] == [
@@ -444,13 +446,13 @@ def test_a_client_may_use_a_table_until_it_knows_our_settings() -> None:
 
 
 def test_a_client_that_knows_our_settings_and_keeps_its_table_is_understood() -> None:
-    """Section 4.3.1 would have us end the connection; see `fields.Blocks.decode`."""
+    """Section 4.3.1 would end the connection; see `fields.Blocks.decode`."""
     connection, client = connected(), Client(table=True)
     for stream in (1, 3, 5):
         connection.receive(client.call(stream))
     assert [head[b":path"] for _, head, _, _ in connection.requests()] == [QUERY.encode()] * 3
     assert not connection._blocks.known, "what its blocks mean is not for ever"
-    # Once it has spoken of the size there is no way back.
+    # After it has named the size, there is no way back.
     connection.receive(frame(HEADERS, END_HEADERS | END_STREAM, 7, b"\x20" + Client(once=True).block(*REQUEST)[1:]))
     assert streams(connection) == [7]
     connection.receive(frame(HEADERS, END_HEADERS | END_STREAM, 9, b"\xbe"))
@@ -458,7 +460,7 @@ def test_a_client_that_knows_our_settings_and_keeps_its_table_is_understood() ->
 
 
 def test_nothing_is_remembered_before_the_client_has_given_up_its_table() -> None:
-    """A block that is taken as known, and not decoded, would leave our copy of the table behind."""
+    """A block that is recognised, and not decoded, would make our copy of the table wrong."""
     connection = Connection(dict)
     connection.receive(PREFACE + settings())
     encoder = Encoder()
@@ -467,7 +469,7 @@ def test_nothing_is_remembered_before_the_client_has_given_up_its_table() -> Non
     again = encoder.encode(REQUEST)
     encoder.header_table_size = 4096
     grown = encoder.encode((*REQUEST, ("x-new", "value")))
-    # The same bytes as `again`, but now each literal of them goes into the table.
+    # The same bytes as `again`, but now each of their literals enters the table.
     indexed = encoder.encode((("x-new", "value"),))
     assert len(indexed) == 1
     for stream, part in ((1, first), (3, again), (5, grown), (7, again), (9, again + indexed)):
@@ -478,17 +480,17 @@ def test_nothing_is_remembered_before_the_client_has_given_up_its_table() -> Non
     assert not connection._blocks.known
 
 
-# The short way
+# Known header blocks
 
 
 @pytest.mark.parametrize("huffman", [True, False])
 @pytest.mark.parametrize(
     ("timeouts", "expected"),
     [
-        # The first block says that there is no table and is unlike the others; the second is decoded.
+        # The first block says that there is no table, and so differs; the second is decoded.
         (("4999800u", "4999799u", "5S", "99999999n", "1H"), 3),
         ((None,) * 5, 3),
-        # One kind after the other: known, but not looked for first.
+        # Alternating blocks: known, but not the last one.
         ((None, "5S") * 3, 0),
     ],
 )
@@ -520,8 +522,8 @@ def test_the_short_way_leads_where_the_long_way_does(
 @pytest.mark.parametrize(
     "value",
     [
-        b"\x02\x35\x53\x00",  # a byte too many
-        b"\x03\x35\x53",  # one missing
+        b"\x02\x35\x53\x00",  # one byte more
+        b"\x03\x35\x53",  # one byte less
         b"\x02\x35\x53" + b"\x82",  # another field
         b"\x01\n",  # a line end
         b"\x02 5",
@@ -531,7 +533,7 @@ def test_the_short_way_leads_where_the_long_way_does(
     ],
 )
 def test_a_known_block_with_another_end_is_not_taken_for_one(value: bytes) -> None:
-    """What follows a known beginning is one string, or the block is decoded like any other."""
+    """Unless exactly one string follows a known beginning, the block is decoded as usual."""
     for beginnings in (1, 3):
         connection, client = connected(), Client(huffman=False)
         for stream in range(1, 2 * beginnings, 2):
@@ -540,7 +542,7 @@ def test_a_known_block_with_another_end_is_not_taken_for_one(value: bytes) -> No
         head = plain[9 : -len(b"\x025S")]
         connection.receive(frame(HEADERS, END_HEADERS, 101, head + value) + data(101))
         asked = [item for item in connection.requests() if item[0] == 101]
-        if value.endswith(b"\x82"):  # :method behind other fields
+        if value.endswith(b"\x82"):  # :method after other fields
             assert not asked
             assert code_of(said(connection)[-1]) == Code.PROTOCOL_ERROR
         elif connection.closed:
@@ -614,7 +616,7 @@ def test_streams_beyond_the_limit_are_refused_and_come_back_later() -> None:
         (RST_STREAM, 2001, Code.REFUSED_STREAM),
         (RST_STREAM, 2003, Code.REFUSED_STREAM),
     ]
-    # What the client had sent on them before it knew is passed over.
+    # Frames that the client sent on them before it knew are ignored.
     connection.receive(data(2003, b"x", end=False) + window(2003, 1) + data(2003) + rst(2001))
     assert connection.take() == b""
     connection.receive(rst(1) + client.call(2005))
@@ -634,7 +636,7 @@ def test_trailers_on_a_stream_that_we_reset_are_decoded_and_passed_over() -> Non
 
 
 def poured(connection: Connection[dict[bytes, bytes]]) -> dict[int, bytes]:
-    """What DATA there is now, by stream."""
+    """Return the DATA to send now, by stream."""
     found: dict[int, bytes] = {}
     for item in said(connection):
         if item.kind == DATA:
@@ -656,7 +658,7 @@ def test_a_long_reply_waits_for_the_windows_and_is_sent_in_frames() -> None:
     *rest, tail = said(connection)
     assert sum(len(item.payload) for item in rest) == len(LONG) - 65_545
     assert tail[:3] == (HEADERS, END_HEADERS | END_STREAM, 1)
-    # It is closed: what the client still says about it is passed over.
+    # The stream is closed, so the client's further frames on it are ignored.
     connection.receive(window(1, 5) + rst(1))
     assert connection.take() == b""
 
@@ -741,7 +743,9 @@ def test_our_window_is_opened_again_when_the_data_is_used() -> None:
 
 
 def test_padding_is_given_back_at_once() -> None:
-    """Or a body of many padded frames would use up the stream's window before its own limit."""
+    """Otherwise a body of many padded frames would exhaust the stream's
+    window before its own limit.
+    """
     connection, client = connected(), Client()
     connection.receive(client.headers(1))
     for _ in range(900):
@@ -766,7 +770,7 @@ def test_a_body_that_is_too_long_is_not_kept() -> None:
     connection.receive(data(1, bytes(16_384), end=False))
     ((stream, _, _, body),) = connection.requests()
     assert (stream, body) == (1, None)
-    # It is still coming in when the reply goes out: the rest need not be sent.
+    # The body is still arriving when the reply is sent; the rest need not be sent.
     connection.send(1, block(((b":status", b"200"), (b"grpc-status", b"8")), end=True))
     taken = said(connection)
     assert [item.kind for item in taken if item.kind != WINDOW_UPDATE] == [HEADERS, RST_STREAM]
@@ -812,7 +816,7 @@ def test_all_unfinished_bodies_together_are_bounded() -> None:
     assert streams(connection) == [3]
 
 
-# Replies that nobody takes
+# Replies that nobody reads
 
 
 def test_requests_wait_while_replies_do() -> None:
@@ -826,7 +830,7 @@ def test_requests_wait_while_replies_do() -> None:
     assert not has_requests(connection)
     connection.take()
     assert streams(connection) == []
-    # There is room again when one of them is on its way, or given up.
+    # There is room again when one of them is sent or given up.
     connection.receive(rst(1) + rst(3))
     assert has_requests(connection)
     assert next(connection.requests())[0] == 2 * answered + 1
@@ -881,12 +885,12 @@ def test_a_drain_serves_what_was_asked_and_says_when_it_ends() -> None:
     connection.drain()
     first, ping = said(connection)
     assert (first.kind, first.payload[:8]) == (GOAWAY, b"\x7f\xff\xff\xff\0\0\0\0")
-    # What the client asks before it knows is served.
+    # Requests that the client sends before it knows are served.
     connection.receive(client.call(5) + frame(PING, ACK, 0, ping.payload))
     (second,) = said(connection)
     assert (second.kind, second.payload[:8]) == (GOAWAY, (5).to_bytes(4, "big") + bytes(4))
     assert streams(connection) == [5]
-    # What it asks after that is not, however often.
+    # Later requests are not served, however many there are.
     for stream in (7, 9, 11):
         connection.receive(client.call(stream) + data(stream, b"more") + client.headers(stream, end=True))
     assert streams(connection) == []

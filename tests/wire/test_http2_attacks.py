@@ -1,8 +1,9 @@
-"""Attacks that have a CVE each: how long a connection bears them, what it holds meanwhile, what they cost.
+"""Attacks with CVEs: how long a connection tolerates them, what it holds meanwhile, what they cost.
 
-Rapid reset (CVE-2023-44487) and its made-by-the-server kin (CVE-2025-8671), floods of CONTINUATION (CVE-2024-27316),
-SETTINGS, PING, RST_STREAM, empty and padded DATA, PRIORITY (CVE-2019-9511 to 9518), header bombs alone
-(CVE-2016-6581) and held by a shut window (CVE-2026-49975), windows of one byte, peers that do not read.
+Rapid reset (CVE-2023-44487) and its variant by the server (CVE-2025-8671), floods of CONTINUATION
+(CVE-2024-27316), SETTINGS, PING, RST_STREAM, empty and padded DATA, PRIORITY (CVE-2019-9511 to
+9518), header bombs alone (CVE-2016-6581) and held by a shut window (CVE-2026-49975), windows of one
+byte, peers that do not read.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ ODD: Final = range(1, 2**31, 2)
 
 
 def short(stream: int, *, end: bool = True) -> bytes:
-    """A request's HEADERS, its block known after the first."""
+    """Return a request's HEADERS, whose block is known after the first."""
     return frame(HEADERS, END_HEADERS | (END_STREAM if end else 0), stream, BLOCK)
 
 
 def trailing(kind: int, flags: int = 0, payload: bytes = b"", stream: int = 1) -> Callable[[], Iterator[bytes]]:
-    """An open stream, and then always the same frame."""
+    """Return an attack: an open stream, and then always the same frame."""
 
     def attack() -> Iterator[bytes]:
         yield short(1, end=False)
@@ -75,7 +76,7 @@ def rapid_reset_of_half_requests() -> Iterator[bytes]:
 
 
 def rapid_reset_by_the_server() -> Iterator[bytes]:
-    """MadeYouReset: the client breaks a rule on each stream, and we reset it."""
+    """MadeYouReset: the client breaks a rule on each stream, and the server resets it."""
     for stream in ODD:
         yield short(stream)
         yield window(stream, 0)
@@ -171,7 +172,9 @@ def test_a_flood_ends_the_connection_and_holds_nothing(flood: str, piece: int) -
 
 
 def test_who_asks_a_lot_may_say_a_lot() -> None:
-    """As grpc-go does, which estimates the bandwidth: a PING a round trip, and WINDOW_UPDATE for what it has read."""
+    """grpc-go sends a PING per round trip to estimate the bandwidth, and
+    WINDOW_UPDATE for what it reads.
+    """
     connection = Connection(dict)
     connection.receive(HELLO)
     for stream in range(1, 40_000, 2):
@@ -215,7 +218,7 @@ def test_who_reads_large_replies_may_say_so_often() -> None:
 
 
 def memory_of(work: Callable[[], object]) -> int:
-    """The most that it holds at any time, in bytes."""
+    """Return the peak of allocated memory during some work, in bytes."""
     gc.collect()
     tracemalloc.start()
     try:
@@ -226,7 +229,9 @@ def memory_of(work: Callable[[], object]) -> int:
 
 
 def test_a_header_bomb_is_defused_while_it_is_decoded() -> None:
-    """Before our settings are known: an entry of 4,000 bytes, and a thousand references to it."""
+    """Before the client knows our settings: an entry of 4,000 bytes, and
+    a thousand references to it.
+    """
     bomb = frame(HEADERS, END_HEADERS, 1, BLOCK[1:] + b"\x40\x01x\x7f\xa1\x1e" + b"y" * 4000 + b"\xbe" * 10_000)
     connection = Connection(dict)
     connection.receive(PREFACE + settings())
@@ -236,7 +241,9 @@ def test_a_header_bomb_is_defused_while_it_is_decoded() -> None:
 
 
 def test_header_lists_are_not_held_by_a_shut_window() -> None:
-    """CVE-2026-49975: a small block with a large meaning on every stream, and no window for the replies."""
+    """CVE-2026-49975: a small block for large headers on every stream,
+    and no window for the replies.
+    """
     connection = Connection(lambda headers: len(headers))
     connection.receive(PREFACE + settings((4, 0)))
     # An entry of 3,900 bytes goes into the table; each request has it four times, in four bytes.
@@ -266,7 +273,9 @@ def test_a_block_of_a_thousand_table_sizes_is_bounded_by_its_length() -> None:
 
 @pytest.mark.parametrize("block", [b"\0\1x\0" * 500, b"\x82" * 16_000, b"\0\x7f\xf0\x7c" + b"\x07" * 16_000])
 def test_the_slowest_block_is_bounded(block: bytes) -> None:
-    """Many fields, many references, one long Huffman code: none takes more than its length allows."""
+    """Many fields, many references, one long Huffman code: the time is
+    bounded by the block's length.
+    """
     connection = Connection(dict)
     connection.receive(HELLO)
     began = time.process_time()
@@ -278,7 +287,7 @@ def test_the_slowest_block_is_bounded(block: bytes) -> None:
 
 
 def test_replies_that_are_not_read_are_bounded() -> None:
-    """Whatever the windows: opened wide and not read, or shut."""
+    """With wide windows that are not read, and with closed ones."""
     for initial in (0, 1, 65_535, 2**31 - 1):
         connection = Connection(dict)
         connection.receive(HELLO + settings((4, initial)))
@@ -303,7 +312,9 @@ TRICKLES: Final[dict[str, Callable[[int], bytes]]] = {
 
 @pytest.mark.parametrize("whose", TRICKLES)
 def test_windows_of_a_byte_do_not_keep_us_busy(whose: str) -> None:
-    """500 replies wait, and each frame lets one byte of one of them go, or changes all their windows."""
+    """500 replies wait, and each frame allows one byte of one of them,
+    or changes all their windows.
+    """
     connection = Connection(dict)
     connection.receive(HELLO + settings((4, 0)))
     for stream in ODD[:500]:
@@ -361,7 +372,7 @@ def test_unfinished_bodies_are_bounded() -> None:
 
 
 def test_requests_that_wait_are_bounded() -> None:
-    """While replies wait, requests do; and our window stays shut, so that they are few."""
+    """While replies wait, requests wait too, and our window stays closed, so that they are few."""
     connection = Connection(dict)
     connection.receive(HELLO + settings((4, 0)))
     taken = b""

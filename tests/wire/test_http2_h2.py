@@ -1,4 +1,4 @@
-"""A second opinion: the `h2` library as the client of our connection, and beside it as another server."""
+"""A comparison with the `h2` library: as the client of our connection, and as another server."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def client_of_h2() -> h2.connection.H2Connection:
 
 
 class Conversation:
-    """h2 as the client. It raises when the server breaks a rule."""
+    """h2 as the client, which raises when the server breaks a rule."""
 
     def __init__(self) -> None:
         self.server = Connection(dict)
@@ -59,7 +59,7 @@ class Conversation:
         self.gone = False
 
     def ask(self, size: int, *, padding: int | None, end: bool) -> None:
-        """A request with a body of that size, as far as its window lets it."""
+        """Send a request with a body of this size, as far as the window allows."""
         stream = self.client.get_next_available_stream_id()
         self.client.send_headers(stream, [*REQUEST, ("grpc-timeout", f"{size}u")])
         body = bytes((stream & 255,)) * size
@@ -72,7 +72,7 @@ class Conversation:
         self.asked[stream] = body
 
     def exchange(self, size: int, *, acknowledge: bool) -> None:
-        """What is to be said, both ways, until nobody has anything more to say."""
+        """Exchange bytes in both directions until neither side has any more."""
         while True:
             sent = self.client.data_to_send()
             self.server.receive(sent)
@@ -115,7 +115,7 @@ class Conversation:
                 self.gone = True
 
     def let_go(self) -> None:
-        """Acknowledge what was held back."""
+        """Acknowledge the data that was not acknowledged yet."""
         held, self.held_back = self.held_back, {}
         for stream, size in held.items():
             self.client.acknowledge_received_data(size, stream)
@@ -177,7 +177,7 @@ def test_h2_as_a_client_finds_nothing_wrong(steps: list[tuple[object, ...]]) -> 
         assert talk.got.get(stream, b"") == talk.replies[stream]
     talk.server.drain()
     goaway, ping = frames(talk.server.take())
-    # h2 takes any GOAWAY for the end, and no PING after it.
+    # For h2 any GOAWAY is the end, and it accepts no PING afterwards.
     for event in talk.client.receive_data(frame(*goaway)):
         talk.take(event, acknowledge=True)
     assert talk.gone
@@ -188,7 +188,7 @@ def test_h2_as_a_client_finds_nothing_wrong(steps: list[tuple[object, ...]]) -> 
 
 # Beside another server
 
-#: Where the two say different things about one frame: (its type, ours, theirs), and why that is so.
+#: Intended differences about one frame: (its type, our error, their error), and the reason.
 DIFFERENCES: Final[dict[tuple[int, Code | None, Code | None], str]] = {
     (HEADERS, Code.COMPRESSION_ERROR, Code.PROTOCOL_ERROR): "section 4.3 asks for COMPRESSION_ERROR",
     (HEADERS, Code.COMPRESSION_ERROR, Code.STREAM_CLOSED): "two errors; the table is everybody's, so it comes first",
@@ -220,7 +220,7 @@ PAYLOADS: Final = (
 
 
 def verdict(said: bytes) -> Code | None:
-    """The first error code."""
+    """Return the first error code."""
     return next((code_of(item) for item in frames(said) if item.kind in (GOAWAY, RST_STREAM)), None)
 
 

@@ -1,4 +1,6 @@
-"""HTTP/2 under whatever a peer can send: nothing raises, everything stays within its bound, no window is exceeded."""
+"""HTTP/2 with any input: nothing raises, everything stays within its
+bound, no window is exceeded.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,7 @@ BLOCKS: Final = (
     b"\xff\xff\xff\xff\xff",
 )
 
-#: Few streams, so that their frames meet; now and then one of ours, or a far one.
+#: Few streams, so that their frames interact; at times one of the server's, or a distant one.
 STREAM: Final = st.sampled_from([1, 3, 5, 7, 1, 3, 0, 2, 2**31 - 1, 1 | 1 << 31])
 SIZES: Final = st.sampled_from([0, 1, 2, 255, 16_383, 65_535, 2**31 - 1, 2**31, 2**32 - 1])
 FLAGS: Final = st.sampled_from([0, END_STREAM, END_HEADERS, END_STREAM | END_HEADERS, PADDED, 0xFF])
@@ -84,7 +86,7 @@ FRAME: Final = st.one_of(
     st.builds(lambda ack, payload: frame(PING, ack, 0, payload), st.sampled_from([0, ACK]), st.just(b"drain\0\0\0")),
     st.just(frame(GOAWAY, 0, 0, bytes(8))),
 )
-#: Streams that go on, as a good client has them.
+#: Increasing streams, as a good client uses them.
 CALLS: Final = st.lists(st.integers(0, 3), max_size=30).map(
     lambda kinds: b"".join(
         (CLIENT.call(2 * at + 1), CLIENT.headers(2 * at + 1), data(2 * at - 1), window(0, 100))[kind] if at else b""
@@ -99,7 +101,7 @@ def cut(whole: bytes, places: list[int]) -> list[bytes]:
 
 
 def outcome(pieces: list[bytes]) -> tuple[list[object], bytes, bool]:
-    """What is asked, all that is said, and whether the connection has ended."""
+    """Return the requests, all sent bytes, and whether the connection has ended."""
     connection = Connection(dict)
     for piece in pieces:
         connection.receive(piece)
@@ -125,20 +127,23 @@ def test_any_frames_in_any_pieces(sent: list[bytes], places: list[int]) -> None:
 
 
 class Peer:
-    """The client's view: what it lets us send, and what is due to it. It fails when we say what we must not."""
+    """The client's view: what it allows us to send, and what it is due.
+
+    It fails if we send more.
+    """
 
     def __init__(self) -> None:
         self.connection = Connection(dict)
         self.window = 65_535
         self.initial = 65_535
         self.frame_size = 16_384
-        self.streams: dict[int, int] = {}  # what may be sent beyond the initial window
+        self.streams: dict[int, int] = {}  # what may be sent in addition to the initial window
         self.replied: dict[int, str] = {}
-        self.settings: deque[bytes] = deque()  # sent, and not yet acknowledged: what was said before is by the old ones
+        self.settings: deque[bytes] = deque()  # sent, and not acknowledged yet
         self.ended = False
 
     def sends(self, piece: bytes) -> None:
-        """Send whole frames, and keep the books on them."""
+        """Send whole frames, and account for them."""
         for item in frames(piece.removeprefix(PREFACE)):
             if item.kind == WINDOW_UPDATE and len(item.payload) == 4:
                 increment = int.from_bytes(item.payload, "big") & 0x7FFFFFFF
@@ -231,7 +236,7 @@ def test_any_frames_answers_and_time(actions: list[tuple[str, int | bytes]]) -> 
 @EXAMPLES
 @given(st.lists(st.sampled_from(["call", "long", "settings", "window"]), max_size=30), st.integers(0, 3000))
 def test_a_good_client_gets_every_reply_whole(kinds: list[str], size: int) -> None:
-    """Whatever it does to its windows, as long as it opens them in the end."""
+    """It may change its windows in any way, as long as it opens them in the end."""
     connection, client = Connection(dict), Client()
     connection.receive(HELLO + settings_frame((4, 100)))
     replies: dict[int, bytes] = {}

@@ -1,4 +1,4 @@
-"""A stream's states: the table in the code, the one that people read, and what a connection does are the same."""
+"""A stream's states: the code's table, the documented one, and a connection's behaviour agree."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def too_long(connection: Wire) -> None:
         connection.take()
 
 
-#: By event: what makes it happen, the stream's own window being shut.
+#: What causes each event, with the stream's own window closed.
 CAUSES: Final[dict[Event, Callable[[Wire], object]]] = {
     Event.HEADERS: lambda connection: connection.receive(Client().headers(STREAM)),
     Event.END_STREAM: lambda connection: connection.receive(data(STREAM, b"query")),
@@ -36,7 +36,7 @@ CAUSES: Final[dict[Event, Callable[[Wire], object]]] = {
     Event.FITS: lambda connection: connection.receive(window(STREAM, len(REPLY))),
     Event.RESET: lambda connection: connection.receive(rst(STREAM)),
 }
-#: By state: the events that lead there.
+#: The events that lead to each state.
 WAYS: Final = {
     State.IDLE: (),
     State.OPEN: (Event.HEADERS,),
@@ -47,7 +47,7 @@ WAYS: Final = {
 
 
 def in_state(state: State) -> Wire:
-    """A connection whose stream is in that state, by single steps, each to where the table says."""
+    """Return a connection whose stream is in this state; check each step with the table."""
     connection = connected()
     connection.receive(settings((4, 0)))
     now = State.IDLE
@@ -72,7 +72,7 @@ def test_every_event_in_every_state(state: State, event: Event) -> None:
     elif (state, event) == (State.DUE, Event.FITS):
         assert after is State.DUE, "a window that is opened before there is a reply"
     else:
-        # Nothing, or an error of the stream's or of the connection's.
+        # Nothing, or an error of the stream or the connection.
         assert after in (state, State.CLOSED) or connection.closed
     assert_bounded(connection)
     connection.take()
@@ -81,9 +81,9 @@ def test_every_event_in_every_state(state: State, event: Event) -> None:
 
 @pytest.mark.parametrize("end", [State.DUE, State.CLOSED])
 def test_the_short_way_passes_over_two_states(end: State) -> None:
-    """HEADERS and DATA side by side; a reply that fits."""
+    """HEADERS and DATA arrive together; the reply fits the window."""
     connection, client = connected(), Client(once=True)
-    for stream in (1, 3):  # learnt by the first
+    for stream in (1, 3):  # the first makes the block known
         connection.receive(client.call(stream))
         assert connection.state_of(stream) is State.DUE
         if end is State.CLOSED:

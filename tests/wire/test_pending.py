@@ -1,4 +1,4 @@
-"""Queries that wait for another server: over UDP, TCP and gRPC they hold up no others, and get their replies."""
+"""Queries that wait for another server delay no others, over UDP, TCP and gRPC, and get replies."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def reply_to(message: bytes, records: Sequence[bytes] = ()) -> bytes:
 
 
 class FakeReader:
-    """No store: the resolver below needs none."""
+    """Has no store, because the resolver below needs none."""
 
     def begin(self) -> None:
         return None
 
 
 class FakeResolver:
-    """Answers at once, but for names that begin with "slow"; "broken" ones fail when their records are there."""
+    """Answers at once, except for "slow…" names; "broken…" names fail when their records arrive."""
 
     counts: dict[int, int]
 
@@ -253,11 +253,11 @@ def test_stop_does_not_wait_for_the_other_server() -> None:
     asyncio.run(run())
 
 
-# grpcio, which has a thread for each that waits; what else is to be said of gRPC is in test_service
+# grpcio, which has a thread for each waiting call; test_service has the other tests of gRPC
 
 
 class Grpc:
-    """A server on a unix socket; its upstream's loop runs in a thread of its own."""
+    """A server on a unix socket; its upstream's loop runs in a separate thread."""
 
     def __init__(self, path: Path) -> None:
         self.loop = asyncio.new_event_loop()
@@ -274,7 +274,7 @@ class Grpc:
         assert self._idle == others + 2
 
     def settles(self) -> None:
-        """Waits until it has as many threads as at first."""
+        """Wait until it has as many threads as at first."""
         wait_until(lambda: threads() == self._idle, DEADLINE, "as many threads as before")
 
     def release(self) -> None:
@@ -298,7 +298,7 @@ def server(tmp_path: Path) -> Iterator[Grpc]:
 
 
 def threads() -> int:
-    """Those of servers; grpcio leaves a stopped one's to the end of the process."""
+    """Return the number of servers' threads; grpcio keeps those of stopped servers."""
     return sum(thread.name == "grpc" for thread in threading.enumerate())
 
 

@@ -1,4 +1,6 @@
-"""The native transport's sockets: peers that are slow, silent, many, wrong or gone, and what others notice of it."""
+"""The native transport's sockets: slow, silent, many, wrong or
+vanished peers do not affect others.
+"""
 
 from __future__ import annotations
 
@@ -52,18 +54,18 @@ def server(tmp_path: Path) -> Iterator[Serving]:
 
 @pytest.fixture
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tick is a hundredth of a second."""
+    """Make a tick a hundredth of a second."""
     monkeypatch.setattr(native, "_TICK", 0.01)
 
 
 @pytest.fixture
 def timeless(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the test makes ticks."""
+    """Let only the test make ticks."""
     monkeypatch.setattr(native, "_TICK", 3600.0)
 
 
 class Raw:
-    """A client that says what it likes."""
+    """A client that sends any bytes."""
 
     def __init__(self, server: Serving, hello: bytes = HELLO) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -78,7 +80,7 @@ class Raw:
         self.socket.sendall(b"".join(parts))
 
     def frame(self) -> Frame | None:
-        """The next frame; None at the end."""
+        """Return the next frame; None at the end."""
         while len(self._rest) < 9 or len(self._rest) < 9 + int.from_bytes(self._rest[:3], "big"):
             try:
                 more = self.socket.recv(1 << 16)
@@ -93,7 +95,7 @@ class Raw:
         return Frame(found[3], found[4], int.from_bytes(found[5:9], "big"), found[9:])
 
     def until(self, *kinds: int) -> Frame:
-        """The next of these; others are passed over."""
+        """Return the next frame of these types; ignore others."""
         while True:
             found = self.frame()
             assert found is not None, "it was closed"
@@ -101,7 +103,7 @@ class Raw:
                 return found
 
     def at_end(self) -> list[Frame]:
-        """All that comes until it is closed."""
+        """Return all frames until the connection is closed."""
         found = []
         while (item := self.frame()) is not None:
             found.append(item)
@@ -126,7 +128,7 @@ def call(client: Raw, stream: int = 1, message: bytes = MESSAGE) -> bytes:
 
 
 def works(server: Serving) -> None:
-    """Somebody else is served as ever."""
+    """Check that another client is served as usual."""
     with raw(server) as other:
         assert unpack(call(other)[5:]) == reply_to(query())
 
@@ -147,7 +149,7 @@ def test_the_server_speaks_first(server: Serving) -> None:
 
 
 def test_what_comes_at_once_is_answered_at_once(server: Serving) -> None:
-    """From one moment of the store, in one piece: the socket has it all when it has any."""
+    """From one snapshot of the store, and in one piece: the socket has all replies or none."""
     with raw(server) as client:
         client.until(SETTINGS)
         client.until(SETTINGS)
@@ -236,7 +238,7 @@ def test_a_peer_that_does_not_read_is_not_read_from_and_then_dropped(hasty: None
 
 
 def test_late_replies_to_a_peer_that_does_not_read_are_not_kept(server: Serving) -> None:
-    """Those that other servers had to be asked for come when they come."""
+    """Replies that needed other servers arrive at any time."""
     big = message_frame(pack(query("sized-60000.test.")))
     slow = message_frame(pack(query(SLOW)))
     with raw(server, HELLO + settings((4, 2**31 - 1)) + window(0, 2**30)) as client:
@@ -287,7 +289,7 @@ def test_who_says_nothing_is_left(hasty: None, server: Serving, sent: bytes) -> 
 
 
 def test_who_is_slow_is_left(hasty: None, server: Serving) -> None:
-    """A byte now and then keeps no connection open."""
+    """A byte at times does not keep a connection open."""
     stop = threading.Event()
     with raw(server) as client:
 
@@ -321,7 +323,7 @@ def test_a_silent_peer_is_asked_whether_it_lives(hasty: None, server: Serving) -
 
 
 def test_a_peer_that_does_not_close_is_closed(hasty: None, server: Serving) -> None:
-    """What is written last is not waited for, when nobody reads."""
+    """The last bytes do not delay the end if nobody reads them."""
     with raw(server, HELLO + settings((4, 2**31 - 1)) + window(0, 2**30)) as client:
         client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         big = message_frame(pack(query("sized-60000.test.")))
@@ -373,7 +375,7 @@ def test_nobody_who_is_at_work_makes_room(server: Serving, monkeypatch: pytest.M
 
 
 def test_no_more_descriptors_end_nothing(hasty: None, server: Serving) -> None:
-    """Who comes waits until there is one."""
+    """A new connection waits until there is a descriptor."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with raw(server) as first, socket.socket(socket.AF_UNIX) as second:
         call(first)
@@ -427,7 +429,7 @@ def test_a_drain_says_goodbye_twice_and_closes(server: Serving) -> None:
         stopping.start()
         first = client.until(GOAWAY)
         assert first.payload[:4] == b"\x7f\xff\xff\xff"
-        # What is asked before the second is served.
+        # Requests before the second GOAWAY are served.
         ping = client.until(PING)
         client.send(client.client.call(3, MESSAGE), frame(PING, ACK, 0, ping.payload))
         second = client.until(GOAWAY)
@@ -441,7 +443,7 @@ def test_a_drain_says_goodbye_twice_and_closes(server: Serving) -> None:
 
 
 def test_deadlines_hold_in_a_drain(hasty: None, server: Serving, caplog: pytest.LogCaptureFixture) -> None:
-    """A reply that its peer does not let through holds up no stop."""
+    """A reply that its peer does not read does not delay a stop."""
     with raw(server, HELLO + settings((4, 0))) as client:
         client.send(client.client.call(1, MESSAGE))
         client.until(HEADERS)
@@ -457,7 +459,7 @@ def test_deadlines_hold_in_a_drain(hasty: None, server: Serving, caplog: pytest.
 
 
 def test_the_listening_socket_outlives_the_server(server: Serving) -> None:
-    """Who connects while one process ends and the next begins waits, if somebody holds the socket."""
+    """A client that connects between two processes waits, if somebody holds the socket."""
     assert server.server is not None
     with server.server._listening.dup() as held:
         server.stop(1.0)
@@ -505,7 +507,7 @@ def test_nghttp_sees_that_it_has_come_to_the_wrong_place(port: int) -> None:
 
 
 def test_grpcio_with_its_keepalive(server: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is answered, PING by PING: three of them while calls go on."""
+    """Each PING is answered; there are three while calls go on."""
     pings = []
 
     def counted(connection: Connection[Any], flags: int, stream: int, payload: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The service over either transport, with grpcio as the client: the same calls have the same outcomes."""
+"""The service over both transports, with grpcio as the client: equal calls have equal outcomes."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_health_is_asked_of_the_whole_and_of_the_service(server: Serving) -> Non
 
 @pytest.mark.parametrize("name", ["broken.test.", "slow-and-broken.test."])
 def test_a_bug_is_internal_and_logged_once(server: Serving, caplog: pytest.LogCaptureFixture, name: str) -> None:
-    """Contract 5. CoreDNS asks its next address then."""
+    """Contract 5: CoreDNS then asks its next address."""
     call = server.method()
     server.release()
     with caplog.at_level(logging.ERROR):

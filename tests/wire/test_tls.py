@@ -1,4 +1,6 @@
-"""TLS over either transport: who is let in, with what, and certificates that are replaced while it runs."""
+"""TLS over both transports: which clients are let in, and certificates
+that are replaced at run time.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,7 @@ NAME: Final = "headwater.test"
 
 @dataclass
 class Pki:
-    """A CA for the server, one for its clients, and files."""
+    """A CA for the server, one for its clients, and their files."""
 
     folder: Path
     ca: trustme.CA
@@ -44,7 +46,7 @@ class Pki:
         return made
 
     def issue(self, ca: trustme.CA | None = None) -> None:
-        """A new certificate in the same files."""
+        """Write a new certificate to the same files."""
         leaf = (ca or self.ca).issue_cert(NAME)
         (self.folder / "tls.key").write_bytes(leaf.private_key_pem.bytes())
         (self.folder / "tls.crt").write_bytes(b"".join(blob.bytes() for blob in leaf.cert_chain_pems))
@@ -54,7 +56,7 @@ class Pki:
         return Certificates(str(self.folder / "tls.crt"), str(self.folder / "tls.key"), client_ca)
 
     def client(self, ca: trustme.CA) -> tuple[bytes, bytes]:
-        """(key, certificate) of a client."""
+        """Return (key, certificate) of a client."""
         leaf = ca.issue_cert("coredns.test")
         return leaf.private_key_pem.bytes(), leaf.cert_chain_pems[0].bytes()
 
@@ -71,7 +73,7 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @contextlib.contextmanager
 def secure(server: Serving, ca: trustme.CA, client: tuple[bytes, bytes] | None = None) -> Iterator[Any]:
-    """A call over a new connection."""
+    """Yield a call over a new connection."""
     key, cert = client or (None, None)
     credentials = grpc.ssl_channel_credentials(ca.cert_pem.bytes(), key, cert)
     options = (("grpc.ssl_target_name_override", NAME), ("grpc.use_local_subchannel_pool", 1))
@@ -84,7 +86,7 @@ def ask(call: Any) -> bytes:
 
 
 def refused(call: Any) -> bool:
-    """Whether no connection comes about."""
+    """Return whether no connection can be made."""
     try:
         call(pack(query()), timeout=DEADLINE)
     except grpc.RpcError as error:
@@ -174,7 +176,7 @@ def test_files_that_cannot_be_used_change_nothing(
             assert ask(call) == reply_to(query())
 
 
-# What TLS must be like (RFC 9113 section 9.2)
+# Requirements on TLS (RFC 9113 section 9.2)
 
 
 def handshake(server: Serving, context: ssl.SSLContext) -> ssl.SSLSocket:
@@ -257,7 +259,7 @@ def test_the_files_are_those_of_the_settings(pki: Pki) -> None:
 
 
 def test_a_link_that_points_elsewhere_is_another_version(pki: Pki) -> None:
-    """As a mounted Secret is replaced: the names stay, a folder's link changes."""
+    """A mounted Secret is replaced in this way: the names stay, and a folder's link changes."""
     for number in (1, 2):
         folder = pki.folder / f"..{number}"
         folder.mkdir()
