@@ -118,13 +118,10 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Change(
                 "writer.ledger:Ledger._take_events",
-                "            outcome.records_changed += self._write(partial(self._post, events=some))\n",
-                "            versions = [\n"
-                "                Progress(e.resource, getattr(getattr(e, 'decoded', e), 'resource_version'))\n"
-                "                for e in some\n"
-                "            ]\n"
-                "            self._write(partial(self._post, events=versions))\n"
-                "            outcome.records_changed += self._write(partial(self._post, events=some))\n",
+                "            outcome.records_changed += self._write(partial(self._post, events=some), outcome.costs)\n",
+                "            for part in (True, False):\n"
+                "                these = [item for item in some if isinstance(item, Progress) is part]\n"
+                "                outcome.records_changed += self._write(partial(self._post, events=these), outcome.costs)\n",
             ),
         ),
         (),
@@ -215,7 +212,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "while a list is in doubt, events move the version on",
-        (Change("writer.ledger:Ledger._post", "if version and event.resource not in self.doubts:", "if version:"),),
+        (Change("writer.ledger:Ledger._post", "if event.resource in self.doubts:", "if False:"),),
         (),
     ),
     Mutant(
@@ -246,9 +243,10 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Change(
                 "writer.lists:differing",
-                "        if its_owner != owner:\n",
-                "        if True:\n",
+                "for owner, some in groupby(sorted(found), itemgetter(0)):",
+                "for (owner, _), some in groupby(sorted(found), itemgetter(0, 1)):",
             ),
+            Change("writer.lists:chunks", "size >= _CHUNK", "True"),
         ),
         (),
     ),

@@ -246,12 +246,14 @@ class Child:
         assert self._pid is not None
         code = forks.orphans_exit_code(self._pid)
         if code is None:
+            self._away.close()  # it lives, and serves its connections itself
             _log.warning("%s goes on without the forkserver that it came from", self.name)
         while code is None and not link.closed.is_set():
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_UNLINKED):
                     await link.closed.wait()
             code = forks.orphans_exit_code(self._pid)
+        self._turn_away_soon()
         looked = 0
         while code is None:
             await asyncio.sleep(_LOOK)
