@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -300,3 +302,26 @@ def test_greatest_message_passes() -> None:
         theirs.setblocking(False)
         assert theirs.send(bytes(control.MAX_MESSAGE)) == control.MAX_MESSAGE
         assert len(ours.recv(control.MAX_MESSAGE)) == control.MAX_MESSAGE
+
+
+_AFTER_THE_END: Final = """
+import os
+from headwater.supervise import forks
+
+context = forks.begin()
+first, _ = forks.servers()
+forks.end()
+os.waitpid(first, 0)
+try:
+    forks.start(context, print, ("forked",), "late")
+except OSError as error:
+    print(error, len(set(forks.servers()) - {first}))
+"""
+
+
+def test_a_thread_that_forks_after_the_end_starts_no_other_forkserver() -> None:
+    """It would outlive the instance, and write a traceback into the log."""
+    done = subprocess.run(
+        [sys.executable, "-c", _AFTER_THE_END], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert (done.stdout, done.stderr) == ("the instance is stopping 1\n", "")

@@ -112,7 +112,7 @@ def servers() -> list[int]:
 
 def ensure_running() -> None:
     """Start again those that have died, and reap them."""
-    forkserver.ensure_running()
+    forkserver._forkserver.ensure_running()
 
 
 def kill_server() -> None:
@@ -126,10 +126,18 @@ def kill_server() -> None:
 
 
 def end() -> None:
-    """Kill both, also when they hang; the children do not notice."""
+    """Kill both, also when they hang; the children do not notice.
+
+    A thread that is about to fork finds no forkserver, and starts no other one.
+    """
+    forkserver._forkserver.ensure_running = _refuse  # type: ignore[method-assign]
     for pid in servers():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def _refuse() -> None:
+    raise OSError("the instance is stopping")
 
 
 def orphans_exit_code(pid: int) -> int | None:
