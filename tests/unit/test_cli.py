@@ -37,7 +37,7 @@ SERVE_FLAGS = {
     "--transport", "--state-dir", "--admin", "--admin-details", "--dns",
     "--ttl", "--negative-ttl", "--pods", "--endpoint-pod-names",
     "--ignore-empty-service", "--namespace", "--log-level", "--log-format", "--zonal", "--namespace-labels",
-    "--labels", "--upstream", "--list", "--max-staleness", "--audit-interval",
+    "--labels", "--upstream", "--list", "--max-staleness", "--extended-errors", "--audit-interval",
     "--second-opinion",
 }  # fmt: skip
 ALL_FLAGS = SOURCE_FLAGS | LISTEN_FLAGS | SERVE_FLAGS
@@ -240,6 +240,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "--zonal": ("yes", True),
     "--list": ("stream", "stream"),
     "--max-staleness": ("1h1m30s", 3690.0),
+    "--extended-errors": ("true", True),
     "--audit-interval": ("0", 0.0),
     "--second-opinion": ("off", "off"),
     "--namespace-labels": ("team=db", "team=db"),
