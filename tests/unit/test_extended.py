@@ -85,7 +85,7 @@ def small(tmp_path: Path) -> Small:
         annotated(headless("served", "prod"), publish="serving"),
         slice_of("served", at("10.0.1.9", hostname="s-0", conditions=NOT_READY), namespace="prod"),
         # Ready, and without an address that DNS can have: what is left out only the compiler knows.
-        headless("odd", "prod"), slice_of("odd", at("169.254.1.1", hostname="odd-0"), namespace="prod"),
+        headless("odd", "prod"), slice_of("odd", at("10.0.0.300", hostname="odd-0"), namespace="prod"),
         headless("bare", "prod"),
         headless("hollow", "prod"), slice_of("hollow", namespace="prod"),
         cluster_ip("api", "172.16.0.1", namespace="prod"),
@@ -128,7 +128,8 @@ SAID = {
     "many-7777.many.prod": "prod/many: more endpoints than are looked at for an answer",
     f"{LONG}.{LONG}": "headless, no EndpointSlice",
     # Nothing is said of what is answered, of namespaces that are not there, and of names that no object has.
-    "db.prod": "", "db.staging": "", "odd.prod": "", "odd-0.odd.prod": "", "prod": "", "*.prod": "", "a.b.c.d.e.prod": "", "\\000.db.prod": "",
+    "db.prod": "", "db.staging": "", "odd.prod": "", "odd-0.odd.prod": "",
+    "prod": "", "*.prod": "", "a.b.c.d.e.prod": "", "\\000.db.prod": "",
     "\\195\\164.db.prod": "",
 }  # fmt: skip
 
