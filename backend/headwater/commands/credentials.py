@@ -21,7 +21,7 @@ def kubeconfig(named: str | None) -> str | None:
     if found is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
         usual = Path.home() / ".kube" / "config"
         if not usual.is_file():
-            raise SettingsError("--kubeconfig", "there are no credentials (--kubeconfig FILE)")
+            raise SettingsError("--kubeconfig", "there are no credentials: name a file")
         return str(usual)
     return found
 
