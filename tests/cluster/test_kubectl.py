@@ -1,8 +1,8 @@
 """`kubectl headwater` on a real API server, whose port-forward leads to instances that run here.
 
-kwok is the kubelet of its pods: it takes the API server's port-forward, and passes it to an address of
-this machine (its ClusterPortForward). So everything between is real: the credentials, the permissions,
-the WebSocket, the instances.
+kwok is the kubelet of its pods: it takes the API server's port-forward, and passes it to an address
+of this machine (its ClusterPortForward). So everything between is real: the credentials, the
+permissions, the WebSocket, the instances.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Names of manifests that are not applied yet, beside those that real controllers then make of them."""
+"""Names of manifests that are not applied yet, and those that real controllers make of them."""
 
 from __future__ import annotations
 

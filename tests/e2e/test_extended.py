@@ -80,7 +80,7 @@ def test_no_reply_is_truncated_for_a_reason(headwater: Headwater, tmp_path: Path
 def test_a_cache_in_the_zones_own_block_takes_reasons_away(
     headwater: Headwater, tmp_path: Path, cache: str, passed: bool
 ) -> None:
-    """CoreDNS's cache drops OPT records of every reply that it passes on, and adds one of its own."""
+    """CoreDNS's cache drops the OPT record of every reply that it passes on, and adds its own."""
     block = headwater.grpc_corefile_stanza()
     with CoreDNS(tmp_path, block.replace("    errors\n", f"    errors\n    {cache}\n", 1)) as coredns:
         assert [told(dig(coredns.port, DOWN)) for _ in range(2)] == [NONE_READY if passed else ""] * 2

@@ -1,4 +1,4 @@
-"""Extended errors with a text: what they say, to whom, at what cost, and that `explain` says it too."""
+"""Extended errors with a text: what they say, to whom, at what cost; and `explain` says it too."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def asked(name: str, qtype: str = "A", *, payload: int = 1232, edns: bool = True
 
 @contextmanager
 def resolver_of(small: Small, settings: Settings | None = None) -> Iterator[Callable[[bytes], bytes]]:
-    """What an answer process replies under --extended-errors; `settings`: others than the writer's."""
+    """Reply as under --extended-errors; `settings`: others than the writer's."""
     reader = Reader(small.state_dir, small.identity)
     reader.follow()
     chosen = settings or small.settings
@@ -127,7 +127,8 @@ SAID = {
     "x.away.prod": "prod/away: an ExternalName, no names below it",
     "many-7777.many.prod": "prod/many: more endpoints than are looked at for an answer",
     f"{LONG}.{LONG}": "headless, no EndpointSlice",
-    # Nothing is said of what is answered, of namespaces that are not there, and of names that no object has.
+    # Nothing is said of what is answered, of namespaces that are not there, and of names that no
+    # object has.
     "db.prod": "", "db.staging": "", "odd.prod": "", "odd-0.odd.prod": "",
     "prod": "", "*.prod": "", "a.b.c.d.e.prod": "", "\\000.db.prod": "",
     "\\195\\164.db.prod": "",
@@ -228,7 +229,7 @@ def test_a_reason_that_meets_a_bug_costs_no_answer(small: Small, caplog: pytest.
 
 
 def test_the_objects_that_are_looked_at_are_bounded(tmp_path: Path) -> None:
-    """Thousands of slices, and a slice of a megabyte: a part of the index is read, and few objects."""
+    """Thousands of slices, or a slice of a megabyte: few entries and few objects are read."""
     small = Small(tmp_path).fill(
         headless("many", "prod"), *(slice_of("many", name=f"many-{n:05}", namespace="prod") for n in range(5000)),
         headless("huge", "prod"),

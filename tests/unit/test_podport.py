@@ -1,4 +1,4 @@
-"""A pod's port over the API server's WebSocket: frames in any pieces, errors, ends; and who may not."""
+"""A pod's port over a WebSocket: frames in any pieces, errors, ends; and who may not use it."""
 
 from __future__ import annotations
 

@@ -283,10 +283,10 @@ class ApiServer:
         return answer.response
 
     def open_port(self, namespace: str, pod: str, port: int) -> PodPort:
-        """A connection to a port of a pod (`pods/portforward`). It reaches what listens on loopback.
+        """Connect to a port of a pod (`pods/portforward`). It reaches what listens on loopback.
 
-        Raises RequestFailed, and Unreachable when the server cannot be talked to. Several threads may
-        call it.
+        Raises RequestFailed, and Unreachable when the server cannot be talked to. Several threads
+        may call it.
         """
         # Here, because it loads 2 MiB that serving does not need.
         import websocket
@@ -335,7 +335,7 @@ def _refusal(response: Any, resource: str, verb: str) -> RequestFailed:
 
 
 def _message(body: bytes) -> str:
-    """What a Status says, or the beginning of another body."""
+    """Return the message of a Status, or the beginning of another body."""
     try:
         return str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError):

@@ -110,10 +110,11 @@ class _Pods(Struct):
 
 
 def find(server: Server, namespace: str, selector: str, port: int) -> tuple[list[Replica], list[str]]:
-    """Headwater's running pods in their order, and what could not be looked at.
+    """Return Headwater's running pods in their order, and what could not be looked at.
 
-    `namespace` and `selector`: "" for the usual ones; every pod of a given selector counts. `port`: the
-    admin port, 0 for the one that the containers name. Raises NotThere when there is no pod.
+    `namespace` and `selector`: "" for the usual ones; every pod of a given selector counts.
+    `port`: the admin port, 0 for the one that the containers name. Raises NotThere when there is no
+    pod.
     """
     namespaces = (namespace,) if namespace else NAMESPACES
     found: dict[tuple[str, str], Replica] = {}
@@ -141,7 +142,7 @@ def find(server: Server, namespace: str, selector: str, port: int) -> tuple[list
 
 
 def ask(server: Server, replica: Replica, path: str) -> tuple[int, bytes]:
-    """The status and the body of a page of its admin port. Raises NotThere."""
+    """Return the status and the body of a page of its admin port. Raises NotThere."""
     try:
         return get(server.open_port(replica.namespace, replica.pod, replica.port), path, _MOST)
     except RequestFailed as error:

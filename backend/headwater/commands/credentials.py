@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def kubeconfig(named: str | None) -> str | None:
-    """The file of a flag, of KUBECONFIG, or the usual one; None in a pod, which has its own credentials.
+    """Return the file of a flag, of KUBECONFIG, or the usual one; None in a pod, which has its own.
 
     Raises SettingsError when there is none.
     """
@@ -27,7 +27,7 @@ def kubeconfig(named: str | None) -> str | None:
 
 
 def api_server(named: str | None, context: str | None) -> ApiServer:
-    """It is not connected to before it is asked. Raises SettingsError."""
+    """Return the API server, not connected to before it is asked. Raises SettingsError."""
     from headwater.cluster.api import ApiServer
 
     return ApiServer(kubeconfig(named), context, {})

@@ -159,7 +159,10 @@ def _names(source: _Source, settings: Settings, reading: Reading | None = None) 
 
 
 def _compared(before: _Source, after: _Source, settings: Settings) -> Differences:
-    """What differs. Manifests and a cluster are compared in the manifests' namespaces, or those of --namespace."""
+    """Compare two sources.
+
+    Manifests and a cluster are compared in the manifests' namespaces, or in those of --namespace.
+    """
     from headwater.explain.preview import comparable, differences, namespaces_of
 
     manifests = [source for source in (before, after) if isinstance(source, _Manifests)]

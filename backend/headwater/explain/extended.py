@@ -28,8 +28,8 @@ from headwater.wire import names
 from headwater.wire.question import Question
 from headwater.wire.types import AAAA, MNEMONICS, A
 
-#: Bytes of a Service and its slices that are looked at, as the store keeps them: some 600 endpoints.
-#: docs/limits.md has what that costs.
+#: Bytes of a Service and its slices that are looked at, as the store keeps them: some 900 pods.
+#: docs/limits.md has the cost.
 ROOM: Final = 64 << 10
 #: The letters of an object's name. What has others names no object, and is not repeated.
 _LETTERS: Final = frozenset(b"abcdefghijklmnopqrstuvwxyz0123456789-_")

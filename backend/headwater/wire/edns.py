@@ -72,9 +72,9 @@ def opt(rcode: int, *, do: bool, ede: int = 0) -> bytes:
 
 
 def with_error(reply: bytes, ede: int, text: str, most: int) -> bytes:
-    """A reply that ends with our OPT without options, with an extended error in it.
+    """Put an extended error into a reply that ends with our OPT without options.
 
-    The text is UTF-8 (RFC 8914 section 2), of at most `most` bytes: it is cut between two characters.
+    The text is UTF-8 (RFC 8914 section 2). It is cut between two characters, to `most` bytes.
     """
     extra = text.encode(errors="replace")[:most].decode(errors="ignore").encode()
     option = _OPTION.pack(Option.EDE, _CODE.size + len(extra)) + _CODE.pack(ede) + extra

@@ -27,7 +27,7 @@ from headwater.writer.process import required_resources
 if TYPE_CHECKING:
     from headwater.cluster.api import ApiServer
 
-#: Failures of a list after which a later try may succeed, as `reflector.Counters.errors` names them.
+#: Failures of a list after which a later try may succeed, as in `reflector.Counters.errors`.
 _PASSING: Final = frozenset(("410", "429", "503", "504", Trouble.EXPIRED.value, Trouble.TOO_LARGE.value))
 #: Failures of one resource's list before it is given up.
 _TRIES: Final = 5
@@ -63,7 +63,8 @@ def write(settings: Settings, state_dir: Path, report: Report = silent) -> Ident
 def write_cluster(settings: Settings, state_dir: Path, server: ApiServer, report: Report = silent) -> Identity:
     """List a cluster once, as the watch process does, and compile it into a new store.
 
-    Return the store's identity. The folder is empty. `server` has the selectors of the settings. Raises Unlisted.
+    Return the store's identity. The folder is empty. `server` has the selectors of the settings.
+    Raises Unlisted.
     """
     identity = Identity(source_of(settings), settings.records_fingerprint())
     resources = required_resources(settings)
