@@ -37,7 +37,7 @@ SERVE_FLAGS = {
     "--transport", "--state-dir", "--admin", "--admin-details", "--dns",
     "--ttl", "--negative-ttl", "--pods", "--endpoint-pod-names",
     "--ignore-empty-service", "--namespace", "--log-level", "--log-format", "--zonal", "--namespace-labels",
-    "--labels", "--upstream", "--list", "--max-staleness", "--audit-interval",
+    "--labels", "--upstream", "--list", "--max-staleness", "--extended-errors", "--audit-interval",
     "--second-opinion",
 }  # fmt: skip
 ALL_FLAGS = SOURCE_FLAGS | LISTEN_FLAGS | SERVE_FLAGS
@@ -145,7 +145,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     shown = " ".join(capsys.readouterr().out.split())
     modules = {file.stem for file in (ROOT / "backend" / "headwater" / "commands").glob("*.py")}
     listed = {name: text for section in COMMANDS.values() for name, text in section.items()}
-    assert set(listed) == modules - {"__init__", "cli", "help", "options"}
+    assert set(listed) == modules - {"__init__", "cli", "credentials", "help", "kubectl", "options", "quiet"}
     for name, text in listed.items():
         assert f" {name} {text}" in shown
         help_text = command_of(name).help
@@ -240,6 +240,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "--zonal": ("yes", True),
     "--list": ("stream", "stream"),
     "--max-staleness": ("1h1m30s", 3690.0),
+    "--extended-errors": ("true", True),
     "--audit-interval": ("0", 0.0),
     "--second-opinion": ("off", "off"),
     "--namespace-labels": ("team=db", "team=db"),

@@ -14,6 +14,7 @@ import pytest
 from headwater.admin.collector import HeadwaterCollector
 from headwater.answer.counts import Reason
 from headwater.cluster.objects import ANNOTATIONS
+from headwater.commands import kubectl
 from headwater.commands.cli import COMMANDS
 from headwater.commands.options import default_text
 from headwater.explain.explanation import Cause, Explanation
@@ -101,13 +102,24 @@ def test_no_other_command_has_flags_of_its_own() -> None:
     }
 
 
+@pytest.mark.parametrize("name", ["status", "explain", "history"])
+def test_the_plug_ins_flags_are_documented(name: str) -> None:
+    text = (ROOT / "docs" / "kubectl.md").read_text()
+    found = [
+        opt for item in kubectl.command.commands[name].params if isinstance(item, click.Option) for opt in item.opts
+    ]
+    assert [flag for flag in found if f"`{flag}" not in text] == []
+    assert f"| `{name}" in text
+
+
 #: Flags of other programs in the documentation, and click's own.
 FOREIGN = {"--quick", "--help", "--version"}
 
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_every_flag_that_is_spoken_of_exists(page: Path) -> None:
-    known = {opt for _, command in commands() for item in command.params for opt in (*item.opts, *item.secondary_opts)}
+    every = [command for _, command in commands()] + list(kubectl.command.commands.values())
+    known = {opt for command in every for item in command.params for opt in (*item.opts, *item.secondary_opts)}
     # Flags in backticks, and in commands that begin with ours.
     text = page.read_text()
     spoken = re.findall(r"`(--[a-z][a-z-]+)", text)

@@ -183,6 +183,7 @@ COSTS = {
     "headwater.commands.check": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "yaml", "ssl"),
     "headwater.commands.corefile": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "asyncio"),
     "headwater.commands.explain": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "dnslib", "asyncio"),
+    "headwater.commands.kubectl": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "dnslib", "asyncio"),
     "headwater.commands.config": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "asyncio"),
     "headwater.commands.demo": ("kubernetes", "grpc", "lmdb", "uvicorn", "msgspec", "dnslib"),
     "headwater.supervise.supervisor": ("kubernetes", "grpc", "lmdb"),

@@ -234,6 +234,7 @@ def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path
         "namespaces": ("default",),
         "list_mode": "stream",
         "max_staleness": 60.0,
+        "extended_errors": True,
         "audit_interval": 0.0,
         "second_opinion": "off",
         "namespace_labels": "team=db",

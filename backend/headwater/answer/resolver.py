@@ -6,6 +6,7 @@ byte (`long`). Where both can answer, their replies are equal: a test asks both.
 
 from __future__ import annotations
 
+from headwater.answer.extended import Extended, Say
 from headwater.answer.long import LongWay
 from headwater.answer.short import Answer, ShortWay
 from headwater.answer.state import State
@@ -24,11 +25,14 @@ class Resolver:
     server; None when not even an id can be read.
     """
 
-    def __init__(self, reader: Reader, settings: Settings) -> None:
+    def __init__(self, reader: Reader, settings: Settings, say: Say | None = None) -> None:
+        """`say` tells the reasons of negative replies, for `--extended-errors`."""
         self._state = State(settings)
         self._long_way = LongWay(reader, self._state).answer
         # The method of an attribute: that is one call less than a method that calls it.
         self.answer = ShortWay(self._state, self._long_way).answer
+        if say is not None:
+            self.answer = Extended(self.answer, say).answer
 
     @property
     def counts(self) -> dict[int, int]:

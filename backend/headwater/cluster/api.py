@@ -15,7 +15,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final, cast
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import urllib3
 import yaml
@@ -27,6 +27,7 @@ from kubernetes.config.config_exception import ConfigException
 
 from headwater.cluster import plugins
 from headwater.cluster.objects import Resource
+from headwater.cluster.podport import PodPort, Unreachable
 from headwater.cluster.reflector import RequestFailed, Trouble
 from headwater.cluster.refusals import PATHS, failure
 from headwater.cluster.timing import USUAL, Timing
@@ -281,6 +282,34 @@ class ApiServer:
             raise RequestFailed(Trouble.UNVERIFIED, f"{self.host}: {' '.join(str(error.reason).split())}") from None
         return answer.response
 
+    def open_port(self, namespace: str, pod: str, port: int) -> PodPort:
+        """Connect to a port of a pod (`pods/portforward`). It reaches what listens on loopback.
+
+        Raises RequestFailed, and Unreachable when the server cannot be talked to. Several threads
+        may call it.
+        """
+        # Here, because it loads 2 MiB that serving does not need.
+        import websocket
+        from kubernetes.stream import ws_client
+
+        client = self.prepare()
+        path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(pod, safe='')}/portforward"
+        try:
+            with plugins.limited(self._timing.plugin):
+                _, url, headers, _, _ = client.param_serialize("GET", path, auth_settings=["BearerToken"])
+            websocket.setdefaulttimeout(_READ_TIMEOUT)
+            address = ws_client.get_websocket_url(url, [("ports", str(port))])  # type: ignore[no-untyped-call]
+            headers["sec-websocket-protocol"] = ws_client.V4_CHANNEL_PROTOCOL
+            connection = ws_client.create_websocket(client.configuration, address, headers)  # type: ignore[no-untyped-call]
+        except websocket.WebSocketBadStatusException as error:
+            text = _message(error.resp_body or b"")
+            raise failure(error.status_code, text, "pods/portforward", "create") from None
+        except ConfigException as error:
+            raise RequestFailed(Trouble.CREDENTIALS, f"{self.host}: {error}") from None
+        except (websocket.WebSocketException, OSError, ValueError) as error:
+            raise Unreachable(f"{self.host}: no WebSocket: {error}") from None
+        return PodPort(connection)
+
     def close(self) -> None:
         if self._client is not None:
             self._client.rest_client.pool_manager.clear()
@@ -301,11 +330,16 @@ def _refusal(response: Any, resource: str, verb: str) -> RequestFailed:
         body = b""
     finally:
         response.close()
-    try:
-        message = str(json.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
-        message = body[:200].decode("utf-8", "replace") or str(response.reason)
+    message = _message(body) or str(response.reason)
     return failure(response.status, message, resource, verb, _seconds(response.headers.get("Retry-After")))
+
+
+def _message(body: bytes) -> str:
+    """Return the message of a Status, or the beginning of another body."""
+    try:
+        return str(json.loads(body)["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode("utf-8", "replace")
 
 
 def _seconds(retry_after: str | None) -> float:

@@ -99,8 +99,13 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the console script. An error that the user can mend is one line on standard error."""
+    return run(cli, "headwater", arguments)
+
+
+def run(command: click.Command, name: str, arguments: list[str] | None) -> int:
+    """Run a console script of that name."""
     try:
-        code = _run(arguments)
+        code = _run(command, name, arguments)
         sys.stdout.flush()
     except BrokenPipeError:
         try:
@@ -114,19 +119,19 @@ def main(arguments: list[str] | None = None) -> int:
     return code
 
 
-def _run(arguments: list[str] | None) -> int:
+def _run(command: click.Command, name: str, arguments: list[str] | None) -> int:
     try:
-        return int(cli.main(arguments, prog_name="headwater", standalone_mode=False) or 0)
+        return int(command.main(arguments, prog_name=name, standalone_mode=False) or 0)
     except click.exceptions.Abort:
         return INTERRUPTED
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return error.exit_code
     except click.ClickException as error:
-        click.echo(f"headwater: {_one_line(error)}", err=True)
+        click.echo(f"{name}: {_one_line(error)}", err=True)
         return error.exit_code
     except SettingsError as error:
-        click.echo(f"headwater: {error}", err=True)
+        click.echo(f"{name}: {error}", err=True)
         return USAGE
 
 

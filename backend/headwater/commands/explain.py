@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import logging
-import os
 import shutil
 import tempfile
 import time
@@ -16,8 +14,10 @@ from urllib.parse import urlencode
 import click
 
 from headwater.commands.cli import FAILED, NEGATIVE
+from headwater.commands.credentials import api_server
 from headwater.commands.help import flag
 from headwater.commands.options import settings_command
+from headwater.commands.quiet import quiet
 from headwater.settings.configuration import Configuration
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
@@ -154,9 +154,8 @@ def _from_manifests(settings: Settings, name: str, qtype: str) -> tuple[Explanat
     from headwater.explain.sources import FromManifests
     from headwater.writer import once
 
-    logging.getLogger("headwater").setLevel(logging.CRITICAL)  # what is wrong is raised, too
     try:
-        with tempfile.TemporaryDirectory(prefix="headwater-") as folder:
+        with quiet(), tempfile.TemporaryDirectory(prefix="headwater-") as folder:
             once.write(settings, Path(folder))
             found = _from_state(Path(folder), settings, name, qtype)
         items: Iterable[Item] = list(everything(settings.manifests))
@@ -170,17 +169,10 @@ def _api(settings: Settings) -> Objects:
     from headwater.explain.sources import FromApi
 
     def connect() -> Server:
-        from headwater.cluster.api import ApiServer
         from headwater.explain.look import NotSeen
 
-        kubeconfig = settings.kubeconfig or os.environ.get("KUBECONFIG")
-        if kubeconfig is None and "KUBERNETES_SERVICE_HOST" not in os.environ:
-            usual = Path.home() / ".kube" / "config"
-            if not usual.is_file():
-                raise NotSeen("the API server was not asked: there are no credentials (--kubeconfig FILE)")
-            kubeconfig = str(usual)
         try:
-            return ApiServer(kubeconfig, settings.context, {})
+            return api_server(settings.kubeconfig, settings.context)
         except SettingsError as error:
             raise NotSeen(f"the API server was not asked: {error}") from None
 

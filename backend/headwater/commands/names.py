@@ -1,10 +1,10 @@
-"""`headwater names`: the names that manifests would have, and those that a change adds or drops."""
+"""`headwater names`: the names of manifests or of a cluster, and what a change adds or drops."""
 
 from __future__ import annotations
 
 import json
-import logging
 import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,82 +12,193 @@ from typing import TYPE_CHECKING
 import click
 
 from headwater.commands.cli import FAILED, NEGATIVE
+from headwater.commands.credentials import kubeconfig
 from headwater.commands.help import flag
 from headwater.commands.options import settings_command
+from headwater.commands.quiet import quiet
 from headwater.settings.configuration import Configuration
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from headwater.explain.look import Item
+    from headwater.explain.preview import Differences, Name
+    from headwater.store.environment import Snapshot
 
-    from headwater.explain.preview import Name
+    #: What is to be known of a store.
+    Reading = Callable[[Snapshot], list[Name]]
 
 
 @settings_command(
-    "List the names that manifests would have.\n\nStatefulSets and Deployments stand for the pods that they will "
-    "have; a name made of an address that is not known yet begins with ADDRESS. The exit code of --diff is 3 when "
-    "names differ, else 0."
+    "List the names that manifests would have.\n\nOr, with --kubeconfig or --context, those that a cluster has. "
+    "StatefulSets and Deployments stand for the pods that they will have; a name made of an address that is not "
+    "known yet begins with ADDRESS. The exit code is 3 when names are compared and differ, 1 when they could not be "
+    "listed, else 0."
 )
-@flag("--diff", metavar="PATH", multiple=True, help="Manifests to compare with: - is gone, + is new. Repeatable.")
+@flag("--diff", metavar="PATH", multiple=True,
+      help="Manifests to compare with: - is gone, + is new, ~ has other types. Repeatable.")  # fmt: skip
+@flag("--diff-kubeconfig", metavar="FILE", help="The cluster of this kubeconfig to compare manifests with.")
+@flag("--diff-context", metavar="NAME", help="The cluster of this context to compare manifests with.")
 @flag("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(configuration: Configuration, diff: tuple[str, ...], as_json: bool) -> int:
+def command(
+    configuration: Configuration,
+    diff: tuple[str, ...],
+    diff_kubeconfig: str | None,
+    diff_context: str | None,
+    as_json: bool,
+) -> int:
     from headwater.cluster.files import BadManifest
+    from headwater.writer.once import Unlisted
 
     settings = configuration.settings
-    if not settings.manifests:
-        raise SettingsError("--manifests", "the manifests whose names are listed are needed")
-    logging.getLogger("headwater").setLevel(logging.CRITICAL)  # what is wrong is raised, too
-    try:
-        found = _names(settings, settings.manifests)
-        before = _names(settings, diff) if diff else None
-    except (BadManifest, OSError) as error:
-        click.echo(f"headwater: {error}", err=True)
-        return FAILED
-    if before is None:
-        rows = [{"name": item.name, "types": list(item.types)} for item in found]
-        click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(_line(item) for item in found))
-        return 0
-    gone, new = sorted(set(before) - set(found)), sorted(set(found) - set(before))
-    if as_json:
-        click.echo(json.dumps({"gone": [_line(item) for item in gone], "new": [_line(item) for item in new]}, indent=2))
-    else:
-        marked = [*((item, "-") for item in gone), *((item, "+") for item in new)]
-        for item, mark in sorted(marked):
-            click.echo(f"{mark} {_line(item)}")
-    return NEGATIVE if gone or new else 0
-
-
-def _line(item: Name) -> str:
-    return f"{item.name} {','.join(item.types)}"
-
-
-def _names(settings: Settings, paths: Sequence[str]) -> list[Name]:
-    """Raises BadManifest, OSError."""
-    from headwater.cluster.files import BadManifest, everything
-    from headwater.explain.offline import opened
-    from headwater.explain.preview import expand, listed
-    from headwater.writer import once
-
-    for path in paths:
+    with_cluster = diff_kubeconfig is not None or diff_context is not None
+    if not settings.manifests and not (settings.kubeconfig or settings.context):
+        raise SettingsError("--manifests", "the manifests whose names are listed are needed, or --kubeconfig")
+    if with_cluster and (diff or not settings.manifests):
+        raise SettingsError("--diff-kubeconfig", "it is manifests that are compared with a cluster: --manifests PATH")
+    for path in diff:
         if not Path(path).exists():
             raise SettingsError("--diff", f"{path!r} does not exist")
-    with tempfile.TemporaryDirectory(prefix="headwater-") as folder:
-        file = Path(folder, "expanded.json")
+    try:
+        with quiet():
+            after: _Source = _Manifests(settings.manifests) if settings.manifests else _Cluster.of(settings)
+            if with_cluster:
+                found = _compared(_Cluster(diff_kubeconfig, diff_context), after, settings)
+            elif diff:
+                found = _compared(_Manifests(diff), after, settings)
+            else:
+                return _list(_names(after, settings), as_json=as_json)
+    except (BadManifest, Unlisted, OSError) as error:
+        click.echo(f"headwater: {error}", err=True)
+        return FAILED
+    _show(found, as_json=as_json)
+    return NEGATIVE if found else 0
+
+
+# Where names come from
+
+
+class _Manifests:
+    """Manifests, with what controllers would make of them."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self._paths = paths
+        self._expanded: list[Item] | None = None
+
+    def items(self) -> list[Item]:
+        """The objects. Raises BadManifest, OSError."""
+        from headwater.cluster.files import BadManifest, everything
+        from headwater.explain.preview import expand
+
+        if self._expanded is None:
+            try:
+                self._expanded = expand(everything(self._paths))
+            except BadManifest:
+                raise
+            except (AttributeError, TypeError, ValueError) as error:
+                what = ", ".join(self._paths)
+                raise BadManifest(f"{what}: a field is of another type than the API's: {error}") from None
+        return self._expanded
+
+    def write(self, settings: Settings, folder: Path) -> Settings:
+        """A store of them; the settings that read it. Raises BadManifest, OSError."""
+        from headwater.writer import once
+
+        file = folder / "expanded.json"
+        file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": self.items()}))
+        own = replace(settings, manifests=(str(file),), kubeconfig=None, context=None)
+        once.write(own, folder / "state")
+        return own
+
+
+class _Cluster:
+    """A cluster, listed once."""
+
+    def __init__(self, file: str | None, context: str | None) -> None:
+        self._file = file
+        self._context = context
+
+    @classmethod
+    def of(cls, settings: Settings) -> _Cluster:
+        return cls(settings.kubeconfig, settings.context)
+
+    def write(self, settings: Settings, folder: Path) -> Settings:
+        """A store of it; the settings that read it. Raises SettingsError, Unlisted."""
+        from headwater.cluster.api import ApiServer
+        from headwater.cluster.source import selectors_of
+        from headwater.writer import once
+
+        own = replace(settings, manifests=(), kubeconfig=kubeconfig(self._file), context=self._context)
+        server = ApiServer(own.kubeconfig, own.context, selectors_of(own))
         try:
-            items = expand(everything(paths))
-        except BadManifest:
-            raise
-        except (AttributeError, TypeError, ValueError) as error:
-            raise BadManifest(f"{', '.join(paths)}: a field is of another type than the API's: {error}") from None
-        file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
-        own = replace(settings, manifests=(str(file),))
-        once.write(own, Path(folder, "state"))
+            server.reload()
+            once.write_cluster(own, folder / "state", server)
+        finally:
+            server.close()
+        return own
+
+
+_Source = _Manifests | _Cluster
+
+
+def _names(source: _Source, settings: Settings, reading: Reading | None = None) -> list[Name]:
+    """Raises SettingsError, BadManifest, Unlisted, OSError."""
+    from headwater.explain.offline import opened
+    from headwater.explain.preview import listed
+
+    with tempfile.TemporaryDirectory(prefix="headwater-") as folder:
+        own = source.write(settings, Path(folder))
         with opened(Path(folder, "state"), own) as (reader, _):
             snapshot = reader.begin()
             if snapshot is None:
                 raise OSError("the store that was just written cannot be read")
             try:
-                return listed(snapshot)
+                return (reading or listed)(snapshot)
             finally:
                 snapshot.close()
+
+
+def _compared(before: _Source, after: _Source, settings: Settings) -> Differences:
+    """Compare two sources.
+
+    Manifests and a cluster are compared in the manifests' namespaces, or in those of --namespace.
+    """
+    from headwater.explain.preview import comparable, differences, namespaces_of
+
+    manifests = [source for source in (before, after) if isinstance(source, _Manifests)]
+    if len(manifests) == 2:
+        return differences(_names(before, settings), _names(after, settings))
+    namespaces = frozenset(settings.namespaces) or namespaces_of(manifests[0].items())
+
+    def reading(snapshot: Snapshot) -> list[Name]:
+        return comparable(snapshot, settings, namespaces)
+
+    return differences(_names(before, settings, reading), _names(after, settings, reading))
+
+
+# What is printed
+
+
+def _list(found: list[Name], *, as_json: bool) -> int:
+    rows = [{"name": item.name, "types": list(item.types)} for item in found]
+    click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(map(_line, found)))
+    return 0
+
+
+def _show(found: Differences, *, as_json: bool) -> None:
+    if as_json:
+        changed = [
+            {"name": was.name, "before": list(was.types), "after": list(now.types)} for was, now in found.changed
+        ]
+        rows = {"gone": [_line(item) for item in found.gone], "new": [_line(item) for item in found.new]}
+        click.echo(json.dumps({**rows, "changed": changed}, indent=2))
+        return
+    lines = [(item.name, f"- {_line(item)}") for item in found.gone]
+    lines += [(item.name, f"+ {_line(item)}") for item in found.new]
+    lines += [(was.name, f"~ {_line(was)} -> {','.join(now.types)}") for was, now in found.changed]
+    for _, line in sorted(lines):
+        click.echo(line)
+
+
+def _line(item: Name) -> str:
+    return f"{item.name} {','.join(item.types)}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from headwater.cluster.objects import EndpointSlice, Resource, Service, ServiceImport, packed_version, unpack
 from headwater.explain.explanation import Ref
@@ -16,15 +16,26 @@ KINDS: dict[Resource, str] = {
     "pods": "Pod",
     "serviceimports": "ServiceImport",
 }
+#: The bytes that the smallest object counts for when a look is bounded.
+_LEAST: Final = 1024
 #: Marks the slices of ServiceImports in the index, which has those of Services too.
 _IMPORT = "/"
 
 
-class Held:
-    """The objects in one snapshot of the store. Valid while the snapshot is open."""
+class TooMuch(Exception):  # noqa: N818 (what there is)
+    """The objects are more than may be looked at."""
 
-    def __init__(self, snapshot: Snapshot) -> None:
+
+class Held:
+    """The objects in one snapshot of the store. Valid while the snapshot is open.
+
+    `room`: bytes of objects that may be looked at, as the store keeps them; None for all. Beyond it
+    the methods for a Service, its slices and namespaces raise TooMuch, before they decode anything.
+    """
+
+    def __init__(self, snapshot: Snapshot, room: int | None = None) -> None:
         self.snapshot = snapshot
+        self._room = room
 
     def namespace(self, name: str) -> bool:
         """Return whether the store has a namespace."""
@@ -71,4 +82,9 @@ class Held:
         return Ref(KINDS[resource], namespace, name, version)
 
     def _data(self, resource: Resource, namespace: str, name: str) -> Any:
-        return self.snapshot.value("objects", f"{resource}/{namespace}/{name}".encode())
+        data = self.snapshot.value("objects", f"{resource}/{namespace}/{name}".encode())
+        if self._room is not None:
+            self._room -= max(_LEAST, len(data or b""))
+            if self._room < 0:
+                raise TooMuch
+        return data

@@ -2,7 +2,8 @@
 
 The fields and objects that the API server and the controllers would add are made up: a cluster IP,
 the pods of StatefulSets and Deployments, the EndpointSlices of Services with a selector. Addresses
-are not known before, so a label that is made of one is shown as ADDRESS.
+are not known before, so a label that is made of one is shown as ADDRESS. In a cluster that
+manifests are compared with, it counts as ADDRESS too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Any, Final
 
 from msgspec import Struct
 
+from headwater.answer.find import address_of_label
 from headwater.explain.look import Item
+from headwater.settings.settings import Settings
 from headwater.store.environment import Snapshot
 from headwater.store.node import HEAD, Flag
 from headwater.wire import names
@@ -110,7 +113,35 @@ def _port(port: Item, pod: Item) -> dict[str, Any] | None:
 
 def listed(snapshot: Snapshot) -> list[Name]:
     """Return every name with records in the store, without the names that every zone has."""
-    found: set[Name] = set()
+    return sorted({Name(_MADE_UP.sub("ADDRESS", text), types) for text, types, _ in _nodes(snapshot)})
+
+
+def comparable(snapshot: Snapshot, settings: Settings, namespaces: frozenset[str]) -> list[Name]:
+    """Return the names that manifests and a cluster can be compared by.
+
+    These are the names of Services in some namespaces. An address counts as ADDRESS, and AAAA as A.
+    """
+    zones = sorted(settings.forward_zones(), key=len, reverse=True)
+    found: dict[str, set[str]] = {}
+    for text, types, node in _nodes(snapshot):
+        zone = next((zone for zone in zones if text.endswith(f".{zone}")), None)
+        labels = [] if zone is None else text[: -len(zone) - 1].split(".")
+        if len(labels) < 3 or labels[-1] != "svc" or labels[-2] not in namespaces:
+            continue
+        address = address_of_label(labels[0].encode()) if len(labels) > 3 else None
+        if _MADE_UP.match(text) or (address is not None and address in bytes(node)):
+            text = f"ADDRESS{text[len(labels[0]) :]}"
+        found.setdefault(text, set()).update("A" if item == "AAAA" else item for item in types)
+    return sorted(Name(text, tuple(sorted(types))) for text, types in found.items())
+
+
+def namespaces_of(items: Iterable[Item]) -> frozenset[str]:
+    """Return the namespaces that manifests have Services in."""
+    return frozenset(_namespace(item) for item in items if item.get("kind") in ("Service", "ServiceImport"))
+
+
+def _nodes(snapshot: Snapshot) -> Iterator[tuple[str, tuple[str, ...], Any]]:
+    """Yield each name with records, the types of these, and its node."""
     for key, node in snapshot.scan("records", b""):
         text = names.text_of(key).rstrip(".")
         if ".svc." not in text and ".pod." not in text:
@@ -121,8 +152,29 @@ def listed(snapshot: Snapshot) -> list[Name]:
         types = [name for name, there in (("A", n_a or shared), ("AAAA", n_aaaa), ("SRV", flags & Flag.SRV or shared),
                                           ("CNAME", flags & Flag.OTHER)) if there]  # fmt: skip
         if types:
-            found.add(Name(_MADE_UP.sub("ADDRESS", text), tuple(types)))
-    return sorted(found)
+            yield text, tuple(types), node
+
+
+class Differences(Struct, frozen=True):
+    """What names come and go, and which have other types than before."""
+
+    gone: list[Name]
+    new: list[Name]
+    changed: list[tuple[Name, Name]]
+    """Before and after."""
+
+    def __bool__(self) -> bool:
+        return bool(self.gone or self.new or self.changed)
+
+
+def differences(before: Iterable[Name], after: Iterable[Name]) -> Differences:
+    """Compare two lists of names."""
+    was, now = ({item.name: item for item in side} for side in (before, after))
+    return Differences(
+        gone=[was[name] for name in sorted(was.keys() - now.keys())],
+        new=[now[name] for name in sorted(now.keys() - was.keys())],
+        changed=[(was[name], now[name]) for name in sorted(was.keys() & now.keys()) if was[name] != now[name]],
+    )
 
 
 def _of(item: Any, key: str) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from typing import Final
 
 import setproctitle
 
+from headwater.answer.extended import Say
 from headwater.answer.resolver import Resolver
 from headwater.process import control, log
 from headwater.process.progress import Progress
@@ -35,10 +36,11 @@ _FOLLOW: Final = (0.02, 0.25)
 _DRAIN: Final = 4.0
 
 
-def run(assignment: Assignment, end: socket.socket, explain: Explainer) -> None:
+def run(assignment: Assignment, end: socket.socket, explain: Explainer, say: Say | None = None) -> None:
     """The process's main function; `end` is its end of the link to the supervisor.
 
-    `explain` may import what it needs when it is first called.
+    `explain` may import what it needs when it is first called. `say` tells the reasons of negative
+    answers.
     """
     settings = assignment.settings
     setproctitle.setproctitle(f"headwater: answer {assignment.index}")
@@ -49,7 +51,7 @@ def run(assignment: Assignment, end: socket.socket, explain: Explainer) -> None:
     link = control.Link(end)
     reader = Reader(Path(settings.state_dir), assignment.identity)
     reader.follow()
-    resolver = Resolver(reader, settings)
+    resolver = Resolver(reader, settings, say)
     queries = Queries(reader, resolver, Upstream(settings.upstreams), settings.max_staleness)
     explaining = Explaining(explain, reader, resolver, settings)
     handlers: dict[type[control.Request], control.Handler] = {

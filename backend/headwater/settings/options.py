@@ -206,6 +206,8 @@ OPTIONS: Final = (
     Option("--negative-ttl", "negative_ttl", ANSWERS, "TTL of NXDOMAIN and NODATA.", "SECONDS", "number", basic=False),
     Option("--max-staleness", "max_staleness", ANSWERS, "SERVFAIL when the API server was not heard for that long, as "
            "in 5m; 0: answer on.", "DURATION", parse=parse_duration, show=duration_text, basic=False),
+    Option("--extended-errors", "extended_errors", ANSWERS, "Say in NXDOMAIN and NODATA why, to clients that sent EDNS "
+           "(RFC 8914), as in 'prod/db: 3 endpoints, none ready'.", kind="switch", basic=False),
     Option("--upstream", "upstreams", ANSWERS, "Where the targets of ExternalName Services outside the zones are "
            "asked. Repeatable.", "HOST:PORT", many=True, unset="the system's resolvers", parse=_each(Address.parse),
            show=_addresses, basic=False),

@@ -66,6 +66,8 @@ class Settings:
     list_mode: ListMode = "pages"
     max_staleness: float = 0.0
     """Seconds; no answer comes from older truth. 0: no limit."""
+    extended_errors: bool = False
+    """Whether negative answers say why (RFC 8914)."""
     audit_interval: float = 3600.0
     """Seconds between two comparisons of the store with the API server; 0: none."""
     second_opinion: Literal["on", "off"] = "on"

@@ -30,7 +30,12 @@ def answer(assignment: Assignment, end: socket.socket) -> None:
     """An answer process."""
     from headwater.serve.process import run
 
-    run(assignment, end, _explain)
+    if not assignment.settings.extended_errors:
+        run(assignment, end, _explain)
+        return
+    from headwater.explain.extended import Reasons
+
+    run(assignment, end, _explain, Reasons(assignment.settings).say)
 
 
 def _explain(asked: control.Explain, reader: Reader, resolver: Resolver, settings: Settings) -> bytes:

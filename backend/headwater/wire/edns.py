@@ -36,6 +36,7 @@ class Option(IntEnum):
 class Ede(IntEnum):
     """Extended errors (RFC 8914 section 4)."""
 
+    OTHER = 0
     STALE_ANSWER = 3
     NO_REACHABLE_AUTHORITY = 22
 
@@ -68,3 +69,13 @@ def opt(rcode: int, *, do: bool, ede: int = 0) -> bytes:
     """Our OPT: version 0, DO copied, and an extended error if there is one."""
     options = _OPTION.pack(Option.EDE, _CODE.size) + _CODE.pack(ede) if ede else b""
     return ROOT + _FIXED.pack(OPT, UDP_SIZE, rcode >> 4, 0, _DO if do else 0, len(options)) + options
+
+
+def with_error(reply: bytes, ede: int, text: str, most: int) -> bytes:
+    """Put an extended error into a reply that ends with our OPT without options.
+
+    The text is UTF-8 (RFC 8914 section 2). It is cut between two characters, to `most` bytes.
+    """
+    extra = text.encode(errors="replace")[:most].decode(errors="ignore").encode()
+    option = _OPTION.pack(Option.EDE, _CODE.size + len(extra)) + _CODE.pack(ede) + extra
+    return reply[: -_CODE.size] + _CODE.pack(len(option)) + option
