@@ -363,11 +363,12 @@ def dotted_pod_name(case: Case) -> bool:
 
 
 def topology_non_terminal(case: Case) -> bool:
-    """RFC 8020: topology zones exist below `_zone.SVC` and `pin._zone.SVC`:
+    """RFC 8020: topology zones exist below `_zone.SVC` and `pin._zone.SVC`: NODATA.
 
-    NODATA; CoreDNS says NXDOMAIN.
+    CoreDNS says NXDOMAIN. The same holds for SVC itself without endpoints, where CoreDNS says
+    NODATA for every topology zone.
     """
-    shapes = (("_zone",), ("pin", "_zone"), ("prefer", "_zone"))
+    shapes = ((), ("_zone",), ("pin", "_zone"), ("prefer", "_zone"))
     here = any(case.is_service_and(*shape) for shape in shapes)
     return here and case.nodata_for_nxdomain and case.oracle.below(case.name)
 

@@ -16,7 +16,7 @@ import pytest
 
 from tests.e2e.test_supervisor import MANIFEST, SERVICE
 from tests.harness.instance import Headwater
-from tests.harness.processes import wait_until
+from tests.harness.processes import Running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -101,6 +101,21 @@ def test_sigterm_at_any_point_of_the_start_stops_it(module: str, tmp_path: Path)
         instance.supervisor().send_signal(signal.SIGTERM)
         instance.go.touch()
         assert instance.process.wait(SETTLE) == 0
+        assert "Traceback" not in instance.log.read_text()
+
+
+def test_sigterm_stops_a_start_that_waits_for_its_configuration(tmp_path: Path) -> None:
+    """A pipe from which nothing comes."""
+    pipe = tmp_path / "headwater.toml"
+    os.mkfifo(pipe)
+    instance = First(tmp_path, "--manifests", tmp_path)
+    command = [*instance.command(), "--config", str(pipe)]
+    with Running("headwater", command, instance.log, cwd=tmp_path) as process, contextlib.closing(instance):
+        writer = wait_until(lambda: os.open(pipe, os.O_WRONLY | os.O_NONBLOCK), SETTLE, "it reads", ignoring=(OSError,))
+        (supervisor,) = psutil.Process(process.pid).children()
+        supervisor.send_signal(signal.SIGTERM)
+        assert process.wait(SETTLE) == 0
+        os.close(writer)
         assert "Traceback" not in instance.log.read_text()
 
 

@@ -146,3 +146,29 @@ def test_second_instance_is_refused(shared: str, headwater: Headwater, manifest:
     assert all(headwater.records(SERVICE, worker=worker) == ["10.44.0.1"] for worker in (0, 1))
     assert headwater.pids()["supervisor"] == headwater.process.pid
     assert psutil.Process(headwater.process.pid).status() != psutil.STATUS_ZOMBIE
+
+
+def test_process_that_dies_reading_ends_nothing_where_no_file_can_be_made(manifest: Path, tmp_path: Path) -> None:
+    """To take its store back needs a link, and the state directory has no inode left."""
+    with mounted(tmp_path / "headwater-state", "nr_inodes=64"), Headwater(tmp_path, "--manifests", manifest) as running:
+        with contextlib.suppress(OSError):
+            for number in range(64):
+                (running.state_dir / f"full-{number}").touch()
+        before = running.pids()
+        os.kill(before["answer 0"], signal.SIGBUS)
+        wait_until(lambda: is_back(running, "answer 0", before["answer 0"]), SETTLE, "the process is back")
+        assert running.records(SERVICE) == ["10.44.0.1"]
+        assert running.pids()["supervisor"] == before["supervisor"]
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", options, "headwater-supervisor", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], capture_output=True, check=False)

@@ -245,6 +245,37 @@ def test_a_mounted_configmap_is_read_once_and_its_change_is_seen(tmp_path: Path)
     assert signature([str(tmp_path)]) != before
 
 
+def test_a_hidden_folder_that_goes_meanwhile_is_not_missed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kubelet removes the folder of a ConfigMap's last version; to list it fails then."""
+    file = write(tmp_path / "a.yaml", service("a"))
+    write(tmp_path / "..2026_1" / "b.yaml", service("b"))
+    true_scandir = os.scandir
+
+    def scandir(path: Path) -> object:
+        if "..2026_1" in str(path):
+            raise FileNotFoundError(2, "No such file or directory")
+        return true_scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert files_of([str(tmp_path)]) == [file]
+
+
+def test_what_is_no_file_is_passed_over_and_what_cannot_be_known_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path / "a.yaml", service("a"))
+    (tmp_path / "loop.yaml").symlink_to("loop.yaml")
+    (tmp_path / "long.yaml").symlink_to("x" * 4000)
+    assert files_of([str(tmp_path)]) == [file]
+
+    def stale(_: Path) -> os.stat_result:
+        raise OSError(116, "Stale file handle")
+
+    monkeypatch.setattr(Path, "stat", stale)
+    with pytest.raises(OSError, match="Stale"):  # not an empty list, which would delete names
+        files_of([f"{tmp_path}/"])
+
+
 def test_the_signature_changes_with_the_files(tmp_path: Path) -> None:
     file = write(tmp_path / "a.yaml", service("a"))
     paths = [str(tmp_path), str(tmp_path / "missing.yaml")]
@@ -297,6 +328,9 @@ def test_the_signature_changes_with_the_files(tmp_path: Path) -> None:
         ("item.yaml", "apiVersion: v1\nkind: List\nitems:\n- apiVersion: v1\n", ":1", "no kind"),
         ("type.yaml", f"{service('a')}---\n{service('b', ip='[10.0.0.1]')}", ":9", "Service b: .*spec.clusterIP"),
         ("port.yaml", f"{service('b')}  ports: [{{port: http}}]", ":1", r"Service b: .*spec.ports\[0\].port"),
+        ("tag.yaml", 'kind: !!int ""', "", "not valid YAML"),
+        ("boolean.yaml", "kind: !!bool maybe", "", "not valid YAML"),
+        ("kind.yaml", "apiVersion: v1\nkind: [Service]\n", ":1", "the kind is text, not a list"),
         ("huge port.yaml", f"{service('b')}  ports: [{{port: {10**30}}}]", ":1", r"spec.ports\[0\].port"),
         ("yes.yaml", service("yes"), ":1", "metadata.name"),
         ("name.yaml", "apiVersion: v1\nkind: Service\nmetadata: {}\n", ":1", "Service without a name"),
@@ -341,6 +375,30 @@ def test_an_alias_bomb_in_a_field_that_nobody_reads_costs_nothing(tmp_path: Path
     lines = ["apiVersion: v1", "kind: Service", "metadata: {name: a}", "x0: &x0 [lol]"]
     lines += [f"x{level}: &x{level} [{', '.join([f'*x{level - 1}'] * 9)}]" for level in range(1, 30)]
     assert keys(write(tmp_path / "bomb.yaml", "\n".join(lines))) == [("services", "default/a")]
+
+
+@pytest.mark.parametrize(
+    "field", ["kind: *x29", "kind: Service\napiVersion: *x29", "kind: Service\nmetadata: {name: *x29}"]
+)
+def test_an_alias_bomb_is_never_written_out(field: str, tmp_path: Path) -> None:
+    """As text, for a message or a comparison, it would have 9 to the power of 29 letters."""
+    lines = ["x0: &x0 [lol]"]
+    lines += [f"x{level}: &x{level} [{', '.join([f'*x{level - 1}'] * 9)}]" for level in range(1, 30)]
+    lines += ["apiVersion: v1"] * ("apiVersion" not in field)
+    file = write(tmp_path / "bomb.yaml", "\n".join([*lines, field, ""]))
+    if "apiVersion" in field:
+        assert keys(file) == []
+    else:
+        with pytest.raises(BadManifest, match=f"{file}:1: ") as bad:
+            read(file)
+        assert len(str(bad.value)) < 500
+
+
+def test_a_bomb_of_merges_is_refused(tmp_path: Path) -> None:
+    lines = ["x0: &x0 {lol: lol}"]
+    lines += [f"x{level}: &x{level} {{<<: [{', '.join([f'*x{level - 1}'] * 9)}]}}" for level in range(1, 30)]
+    with pytest.raises(BadManifest, match="merging makes too many keys"):
+        read(write(tmp_path / "bomb.yaml", "\n".join([*lines, "kind: Service"])))
 
 
 def test_an_object_that_holds_itself_is_read(tmp_path: Path) -> None:

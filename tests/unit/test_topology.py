@@ -84,6 +84,7 @@ def zonal(world: Small) -> Small:
         ("pin._zone.web", "NODATA"),
         ("prefer._zone.web", "NODATA"),
         ("_zone.empty", "NODATA"),
+        ("empty", "NODATA"),
     ],
 )
 @pytest.mark.parametrize("edns", [False, True])

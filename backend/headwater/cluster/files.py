@@ -12,9 +12,12 @@ selector for one leaves it out.
 from __future__ import annotations
 
 import codecs
+import errno
 import json
 import logging
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -31,6 +34,10 @@ _SUFFIXES: Final = frozenset((".yaml", ".yml", ".json"))
 #: The deepest nesting: libyaml's composer recurses on the C stack and overflows it (24,000 levels
 #: in 8 MiB).
 _MAX_DEPTH: Final = 500
+#: The most keys that merging (<<) may add to a mapping: aliases of aliases would make billions.
+_MAX_MERGED: Final = 10_000
+#: What `stat` says of what is no file, or is gone by now. After others, such as EIO, nobody knows.
+_NO_FILE: Final = frozenset((errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG, errno.EACCES))
 
 Objects = dict[Resource, dict[tuple[str, str], Decoded]]
 Selectors = Mapping[Resource, Selector]
@@ -52,6 +59,12 @@ class BadManifest(ValueError):  # noqa: N818 (names a file)
 class _Loader(yaml.CSafeLoader):  # type: ignore[misc, unused-ignore]
     """YAML as Kubernetes reads it: a date is a string."""
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        before = len(node.value)
+        super().flatten_mapping(node)
+        if len(node.value) > before + _MAX_MERGED:
+            raise yaml.constructor.ConstructorError(None, None, "merging makes too many keys", node.start_mark)
+
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
@@ -60,18 +73,40 @@ _Loader.yaml_implicit_resolvers = {
 
 
 def files_of(paths: Iterable[str]) -> list[Path]:
-    """The manifest files of the paths, in a fixed order."""
+    """The manifest files of the paths, in a fixed order.
+
+    Raises OSError when a folder or a file's state cannot be read, because its content is unknown.
+    """
     found: dict[Path, None] = {}
     for text in paths:
         path = Path(text)
         if not path.is_dir():
             found[path] = None
             continue
-        for file in sorted(path.rglob("*")):
-            inside = file.relative_to(path).parts
-            if file.suffix in _SUFFIXES and file.is_file() and not any(part.startswith(".") for part in inside):
+        for file in sorted(_below(path)):
+            if file.suffix in _SUFFIXES and _is_file(file):
                 found[file] = None
     return list(found)
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """What is not hidden in a folder. A kubelet removes hidden folders while they are looked at."""
+    for place, folders, names in os.walk(folder, onerror=_unreadable):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(place, name) for name in names if not name.startswith("."))
+
+
+def _unreadable(error: OSError) -> None:
+    if error.errno not in _NO_FILE:
+        raise error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        _unreadable(error)
+        return False
 
 
 def signature(paths: Iterable[str]) -> list[tuple[Path, int, int, int]]:
@@ -119,8 +154,8 @@ def documents(file: Path) -> Iterator[tuple[int, Any]]:
         raise BadManifest(f"{file}{line}: not valid YAML: {problem}") from None
     except BadManifest:
         raise
-    except (ValueError, RecursionError) as error:
-        raise BadManifest(f"{file}: not valid YAML: {error}") from None
+    except Exception as error:  # noqa: BLE001 (yaml checks few of a tag's values: `!!int ""` is an IndexError)
+        raise BadManifest(f"{file}: not valid YAML: {error or type(error).__name__}") from None
     finally:
         loader.dispose()
 
@@ -176,7 +211,9 @@ def _read(file: Path, selectors: Selectors) -> list[_Found]:
     found: list[_Found] = []
     for line, document in documents(file):
         for item in _flattened(document, file, line):
-            resource = KINDS.get((str(item.get("apiVersion")), str(item.get("kind"))))
+            version, kind = item.get("apiVersion"), item.get("kind")
+            # Not str(kind): aliases could make a text of gigabytes of a list.
+            resource = KINDS.get((version, kind)) if isinstance(version, str) and isinstance(kind, str) else None
             if resource is None:
                 continue
             try:
@@ -185,7 +222,8 @@ def _read(file: Path, selectors: Selectors) -> list[_Found]:
                 found.append(_Found(resource, decoded, selector == EVERYTHING or selector.matches(_labels(item))))
             except OddObject as error:
                 name = (item.get("metadata") or {}).get("name") if isinstance(item.get("metadata"), dict) else None
-                raise BadManifest(f"{file}:{line}: {item['kind']} {name or 'without a name'}: {error}") from None
+                named = name if name and isinstance(name, str) else "without a name"
+                raise BadManifest(f"{file}:{line}: {kind} {named}: {error}") from None
     return found
 
 
@@ -215,9 +253,11 @@ def _flattened(document: Any, file: Path, line: int, *, inside: bool = False) ->
         raise BadManifest(
             f"{file}:{line}: a manifest is a mapping with apiVersion and kind, not a {_kind_of(document)}"
         )
-    kind = str(document.get("kind", ""))
+    kind = document.get("kind", "")
     if not kind:
         raise BadManifest(f"{file}:{line}: the document has no kind")
+    if not isinstance(kind, str):
+        raise BadManifest(f"{file}:{line}: the kind is text, not a {_kind_of(kind)}")
     if not kind.endswith("List") or (inside and kind != "List"):
         yield document
         return

@@ -10,6 +10,7 @@ from typing import Any, Final
 import click
 
 from headwater.commands.help import Formatted, flag, help_all
+from headwater.process import early
 from headwater.settings.configuration import configure, located
 from headwater.settings.error import SettingsError
 from headwater.settings.options import OPTIONS, Given, Option
@@ -40,7 +41,8 @@ def settings_command(help_: str, **attributes: Any) -> Callable[[Callable[..., i
         @functools.wraps(function)
         def run(config: str | None, **parameters: Any) -> int:
             flags = {option.flag: parameters.pop(option.field) for option in OPTIONS}
-            configuration = configure(flags, os.environ, config)
+            with early.stopping_at_once():  # the file may be a pipe that nobody writes to
+                configuration = configure(flags, os.environ, config)
             try:
                 return function(configuration, **parameters)
             except SettingsError as error:

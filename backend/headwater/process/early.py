@@ -6,15 +6,41 @@ first, before any slow import.
 
 from __future__ import annotations
 
+import contextlib
 import signal
+from collections.abc import Iterator
+from types import FrameType
 
 _heard: list[int] = []
+_at_once = False
 
 
 def listen() -> None:
     """Remember SIGTERM and SIGINT from here on."""
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: _heard.append(number))
+        signal.signal(number, _hear)
+
+
+def _hear(number: int, _: FrameType | None) -> None:
+    _heard.append(number)
+    if _at_once:
+        raise SystemExit(0)
+
+
+@contextlib.contextmanager
+def stopping_at_once() -> Iterator[None]:
+    """Exit at once when such a signal arrives within the block, or arrived before it.
+
+    The block may wait for ever, as for a pipe.
+    """
+    global _at_once
+    _at_once = True
+    try:
+        if _heard:
+            raise SystemExit(0)
+        yield
+    finally:
+        _at_once = False
 
 
 def asked() -> bool:

@@ -117,8 +117,12 @@ class Supervisor:
 
         The watch process makes a new one.
         """
+        try:
+            discard(Path(self.settings.state_dir))
+        except OSError as error:  # no inode is free, or the disk is read-only now
+            _log.error("a process died reading the stored state, which cannot be discarded: %s", error)
+            return
         _log.error("the stored state is discarded: a process died reading it")
-        discard(Path(self.settings.state_dir))
         self._watch.signal(signal.SIGTERM)
 
     async def _nothing_to_serve(self) -> bool:

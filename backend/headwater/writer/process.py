@@ -23,6 +23,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -71,6 +72,8 @@ _FILES_WAKE: Final = 200
 _UNMAP: Final = 50
 #: How often the moment is stored when the source was last heard, in seconds.
 _HEARD: Final = 0.5
+#: The most characters of what is wrong that is shown.
+_DETAIL: Final = 4096
 
 Changes = queue.Queue[Change | RawPage]
 
@@ -149,6 +152,8 @@ class Watcher:
         self._records_changed = 0
         self._detail = ""
         self._reload = threading.Event()
+        self._files: list[tuple[Path, int, int, int]] | None = None
+        """What the manifests looked like when they were read."""
         self._announced = False
         self._pages_taken = 0
         self._heard = store.heard() or (self._began, False)
@@ -228,19 +233,34 @@ class Watcher:
 
         paths = self._settings.manifests
         manifests = Manifests(paths, selectors_of(self._settings))
-        seen = signature(paths)
-        self._take_files(manifests)
+        look = partial(self._look_at_files, manifests)
+        look()
         # Watch the folders, because a watch on a file ends when the file is replaced. Compare the
         # signatures of the files, because a ConfigMap's files change when a link elsewhere changes.
         folders = [Path(path) for path in paths if Path(path).is_dir()]
         roots = {*folders, *(Path(path).absolute().parent for path in paths if not Path(path).is_dir())}
-        for _ in watch(*roots, stop_event=self.stopping, debounce=50, step=20, rust_timeout=_FILES_WAKE,
-                       yield_on_timeout=True, recursive=bool(folders), watch_filter=None):  # fmt: skip
-            now = signature(paths)
-            if self._reload.is_set() or now != seen:
+        try:
+            for _ in watch(*roots, stop_event=self.stopping, debounce=50, step=20, rust_timeout=_FILES_WAKE,
+                           yield_on_timeout=True, recursive=bool(folders), watch_filter=None):  # fmt: skip
+                look()
+        except Exception as error:  # noqa: BLE001 (a node has few inotify instances, and others use them)
+            _log.warning("the files cannot be watched, they are looked at again and again: %s", error)
+            while not self.stopping.wait(_FILES_WAKE / 1000):
+                look()
+
+    def _look_at_files(self, manifests: Manifests) -> None:
+        """Read the manifests if they have changed, or if the last look at them failed."""
+        try:
+            now = signature(self._settings.manifests)
+            if self._reload.is_set() or now != self._files:
                 self._reload.clear()
-                seen = now
                 self._take_files(manifests)
+                self._files = now
+        except Exception as error:  # noqa: BLE001 (what was read stays; the next look may do better)
+            problem = f"the manifests cannot be read: {error or type(error).__name__}"
+            if problem != self._detail:
+                _log.error("%s (trying on)", problem)
+            self._detail, self._files = problem, None
 
     def _take_files(self, manifests: Manifests) -> None:
         objects: Objects | None = manifests.load()
@@ -412,7 +432,9 @@ class Watcher:
         return WatchSnapshot(
             taken=now,
             ready=self.ledger.ready,
-            detail=self._refused or self._detail or ": ".join(filter(None, (self._waiting_for(), self._trouble()))),
+            detail=_bounded(
+                self._refused or self._detail or ": ".join(filter(None, (self._waiting_for(), self._trouble())))
+            ),
             resources={
                 resource: ResourceState(
                     connected=state.connected,
@@ -449,6 +471,11 @@ class Watcher:
             return "; ".join(f"{loss}: a second list is awaited" for loss in doubts)
         missing = [name for name, item in self._followers.items() if not item.reflector.state.relists]
         return f"waiting for the first complete list of {', '.join(missing)}" if missing else "compiling"
+
+
+def _bounded(text: str) -> str:
+    """Return a text that fits into a message: without what is no UTF-8, and cut."""
+    return text[:_DETAIL].encode(errors="backslashreplace").decode()
 
 
 def release_memory(store: Store) -> None:
