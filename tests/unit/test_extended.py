@@ -25,6 +25,9 @@ from headwater.store.environment import Reader, Snapshot
 from headwater.wire.edns import Ede, with_error
 from headwater.wire.question import Question
 from headwater.writer import once
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from tests.answers.generate import generate
 from tests.answers.names import MATRIX, names_of, relative_to
@@ -205,6 +208,27 @@ def test_other_namespaces_are_not_spoken_of(small: Small) -> None:
         # It is a Service of another namespace, and of that nothing is said.
         ((_, text),) = errors(reply(asked(f"secret.prod.{ZONE}")))
     assert text == "prod/secret: no such Service"
+
+
+@given(
+    name=st.binary(max_size=40) | st.sampled_from([b"\4down", b"\4db-1\2db", b"\5_http\4_tcp\4down"]),
+    rest=st.binary(max_size=12), qtype=st.integers(0, 65535),
+)  # fmt: skip
+@hypothesis_settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+def test_whatever_is_asked_the_reply_differs_in_its_opt_only(
+    small: Small, name: bytes, rest: bytes, qtype: int
+) -> None:  # fmt: skip
+    head = b"\1\2\1\0\0\1\0\0\0\0\0\1"
+    opt = b"\0\0\x29\x04\xd0" + bytes(6)
+    query = head + name + b"\4prod\3svc\7cluster\5local\0" + qtype.to_bytes(2, "big") + b"\0\1" + opt + rest
+    (plain,) = small.ask_wire(query)
+    with resolver_of(small) as reply:
+        told = reply(query)
+    assert plain is not None
+    if told != plain:
+        assert told[: len(plain) - 2] == plain[:-2]
+        ((code, text),) = errors(told)
+        assert (code, len((text or "").encode()) <= MAX_TEXT, (text or "").isprintable()) == (0, True, True)
 
 
 def test_a_reason_that_meets_a_bug_costs_no_answer(small: Small, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable
 from types import SimpleNamespace
@@ -73,6 +74,15 @@ def test_an_end_before_the_reply_is_an_error(come: list[tuple[int, bytes] | Exce
         ask(Server(socket), REPLICA, "/readyz")
     assert str(raised.value).startswith("headwater/dns-0: port 9353: ")
     assert socket.closed == 1
+
+
+def test_a_reply_that_drips_has_an_end() -> None:
+    """Each piece comes in time, and there is always one more."""
+    seconds = itertools.count()
+    socket = FakeWebSocket(itertools.chain(frames()[:2], itertools.repeat((PING, b""))))
+    with pytest.raises(Unreachable, match="within 30 s"):
+        get(PodPort(socket, clock=lambda: float(next(seconds))), "/", 100)
+    assert next(seconds) < 50
 
 
 def test_what_a_kubelet_says_is_bounded() -> None:

@@ -15,7 +15,7 @@ from headwater.answer.short import Answer
 from headwater.store.environment import Snapshot, is_damage
 from headwater.wire import edns
 from headwater.wire.edns import Ede
-from headwater.wire.header import AA, RCODE, counts_of, flags_of
+from headwater.wire.header import AA, COUNTS, HEADER_SIZE, RCODE, flags_of
 from headwater.wire.question import Question
 from headwater.wire.types import Rcode
 
@@ -23,8 +23,9 @@ _log = logging.getLogger(__name__)
 
 #: Bytes of a text. With its option it fits beside any SOA into a reply of usual size.
 MAX_TEXT: Final = 120
-#: A negative reply to a query with EDNS: the SOA, and our OPT.
-_COUNTS: Final = (0, 1, 1)
+#: The counts of a negative reply to a query with EDNS: the SOA, and our OPT.
+_NEGATIVE: Final = COUNTS.pack(0, 1, 1)
+_AT: Final = slice(HEADER_SIZE - COUNTS.size, HEADER_SIZE)
 
 #: A question, whether its name exists, and the store: why the reply is negative; "" when nothing is
 #: to be said.
@@ -45,7 +46,7 @@ class Extended:
     def answer(self, query: bytes, snapshot: Snapshot | None) -> bytes | Pending | None:
         """See `Resolver.answer`."""
         reply = self._otherwise(query, snapshot)
-        if snapshot is None or not isinstance(reply, bytes) or counts_of(reply) != _COUNTS:
+        if snapshot is None or not isinstance(reply, bytes) or reply[_AT] != _NEGATIVE:
             return reply
         flags = flags_of(reply)
         if not flags & AA:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import http.client
 import io
+import time
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 _DATA: Final = 0
@@ -18,6 +20,8 @@ _PORT_SIZE: Final = 2
 #: WebSocket opcodes (RFC 6455 section 5.2) of frames that carry data, and of the end.
 _CARRY: Final = (0x1, 0x2)
 _CLOSE: Final = 0x8
+#: Seconds for the whole exchange, however slowly it goes on.
+_WHOLE: Final = 30.0
 #: The most characters of an error that somebody else wrote.
 _MOST_TEXT: Final = 300
 
@@ -37,8 +41,10 @@ class Unreachable(ConnectionError):  # noqa: N818 (a state, found out)
 class PodPort(io.RawIOBase):
     """The connection, as http.client takes one."""
 
-    def __init__(self, websocket: WebSocket) -> None:
+    def __init__(self, websocket: WebSocket, clock: Callable[[], float] = time.monotonic) -> None:
         self._websocket = websocket
+        self._clock = clock
+        self._end = clock() + _WHOLE
         self._begun: set[int] = set()
         self._rest = b""
         self._ended = False
@@ -68,6 +74,8 @@ class PodPort(io.RawIOBase):
         return count
 
     def _receive(self) -> None:
+        if self._clock() > self._end:
+            raise Unreachable(f"no whole reply within {_WHOLE:g} s")
         try:
             opcode, frame = self._websocket.recv_data_frame(True)
         except OSError:

@@ -306,6 +306,16 @@ def _verdict(found: Explanation) -> tuple[object, ...]:
     )
 
 
+def _by(found: Explanation) -> str:
+    """Return the object that decides, and the version of it that the replica holds."""
+    objects = [item.object for item in found.deciding if item.object.kind != "flag"]
+    objects += [origin.object for record in found.records for origin in record.origins]
+    if not objects:
+        return ""
+    version = objects[0].resource_version
+    return f"{objects[0]}{f' (version {version})' if version else ''}"
+
+
 # What is printed
 
 
@@ -327,11 +337,12 @@ def _print_explanations(
             groups.setdefault(_verdict(item), []).append((replica, item))
     alike = sorted(groups.values(), key=len, reverse=True)
     if several and alike:
-        rows = [("", "REPLICA", "NODE", "OUTCOME", "CAUSE", "SINCE")]
+        rows = [("", "REPLICA", "NODE", "OUTCOME", "CAUSE", "SINCE", "BY")]
         for place, group in enumerate(alike):
             for replica, found in group:
                 since = "" if found.changed is None else ago(now - found.changed)
-                rows.append(("!" if place else "", str(replica), replica.node, found.outcome, found.cause, since))
+                mark = "!" if place else ""
+                rows.append((mark, str(replica), replica.node, found.outcome, found.cause, since, _by(found)))
         click.echo(_columns(rows))
         if len(alike) > 1:
             click.echo(f"\n{len(alike)} different answers: those marked ! differ from the first.")
