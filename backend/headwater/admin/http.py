@@ -17,6 +17,7 @@ import asyncio
 import logging
 import resource
 import socket
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -44,6 +45,8 @@ _ACCEPT_PAUSE: Final = 1.0
 _TURN: Final = 16
 #: Seconds for requests under way at the stop.
 _STOP: Final = 0.3
+#: In the state of a request: when its last bytes arrived, by time.monotonic.
+RECEIVED: Final = "received"
 #: Log lines a minute of each sort that strangers can cause.
 _LINES: Final = 5
 
@@ -66,6 +69,10 @@ class _Connection(H11Protocol):
         super().connection_made(transport)
         self._places[self] = None
         self._wait()
+
+    def data_received(self, data: bytes) -> None:
+        self.app_state[RECEIVED] = time.monotonic()
+        super().data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._places.pop(self, None)

@@ -9,7 +9,6 @@ from typing import Final, Protocol
 
 import msgspec
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
@@ -18,7 +17,8 @@ from starlette.routing import Route
 from headwater import __version__
 from headwater.admin.access import refusal
 from headwater.admin.collector import HeadwaterCollector
-from headwater.admin.http import Server
+from headwater.admin.http import RECEIVED, Server
+from headwater.admin.scrape import Scrapes
 from headwater.admin.status import status_of
 from headwater.process.control import BadQuestion, Explain, Explained, Refused
 from headwater.process.counters import ProcessView
@@ -52,10 +52,13 @@ def application(instance: Instance, clock: Callable[[], float] = time.monotonic)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(HeadwaterCollector(instance.settings.served_zones(), instance.views, clock))
 
+    scrapes = Scrapes(registry, instance.refresh, clock)
+
     async def metrics(request: Request) -> Response:
-        await instance.refresh()
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(registry), headers={"Content-Type": content_type})
+        text, content_type = await scrapes.text(
+            request.headers.get("accept", ""), getattr(request.state, RECEIVED, clock())
+        )
+        return Response(text, headers={"Content-Type": content_type})
 
     async def healthz(_: Request) -> Response:
         wrong = health(instance.views())
