@@ -19,7 +19,7 @@ import grpc
 import pytest
 from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
-from headwater.serve import grpcio_server
+from headwater.serve import dns_listener, grpcio_server
 from headwater.serve.dns_listener import DnsListener
 from headwater.serve.grpcio_server import QUERY, pack, unpack
 from headwater.serve.queries import Queries
@@ -29,6 +29,7 @@ from headwater.store.environment import Reader
 
 from tests.harness.processes import wait_until
 from tests.wire.elsewhere import both_sockets
+from tests.wire.frames import HELLO
 
 DEADLINE: Final = 20.0
 PLAIN, SLOW = "plain.test.", "slow.test."
@@ -325,3 +326,139 @@ def test_over_grpc_a_client_that_gave_up_leaves_nothing_behind(server: Grpc) -> 
     assert unpack(server.call(pack(query(PLAIN)), timeout=DEADLINE))
     server.release()
     server.settles()
+
+
+# Bounds
+
+
+def test_over_udp_one_waiting_query_too_many_gets_its_reply_without_the_records(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(dns_listener, "_MAX_WAITING", 3)
+
+    async def scene(listening: Listening) -> None:
+        listening.upstream.records = [A_RECORD]
+        async with listening.udp() as client:
+            for number in range(3):
+                await send(client, query(SLOW, number))
+            await listening.asked(3)
+            await send(client, query(SLOW, 9))
+            await send(client, query("broken.test.", 10))
+            reply, broken = await receive(client), await receive(client)
+            assert (reply[:2], dns.message.from_wire(reply).answer) == (b"\0\x09", [])
+            assert (broken[:2], broken[3] & 15) == (b"\0\x0a", dns.rcode.SERVFAIL)
+            listening.upstream.go.set()
+            replies = [dns.message.from_wire(await receive(client)) for _ in range(3)]
+            assert {(message.id, len(message.answer)) for message in replies} == {(0, 1), (1, 1), (2, 1)}
+            await send(client, query(SLOW, 11))
+            assert len(dns.message.from_wire(await receive(client)).answer) == 1, "there is room again"
+
+    play(scene)
+
+
+def test_udp_replies_that_the_kernel_does_not_take_are_dropped_at_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its socket never becomes writable here, so that every reply stays in asyncio's buffer."""
+    monkeypatch.setattr(dns_listener, "_MAX_UNSENT", 1000)
+    sent: list[bytes] = []
+
+    class Full:
+        def get_write_buffer_size(self) -> int:
+            return sum(map(len, sent))
+
+        def sendto(self, data: bytes, _: object) -> None:
+            sent.append(data)
+
+    listener = dns_listener._Udp(queries_of(FakeUpstream()))
+    listener.connection_made(cast("asyncio.BaseTransport", Full()))
+    for number in range(500):
+        listener.datagram_received(query(PLAIN, number), ("127.0.0.1", 5353))
+    size = len(sent[0])
+    assert 1000 <= sum(map(len, sent)) < 1000 + size
+
+
+@pytest.fixture
+def bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Grpc]:
+    """A server with small bounds."""
+    for name, bound in (("_MAX_CONNECTIONS", 4), ("_MAX_CALLS", 8), ("_MAX_WAITING", 3), ("_HANDSHAKE", 500)):
+        monkeypatch.setattr(grpcio_server, name, bound)
+    server = Grpc(tmp_path / "s")
+    yield server
+    server.release()
+    server.settles()
+    server.close()
+
+
+def test_over_grpcio_one_waiting_call_too_many_gets_its_reply_without_the_records(bounded: Grpc) -> None:
+    bounded.upstream.records = [A_RECORD]
+    slow = [bounded.call.future(pack(query(SLOW, number)), timeout=DEADLINE) for number in range(3)]
+    wait_until(lambda: bounded.upstream.asked == 3, DEADLINE, "all are asked for")
+    reply = dns.message.from_wire(unpack(bounded.call(pack(query(SLOW, 9)), timeout=DEADLINE)))
+    assert (reply.id, reply.answer) == (9, [])
+    assert bounded.upstream.asked == 3
+    bounded.release()
+    assert [len(dns.message.from_wire(unpack(call.result(DEADLINE))).answer) for call in slow] == [1, 1, 1]
+    late = dns.message.from_wire(unpack(bounded.call(pack(query(SLOW, 10)), timeout=DEADLINE)))
+    assert len(late.answer) == 1, "there is room again"
+
+
+def test_over_grpcio_one_call_too_many_is_refused(bounded: Grpc, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = threading.Event()
+    answer = bounded.queries.answer
+
+    def slow(message: bytes) -> bytes | Pending | None:
+        assert held.wait(DEADLINE)
+        return answer(message)
+
+    monkeypatch.setattr(bounded.queries, "answer", slow)
+    calls = [bounded.call.future(pack(query(PLAIN, number)), timeout=DEADLINE) for number in range(20)]
+
+    def refused() -> list[grpc.RpcError]:
+        return [call for call in calls if call.done() and call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED]
+
+    try:
+        wait_until(lambda: len(refused()) == 12, DEADLINE, "all but 8 are refused")
+    finally:
+        held.set()
+    assert sum(call.code() is grpc.StatusCode.OK for call in calls) == 8
+    assert unpack(bounded.call(pack(query(PLAIN, 99)), timeout=DEADLINE))[:2] == b"\0\x63"
+
+
+def is_closed(client: socket.socket, timeout: float) -> bool:
+    """Read until the end of the connection, or until nothing comes for so many seconds."""
+    client.settimeout(timeout)
+    try:
+        while client.recv(4096):
+            pass
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        pass
+    return True
+
+
+def connections(path: Path, count: int, said: bytes, stack: contextlib.ExitStack) -> list[socket.socket]:
+    found = []
+    for _ in range(count):
+        client = stack.enter_context(socket.socket(socket.AF_UNIX))
+        client.connect(str(path))
+        with contextlib.suppress(ConnectionError):  # it may be closed already
+            client.sendall(said)
+        found.append(client)
+    return found
+
+
+def test_over_grpcio_one_connection_too_many_is_closed(bounded: Grpc, tmp_path: Path) -> None:
+    assert unpack(bounded.call(pack(query(PLAIN, 1)), timeout=DEADLINE))
+    with contextlib.ExitStack() as stack:
+        clients = connections(tmp_path / "s", 10, HELLO, stack)
+        wait_until(lambda: sum(is_closed(client, 0.01) for client in clients) == 7, DEADLINE, "7 too many are closed")
+        assert unpack(bounded.call(pack(query(PLAIN, 2)), timeout=DEADLINE)), "the first connection is served"
+    with grpc.insecure_channel(f"unix:{tmp_path / 's'}") as channel:
+        another: Any = channel.unary_unary(QUERY)
+        assert unpack(another(pack(query(PLAIN, 3)), timeout=DEADLINE, wait_for_ready=True)), "there is room again"
+
+
+def test_over_grpcio_a_silent_connection_is_closed(bounded: Grpc, tmp_path: Path) -> None:
+    with contextlib.ExitStack() as stack:
+        assert all(is_closed(client, DEADLINE) for client in connections(tmp_path / "s", 3, b"", stack))
+    assert unpack(bounded.call(pack(query(PLAIN, 1)), timeout=DEADLINE))

@@ -22,6 +22,10 @@ _MAX_UDP: Final = 4096
 #: An idle TCP connection lives this long, in seconds (RFC 7766 section 6.2.3: "a few seconds").
 _IDLE: Final = 10.0
 _MAX_CONNECTIONS: Final = 256
+#: Queries over UDP that wait for other servers. The reply to a further one has no records of them.
+_MAX_WAITING: Final = 1000
+#: Bytes of UDP replies that the kernel has not taken. Further replies are dropped, as on the way.
+_MAX_UNSENT: Final = 1 << 20
 
 
 def for_udp(query: bytes, reply: bytes) -> bytes:
@@ -54,6 +58,13 @@ async def _complete(queries: Queries, query: bytes, pending: Pending) -> bytes:
         return servfail(query)
 
 
+def _finished(queries: Queries, query: bytes, pending: Pending) -> bytes:
+    try:
+        return queries.finished(pending)
+    except Failed:
+        return servfail(query)
+
+
 class _Udp(asyncio.DatagramProtocol):
     def __init__(self, queries: Queries) -> None:
         self._queries = queries
@@ -66,17 +77,24 @@ class _Udp(asyncio.DatagramProtocol):
         if len(data) > 2 and flags_of(data[:4].ljust(4, b"\0")) & QR:
             return  # a reply: answering it could go back and forth for ever
         reply = _answer(self._queries, data)
+        if isinstance(reply, Pending) and len(self._pending) >= _MAX_WAITING:
+            reply = _finished(self._queries, data, reply)
         if isinstance(reply, Pending):
             task = asyncio.create_task(self._complete(data, reply, addr))
             self._pending.add(task)
             task.add_done_callback(self._pending.discard)
         elif reply is not None:
-            self._transport.sendto(for_udp(data, reply), addr)
+            self._send(for_udp(data, reply), addr)
 
     async def _complete(self, query: bytes, pending: Pending, addr: tuple[str | object, int]) -> None:
         reply = await _complete(self._queries, query, pending)
         if not self._transport.is_closing():
-            self._transport.sendto(for_udp(query, reply), addr)
+            self._send(for_udp(query, reply), addr)
+
+    def _send(self, reply: bytes, addr: tuple[str | object, int]) -> None:
+        # asyncio's own transports for datagrams have it, though the abstract class does not say so.
+        if cast("asyncio.WriteTransport", self._transport).get_write_buffer_size() < _MAX_UNSENT:
+            self._transport.sendto(reply, addr)
 
 
 class DnsListener:

@@ -4,6 +4,9 @@ Handlers take and give raw bytes; `service` knows their contents.
 
 grpcio cannot take a socket that somebody else has bound, so an answer process
 binds its own address.
+
+grpcio bounds nothing by itself. The limits here keep a process alive under a flood. Unlike those of
+the native transport (`arrivals`), they do not keep places for established clients.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, cast
@@ -48,6 +52,19 @@ __all__ = ["QUERY", "pack", "start", "unpack"]
 
 #: Queries are answered in microseconds: more threads would only wait for the interpreter.
 _THREADS: Final = 2
+#: Connections, with those that have sent nothing yet. Further ones are closed.
+_MAX_CONNECTIONS: Final = 100
+#: Calls of one connection; the client keeps further ones.
+_MAX_STREAMS: Final = 512
+#: Calls of all connections, queued ones included; a further one is RESOURCE_EXHAUSTED. With bodies
+#: of the greatest length they take 64 MiB.
+_MAX_CALLS: Final = 1024
+#: Calls that wait for other servers, for each holds a thread. The reply to a further one has no
+#: records of them.
+_MAX_WAITING: Final = 256
+#: Milliseconds for a TLS handshake and the client's SETTINGS, and without a call.
+_HANDSHAKE: Final = 10_000
+_IDLE: Final = 3_600_000
 _STATUS: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -58,6 +75,7 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
         self._queries = queries
         self._threads = threads
         self._loop = loop
+        self._places = threading.BoundedSemaphore(_MAX_WAITING)
         self._methods: dict[str, Any] = {
             QUERY: grpc.unary_unary_rpc_method_handler(self._query),
             HEALTH_CHECK: grpc.unary_unary_rpc_method_handler(self._check),
@@ -72,14 +90,21 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
             reply = self._queries.answer(message)
             if reply is None:
                 raise no_id()
-            if isinstance(reply, Pending):
-                with self._threads.waiting():
-                    reply = asyncio.run_coroutine_threadsafe(self._queries.complete(reply), self._loop).result()
-            return pack(reply)
+            return pack(self._completed(reply) if isinstance(reply, Pending) else reply)
         except Refused as refused:
             _refuse(context, refused)
         except Failed:
             _refuse(context, bug())
+
+    def _completed(self, pending: Pending) -> bytes:
+        """The reply when the other server has answered, or without it. Raises Failed."""
+        if not self._places.acquire(blocking=False):
+            return self._queries.finished(pending)
+        try:
+            with self._threads.waiting():
+                return asyncio.run_coroutine_threadsafe(self._queries.complete(pending), self._loop).result()
+        finally:
+            self._places.release()
 
     def _check(self, request: bytes, context: grpc.ServicerContext) -> bytes:
         try:
@@ -142,7 +167,12 @@ def start(
             ("grpc.max_receive_message_length", MAX_PACKET),
             ("grpc.max_send_message_length", MAX_PACKET),
             ("grpc.max_metadata_size", 16 * 1024),
+            ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
+            ("grpc.max_concurrent_streams", _MAX_STREAMS),
+            ("grpc.server_handshake_timeout_ms", _HANDSHAKE),
+            ("grpc.max_connection_idle_ms", _IDLE),
         ),
+        maximum_concurrent_rpcs=_MAX_CALLS,
     )
     try:
         if files is None:
