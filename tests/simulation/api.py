@@ -344,9 +344,15 @@ class Api:
         version = int(resource_version or "0")
         stream = Stream(resource, selector, 0, self.now, self.now() + seconds, self.now(), log=log)
         if initial:
-            for _, held in sorted(self.objects[resource].items(), key=lambda item: _place(item[0])):
+            last = log[-1] if log else None
+            # An object that was deleted last is listed, and its deletion comes before the end.
+            gone = last.before if last is not None and last.after is None else None
+            held_now = [*self.objects[resource].items(), *([] if gone is None else [(gone.object.key, gone)])]
+            for _, held in sorted(held_now, key=lambda item: _place(item[0])):
                 if selector.matches({"team": held.team}):
                     stream.lines.append(_line("ADDED", to_api(held)))
+            if last is not None and gone is not None and (line := _seen_by(last, selector)):
+                stream.lines.append(line)
             meta = {"resourceVersion": str(self.version), "annotations": {"k8s.io/initial-events-end": "true"}}
             stream.lines.append(_line("BOOKMARK", {"metadata": meta}))
             stream.at = len(log)

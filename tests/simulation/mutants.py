@@ -181,7 +181,10 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     ),
     Mutant(
         "an event that comes too late is believed",
-        (Change("cluster.reflector:Reflector.event", "if is_older(", "if False and is_older("),),
+        (
+            Change("cluster.reflector:Reflector.event", "if is_older(", "if False and is_older("),
+            Change("writer.ledger:Ledger._is_over", "if event.resource in self.doubts or not number:", "if True:"),
+        ),
         (),
     ),
     Mutant(
@@ -228,9 +231,16 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "a store of other settings is served while it is compiled",
         (
-            Change("store.environment:Reader.is_ready", "bool(snapshot.meta(READY)) and ", ""),
+            Change(
+                "store.environment:Reader.is_ready", " and snapshot.meta(_SHAPE) == self._identity.shape.encode()", ""
+            ),
             Change("writer.ledger:Ledger._begin_records", '        txn.set_meta(READY, b"")\n', ""),
         ),
+        (),
+    ),
+    Mutant(
+        "what is deleted while a streamed list comes is not taken out of it",
+        (Change("writer.ledger:Ledger._end_list", "if change.gone:", "if False:"),),
         (),
     ),
     Mutant(
