@@ -137,7 +137,7 @@ class Supervisor:
             return False
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _FIRST
-        while loop.time() < deadline:
+        while loop.time() < deadline and not self._watch.is_stopping():
             await self.refresh()
             views = [child.view() for child in self._answers]
             if any(isinstance(view.snapshot, AnswerSnapshot) and view.snapshot.ready for view in views):
@@ -201,6 +201,7 @@ class Supervisor:
                 child.signal(signal.SIGKILL)
             forks.end()  # they may wait for it
             await asyncio.wait([drained], timeout=_GONE)
+            drained.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else asks
             drained.cancel()
         for address in self.settings.listen_addresses():
             if address.path is not None:
