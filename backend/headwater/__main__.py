@@ -5,10 +5,11 @@ import sys
 
 def main() -> int:
     """Listen for a stop before anything is imported that takes time, then run the command line."""
-    if sys.argv[1:2] == ["serve"]:
-        from headwater.process import early
+    from headwater.process import early
 
+    if sys.argv[1:2] == ["serve"]:
         early.listen()
+    early.unblock()
     from headwater.commands.cli import main as run
 
     return run()

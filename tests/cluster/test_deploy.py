@@ -464,4 +464,4 @@ def test_dockerfile_copies_what_is_there() -> None:
     assert [name for name in copied if not (CHECKOUT / name).exists()] == []
     ignore = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
     assert {line[1:] for line in ignore if line.startswith("!")} == set(copied)
-    assert 'ENTRYPOINT ["headwater"]' in dockerfile
+    assert 'ENTRYPOINT ["env", "--block-signal=TERM,INT", "headwater"]' in dockerfile

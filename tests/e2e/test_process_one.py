@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from tests.harness.processes import Running, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+DOCKERFILE: Final = Path(__file__).resolve().parents[2] / "deploy" / "Dockerfile"
 SETTLE: Final = 20.0
 _UNSHARE: Final = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
 
@@ -98,6 +101,30 @@ def test_sigterm_at_any_point_of_the_start_stops_it(module: str, tmp_path: Path)
     with contextlib.closing(instance):
         instance.exec()
         wait_until(instance.reached.exists, SETTLE, f"it imports {module}")
+        instance.supervisor().send_signal(signal.SIGTERM)
+        instance.go.touch()
+        assert instance.process.wait(SETTLE) == 0
+        assert "Traceback" not in instance.log.read_text()
+
+
+class AsInTheImage(Gated):
+    """One that is started by the image's entry point."""
+
+    def command(self) -> list[str]:
+        (entry,) = re.findall(r"^ENTRYPOINT (.*)$", DOCKERFILE.read_text(), re.MULTILINE)
+        command = super().command()
+        place = command.index(sys.executable)
+        return [*command[:place], *json.loads(entry)[:-1], *command[place:]]
+
+
+def test_sigterm_before_anybody_could_hear_it_stops_the_start(tmp_path: Path) -> None:
+    """While the interpreter starts: the kernel would drop it, for process 1."""
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text(MANIFEST)
+    instance = AsInTheImage(tmp_path, "headwater.process.early", "--manifests", manifest)
+    with contextlib.closing(instance):
+        instance.exec()
+        wait_until(instance.reached.exists, SETTLE, "the interpreter runs")
         instance.supervisor().send_signal(signal.SIGTERM)
         instance.go.touch()
         assert instance.process.wait(SETTLE) == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -159,6 +160,21 @@ def test_process_that_dies_reading_ends_nothing_where_no_file_can_be_made(manife
         wait_until(lambda: is_back(running, "answer 0", before["answer 0"]), SETTLE, "the process is back")
         assert running.records(SERVICE) == ["10.44.0.1"]
         assert running.pids()["supervisor"] == before["supervisor"]
+
+
+def test_store_whose_folder_is_removed_is_served_on_by_who_has_it_open(headwater: Headwater, manifest: Path) -> None:
+    """While nothing takes its place: a manifest is broken at that time."""
+    wait_until(lambda: len(headwater.pids()) == 4, SETTLE, "every process is up")
+    manifest.write_text("{")
+    before = headwater.pids()["watch"]
+    shutil.rmtree((headwater.state_dir / "current").resolve())
+    wait_until(lambda: headwater.pids().get("watch", before) != before, SETTLE, "the removal is noticed")
+    wait_until(lambda: "not valid YAML" in headwater.admin("/readyz")[1], SETTLE, "it was tried to make another")
+    for worker in (0, 1):
+        assert headwater.records(SERVICE, worker=worker) == ["10.44.0.1"]
+    manifest.write_text(MANIFEST.replace("10.44.0.1", "10.44.0.2"))
+    for worker in (0, 1):
+        wait_until(lambda: headwater.records(SERVICE, worker=worker) == ["10.44.0.2"], SETTLE, "the new one is served")  # noqa: B023
 
 
 @contextlib.contextmanager

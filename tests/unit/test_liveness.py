@@ -13,7 +13,7 @@ from headwater.store.environment import Store
 from headwater.supervise.liveness import ANSWER, LATE, ROUND, WATCH, Limits, Liveness, Verdict
 from headwater.writer.process import Watcher
 
-from tests.harness.small import Small, headless, listed
+from tests.harness.small import Small, headless, listed, remove, upsert
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -172,3 +172,18 @@ def test_each_transaction_of_a_commit_is_a_sign_and_none_outside_one(tmp_path: P
         most = max(most, watcher.progress.mark().steps - before)
     store.close()
     assert most > 3 + 600 // 256, "each of the transactions in which all is compiled is a sign"
+
+
+def test_each_service_of_a_namespace_that_goes_is_a_sign(tmp_path: Path) -> None:
+    """All are one transaction: were it none, a namespace of expensive Services would have the process killed for it."""
+    services = [headless(f"s-{number}") for number in range(50)]
+    world = Small(tmp_path).fill(*services)
+    store, _ = Store.open(tmp_path, world.identity)
+    changes: queue.Queue[Change | RawPage] = queue.Queue()
+    watcher = Watcher(world.settings, store, changes=changes)
+    for change in (remove(Namespace("default"), "20"), upsert(Namespace("default"), "30")):
+        before = watcher.progress.mark().steps
+        changes.put(change)
+        watcher.step()
+        assert watcher.progress.mark().steps - before > 50
+    store.close()

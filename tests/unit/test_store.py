@@ -291,6 +291,32 @@ def test_a_reader_serves_on_when_the_directory_is_removed(state: Path) -> None:
     reader.close()
 
 
+def test_a_folder_in_the_links_place_is_put_away(tmp_path: Path) -> None:
+    """A state directory was copied by who follows links."""
+    (tmp_path / "current").mkdir()
+    (tmp_path / "current" / "data.mdb").write_bytes(b"")
+    store, _ = Store.open(tmp_path, IDENTITY)
+    store.publish()
+    assert store.is_published
+    assert sorted(item.name for item in tmp_path.iterdir()) == ["current", store.folder.name]
+    store.close()
+
+
+def test_a_link_that_cannot_be_put_in_its_place_is_not_left_behind(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every second another one would be tried."""
+
+    def full(*_: object) -> Path:
+        raise OSError(28, "No space left on device")
+
+    before = sorted(state.iterdir())
+    monkeypatch.setattr(Path, "rename", full)
+    with pytest.raises(OSError, match="No space"):
+        discard(state)
+    assert sorted(state.iterdir()) == before
+
+
 def test_a_reader_lets_go_of_a_store_that_is_taken_back(state: Path) -> None:
     reader = Reader(state, IDENTITY)
     reader.follow()

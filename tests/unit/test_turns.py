@@ -10,13 +10,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import pytest
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Progress, Remove, Upsert
 from headwater.cluster.follower import RawPage
 from headwater.cluster.objects import Decoded, EndpointSlice, Namespace, Object, Resource, packed_version
+from headwater.records.compiler import Compiler
 from headwater.store.environment import Store
 from headwater.writer import host, turns
 from headwater.writer.owners import Owner, owners_of_slice
@@ -26,7 +27,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tests.harness.small import Small, at, headless, resource_of, settings, slice_of
+from tests.harness.small import Small, at, headless, remove, resource_of, settings, slice_of, upsert
 from tests.unit.test_ledger_property import contents, differences
 from tests.unit.test_settling import Handed
 
@@ -386,3 +387,34 @@ def test_kills_at_any_moment_lose_nothing_and_leave_owners_in_order(
         expected = contents(store, ledger)
         store.close()
         assert not differences(found, expected)
+
+
+@pytest.mark.xfail(strict=True, reason="a namespace that comes or goes is one transaction with all its Services")
+@pytest.mark.parametrize("event", [remove(Namespace("a"), "20"), upsert(Namespace("b"), "20")], ids=["goes", "comes"])
+def test_a_namespace_with_its_services_is_divided_into_turns(
+    event: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services = [headless(f"s-{number}", namespace) for namespace in ("a", "b") for number in range(300)]
+    world = Small(tmp_path).fill(*services, namespaces=("a",))
+    store, _ = Store.open(tmp_path, world.identity)
+    queue_ = Handed()
+    watcher = Watcher(world.settings, store, changes=queue_, wait=lambda _: None)
+    compiled = [0]
+    true_service, true_write = Compiler.service, Store.write
+
+    def service(self: Compiler, *arguments: Any) -> None:
+        compiled[-1] += 1
+        true_service(self, *arguments)
+
+    def write(self: Store, *arguments: Any) -> Any:
+        compiled.append(0)
+        return true_write(self, *arguments)
+
+    monkeypatch.setattr(Compiler, "service", service)
+    monkeypatch.setattr(Store, "write", write)
+    queue_.put(event)
+    while queue_.qsize() or watcher._unsettled or watcher._turn is not None:
+        watcher.step()
+    store.close()
+    assert sum(compiled) == 300
+    assert max(compiled) < 300

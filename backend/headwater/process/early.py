@@ -10,6 +10,9 @@ import contextlib
 import signal
 from collections.abc import Iterator
 from types import FrameType
+from typing import Final
+
+_STOPS: Final = (signal.SIGTERM, signal.SIGINT)
 
 _heard: list[int] = []
 _at_once = False
@@ -17,8 +20,13 @@ _at_once = False
 
 def listen() -> None:
     """Remember SIGTERM and SIGINT from here on."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _STOPS:
         signal.signal(number, _hear)
+
+
+def unblock() -> None:
+    """Get these, also one that came before: the image blocks them until there is somebody to hear."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
 
 def _hear(number: int, _: FrameType | None) -> None:

@@ -44,8 +44,8 @@ class Progress:
             self._committing = False
             self._steps += 1
 
-    def transaction(self) -> None:
-        """One of the transactions of a commit is done. Outside a commit it is no sign."""
+    def part_of_commit(self) -> None:
+        """One of the transactions of a commit is done, or a Service in one. Outside a commit it is no sign."""
         if self._committing:
             self._steps += 1
 

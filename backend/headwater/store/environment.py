@@ -338,7 +338,10 @@ class Store:
                     condemn(folder)
                 cls._remove_others(state_dir, folder)
                 return cls._create(state_dir, identity), why
-        discard(state_dir)
+        if folder is not None and not folder.exists():  # who removed it has not made it untrue: readers have it open
+            cls._remove_others(state_dir, folder)
+        else:
+            discard(state_dir)
         return cls._create(state_dir, identity), why
 
     @staticmethod

@@ -119,7 +119,13 @@ def discard(state_dir: Path) -> None:
 
 
 def point(state_dir: Path, target: str) -> None:
-    """Let the link name another generation, in one step."""
-    link = state_dir / f".{LINK}-{secrets.token_hex(4)}"
+    """Let the link name another generation, in one step. Raises OSError, and leaves nothing then."""
+    link, place = state_dir / f".{LINK}-{secrets.token_hex(4)}", state_dir / LINK
     link.symlink_to(target)
-    link.rename(state_dir / LINK)
+    try:
+        if place.is_dir() and not place.is_symlink():  # as who copies a state directory may make it of the link
+            place.rename(state_dir / f"{PREFIX}{secrets.token_hex(4)}")
+        link.rename(place)
+    except OSError:
+        link.unlink(missing_ok=True)
+        raise

@@ -138,7 +138,7 @@ class Child:
             if code == control.UNUSABLE and self._is_final is not None and await self._is_final():
                 self.exitcode = code
                 return
-            if self._is_stopping():
+            if self.is_stopping():
                 return
             if code in _CRASHES or code == control.STORE_DAMAGED:
                 self._on_crash()
@@ -340,7 +340,8 @@ class Child:
 
     # Its end
 
-    def _is_stopping(self) -> bool:
+    def is_stopping(self) -> bool:
+        """Whether `stop` was called."""
         return self._stopping
 
     def stop(self) -> None:

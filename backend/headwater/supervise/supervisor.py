@@ -25,7 +25,7 @@ from headwater.process.counters import AnswerSnapshot, Kind, ProcessView
 from headwater.serve.assignment import Assignment
 from headwater.serve.tls import Certificates
 from headwater.settings.settings import Settings
-from headwater.store.identity import Identity, condemn, discard, published
+from headwater.store.identity import WITHDRAWN, Identity, condemn, discard, published
 from headwater.supervise import claims, entry, forks, liveness
 from headwater.supervise.child import Child
 from headwater.supervise.descriptors import Reserve
@@ -105,6 +105,9 @@ class Supervisor:
         follows.
         """
         folder = published(Path(self.settings.state_dir))
+        if folder is not None and folder.name != WITHDRAWN and not folder.exists():
+            _log.error("the stored state was removed: another is made, and who has it open serves it meanwhile")
+            return
         if folder is not None and folder.exists():
             with contextlib.suppress(OSError):
                 condemn(folder)
@@ -134,7 +137,7 @@ class Supervisor:
             return False
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _FIRST
-        while loop.time() < deadline:
+        while loop.time() < deadline and not self._watch.is_stopping():
             await self.refresh()
             views = [child.view() for child in self._answers]
             if any(isinstance(view.snapshot, AnswerSnapshot) and view.snapshot.ready for view in views):
@@ -198,6 +201,7 @@ class Supervisor:
                 child.signal(signal.SIGKILL)
             forks.end()  # they may wait for it
             await asyncio.wait([drained], timeout=_GONE)
+            drained.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else asks
             drained.cancel()
         for address in self.settings.listen_addresses():
             if address.path is not None:

@@ -76,13 +76,14 @@ class Ledger:
         *,
         second_opinion: bool = False,
         meter: Callable[[], float] = time.thread_time,
-        on_write: Callable[[], None] = lambda: None,
+        on_sign: Callable[[], None] = lambda: None,
     ) -> None:
         """Take over a store, and compile what its settings or its host changed. Raises StoreFull.
 
         `resources` are those that answers depend on. With `second_opinion` a doubtful list waits
         for a second one (`opinion`), which the caller asks for. `meter` counts the seconds that
-        this thread works. `on_write` is called after each transaction.
+        this thread works. `on_sign` is called after each transaction, and after each owner that is
+        compiled in one.
         """
         self._store = store
         self._compiler = compiler
@@ -90,7 +91,7 @@ class Ledger:
         self._clock = clock
         self._second_opinion = second_opinion
         self._meter = meter
-        self._on_write = on_write
+        self._on_sign = on_sign
         self.scales = StoreScales(store)
         self._some_gone: set[Resource] = set(_ALL)
         """Resources that may have removed objects noted in `meta` (`_GONE`)."""
@@ -343,7 +344,9 @@ class Ledger:
 
     def _batch(self, txn: Transaction, *, compiling: bool) -> Posting:
         counts, objects = list(self.counts), dict(self.objects)
-        return Posting(txn, self._compiler, counts, objects, compiling=compiling, meter=self._meter)
+        return Posting(
+            txn, self._compiler, counts, objects, compiling=compiling, meter=self._meter, on_owner=self._on_sign
+        )
 
     def _write(self, work: Callable[[Transaction], Posting], costs: dict[tuple[str, str], float] | None = None) -> int:
         """Commit what `work` does, then take over its counts. Return how many records changed.
@@ -355,7 +358,7 @@ class Ledger:
             return work(txn), txn.changed
 
         batch, changed = self._store.write(run)
-        self._on_write()
+        self._on_sign()
         if costs is not None:
             costs.update(batch.costs)
         self.counts, self.objects = batch.counts, batch.objects

@@ -115,13 +115,16 @@ class Posting:
         *,
         compiling: bool,
         meter: Callable[[], float] = time.thread_time,
+        on_owner: Callable[[], None] = lambda: None,
     ) -> None:
         """`counts` and `objects` are copies of the ledger's counts; they
         hold once the commit succeeds.
 
-        `meter` counts the seconds that this thread works.
+        `meter` counts the seconds that this thread works. `on_owner` is called after each Service or
+        ServiceImport that is compiled: a namespace that comes or goes may have thousands.
         """
         self._meter = meter
+        self._on_owner = on_owner
         self.costs: dict[tuple[str, str], float] = {}
         """Seconds that each owner took to compile."""
         self._txn = txn
@@ -301,6 +304,7 @@ class Posting:
                 owner = key if resource == "services" else (key[0], IMPORT + key[1])
                 names = len(changes.put) + len(changes.drop) - names
                 self.costs[owner] = self._meter() - began + names * _WRITTEN
+                self._on_owner()
         if self._dns_service_changed and not anew:
             changes.merge(self.fixed(), ())
         for namespace, address in self._pods:

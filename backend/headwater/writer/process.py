@@ -128,10 +128,8 @@ class Watcher:
         # With a simulated clock, costs are measured with it too, so that turns do not depend on the
         # machine's speed.
         meter = time.thread_time if clock is time.monotonic else clock
-        on_write = self.progress.transaction
-        self.ledger = Ledger(
-            store, compiler, self._resources, wall, second_opinion=asks, meter=meter, on_write=on_write
-        )
+        on_sign = self.progress.part_of_commit
+        self.ledger = Ledger(store, compiler, self._resources, wall, second_opinion=asks, meter=meter, on_sign=on_sign)
         self.auditor: Auditor | None = None
         self._followers: dict[Resource, Follower] = {}
         self._recognition = Recognition(store.folder, clock)
