@@ -175,7 +175,7 @@ def test_each_transaction_of_a_commit_is_a_sign_and_none_outside_one(tmp_path: P
 
 
 def test_each_service_of_a_namespace_that_goes_is_a_sign(tmp_path: Path) -> None:
-    """All are one transaction: were it none, a namespace of expensive Services would have the process killed for it."""
+    """All are one transaction, which takes long for a namespace of expensive Services."""
     services = [headless(f"s-{number}") for number in range(50)]
     world = Small(tmp_path).fill(*services)
     store, _ = Store.open(tmp_path, world.identity)

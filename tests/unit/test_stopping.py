@@ -30,7 +30,7 @@ class Played:
 
 
 def test_a_stop_does_not_wait_for_answer_processes_that_could_have_a_store() -> None:
-    """Credentials cannot be used, and answer processes that take long to start have not said what they have."""
+    """Credentials cannot be used, and slow answer processes have not said yet what they have."""
 
     async def stopped() -> None:
         supervisor = object.__new__(Supervisor)

@@ -25,7 +25,7 @@ def listen() -> None:
 
 
 def unblock() -> None:
-    """Get these, also one that came before: the image blocks them until there is somebody to hear."""
+    """Unblock these signals, which the image blocks at the start; one that came before arrives now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
 

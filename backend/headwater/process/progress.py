@@ -45,7 +45,10 @@ class Progress:
             self._steps += 1
 
     def part_of_commit(self) -> None:
-        """One of the transactions of a commit is done, or a Service in one. Outside a commit it is no sign."""
+        """Mark a transaction of a commit, or a Service within one, as done.
+
+        Outside a commit it is no sign.
+        """
         if self._committing:
             self._steps += 1
 

@@ -119,7 +119,10 @@ def discard(state_dir: Path) -> None:
 
 
 def point(state_dir: Path, target: str) -> None:
-    """Let the link name another generation, in one step. Raises OSError, and leaves nothing then."""
+    """Let the link name another generation, in one step.
+
+    Raises OSError, and then leaves everything as it was.
+    """
     link, place = state_dir / f".{LINK}-{secrets.token_hex(4)}", state_dir / LINK
     link.symlink_to(target)
     try:

@@ -120,8 +120,8 @@ class Posting:
         """`counts` and `objects` are copies of the ledger's counts; they
         hold once the commit succeeds.
 
-        `meter` counts the seconds that this thread works. `on_owner` is called after each Service or
-        ServiceImport that is compiled: a namespace that comes or goes may have thousands.
+        `meter` counts the seconds that this thread works. `on_owner` is called after each Service
+        or ServiceImport that is compiled: a namespace that comes or goes may have thousands.
         """
         self._meter = meter
         self._on_owner = on_owner
