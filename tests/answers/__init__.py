@@ -2,8 +2,8 @@
 
 `objects` draws objects, and `corners` draws those that are easily handled wrongly. `generate` makes
 a cluster of them and changes it, and `names` derives the questions. `servers` runs both servers on
-one API server, once per set of flags. `wire` exchanges and reads messages. `compare` compares them,
-and has a name for every deviation. `campaign` runs one seed from beginning to end. `python -m
-tests.answers` runs any number of seeds, and `python -m tests.answers.scale` runs the comparison at
-full size.
+one API server, once per set of flags. `wire` exchanges messages in bulk. `compare` compares them
+with the package's own comparator (`headwater.compare`), which has a name for every deviation.
+`campaign` runs one seed from beginning to end. `python -m tests.answers` runs any number of seeds,
+and `python -m tests.answers.scale` runs the comparison at full size.
 """

@@ -17,8 +17,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from headwater.compare.deviations import DEVIATIONS
+
 from tests.answers.campaign import name_servers, run
-from tests.answers.compare import DEVIATIONS
 from tests.answers.corners import CORNERS
 from tests.answers.generate import MAX_SEED
 from tests.answers.servers import CONFIGURATIONS, AnswersPlane, Configuration, pairs

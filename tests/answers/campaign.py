@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+from headwater.compare.deviations import NOERROR
+from headwater.compare.messages import TYPES, WAYS, Query, parse_reply
 from headwater.writer.host import of_this_host
 
 from tests.answers.compare import Difference, Tally, compare, never_asked
@@ -28,7 +30,7 @@ from tests.answers.generate import (
 from tests.answers.names import AFTERWARDS, MATRIX, Names, names_of, questions, relative_to, within
 from tests.answers.objects import Object, SeedObjects
 from tests.answers.servers import CLUSTERSET, Pair
-from tests.answers.wire import NOERROR, TYPES, WAYS, Query, exchange, parse_reply
+from tests.answers.wire import exchange
 from tests.harness.plane import Plane, PlaneError
 from tests.harness.processes import wait_until
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Final
 
+from headwater.compare.messages import MAX_LABEL, TYPES, WAYS, Query, encode_name
+
 from tests.answers.objects import IMPORT_NAME, SERVICE_NAME, SHARED, SOURCE_CLUSTER, ZONES, Object, SeedObjects
-from tests.answers.wire import MAX_LABEL, TYPES, WAYS, Query, encode_name
 
 #: The types that are asked for with every name.
 MATRIX: Final = ("A", "AAAA", "SRV", "TXT", "CNAME", "PTR", "SOA", "NS", "MX", "ANY", "HTTPS")

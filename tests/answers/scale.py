@@ -25,11 +25,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from headwater.commands.query import exchange as lookup
+from headwater.compare.messages import TYPES, WAYS, Query, Reply, Way, parse, parse_reply, type_name
 
 from tests.answers.compare import Difference, Tally, compare
 from tests.answers.names import MATRIX, Names, dashes, other_case
 from tests.answers.servers import CLUSTER, AnswersPlane, Configuration, Pair, pairs
-from tests.answers.wire import TYPES, WAYS, Query, Reply, Way, exchange, parse, parse_reply, type_name
+from tests.answers.wire import exchange
 from tests.harness.load import SERVICES, ScaleService, load, scale_set
 from tests.harness.plane import Plane, PlaneError
 from tests.harness.processes import wait_until

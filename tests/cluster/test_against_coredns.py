@@ -2,7 +2,8 @@
 every flag that shapes answers.
 
 The seeds are those of `python -m tests.answers`, which runs any number of them and explains its
-output. Each intended difference has a name (tests/answers/compare.py, docs/answers.md).
+output. Each intended difference has a name (`headwater.compare.deviations`,
+docs/answers.md).
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from headwater.compare.deviations import DEVIATIONS
 
 from tests.answers.campaign import Outcome, name_servers, run
-from tests.answers.compare import DEVIATIONS
 from tests.answers.corners import CORNERS
 from tests.answers.generate import generate, mutate
 from tests.answers.servers import CONFIGURATIONS, AnswersPlane, Pair, pairs

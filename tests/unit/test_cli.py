@@ -166,7 +166,7 @@ def test_without_a_command_help_is_shown(capsys: pytest.CaptureFixture[str]) -> 
         (["sevre"], "serve"),
         (["Query"], "query"),
         (["corefiel"], "corefile"),
-        (["zzz"], "there are serve, demo, check, names, config, corefile, query, explain"),
+        (["zzz"], "there are serve, demo, check, names, config, corefile, query, explain, compare"),
         (["serve", "--zon", "a"], "--zone"),
         (["serve", "--kubeconf", "a"], "--kubeconfig"),
         (["query", "--serve", "a"], "--server"),

@@ -17,6 +17,9 @@ from headwater.cluster.objects import ANNOTATIONS
 from headwater.commands import kubectl
 from headwater.commands.cli import COMMANDS
 from headwater.commands.options import default_text
+from headwater.compare.judgement import EXPLAINED, OPEN, Kind
+from headwater.compare.metrics import Metrics
+from headwater.compare.report import Class, Example, Lateness, Report
 from headwater.explain.explanation import Cause, Explanation
 from headwater.process import control
 from headwater.settings import file
@@ -78,7 +81,7 @@ def own_flags(command: click.Command) -> set[str]:
 
 
 #: Commands with flags that `serve` does not have.
-OWN = ["corefile", "query", "demo", "explain", "names"]
+OWN = ["corefile", "query", "demo", "explain", "names", "compare"]
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -99,6 +102,7 @@ def test_no_other_command_has_flags_of_its_own() -> None:
         "demo",
         "explain",
         "names",
+        "compare",
     }
 
 
@@ -163,8 +167,43 @@ def test_every_metric_is_documented_with_its_labels() -> None:
 
 @pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
 def test_every_metric_that_is_spoken_of_exists(page: Path) -> None:
-    known = {suffixed for name in families() for suffixed in (name, f"{name}_bucket", f"{name}_sum", f"{name}_count")}
+    known = {
+        suffixed
+        for name in {**families(), **compared()}
+        for suffixed in (name, f"{name}_bucket", f"{name}_sum", f"{name}_count")
+    }
     assert set(re.findall(r"\bheadwater_[a-z_]+", page.read_text())) <= known
+
+
+def compared() -> dict[str, tuple[str, ...]]:
+    """The same of a comparison, which has a registry and an address of its own."""
+    found = {}
+    for family in Metrics().registry.collect():
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        found[name] = tuple(sorted(labels))
+    return found
+
+
+def test_every_metric_of_a_comparison_is_documented_with_its_labels() -> None:
+    documented: dict[str, tuple[str, ...]] = {}
+    for row in rows("moving.md", "Metrics of a comparison"):
+        for name, labels in re.findall(r"`([a-z_]+)(?:\{([a-z_,]*)\})?`", row[0]):
+            documented[name] = tuple(labels.split(",")) if labels else ()
+    assert documented == compared()
+
+
+def test_every_class_of_a_difference_is_documented_as_it_counts() -> None:
+    documented = {row[0].strip("`"): row[2] == "yes" for row in rows("moving.md", "What a difference is")[: len(Kind)]}
+    assert documented == {str(kind): kind in EXPLAINED for kind in Kind}
+    assert set(Kind) - EXPLAINED == OPEN
+
+
+def test_every_field_of_a_comparison_is_documented() -> None:
+    words = set(re.findall(r"`([a-z_0-9]+)(?:\[\])?`", section("moving.md", "JSON")))
+    for kind in (Report, Class, Example, Lateness):
+        fields = {item.encode_name for item in msgspec.structs.fields(kind)}
+        assert fields <= words, fields - words
 
 
 def test_every_reason_of_a_reply_is_documented() -> None:

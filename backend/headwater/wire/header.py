@@ -24,6 +24,7 @@ OPCODE: Final = 0x7800
 AA: Final = 0x0400
 TC: Final = 0x0200
 RD: Final = 0x0100
+RA: Final = 0x0080
 AD: Final = 0x0020
 CD: Final = 0x0010
 #: The header's part of an rcode; an OPT has the rest (RFC 6891 section 6.1.3).

@@ -6,8 +6,7 @@ import dns.flags
 import dns.message
 import dns.rrset
 import pytest
-
-from tests.answers.wire import TYPES, WAYS, Query, alike, decode_name, encode_name, parse, parse_reply
+from headwater.compare.messages import TYPES, WAYS, Query, alike, decode_name, encode_name, parse, parse_reply
 
 QUERY = Query("Web.ns.svc.cluster.local", TYPES["SRV"], WAYS[1])
 RECORDS = {
