@@ -25,7 +25,7 @@ def listen() -> None:
 
 
 def unblock() -> None:
-    """Unblock these signals, which the image blocks at the start; one that came before arrives now."""
+    """Unblock these signals, which the image blocks at the start; an earlier one arrives now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
 
