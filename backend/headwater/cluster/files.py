@@ -55,6 +55,10 @@ class _Found(NamedTuple):
 class BadManifest(ValueError):  # noqa: N818 (names a file)
     """A file that does not parse; the text says which, where, and why."""
 
+    def __init__(self, text: str) -> None:
+        # A file's name need not be text.
+        super().__init__(text.encode(errors="backslashreplace").decode())
+
 
 class _Loader(yaml.CSafeLoader):  # type: ignore[misc, unused-ignore]
     """YAML as Kubernetes reads it: a date is a string."""
