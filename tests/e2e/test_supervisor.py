@@ -78,6 +78,7 @@ def is_back(headwater: Headwater, title: str, old: int) -> bool:
 
 @pytest.mark.parametrize("title", ["answer 0", "answer 1", "watch"])
 def test_killed_process_is_back_at_once(title: str, headwater: Headwater, manifest: Path) -> None:
+    wait_until(headwater.is_complete, SETTLE, "every process is up")
     before = headwater.pids()
     assert before.keys() == {"supervisor", "watch", "answer 0", "answer 1"}
     headwater.kill9(title)
@@ -155,6 +156,7 @@ def test_process_that_dies_reading_ends_nothing_where_no_file_can_be_made(manife
         with contextlib.suppress(OSError):
             for number in range(64):
                 (running.state_dir / f"full-{number}").touch()
+        wait_until(running.is_complete, SETTLE, "every process is up")
         before = running.pids()
         os.kill(before["answer 0"], signal.SIGBUS)
         wait_until(lambda: is_back(running, "answer 0", before["answer 0"]), SETTLE, "the process is back")
