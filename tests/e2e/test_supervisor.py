@@ -166,7 +166,8 @@ def test_process_that_dies_reading_ends_nothing_where_no_file_can_be_made(manife
 
 def test_store_whose_folder_is_removed_is_served_on_by_who_has_it_open(headwater: Headwater, manifest: Path) -> None:
     """While nothing takes its place: a manifest is broken at that time."""
-    wait_until(lambda: len(headwater.pids()) == 4, SETTLE, "every process is up")
+    for worker in (0, 1):
+        wait_until(lambda: headwater.records(SERVICE, worker=worker) == ["10.44.0.1"], SETTLE, "it is served")  # noqa: B023
     manifest.write_text("{")
     before = headwater.pids()["watch"]
     shutil.rmtree((headwater.state_dir / "current").resolve())
