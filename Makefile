@@ -23,7 +23,7 @@ LIMIT ?= 420
 QUICK := not cluster and not coredns and not slow
 # Tests that mostly wait run side by side; those that judge times through CoreDNS have the machine to themselves.
 SIDE_BY_SIDE := tests/unit tests/wire tests/faults tests/fuzz tests/simulation
-ALONE := tests/answers tests/cluster tests/e2e
+ALONE := tests/cluster tests/e2e
 
 .PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege simulate simulate-mutants fuzz \
 	fuzz-answers scale-answers tools \

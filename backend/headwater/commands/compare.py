@@ -1,5 +1,6 @@
-"""`headwater compare`: another DNS server asked for everything that Headwater knows, and the
-differences in classes.
+"""`headwater compare`: ask another DNS server everything that Headwater knows.
+
+The differences are put into classes.
 """
 
 from __future__ import annotations

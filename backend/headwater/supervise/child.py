@@ -220,10 +220,12 @@ class Child:
         try:
             await asyncio.wait([reported, closed], return_when=asyncio.FIRST_COMPLETED)
             self._turn_away_soon()
+            # It is dead, or will be: a process that cannot hear the supervisor exits, and one that
+            # hung was killed. Then the forkserver may hang as well, and clients wait already.
+            hung = self._verdict is Verdict.HUNG
             if not reported.done():
-                # It is dead, or will be: a process that cannot hear the supervisor exits.
-                await asyncio.wait([reported], timeout=_REPORT)
-            if not reported.done():
+                await asyncio.wait([reported], timeout=_REPORT / 2 if hung else _REPORT)
+            if not reported.done() and not hung:
                 self.signal(signal.SIGKILL)
                 await asyncio.wait([reported], timeout=_REPORT)
             if not reported.done():
