@@ -10,7 +10,7 @@ import pytest
 from headwater import __version__
 from headwater.admin.server import application
 from headwater.answer.counts import Reason, count_key
-from headwater.process.control import BadQuestion, Explain, Explained, Refused
+from headwater.process.control import BadQuestion, Explain, Explained, History, Refused, Told
 from headwater.process.counters import (
     BUCKETS,
     LATENCY_BUCKETS,
@@ -82,6 +82,9 @@ class FakeInstance:
     async def explain(self, asked: Explain) -> Explained | BadQuestion | Refused:
         self.explained.append(asked)
         return self.explanation
+
+    async def history(self, asked: History) -> Told | BadQuestion | Refused:
+        return Refused("nothing is told here")
 
 
 def watch(

@@ -38,7 +38,7 @@ SERVE_FLAGS = {
     "--ttl", "--negative-ttl", "--pods", "--endpoint-pod-names",
     "--ignore-empty-service", "--namespace", "--log-level", "--log-format", "--zonal", "--namespace-labels",
     "--labels", "--upstream", "--list", "--max-staleness", "--extended-errors", "--audit-interval",
-    "--second-opinion",
+    "--second-opinion", "--history",
 }  # fmt: skip
 ALL_FLAGS = SOURCE_FLAGS | LISTEN_FLAGS | SERVE_FLAGS
 
@@ -166,7 +166,7 @@ def test_without_a_command_help_is_shown(capsys: pytest.CaptureFixture[str]) -> 
         (["sevre"], "serve"),
         (["Query"], "query"),
         (["corefiel"], "corefile"),
-        (["zzz"], "there are serve, demo, check, names, config, corefile, query, explain, compare"),
+        (["zzz"], "there are serve, demo, check, names, config, corefile, query, explain, history, compare"),
         (["serve", "--zon", "a"], "--zone"),
         (["serve", "--kubeconf", "a"], "--kubeconfig"),
         (["query", "--serve", "a"], "--server"),
@@ -243,6 +243,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "--extended-errors": ("true", True),
     "--audit-interval": ("0", 0.0),
     "--second-opinion": ("off", "off"),
+    "--history": ("32MiB", 32 << 20),
     "--namespace-labels": ("team=db", "team=db"),
     "--labels": ("app in (db, web)", "app in (db, web)"),
     "--upstream": ("192.0.2.1:53", (Address(host="192.0.2.1", port=53),)),

@@ -349,7 +349,7 @@ def everything(file: Path) -> dict[str, object]:
         "--listen": "127.0.0.1:1000", "--workers": "3", "--transport": "grpcio", "--tls-cert": "tls",
         "--tls-key": "tls", "--tls-client-ca": "tls", "--dns": "127.0.0.1:53", "--state-dir": "/a\x7f b",
         "--audit-interval": "0",
-        "--second-opinion": "off", "--admin": "off", "--admin-details": "all",
+        "--second-opinion": "off", "--history": "0", "--admin": "off", "--admin-details": "all",
         "--log-level": "error", "--log-format": "json",
     }  # fmt: skip
     given["--namespace-labels"] = "team=db,\n\ttier!=e"

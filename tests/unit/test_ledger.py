@@ -327,7 +327,7 @@ def test_counts_are_believed_only_after_the_commit(tmp_path: Path, monkeypatch: 
     store, ledger = world.open()
     pages: list[Change] = [ListPageArrived("services", [Decoded(headless("web"), "1")], first=True)]
     with monkeypatch.context() as patched:
-        patched.setattr(Transaction, "finish", lambda _: 1 / 0)
+        patched.setattr(Transaction, "finish", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             ledger.commit(pages)
     assert ledger.objects["services"] == 0

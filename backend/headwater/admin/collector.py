@@ -47,6 +47,8 @@ def watch_of(views: Iterable[ProcessView], at: float) -> WatchSnapshot:
                 objects=now.objects,
                 names=now.names,
                 store_bytes=now.store_bytes,
+                history_entries=now.history_entries,
+                history_bytes=now.history_bytes,
             )
             for name, state in now.resources.items():
                 mine = total.resources.setdefault(name, type(state)())
@@ -182,6 +184,10 @@ class HeadwaterCollector(Collector):
         )
         yield CounterMetricFamily("headwater_records_changed", "Names put or dropped.", watch.records_changed)
         yield GaugeMetricFamily("headwater_store_bytes", "Size of the store's file.", watch.store_bytes)
+        yield GaugeMetricFamily("headwater_history_entries", "Entries of the history.", watch.history_entries)
+        yield GaugeMetricFamily(
+            "headwater_history_bytes", "Bytes of the store that the history takes.", watch.history_bytes
+        )
         yield HistogramMetricFamily(
             "headwater_programming_duration_seconds",
             "From the change that an EndpointSlice names to the commit of its records.",

@@ -6,9 +6,11 @@ reply to be read, nor the requests of a connection; its stop waits for every
 client; and asyncio's way to accept logs a traceback for each place of the
 backlog when descriptors run out.
 
-One rule covers time. The next reply must be written within `_PATIENCE` after the connection's
-start, or after its last reply. Otherwise the connection is closed, whether the client sends slowly,
-reads slowly or not at all, or is silent.
+A stream of events (`_Connection.hold`) has a place of another sort, of which there are few, and may
+go on: who has it sees to it that its reader keeps up. For all others one rule covers time. The next
+reply must be written within `_PATIENCE` after the connection's start, or after its last reply.
+Otherwise the connection is closed, whether the client sends slowly, reads slowly or not at all, or
+is silent.
 """
 
 from __future__ import annotations
@@ -31,6 +33,10 @@ _log = logging.getLogger(__name__)
 
 #: The most connections, where descriptors allow it: a new one replaces the oldest.
 CONNECTIONS: Final = 64
+#: The most streams of events, where descriptors allow it.
+STREAMS: Final = 100
+#: Bytes that wait in this process for a stream's reader, and in the kernel.
+_STREAM_BUFFER: Final = 32 << 10
 #: The process's descriptors that this port leaves to others.
 _OTHERS: Final = 56
 #: Seconds for a request with its reply.
@@ -52,11 +58,16 @@ _LINES: Final = 5
 
 
 class _Connection(H11Protocol):
-    """One connection; it is in `places` while it is open."""
+    """One connection; it is in `places` while it is open, or in `streams`."""
 
-    def __init__(self, places: dict[_Connection, None], **arguments: Any) -> None:
+    def __init__(
+        self, places: dict[_Connection, None], streams: dict[_Connection, None], most: int, **arguments: Any
+    ) -> None:
         super().__init__(**arguments)
+        self.app_state = {"connection": self}  # a request's `state`
         self._places = places
+        self._streams = streams
+        self._most = most
         self._served = 0
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -74,8 +85,22 @@ class _Connection(H11Protocol):
         self.app_state[RECEIVED] = time.monotonic()
         super().data_received(data)
 
+    def hold(self) -> bool:
+        """Go on for as long as the reply does, in a place for streams; False without one."""
+        if len(self._streams) >= self._most or self.transport.is_closing():
+            return False
+        self._places.pop(self, None)
+        self._streams[self] = None
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self.transport.set_write_buffer_limits(_STREAM_BUFFER)
+        if (end := self.transport.get_extra_info("socket")) is not None:
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _STREAM_BUFFER)
+        return True
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._places.pop(self, None)
+        self._streams.pop(self, None)
         if self._deadline is not None:
             self._deadline.cancel()
         # The base class stops the clock of keep-alive only for an orderly end.
@@ -84,7 +109,7 @@ class _Connection(H11Protocol):
 
     def on_response_complete(self) -> None:
         self._served += 1
-        if self._served >= _REQUESTS:
+        if self._served >= _REQUESTS or self in self._streams:
             self.transport.close()
         elif not self.transport.get_write_buffer_size():
             self._wait()
@@ -98,6 +123,7 @@ class _Connection(H11Protocol):
     def abort(self) -> None:
         """Close it, also with bytes to send."""
         self._places.pop(self, None)
+        self._streams.pop(self, None)
         self.transport.abort()
 
 
@@ -124,9 +150,11 @@ class Server:
         self._server.lifespan = config.lifespan_class(config)
         self._places: dict[_Connection, None] = {}
         """Open connections, the oldest first."""
+        self._streams: dict[_Connection, None] = {}
+        """Streams of events."""
         self._opening: set[asyncio.Task[None]] = set()
         self._bound = bound
-        self._limit = _places()
+        self._limit, self._most_streams = _places()
         self._loop = asyncio.get_running_loop()
 
     async def serve(self) -> None:
@@ -177,12 +205,17 @@ class Server:
             connection.close()
 
     def _protocol(self) -> _Connection:
-        return _Connection(self._places, config=self._config, server_state=self._server.server_state, app_state={})
+        return _Connection(
+            self._places, self._streams, self._most_streams,
+            config=self._config, server_state=self._server.server_state, app_state={},
+        )  # fmt: skip
 
     async def _stop(self) -> None:
         state = self._server.server_state
         for task in self._opening:
             task.cancel()
+        for stream in list(self._streams):
+            stream.abort()
         for place in list(self._places):
             place.shutdown()
         await self._until(lambda: not state.connections and not state.tasks)
@@ -196,7 +229,12 @@ class Server:
             await asyncio.sleep(0.02)
 
 
-def _places() -> int:
-    """The most connections: the rest of the descriptors is for the processes."""
+def _places() -> tuple[int, int]:
+    """The most connections, and streams beside them: the rest of the descriptors is for the
+    processes.
+    """
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return CONNECTIONS if soft == resource.RLIM_INFINITY else max(4, min(CONNECTIONS, soft - _OTHERS))
+    if soft == resource.RLIM_INFINITY:
+        return CONNECTIONS, STREAMS
+    places = max(4, min(CONNECTIONS, soft - _OTHERS))
+    return places, max(0, min(STREAMS, soft - _OTHERS - places))

@@ -1,4 +1,4 @@
-"""The admin page: /metrics, /healthz, /readyz, /explain, by starlette on uvicorn."""
+"""The admin page: /metrics, /healthz, /readyz, /explain, /history, /events; by starlette."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from headwater import __version__
+from headwater.admin import events, history
 from headwater.admin.access import refusal
 from headwater.admin.collector import HeadwaterCollector
 from headwater.admin.http import RECEIVED, Server
 from headwater.admin.scrape import Scrapes
 from headwater.admin.status import status_of
-from headwater.process.control import BadQuestion, Explain, Explained, Refused
+from headwater.process.control import BadQuestion, Explain, Explained, History, Refused, Told
 from headwater.process.counters import ProcessView
 from headwater.settings.settings import Settings
 
@@ -36,6 +37,7 @@ class Instance(Protocol):
 
     async def refresh(self) -> None: ...
     async def explain(self, asked: Explain) -> Explained | BadQuestion | Refused: ...
+    async def history(self, asked: History) -> Told | BadQuestion | Refused: ...
     def views(self) -> list[ProcessView]: ...
 
 
@@ -47,8 +49,13 @@ def health(views: list[ProcessView]) -> str:
     return "; ".join(f"{what}: {', '.join(names)}" for what, names in found.items() if names)
 
 
-def application(instance: Instance, clock: Callable[[], float] = time.monotonic) -> Starlette:
-    """The ASGI application. `clock` is the machine's monotonic one, as the processes read it."""
+def application(
+    instance: Instance, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
+) -> Starlette:
+    """The ASGI application.
+
+    `clock` is the machine's monotonic one, as the processes read it; `wall` is the time of day.
+    """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(HeadwaterCollector(instance.settings.served_zones(), instance.views, clock))
 
@@ -89,6 +96,7 @@ def application(instance: Instance, clock: Callable[[], float] = time.monotonic)
     async def index(_: Request) -> Response:
         return PlainTextResponse(
             f"headwater {__version__}\n\n/metrics\n/healthz\n/readyz\n/explain?name=NAME&type=TYPE\n"
+            "/history?name=NAME&since=TIME\n/history?name=NAME&at=TIME\n/events?name=NAME\n"
         )
 
     pages: dict[str, Callable[[Request], Awaitable[Response]]] = {
@@ -97,6 +105,8 @@ def application(instance: Instance, clock: Callable[[], float] = time.monotonic)
         "/healthz": healthz,
         "/readyz": readyz,
         "/explain": explain,
+        "/history": history.page(instance, wall),
+        "/events": events.page(instance, wall),
     }
     return Starlette(routes=[Route(path, page) for path, page in pages.items()])
 

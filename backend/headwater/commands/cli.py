@@ -36,6 +36,7 @@ COMMANDS: Final[Mapping[str, Mapping[str, str]]] = {
     "Ask": {
         "query": "Ask a running headwater over gRPC; print as dig does.",
         "explain": "Say why a name answers as it does, or does not.",
+        "history": "Say what a name's answers were changed to, when and why.",
         "compare": "Ask another DNS server for every name, and compare.",
     },
 }

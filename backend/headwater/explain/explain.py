@@ -10,9 +10,10 @@ so.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, TypeVar
 
+import msgspec
 from dnslib import QTYPE, DNSError, DNSRecord
 
 from headwater.answer.alias import Pending
@@ -20,9 +21,11 @@ from headwater.answer.resolver import Resolver
 from headwater.answer.reverse import ptr_targets
 from headwater.cluster.objects import Resource, Service
 from headwater.explain.explanation import Cause, Deciding, Explanation, Look, Origin, Outcome, Ref, Shown
-from headwater.explain.form import OfHost, OfPort, OfService, Zonal, form_of
 from headwater.explain.held import Held
+from headwater.explain.history import Ages
+from headwater.explain.named import named
 from headwater.explain.nearest import nearest
+from headwater.explain.show import moment
 from headwater.explain.walk import Asked, Finding, walk
 from headwater.settings.settings import Settings
 from headwater.store.environment import Reader, Snapshot
@@ -88,7 +91,8 @@ def explain(
     found.looks = list(finding.looks)
     found.hints = list(finding.hints)
     _aliased(found, reply)
-    origins = _Origins(finding, held)
+    ages = _dated(found, text, snapshot, settings)
+    origins = _Origins(finding, held, {} if ages is None else ages.since)
     found.records = [origins.of(record) for record in reply.records[:MOST_SHOWN]]
     found.more_records = max(0, len(reply.records) - MOST_SHOWN)
     if found.outcome is not Outcome.ANSWER:
@@ -270,6 +274,27 @@ def _reverse(asked: Asked, wire: bytes, snapshot: Snapshot) -> Finding | None:
     return Finding(Outcome.ANSWER, Cause.ANSWERED, f"{asked.name} is an address; its PTR records have its names.")
 
 
+def _dated(found: Explanation, name: str, snapshot: Snapshot, settings: Settings) -> Ages | None:
+    """Since when it is so, and until when somebody may be told what was before; None where no
+    history tells.
+    """
+    whose = named(f"{name}.", settings)
+    if whose is None:
+        return None
+    ages = Ages(whose, snapshot)
+    if ages.changed is None:
+        return None
+    found.changed = ages.changed
+    held = settings.negative_ttl if not ages.was_there else settings.ttl if ages.ttl is None else ages.ttl
+    found.until = ages.changed + held
+    if not ages.was_there and found.outcome is Outcome.ANSWER:
+        found.hints.append(
+            f"The name is there since {moment(ages.changed)}. Who asked before that may be told for {held} s that it "
+            "is not, and longer where a cache on the way (a node-local one, the client's) keeps such replies longer."
+        )
+    return ages
+
+
 def _aliased(found: Explanation, reply: _Reply) -> None:
     """Add to the verdict where an ExternalName led."""
     if found.cause is not Cause.EXTERNAL_ELSEWHERE:
@@ -292,7 +317,9 @@ def _aliased(found: Explanation, reply: _Reply) -> None:
 class _Origins:
     """The objects that an answer's records come from. They are indexed once for all records."""
 
-    def __init__(self, finding: Finding, held: Held) -> None:
+    def __init__(self, finding: Finding, held: Held, since: Mapping[bytes, float]) -> None:
+        """`since`: when addresses came, as far as the history knows."""
+        self._since = since
         self._by_address: dict[bytes, list[Origin]] = {}
         self._by_label: dict[str, list[Origin]] = {}
         self._service: list[Origin] = []
@@ -318,21 +345,13 @@ class _Origins:
             found = self._by_address.get(rdata.address(record.data), [])
         elif record.type == "SRV":
             found = self._by_label.get(record.data.split()[-1].partition(".")[0].lower(), [])
-        return Shown(record.name, record.type, record.ttl, record.data, found or self._service)
+        origins = found or self._service
+        if record.type in _ADDRESSES and (since := self._since.get(rdata.address(record.data))) is not None:
+            origins = [msgspec.structs.replace(origin, since=since) for origin in origins]
+        return Shown(record.name, record.type, record.ttl, record.data, origins)
 
 
 def _add(known: dict[_Key, list[Origin]], key: _Key, origin: Origin) -> None:
     there = known.setdefault(key, [])
     if len(there) < _MOST_ORIGINS and origin not in there:
         there.append(origin)
-
-
-def owner_of(name: str, settings: Settings) -> tuple[str, str] | None:
-    """Return (namespace, Service) that a name belongs to by its form; None for other names."""
-    asked = _asked(name.strip().rstrip(".").lower(), 0, "", settings)
-    match form_of(asked.labels, clusters=asked.clusters) if asked.zone else None:
-        case OfService(namespace, service) | OfHost(namespace, service, _):
-            return namespace, service
-        case OfPort(namespace, service, _, _) | Zonal(namespace, service, _):
-            return namespace, service
-    return None

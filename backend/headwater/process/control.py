@@ -59,7 +59,28 @@ class Explain(Struct, frozen=True, tag="explain"):
     """What the watch process says that it waits for."""
 
 
-Request = Snapshot | Reload | Explain
+class History(Struct, frozen=True, tag="history", omit_defaults=True):
+    """Which entries of the history are there? Or, with `at`: what was answered then?"""
+
+    name: str = ""
+    namespace: str = ""
+    owner: str = ""
+    """NAMESPACE/NAME."""
+    ip: str = ""
+    since: float = 0.0
+    """Seconds since 1970, as all times here; 0.0: no matter."""
+    until: float = 0.0
+    limit: int = -1
+    """How many entries; -1: as many as usual."""
+    before: int = 0
+    """Only entries with lower numbers."""
+    after: int = -1
+    """Only entries with higher numbers, and those in the order of their numbers; -1: no matter."""
+    at: float = 0.0
+    qtype: str = "A"
+
+
+Request = Snapshot | Reload | Explain | History
 
 
 class Asked(Struct, frozen=True):
@@ -85,13 +106,21 @@ class Explained(Struct, frozen=True, tag="explained"):
     json: bytes
 
 
+class Told(Struct, frozen=True, tag="told"):
+    """A page of the history, or what was answered at a time, as JSON: docs/history.md has its
+    schema.
+    """
+
+    json: bytes
+
+
 class BadQuestion(Struct, frozen=True, tag="bad"):
     """What was asked makes no sense."""
 
     why: str
 
 
-Reply = AnswerSnapshot | WatchSnapshot | Done | Refused | Explained | BadQuestion
+Reply = AnswerSnapshot | WatchSnapshot | Done | Refused | Explained | Told | BadQuestion
 
 
 class Replied(Struct, frozen=True, tag="replied"):

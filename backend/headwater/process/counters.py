@@ -108,6 +108,8 @@ class WatchSnapshot(Struct, tag="watch"):
     """Objects that an audit found different from the API server, by resource."""
     second_opinions: dict[str, int] = field(default_factory=dict)
     """Lists that would have taken much away, by outcome (`writer.opinion.Opinion`)."""
+    history_entries: int = 0
+    history_bytes: int = 0
 
     def grow_older(self, now: float) -> None:
         """Move the ages on to a later moment of the machine's monotonic clock."""

@@ -23,9 +23,10 @@ from headwater.records.endpoints import Group
 from headwater.records.options import DEFAULTS, Options, Report
 from headwater.records.zone import Zone
 from headwater.store.node import (
+    HAS_SRV,
     HEAD,
+    IS_LIMITED,
     SRV_ROW,
-    Flag,
     Kind,
     SrvForm,
     pack_node,
@@ -191,7 +192,7 @@ class Writer:
         """The same in constant bytes, for endpoints that have one IPv4 address each."""
         numbers = port_numbers(ports)
         a_head, _ = rdata.address_heads(self.ttl)
-        flags = (Flag.SRV if numbers else 0) | (Flag.LIMITED if self.limit else 0)
+        flags = (HAS_SRV if numbers else 0) | (IS_LIMITED if self.limit else 0)
         parts = [
             HEAD.pack(flags, self.zone.index, kind, len(packed), 0),
             a_head,
@@ -244,7 +245,7 @@ class Writer:
         """The bytes before and after the address of an endpoint with one IPv4 address."""
         a_head, _ = rdata.address_heads(self.ttl)
         srv = self.own_srv(len(group.ports), port_numbers(group.ports)[:most])
-        return HEAD.pack(Flag.SRV if srv else 0, self.zone.index, Kind.ENDPOINT, 1, 0) + a_head, srv
+        return HEAD.pack(HAS_SRV if srv else 0, self.zone.index, Kind.ENDPOINT, 1, 0) + a_head, srv
 
     def _host(self, groups: Sequence[Group], label: bytes, most: int) -> bytes:
         """An endpoint name in several groups, with several addresses, or also a pod's name."""

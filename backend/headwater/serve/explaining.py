@@ -1,4 +1,4 @@
-"""Explanations beside the queries: one at a time, in a thread, with a bound on those that wait.
+"""Explanations, and the history, beside the queries: one at a time, and few that wait.
 
 What explains knows Kubernetes's objects, and this room does not: it is handed in.
 """
@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from headwater.answer.resolver import Resolver
-from headwater.process.control import BadQuestion, Explain, Explained, Refused, Reply
+from headwater.process.control import BadQuestion, Explain, Explained, History, Refused, Reply, Told
 from headwater.settings.settings import Settings
 from headwater.store.environment import Reader
 
@@ -25,12 +25,20 @@ MOST: Final = 4
 Explainer = Callable[[Explain, Reader, Resolver, Settings], bytes]
 
 
-class Explaining:
-    """The handler of `Explain`."""
+#: A question about the history and a store to its page in JSON. Raises ValueError for what makes no
+#: sense.
+Historian = Callable[[History, Reader, Settings], bytes]
 
-    def __init__(self, explain: Explainer, reader: Reader, resolver: Resolver, settings: Settings) -> None:
+
+class Explaining:
+    """The handler of `Explain` and `History`."""
+
+    def __init__(
+        self, explain: Explainer, tell: Historian, reader: Reader, resolver: Resolver, settings: Settings
+    ) -> None:
         """`resolver` is the one of the queries: it knows whether the store is stale."""
         self._explain = explain
+        self._tell = tell
         self._reader = reader
         self._queries_resolver = resolver
         # Of its own: what is explained is neither counted nor turned as a query is.
@@ -39,22 +47,27 @@ class Explaining:
         self._places = threading.Semaphore(MOST)
         self._thread = ThreadPoolExecutor(1, "explain")
 
-    def handle(self, asked: Explain, reply: Callable[[Reply], None]) -> None:
+    def handle(self, asked: Explain | History, reply: Callable[[Reply], None]) -> None:
         """Reply later, or at once that there are too many."""
         if not self._places.acquire(blocking=False):
             reply(Refused(f"{MOST} names are being explained already: ask again"))
             return
         self._thread.submit(self._run, asked, reply)
 
-    def _run(self, asked: Explain, reply: Callable[[Reply], None]) -> None:
+    def _run(self, asked: Explain | History, reply: Callable[[Reply], None]) -> None:
         try:
-            self._resolver.set_stale(self._queries_resolver.stale)
-            found: Reply = Explained(self._explain(asked, self._reader, self._resolver, self._settings))
+            found = self._found(asked)
         except ValueError as error:
             found = BadQuestion(str(error))
         except Exception as error:  # noqa: BLE001 (it must not end the thread)
-            _log.exception("%s %s cannot be explained", asked.name[:255], asked.qtype[:10])
+            _log.exception("%s of %s failed", type(asked).__name__, asked.name[:255])
             found = Refused(repr(error)[:500])
         finally:
             self._places.release()
         reply(found)
+
+    def _found(self, asked: Explain | History) -> Reply:
+        if isinstance(asked, History):
+            return Told(self._tell(asked, self._reader, self._settings))
+        self._resolver.set_stale(self._queries_resolver.stale)
+        return Explained(self._explain(asked, self._reader, self._resolver, self._settings))

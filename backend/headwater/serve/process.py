@@ -19,7 +19,7 @@ from headwater.process import control, log
 from headwater.process.progress import Progress
 from headwater.serve.assignment import Assignment
 from headwater.serve.dns_listener import DnsListener
-from headwater.serve.explaining import Explainer, Explaining
+from headwater.serve.explaining import Explainer, Explaining, Historian
 from headwater.serve.queries import Queries
 from headwater.serve.server import Server
 from headwater.serve.tls import Certificates
@@ -36,11 +36,13 @@ _FOLLOW: Final = (0.02, 0.25)
 _DRAIN: Final = 4.0
 
 
-def run(assignment: Assignment, end: socket.socket, explain: Explainer, say: Say | None = None) -> None:
+def run(
+    assignment: Assignment, end: socket.socket, explain: Explainer, tell: Historian, say: Say | None = None
+) -> None:
     """The process's main function; `end` is its end of the link to the supervisor.
 
-    `explain` may import what it needs when it is first called. `say` tells the reasons of negative
-    answers.
+    `explain` and `tell` may import what they need when they are first called. `say` tells the
+    reasons of negative answers.
     """
     settings = assignment.settings
     setproctitle.setproctitle(f"headwater: answer {assignment.index}")
@@ -53,10 +55,11 @@ def run(assignment: Assignment, end: socket.socket, explain: Explainer, say: Say
     reader.follow()
     resolver = Resolver(reader, settings, say)
     queries = Queries(reader, resolver, Upstream(settings.upstreams), settings.max_staleness)
-    explaining = Explaining(explain, reader, resolver, settings)
+    explaining = Explaining(explain, tell, reader, resolver, settings)
     handlers: dict[type[control.Request], control.Handler] = {
         control.Snapshot: lambda _, reply: reply(queries.snapshot()),
         control.Explain: explaining.handle,
+        control.History: explaining.handle,
     }
     link.attend(progress, handlers)
     try:

@@ -15,7 +15,14 @@ from typing import Any, Final, Literal
 
 from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
-from headwater.settings.parse import duration_text, parse_duration, parse_reverse_zone, parse_zone
+from headwater.settings.parse import (
+    duration_text,
+    parse_duration,
+    parse_reverse_zone,
+    parse_size,
+    parse_zone,
+    size_text,
+)
 from headwater.settings.settings import Settings
 
 #: A value as a file spells it: a string, a number, true or false, or an array of strings.
@@ -230,8 +237,11 @@ OPTIONS: Final = (
            "mended; 0: never.", "DURATION", parse=parse_duration, show=duration_text, basic=False),
     Option("--second-opinion", "second_opinion", STATE, "Ask for a second list before one that takes more than a third "
            "away is believed.", choices=("on", "off"), basic=False),
+    Option("--history", "history", STATE, "How much of the store the history of answers may take, as in 64MiB; 0: "
+           "none is kept.", "SIZE", parse=parse_size, show=size_text, basic=False),
 
-    Option("--admin", "admin", OBSERVING, "/metrics, /healthz, /readyz and /explain; 'off' for none.", "ADDRESS",
+    Option("--admin", "admin", OBSERVING, "/metrics, /healthz, /readyz, /explain, /history and /events; "
+           "'off' for none.", "ADDRESS",
            parse=_address_or_off, show=lambda address: _address(address) or "off"),
     Option("--admin-details", "admin_details", OBSERVING, "Who may see names and objects there: clients on loopback "
            "(so kubectl port-forward works), or all.", "WHO", choices=("loopback", "all"), basic=False),

@@ -13,6 +13,8 @@ MAX_NAME = 255
 
 _DURATION = re.compile(r"(?:([0-9]{1,5})h)?(?:([0-9]{1,7})m)?(?:([0-9]{1,9}(?:\.[0-9]{1,3})?)s)?")
 REVERSE = ("in-addr.arpa", "ip6.arpa")
+_SIZE = re.compile(r"([0-9]{1,15})(|[KMGT]i?B?)")
+_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]*[A-Za-z0-9_])?")
 
 
@@ -78,3 +80,21 @@ def duration_text(seconds: float) -> str:
     hours, minutes = divmod(whole, 60)
     parts = (f"{hours}h" if hours else "", f"{minutes}m" if minutes else "", f"{rest / 1000:g}s" if rest else "")
     return "".join(parts) or "0"
+
+
+def parse_size(text: str, flag: str) -> int:
+    """Bytes: "16MiB", "512Ki", "0"; units are powers of 1,024. Raises SettingsError."""
+    found = _SIZE.fullmatch(text.replace(" ", ""))
+    if found is None:
+        raise SettingsError(flag, f"{text!r} is not a size such as 16MiB, or 0")
+    number, unit = found.groups()
+    return int(number) << 10 * _UNITS[unit[:1]]
+
+
+def size_text(size: int) -> str:
+    """The text that `parse_size` reads as that many bytes: "16MiB", "0"."""
+    unit = 0
+    while size and not size & 1023 and unit < 4:
+        size >>= 10
+        unit += 1
+    return f"{size}{('', 'KiB', 'MiB', 'GiB', 'TiB')[unit]}"

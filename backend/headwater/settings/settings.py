@@ -72,6 +72,8 @@ class Settings:
     """Seconds between two comparisons of the store with the API server; 0: none."""
     second_opinion: Literal["on", "off"] = "on"
     """Whether a list that would take much away needs a second one to confirm it."""
+    history: int = 16 << 20
+    """Bytes of the store that the history of answers may take; 0: none is kept."""
     upstreams: tuple[Address, ...] = ()
     """Servers for names outside the zones; empty: the system's resolvers."""
     log_level: str = "info"

@@ -24,6 +24,11 @@ MAX_WORKERS: Final = 15
 #: A node names its zone by one byte, and a count by one more.
 MAX_ZONES: Final = 250
 
+#: Less would hold little more than the pages that a commit copies. The writer counts 12 bytes for
+#: each entry, and reads them all at its start: more would take minutes, and hundreds of MiB.
+LEAST_HISTORY: Final = 1 << 20
+MOST_HISTORY: Final = 1 << 30
+
 _NAMESPACE: Final = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 
 
@@ -103,10 +108,12 @@ def tls(settings: Settings) -> None:
 
 
 def state(settings: Settings) -> None:
-    """A folder to keep the records in, and how often they are compared."""
+    """A folder for the records, how often they are compared, and how much history is kept."""
     if not settings.state_dir:
         raise SettingsError("--state-dir", "a folder is needed")
     _seconds("--audit-interval", settings.audit_interval)
+    if settings.history and not LEAST_HISTORY <= settings.history <= MOST_HISTORY:
+        raise SettingsError("--history", "a history has from 1MiB to 1GiB; 0 is none")
 
 
 def observing(settings: Settings) -> None:

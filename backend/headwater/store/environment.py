@@ -29,6 +29,7 @@ from typing import Any, Final, TypeVar, cast
 
 import lmdb
 
+from headwater.store.history import HISTORY, SUM
 from headwater.store.identity import PREFIX, WITHDRAWN, Identity, condemn, discard, is_condemned, point, published
 
 #: Another number discards the store. Raise it whenever a stored byte gets another meaning.
@@ -54,7 +55,13 @@ _CHECKSUM: Final = b"checksum"
 MAX_KEY: Final = 511
 
 _HEARD: Final = struct.Struct(">d?")
+#: A file in the folder of a generation whose time says when its writer was last at work.
+_ALIVE: Final = "alive"
 _SUB_DATABASES: Final = ("meta", "objects", "slices", "pods", "hosts", "staging", "faulty", "addresses", "records")
+#: Those that a store of an earlier version may lack: readers do without until the writer makes
+#: them.
+_LATER: Final = (HISTORY,)
+_ALL_SUB_DATABASES: Final = (*_SUB_DATABASES, *_LATER)
 #: The checksum covers these; the others are indexes, rebuilt from the objects.
 _CHECKED: Final = ("objects", "addresses", "records")
 
@@ -119,6 +126,37 @@ class Snapshot:
                         return
                     yield bytes(key), bytes(value)
 
+    def has(self, db: str) -> bool:
+        """Whether the store has that sub-database: one of an earlier version may lack it."""
+        return db in self._dbs
+
+    def last_key(self, db: str) -> bytes | None:
+        """The last key of a sub-database."""
+        return _end_of(self._txn, self._dbs[db], last=True)
+
+    def first_key(self, db: str) -> bytes | None:
+        """The first key of a sub-database."""
+        return _end_of(self._txn, self._dbs[db], last=False)
+
+    def backward(self, db: str, before: bytes) -> Iterator[tuple[bytes, Any]]:
+        """(key, value) of the keys below one, the last first; values are valid until the next.
+
+        Not for the hot path.
+        """
+        with self._txn.cursor(self._dbs[db]) as cursor:
+            there = cursor.prev() if cursor.set_range(before) else cursor.last()
+            while there:
+                yield bytes(cursor.key()), cursor.value()
+                there = cursor.prev()
+
+    def forward(self, db: str, start: bytes) -> Iterator[tuple[bytes, Any]]:
+        """(key, value) from a key on; values are valid until the next. Not for the hot path."""
+        with self._txn.cursor(self._dbs[db]) as cursor:
+            there = cursor.set_range(start)
+            while there:
+                yield bytes(cursor.key()), cursor.value()
+                there = cursor.next()
+
     def heard(self) -> tuple[float, bool] | None:
         """When all resources were last heard (`time.monotonic`), and whether there is a connection.
 
@@ -131,12 +169,17 @@ class Snapshot:
         self._txn.abort()
 
 
+def _end_of(txn: lmdb.Transaction, db: Any, *, last: bool) -> bytes | None:
+    with txn.cursor(db) as cursor:
+        return bytes(cursor.key()) if (cursor.last() if last else cursor.first()) else None
+
+
 def _open(folder: Path, *, readonly: bool) -> lmdb.Environment:
     return lmdb.open(
         str(folder / "data.mdb"),
         subdir=False,
         map_size=_MAP_SIZE,
-        max_dbs=len(_SUB_DATABASES),
+        max_dbs=len(_ALL_SUB_DATABASES),
         max_readers=_MAX_READERS,
         readonly=readonly,
         create=not readonly,
@@ -156,7 +199,8 @@ def _complete(env: lmdb.Environment, folder: Path) -> bool:
 
 def _sizes(env: lmdb.Environment, folder: Path) -> tuple[int, int]:
     """The bytes that the file's header counts, and the bytes that the file has."""
-    return (env.info()["last_pgno"] + 1) * env.stat()["psize"], (folder / "data.mdb").stat().st_size
+    # No Path is joined: every commit comes here.
+    return (env.info()["last_pgno"] + 1) * env.stat()["psize"], os.stat(f"{folder}/data.mdb").st_size  # noqa: PTH116
 
 
 class ReadTransaction:
@@ -199,6 +243,27 @@ class ReadTransaction:
     def count(self, db: str) -> int:
         """How many entries a sub-database has."""
         return int(self._txn.stat(self._dbs[db])["entries"])
+
+    def value(self, db: str, key: bytes) -> bytes | None:
+        """As `Snapshot.value`."""
+        return self.get(db, key)
+
+    def last_key(self, db: str) -> bytes | None:
+        """The last key of a sub-database."""
+        return _end_of(self._txn, self._dbs[db], last=True)
+
+    def first_key(self, db: str) -> bytes | None:
+        """The first key of a sub-database."""
+        return _end_of(self._txn, self._dbs[db], last=False)
+
+    def bytes_of(self, db: str) -> int:
+        """Bytes of the pages that a sub-database has."""
+        found = self._txn.stat(self._dbs[db])
+        return int(found["psize"]) * int(found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"])
+
+    def checksum(self) -> bytes:
+        """Of everything, as it is stored."""
+        return self.meta(_CHECKSUM) or b"0"
 
     def checksum_holds(self) -> bool:
         """Read everything and compare it with the stored checksum."""
@@ -269,7 +334,12 @@ class Transaction(ReadTransaction):
             self.changed += db != "objects"
         return cast("bytes | None", before)
 
-    # Indexes, the staging area and notes: not in the checksum.
+    # Indexes, the staging area, the history and notes: not in the checksum.
+
+    def append(self, db: str, key: bytes, value: bytes) -> None:
+        """Put a value behind all others. Raises ValueError for a key that is not behind them."""
+        if not self._txn.put(key, value, append=True, db=self._dbs[db]):
+            raise ValueError(f"{key!r} is not behind the last key of {db}")
 
     def index(self, db: str, key: bytes, value: bytes = b"") -> None:
         self._txn.put(key, value, db=self._dbs[db])
@@ -284,9 +354,15 @@ class Transaction(ReadTransaction):
                 self._checksum ^= zlib.crc32(value, zlib.crc32(key))
         self._txn.drop(self._dbs[db], delete=False)
 
-    def finish(self) -> None:
-        """Store the checksum; the last write before the commit."""
-        self.set_meta(_CHECKSUM, b"%d" % self._checksum)
+    def finish(self, *, history: bool = False) -> None:
+        """Store the checksum; the last write before the commit.
+
+        `history`: it knows of what was changed.
+        """
+        checksum = b"%d" % self._checksum
+        self.set_meta(_CHECKSUM, checksum)
+        if history and self.meta(SUM) != checksum:
+            self.set_meta(SUM, checksum)
 
 
 class Store:
@@ -300,7 +376,9 @@ class Store:
         # Each reading thread holds it, because another may want to unmap the file or to enlarge its
         # map.
         self._mapped = threading.RLock()
-        self._dbs = {name: env.open_db(name.encode()) for name in _SUB_DATABASES}
+        self._dbs = {name: env.open_db(name.encode()) for name in _ALL_SUB_DATABASES}
+        self.keeps_history = False
+        """Whether each commit notes that the history knows of it."""
 
     @classmethod
     def open(cls, state_dir: Path, identity: Identity) -> tuple[Store, str]:
@@ -398,7 +476,7 @@ class Store:
                 with self._env.begin(write=True) as raw:
                     txn = Transaction(raw, self._dbs)
                     result = work(txn)
-                    txn.finish()
+                    txn.finish(history=self.keeps_history)
             except lmdb.MapFullError:
                 # It moves the map: nobody may be reading in it.
                 with self._mapped:
@@ -442,6 +520,26 @@ class Store:
         """Store the value that `Snapshot.heard` reads. Raises as `write` does."""
         self.write(lambda txn: txn.set_meta(HEARD, _HEARD.pack(moment, connected)))
 
+    def note_alive(self, moment: float) -> None:
+        """Note that somebody takes care of it, at that moment (seconds since 1970).
+
+        Costs no commit.
+        """
+        place = self.folder / _ALIVE
+        with contextlib.suppress(OSError):
+            try:
+                os.utime(place, (moment, moment))
+            except FileNotFoundError:
+                place.touch()
+                os.utime(place, (moment, moment))
+
+    def last_alive(self) -> float:
+        """The last moment that `note_alive` was told; 0.0 for none."""
+        try:
+            return (self.folder / _ALIVE).stat().st_mtime
+        except OSError:
+            return 0.0
+
     def publish(self) -> None:
         """Make this generation the one that readers follow, in one step; remove the others."""
         try:
@@ -462,7 +560,7 @@ class Store:
                 raise StoreDamaged("its file was removed")
             self._env.close()
             self._env = _open(self.folder, readonly=False)
-            self._dbs = {name: self._env.open_db(name.encode()) for name in _SUB_DATABASES}
+            self._dbs = {name: self._env.open_db(name.encode()) for name in _ALL_SUB_DATABASES}
 
     @property
     def is_published(self) -> bool:
@@ -523,6 +621,15 @@ def stored_identity(state_dir: Path) -> Identity:
     return Identity(found[_SOURCE].decode(), found[_SHAPE].decode())
 
 
+def _later(env: lmdb.Environment) -> dict[str, Any]:
+    """Those of _LATER that are there."""
+    found = {}
+    for name in _LATER:
+        with contextlib.suppress(lmdb.Error, OSError):
+            found[name] = env.open_db(name.encode(), create=False)
+    return found
+
+
 class Reader:
     """The readers' side: follows the published generation, hands out snapshots.
 
@@ -553,6 +660,7 @@ class Reader:
                 self._replaced.pop(0)[1].close()
             folder = published(self._state_dir)
             if folder is None or folder == self._folder:
+                self._look_for_later()
                 return
             opened = None if folder.name == WITHDRAWN else self._try(folder)
             if opened is None and folder.name != WITHDRAWN:
@@ -575,9 +683,15 @@ class Reader:
                     same = all(txn.get(key) == value for key, value in expected)
                 if same:
                     self._generation += 1
-                    return env, dbs["records"], dbs, self._generation
+                    return env, dbs["records"], dbs | _later(env), self._generation
         env.close()
         return None
+
+    def _look_for_later(self) -> None:
+        """Open what the writer may have added to a store of an earlier version."""
+        if self._open is not None and any(name not in self._open[2] for name in _LATER):
+            env, records, dbs, generation = self._open
+            self._open = env, records, dbs | _later(env), generation
 
     def begin(self) -> Snapshot | None:
         """A snapshot of now, or None when no store is open."""

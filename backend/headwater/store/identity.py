@@ -6,6 +6,7 @@ lmdb.
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from dataclasses import dataclass
@@ -107,7 +108,11 @@ def condemn(folder: Path) -> None:
 
 
 def is_condemned(folder: Path) -> bool:
-    return (folder / CONDEMNED).exists()
+    """Whether a generation is marked as damaged.
+
+    The watch process asks at every step: no Path is joined.
+    """
+    return os.path.exists(f"{folder}/{CONDEMNED}")  # noqa: PTH110
 
 
 def discard(state_dir: Path) -> None:

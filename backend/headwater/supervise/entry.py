@@ -31,11 +31,11 @@ def answer(assignment: Assignment, end: socket.socket) -> None:
     from headwater.serve.process import run
 
     if not assignment.settings.extended_errors:
-        run(assignment, end, _explain)
+        run(assignment, end, _explain, _tell)
         return
     from headwater.explain.extended import Reasons
 
-    run(assignment, end, _explain, Reasons(assignment.settings).say)
+    run(assignment, end, _explain, _tell, Reasons(assignment.settings).say)
 
 
 def _explain(asked: control.Explain, reader: Reader, resolver: Resolver, settings: Settings) -> bytes:
@@ -45,3 +45,14 @@ def _explain(asked: control.Explain, reader: Reader, resolver: Resolver, setting
     from headwater.explain.explain import explained_from
 
     return msgspec.json.encode(explained_from(reader, resolver, settings, asked.name, asked.qtype, asked.waiting))
+
+
+def _tell(asked: control.History, reader: Reader, settings: Settings) -> bytes:
+    """The same of the history."""
+    import time
+
+    import msgspec
+
+    from headwater.explain.history import told_from
+
+    return msgspec.json.encode(told_from(reader, settings, asked, time.time()))

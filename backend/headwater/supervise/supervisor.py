@@ -234,6 +234,11 @@ class Supervisor:
 
     async def explain(self, asked: control.Explain) -> control.Explained | control.BadQuestion | control.Refused:
         """What an answer process says of a name: the first that says something."""
+        reply = await self._asked(asked)
+        assert isinstance(reply, control.Explained | control.BadQuestion | control.Refused)
+        return reply
+
+    async def _asked(self, asked: control.Explain | control.History) -> control.Reply:
         why = "no answer process runs"
         for child in self._answers:
             try:
@@ -242,11 +247,17 @@ class Supervisor:
             except (Unanswered, TimeoutError) as error:
                 why = f"{child.name} does not answer: {error or 'too slow'}"
                 continue
-            if isinstance(reply, control.Explained | control.BadQuestion):
+            if isinstance(reply, control.Explained | control.Told | control.BadQuestion):
                 return reply
             if isinstance(reply, control.Refused):
                 why = reply.why
         return control.Refused(why)
+
+    async def history(self, asked: control.History) -> control.Told | control.BadQuestion | control.Refused:
+        """What an answer process reads in the history: the first that reads something."""
+        reply = await self._asked(asked)
+        assert isinstance(reply, control.Told | control.BadQuestion | control.Refused)
+        return reply
 
     def views(self) -> list[ProcessView]:
         """The views for admin: the watch process first, then the answer processes."""

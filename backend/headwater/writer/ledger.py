@@ -39,6 +39,7 @@ from headwater.records.compiler import Compiler
 from headwater.store.environment import READY, SERIAL, ReadTransaction, Store, Transaction
 from headwater.store.node import Kind
 from headwater.writer import lists, opinion
+from headwater.writer.chronicle import Chronicle, Draft
 from headwater.writer.early import Early
 from headwater.writer.isolation import Unstorable, in_parts, told
 from headwater.writer.lists import version_key
@@ -77,14 +78,16 @@ class Ledger:
         second_opinion: bool = False,
         meter: Callable[[], float] = time.thread_time,
         on_sign: Callable[[], None] = lambda: None,
+        chronicle: Chronicle | None = None,
     ) -> None:
         """Take over a store, and compile what its settings or its host changed. Raises StoreFull.
 
         `resources` are those that answers depend on. With `second_opinion` a doubtful list waits
         for a second one (`opinion`), which the caller asks for. `meter` counts the seconds that
         this thread works. `on_sign` is called after each transaction, and after each owner that is
-        compiled in one.
+        compiled in one. Without a `chronicle` no history is kept.
         """
+        self._chronicle = chronicle
         self._store = store
         self._compiler = compiler
         self._resources = tuple(resources)
@@ -117,6 +120,8 @@ class Ledger:
         store.read(self._count_objects)
         moved = store.read(lambda txn: txn.meta(_HOST)) != compiler.host
         self.ready = self._is_synced() and store.shape_matches and bool(store.read(lambda txn: txn.meta(READY)))
+        if chronicle is not None:
+            chronicle.open(store, ready=self.ready)
         if moved or not store.shape_matches:
             self._write(partial(self._reindex, moved=moved))
         self._catch_up(Outcome())
@@ -251,6 +256,9 @@ class Ledger:
 
         def commit(some: Sequence[Event]) -> None:
             outcome.records_changed += self._write(partial(self._post, events=some), outcome.costs)
+            if self._chronicle is not None:
+                for resource in {event.resource for event in some}:
+                    self._chronicle.heard(resource)
             for event in some:
                 waiting.popleft()
                 if isinstance(event, Upsert) and event.decoded.trigger_time:
@@ -286,7 +294,7 @@ class Ledger:
             elif self._is_over(txn, event) or self._is_contested(txn, event):
                 continue
             elif isinstance(event, Remove):
-                batch.remove(event.resource, event.key)
+                batch.remove(event.resource, event.key, event.resource_version)
                 gone[object_key(event.resource, event.key)] = event.resource_version
             else:
                 batch.upsert(event.resource, event.decoded)
@@ -344,8 +352,16 @@ class Ledger:
 
     def _batch(self, txn: Transaction, *, compiling: bool) -> Posting:
         counts, objects = list(self.counts), dict(self.objects)
+        draft = self._chronicle.draft() if self._chronicle is not None and self.ready else None
         return Posting(
-            txn, self._compiler, counts, objects, compiling=compiling, meter=self._meter, on_owner=self._on_sign
+            txn,
+            self._compiler,
+            counts,
+            objects,
+            compiling=compiling,
+            meter=self._meter,
+            on_owner=self._on_sign,
+            draft=draft,
         )
 
     def _write(self, work: Callable[[Transaction], Posting], costs: dict[tuple[str, str], float] | None = None) -> int:
@@ -362,6 +378,9 @@ class Ledger:
         if costs is not None:
             costs.update(batch.costs)
         self.counts, self.objects = batch.counts, batch.objects
+        if batch.draft is not None and self._chronicle is not None:
+            self._chronicle.settled(batch.draft)
+            self._chronicle.look(self._store)
         return changed
 
     def _finish(self, txn: Transaction, batch: Posting) -> Posting:
@@ -370,6 +389,8 @@ class Ledger:
         if txn.changed:
             self._advance_serial(txn)
             txn.set_meta(_COUNTS, _KINDS.pack(*batch.counts))
+        if batch.draft is not None:
+            batch.draft.write(txn)
         return batch
 
     def _advance_serial(self, txn: Transaction) -> None:
@@ -472,6 +493,8 @@ class Ledger:
             # Keep the first result: once a part is applied, it no longer counts as a loss.
             self._second.setdefault(resource, ("confirmed", loss) if loss is not None else ("contradicted", doubt))
         if self.ready:
+            if self._chronicle is not None:
+                self._chronicle.list_begins(resource)
             yield from self._apply_list(resource)
 
         def settle(txn: Transaction) -> None:
@@ -480,6 +503,8 @@ class Ledger:
             self._forget_gone(txn, resource, "")
 
         self._store.write(settle)
+        if self._chronicle is not None:
+            self._chronicle.heard(resource)
         if resource == "endpointslices":
             self._contested = frozenset()
         if self.doubts.pop(resource, None) is not None:
@@ -519,6 +544,8 @@ class Ledger:
 
     def _post_staged(self, txn: Transaction, resource: Resource, keys: Sequence[bytes]) -> Posting:
         batch = self._batch(txn, compiling=True)
+        if batch.draft is not None:
+            batch.draft.listed = resource
         lists.apply(txn, resource, keys, batch)
         return self._finish(txn, batch)
 
@@ -556,13 +583,16 @@ class Ledger:
         written = self._compile_services(self._early.reached, _LAST)
         self._write(self._fixed_records)
 
-        def finish(txn: Transaction) -> None:
+        def finish(txn: Transaction) -> Draft | None:
             self._advance_serial(txn)
             txn.set_meta(_COUNTS, _KINDS.pack(*self.counts))
             self._store.sign_shape(txn)
             txn.set_meta(READY, b"1")
+            return None if self._chronicle is None else self._chronicle.begins(txn, "all records were made anew")
 
-        self._store.write(finish)
+        draft = self._store.write(finish)
+        if draft is not None and self._chronicle is not None:
+            self._chronicle.settled(draft)
         self._early = None
         self.ready = True
         return written

@@ -35,7 +35,10 @@ from headwater.records import limits
 from headwater.records.compiler import Changes, Compiler
 from headwater.records.zone import NameServer
 from headwater.store.environment import MAX_KEY, StoreDamaged, Transaction
+from headwater.store.history import Owner as Whose
+from headwater.store.history import OwnerKind
 from headwater.store.node import Kind
+from headwater.writer.chronicle import Draft
 from headwater.writer.isolation import NOT_AN_OBJECTS, Unstorable, told
 from headwater.writer.owners import IMPORT
 
@@ -116,13 +119,16 @@ class Posting:
         compiling: bool,
         meter: Callable[[], float] = time.thread_time,
         on_owner: Callable[[], None] = lambda: None,
+        draft: Draft | None = None,
     ) -> None:
         """`counts` and `objects` are copies of the ledger's counts; they
         hold once the commit succeeds.
 
         `meter` counts the seconds that this thread works. `on_owner` is called after each Service
         or ServiceImport that is compiled: a namespace that comes or goes may have thousands.
+        `draft` hears what is to be told in the history.
         """
+        self.draft = draft
         self._meter = meter
         self._on_owner = on_owner
         self.costs: dict[tuple[str, str], float] = {}
@@ -144,6 +150,8 @@ class Posting:
         self._touched_imports: dict[tuple[str, str], None] = {}
         self._dns_service_changed = False
         self._report = compiler.report
+        # Of the object that is taken.
+        self._version = self._trigger = ""
 
     # Objects
 
@@ -157,29 +165,42 @@ class Posting:
         if before is None:
             self.objects[resource] += 1
         if not says_the_same(before, data):
+            self._version, self._trigger = decoded.resource_version, decoded.trigger_time
             self._changed(resource, item.key, before, item)
 
-    def remove(self, resource: Resource, key: tuple[str, str]) -> None:
-        """Raises Unstorable."""
+    def remove(self, resource: Resource, key: tuple[str, str], version: str = "") -> None:
+        """`version`: as of which it is gone. Raises Unstorable."""
         before = self._txn.delete("objects", storable_key(resource, key))
         if before is not None:
             self.objects[resource] -= 1
+            self._version, self._trigger = version, ""
             self._changed(resource, key, before, None)
 
     def _changed(self, resource: Resource, key: tuple[str, str], data: bytes | None, now: Object | None) -> None:
         match resource:
             case "namespaces":
                 self._namespaces.setdefault(key[1], data is not None)
+                self._tell([Whose(OwnerKind.NAMESPACE, key[1], "")], resource, key, data, now)
             case "services":
                 self._service_changed(key, data, cast("Service | None", now))
             case "serviceimports":
                 if self._compiling:
-                    self._imports.setdefault(key, None if data is None else stored(resource, data))
+                    before = None if data is None else stored(resource, data)
+                    self._imports.setdefault(key, before)
                     self._touched_imports[key] = None
+                    self._tell([Whose(OwnerKind.IMPORT, *key)], resource, key, before, now)
             case "endpointslices":
                 self._slice_changed(key, data, cast("EndpointSlice | None", now))
             case "pods":
-                self._pod_changed(data, cast("Pod | None", now))
+                self._pod_changed(key, data, cast("Pod | None", now))
+
+    def _tell(
+        self, owners: Iterable[Whose], resource: Resource, key: tuple[str, str], before: object, now: Object | None
+    ) -> None:
+        """Let the history know of an object that changed."""
+        if self.draft is not None and self._compiling:
+            for owner in owners:
+                self.draft.changed(owner, resource, key, self._version, self._trigger, before, now)
 
     def _service_changed(self, key: tuple[str, str], data: bytes | None, now: Service | None) -> None:
         before: Service | None = None if data is None else stored("services", data)
@@ -187,6 +208,7 @@ class Posting:
         if self._compiling:
             self._services.setdefault(key, before)
             self._touched[key] = None
+            self._tell([Whose(OwnerKind.SERVICE, *key)], "services", key, before, now)
             self._dns_service_changed |= any(True for _ in self._txn.scan("hosts", index_key(*key, "")))
 
     def _slice_changed(self, key: tuple[str, str], data: bytes | None, now: EndpointSlice | None) -> None:
@@ -205,6 +227,8 @@ class Posting:
                 self._slices_by_owner.setdefault((key[0], owner), set()).add(key[1])
                 touched = self._touched_imports if owner.startswith(IMPORT) else self._touched
                 touched[key[0], owner.removeprefix(IMPORT)] = None
+            owners = [_whose(key[0], owner) for owner in (old | new) - _NOBODY]
+            self._tell(owners, "endpointslices", key, before, now)
 
     def _addresses(self, resource: Resource, item: Object | None) -> Mapping[bytes, bytes]:
         """Return an object's entries in the index of addresses; none
@@ -253,7 +277,7 @@ class Posting:
             self._txn.index("hosts", index_key(now.namespace, now.service, now.name))
         self._dns_service_changed |= was or still
 
-    def _pod_changed(self, data: bytes | None, now: Pod | None) -> None:
+    def _pod_changed(self, key: tuple[str, str], data: bytes | None, now: Pod | None) -> None:
         before: Pod | None = None if data is None else stored("pods", data)
         old = {(before.namespace, item) for item in before.addresses} if before is not None else set()
         new = {(now.namespace, item) for item in now.addresses} if now is not None else set()
@@ -264,6 +288,7 @@ class Posting:
         for namespace, address in new - old:
             self._txn.index("pods", index_key(namespace, address, pod.name))
         self._pods.update(dict.fromkeys(old ^ new))
+        self._tell([Whose(OwnerKind.POD, *place) for place in old ^ new], "pods", key, before, now)
 
     # What has to be compiled although it did not change
 
@@ -291,8 +316,11 @@ class Posting:
         `anew`: `records` has nothing of them yet.
         """
         changes = self._compiler.changes()
+        draft = None if anew else self.draft
         for name, existed in self._namespaces.items():
             exists = self._exists(name)
+            if draft is not None:
+                draft.compiles(Whose(OwnerKind.NAMESPACE, name, ""))
             self._add(changes, ("", name), lambda mine: self._compile_namespace(mine, name, exists=exists))  # noqa: B023
             if existed != exists and not anew:
                 self._touch_inhabitants(name)
@@ -302,12 +330,16 @@ class Posting:
                 began, names = self._meter(), len(changes.put) + len(changes.drop)
                 self._compile_owner(cast("Resource", resource), key, changes, anew=anew, maybe_faulty=faulty)
                 owner = key if resource == "services" else (key[0], IMPORT + key[1])
+                if draft is not None:
+                    draft.compiles(_whose(*owner))
                 names = len(changes.put) + len(changes.drop) - names
                 self.costs[owner] = self._meter() - began + names * _WRITTEN
                 self._on_owner()
         if self._dns_service_changed and not anew:
             changes.merge(self.fixed(), ())
         for namespace, address in self._pods:
+            if draft is not None:
+                draft.compiles(Whose(OwnerKind.POD, namespace, address))
             self._add(changes, (namespace, address), lambda mine: self._compile_pod(mine, namespace, address))  # noqa: B023
         if anew:
             self.fill(changes.put)
@@ -493,14 +525,19 @@ class Posting:
     def write(self, changes: Changes) -> None:
         """Write and delete nodes; in the order of their keys, because neighbours share pages."""
         txn, counts = self._txn, self.counts
+        note = None if self.draft is None else self.draft.note
         for name in changes.drop:
             if name not in changes.put and (before := txn.delete("records", name)) is not None:
                 counts[before[2]] -= 1
+                if note is not None:
+                    note(name, before, None)
         for name, node in sorted(changes.put.items()):
             before = txn.put("records", name, node)
             if before is not None:
                 counts[before[2]] -= 1
             counts[node[2]] += 1
+            if note is not None and before is not node:  # `put` gives back what it was given where that was there
+                note(name, before, node)
 
     def fill(self, nodes: dict[bytes, bytes]) -> None:
         """Write nodes whose names are new."""
@@ -558,6 +595,13 @@ class Posting:
                 self._compiler.too_many_slices(namespace, owner[1].removeprefix(IMPORT))
                 break
         return before, after
+
+
+def _whose(namespace: str, owner: str) -> Whose:
+    """An owner as the history has it; `owner` as in the index of slices."""
+    if owner.startswith(IMPORT):
+        return Whose(OwnerKind.IMPORT, namespace, owner.removeprefix(IMPORT))
+    return Whose(OwnerKind.SERVICE, namespace, owner)
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ from headwater.store.identity import Identity, discard
 from headwater.store.node import Kind
 from headwater.writer import host
 from headwater.writer.audit import Auditor
+from headwater.writer.chronicle import Chronicle
 from headwater.writer.ledger import Ledger
 from headwater.writer.outcome import Outcome
 from headwater.writer.skipped import Skipped
@@ -70,6 +71,8 @@ _READER_CHECK: Final = 5.0
 _FILES_WAKE: Final = 200
 #: After this many pages of lists, the pages of the store's file that they touched are unmapped.
 _UNMAP: Final = 50
+#: How often it is noted that somebody watches, in seconds: the history tells the gap since then.
+_ALIVE: Final = 1.0
 #: How often the moment is stored when the source was last heard, in seconds.
 _HEARD: Final = 0.5
 #: The most characters of what is wrong that is shown.
@@ -123,13 +126,24 @@ class Watcher:
         compiler = Compiler(settings, host.of_this_host(), self.skipped.report)
         self._resources = required_resources(settings)
         self._began = self._checked = self._noted = clock()
+        self._told_alive = self._began - _ALIVE
         # A second reading of the files would say the same.
         asks = settings.second_opinion == "on" and not settings.manifests
         # With a simulated clock, costs are measured with it too, so that turns do not depend on the
         # machine's speed.
         meter = time.thread_time if clock is time.monotonic else clock
         on_sign = self.progress.part_of_commit
-        self.ledger = Ledger(store, compiler, self._resources, wall, second_opinion=asks, meter=meter, on_sign=on_sign)
+        self.chronicle = Chronicle(settings.history, compiler, wall, from_files=bool(settings.manifests))
+        self.ledger = Ledger(
+            store,
+            compiler,
+            self._resources,
+            wall,
+            second_opinion=asks,
+            meter=meter,
+            on_sign=on_sign,
+            chronicle=self.chronicle,
+        )
         self.auditor: Auditor | None = None
         self._followers: dict[Resource, Follower] = {}
         self._recognition = Recognition(store.folder, clock)
@@ -344,6 +358,9 @@ class Watcher:
         for resource in [item for item, moment in self._ask_again.items() if now >= moment]:
             del self._ask_again[resource]
             self._followers[resource].relist(confirm=True)
+        if now - self._told_alive > _ALIVE:
+            self._told_alive = now
+            self._store.note_alive(self._wall())
         if now - self._checked > _READER_CHECK:
             self._checked = now
             self.skipped.look()
@@ -456,6 +473,8 @@ class Watcher:
             audits=self.auditor.runs if self.auditor is not None else 0,
             audit_differences=dict(self.auditor.differences) if self.auditor is not None else {},
             second_opinions=dict(self._second_opinions),
+            history_entries=self.chronicle.ring.entries,
+            history_bytes=self.chronicle.ring.bytes,
         )
 
     def _trouble(self) -> str:
