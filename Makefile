@@ -27,7 +27,7 @@ ALONE := tests/cluster tests/e2e
 
 .PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege simulate simulate-mutants fuzz \
 	fuzz-answers scale-answers tools \
-	cluster proto requirements dist clean
+	cluster screenshots proto requirements dist clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
@@ -41,7 +41,7 @@ run: $(READY) ## Serve the bundled example, CoreDNS in front, and show the first
 	@$(BIN)/headwater demo
 
 test: $(READY) lint ## Everything: lint, unit, wire, end to end, and a real control plane
-	@tools/setup packages dig dnsperf h2load
+	@tools/setup packages dig dnsperf h2load chromium chromedriver w3m
 	@$(PYTHON) tools/build.py || test -z "$${CI:-}"
 	@wrong=; $(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(SIDE_BY_SIDE) || wrong=1; \
 		$(BIN)/python -m pytest $(ALONE) || wrong=1; test -z "$$wrong"
@@ -112,6 +112,10 @@ tools: ## Build what tests are run with (CoreDNS, a control plane) into the cach
 
 cluster: $(READY) tools ## A real control plane on loopback, until Ctrl-C
 	@$(BIN)/python -m tests.harness.plane
+
+screenshots: $(READY) ## Draw the pictures of docs/page.md anew (16 minutes)
+	@tools/setup packages chromium chromedriver
+	@$(BIN)/python -m tools.screenshots
 
 proto: $(READY) ## Generate the protobuf code again
 	@$(BIN)/python tools/protoc.py

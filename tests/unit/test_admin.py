@@ -8,9 +8,10 @@ import re
 import httpx
 import pytest
 from headwater import __version__
+from headwater.admin.recent import Recent
 from headwater.admin.server import application
 from headwater.answer.counts import Reason, count_key
-from headwater.process.control import BadQuestion, Explain, Explained, History, Refused, Told
+from headwater.process.control import BadQuestion, Complete, Completed, Explain, Explained, History, Refused, Told
 from headwater.process.counters import (
     BUCKETS,
     LATENCY_BUCKETS,
@@ -71,6 +72,13 @@ class FakeInstance:
         self.refreshed = 0
         self.explained: list[Explain] = []
         self.explanation: Explained | BadQuestion | Refused = Explained(b"{}")
+        self.recent = Recent()
+        self.completed: list[Complete] = []
+        self.completion: Completed | BadQuestion | Refused = Completed(
+            b'{"typed":"","exact":"","names":[],"more":false}'
+        )
+        self.told: list[History] = []
+        self.past: Told | BadQuestion | Refused = Refused("nothing is told here")
         self._views = list(views)
 
     async def refresh(self) -> None:
@@ -83,8 +91,13 @@ class FakeInstance:
         self.explained.append(asked)
         return self.explanation
 
+    async def complete(self, asked: Complete) -> Completed | BadQuestion | Refused:
+        self.completed.append(asked)
+        return self.completion
+
     async def history(self, asked: History) -> Told | BadQuestion | Refused:
-        return Refused("nothing is told here")
+        self.told.append(asked)
+        return self.past
 
 
 def watch(
@@ -466,13 +479,20 @@ def test_nothing_can_be_changed_here(method: str) -> None:
 # /explain
 
 
-def told(instance: FakeInstance, path: str, *, client: str = "127.0.0.1", host: str = "localhost") -> httpx.Response:
+def told(
+    instance: FakeInstance,
+    path: str,
+    *,
+    client: str = "127.0.0.1",
+    host: str = "localhost",
+    accept: str = "*/*",
+) -> httpx.Response:
     """Return the application's response to a client with this address and this Host."""
 
     async def ask() -> httpx.Response:
         transport = httpx.ASGITransport(application(instance, lambda: NOW), client=(client, 40000))
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as http:
-            return await http.get(path, headers={"Host": host, "X-Forwarded-For": "127.0.0.1"})
+            return await http.get(path, headers={"Host": host, "X-Forwarded-For": "127.0.0.1", "Accept": accept})
 
     return asyncio.run(ask())
 

@@ -11,11 +11,12 @@ import msgspec
 import pytest
 from headwater.admin import events
 from headwater.admin.events import Events, Reader, event_of
+from headwater.admin.recent import Recent
 from headwater.admin.server import application
 from headwater.explain.named import named
 from headwater.explain.question import question
 from headwater.explain.told import Owner, Page, Told
-from headwater.process.control import BadQuestion, Explain, Explained, History, Refused
+from headwater.process.control import BadQuestion, Complete, Completed, Explain, Explained, History, Refused
 from headwater.process.control import Told as Reply
 from headwater.process.counters import ProcessView
 from headwater.settings.settings import Settings
@@ -38,6 +39,7 @@ class Instance:
 
     def __init__(self, *entries: Told, settings: Settings | None = None) -> None:
         self.settings = settings or Settings()
+        self.recent = Recent()
         self.entries = list(entries)
         self.asked: list[History] = []
         self.reply: Reply | BadQuestion | Refused | None = None
@@ -48,6 +50,9 @@ class Instance:
         return []
 
     async def explain(self, asked: Explain) -> Explained | BadQuestion | Refused:
+        return Refused("no")
+
+    async def complete(self, asked: Complete) -> Completed | BadQuestion | Refused:
         return Refused("no")
 
     async def history(self, asked: History) -> Reply | BadQuestion | Refused:

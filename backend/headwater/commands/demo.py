@@ -156,10 +156,11 @@ def run(coredns: str | None, *, use_coredns: bool, port: int, once: bool) -> int
 
 def _serve(folder: Path, binary: str | None, port: int, *, asked_for: bool, once: bool) -> int:
     log = folder / "log"
+    admin = free_port()
     sock = folder / "dns.sock"
     command = [
         sys.executable, "-m", "headwater", "serve", "--manifests", str(example()), "--pods", "insecure",
-        "--listen", f"unix:{sock}", "--state-dir", str(folder / "state"), "--admin", f"127.0.0.1:{free_port()}",
+        "--listen", f"unix:{sock}", "--state-dir", str(folder / "state"), "--admin", f"127.0.0.1:{admin}",
     ]  # fmt: skip
     if binary is None:
         if asked_for:
@@ -168,13 +169,13 @@ def _serve(folder: Path, binary: str | None, port: int, *, asked_for: bool, once
     with _running(command, log) as headwater:
         if binary is None:
             _show(port, [headwater], log, "headwater's own listener")
-            return _stay(port, sock, once=once)
+            return _stay(port, sock, admin, once=once)
         settings = Settings(listen=Address.parse(f"unix:{sock}", "--listen"))
         corefile = folder / "Corefile"
         corefile.write_text(stanza(settings, port=port))
         with _running([binary, "-conf", str(corefile)], log) as front:
             _show(port, [headwater, front], log, "CoreDNS")
-            return _stay(port, sock, once=once)
+            return _stay(port, sock, admin, once=once)
 
 
 def _show(port: int, processes: list[subprocess.Popen[bytes]], log: Path, through: str) -> None:
@@ -189,11 +190,12 @@ def _show(port: int, processes: list[subprocess.Popen[bytes]], log: Path, throug
         click.echo()
 
 
-def _stay(port: int, sock: Path, *, once: bool) -> int:
+def _stay(port: int, sock: Path, admin: int, *, once: bool) -> int:
     if once:
         return 0
     click.echo(f"Still serving. Ask it yourself:  dig @127.0.0.1 -p {port} headless-svc.default.svc.cluster.local")
     click.echo(f"or without CoreDNS:              headwater query NAME --server unix:{sock.with_name('dns-0.sock')}")
+    click.echo(f"or look at it in a browser:      http://127.0.0.1:{admin}/")
     click.echo("Ctrl-C stops it.")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)

@@ -59,6 +59,13 @@ class Explain(Struct, frozen=True, tag="explain"):
     """What the watch process says that it waits for."""
 
 
+class Complete(Struct, frozen=True, tag="complete"):
+    """Which names begin with what somebody has typed so far?"""
+
+    typed: str
+    limit: int
+
+
 class History(Struct, frozen=True, tag="history", omit_defaults=True):
     """Which entries of the history are there? Or, with `at`: what was answered then?"""
 
@@ -80,7 +87,7 @@ class History(Struct, frozen=True, tag="history", omit_defaults=True):
     qtype: str = "A"
 
 
-Request = Snapshot | Reload | Explain | History
+Request = Snapshot | Reload | Explain | Complete | History
 
 
 class Asked(Struct, frozen=True):
@@ -106,6 +113,12 @@ class Explained(Struct, frozen=True, tag="explained"):
     json: bytes
 
 
+class Completed(Struct, frozen=True, tag="completed"):
+    """Names, as JSON: docs/page.md has its schema."""
+
+    json: bytes
+
+
 class Told(Struct, frozen=True, tag="told"):
     """A page of the history, or what was answered at a time, as JSON: docs/history.md has its
     schema.
@@ -120,7 +133,7 @@ class BadQuestion(Struct, frozen=True, tag="bad"):
     why: str
 
 
-Reply = AnswerSnapshot | WatchSnapshot | Done | Refused | Explained | Told | BadQuestion
+Reply = AnswerSnapshot | WatchSnapshot | Done | Refused | Explained | Completed | Told | BadQuestion
 
 
 class Replied(Struct, frozen=True, tag="replied"):

@@ -12,17 +12,29 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from headwater.answer.resolver import Resolver
-from headwater.process.control import BadQuestion, Explain, Explained, History, Refused, Reply, Told
+from headwater.process.control import (
+    BadQuestion,
+    Complete,
+    Completed,
+    Explain,
+    Explained,
+    History,
+    Refused,
+    Reply,
+    Told,
+)
 from headwater.settings.settings import Settings
 from headwater.store.environment import Reader
 
 _log = logging.getLogger(__name__)
 
-#: Explanations under way and waiting, at most: each takes milliseconds of the queries' interpreter.
+#: Explanations and completions under way and waiting, at most: each takes milliseconds of the
+#: queries' interpreter.
 MOST: Final = 4
 
-#: A question and a store to an Explanation in JSON. Raises ValueError for a type that there is not.
-Explainer = Callable[[Explain, Reader, Resolver, Settings], bytes]
+#: A question and a store to an Explanation or a Completion in JSON. Raises ValueError for a type
+#: that there is not.
+Explainer = Callable[[Explain | Complete, Reader, Resolver, Settings], bytes]
 
 
 #: A question about the history and a store to its page in JSON. Raises ValueError for what makes no
@@ -31,7 +43,7 @@ Historian = Callable[[History, Reader, Settings], bytes]
 
 
 class Explaining:
-    """The handler of `Explain` and `History`."""
+    """The handler of `Explain`, `Complete` and `History`."""
 
     def __init__(
         self, explain: Explainer, tell: Historian, reader: Reader, resolver: Resolver, settings: Settings
@@ -47,27 +59,28 @@ class Explaining:
         self._places = threading.Semaphore(MOST)
         self._thread = ThreadPoolExecutor(1, "explain")
 
-    def handle(self, asked: Explain | History, reply: Callable[[Reply], None]) -> None:
+    def handle(self, asked: Explain | Complete | History, reply: Callable[[Reply], None]) -> None:
         """Reply later, or at once that there are too many."""
         if not self._places.acquire(blocking=False):
             reply(Refused(f"{MOST} names are being explained already: ask again"))
             return
         self._thread.submit(self._run, asked, reply)
 
-    def _run(self, asked: Explain | History, reply: Callable[[Reply], None]) -> None:
+    def _run(self, asked: Explain | Complete | History, reply: Callable[[Reply], None]) -> None:
         try:
             found = self._found(asked)
         except ValueError as error:
             found = BadQuestion(str(error))
         except Exception as error:  # noqa: BLE001 (it must not end the thread)
-            _log.exception("%s of %s failed", type(asked).__name__, asked.name[:255])
+            _log.exception("%s cannot be told", str(asked)[:300])
             found = Refused(repr(error)[:500])
         finally:
             self._places.release()
         reply(found)
 
-    def _found(self, asked: Explain | History) -> Reply:
+    def _found(self, asked: Explain | Complete | History) -> Reply:
         if isinstance(asked, History):
             return Told(self._tell(asked, self._reader, self._settings))
         self._resolver.set_stale(self._queries_resolver.stale)
-        return Explained(self._explain(asked, self._reader, self._resolver, self._settings))
+        json = self._explain(asked, self._reader, self._resolver, self._settings)
+        return Completed(json) if isinstance(asked, Complete) else Explained(json)

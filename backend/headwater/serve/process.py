@@ -59,6 +59,7 @@ def run(
     handlers: dict[type[control.Request], control.Handler] = {
         control.Snapshot: lambda _, reply: reply(queries.snapshot()),
         control.Explain: explaining.handle,
+        control.Complete: explaining.handle,
         control.History: explaining.handle,
     }
     link.attend(progress, handlers)

@@ -240,7 +240,7 @@ OPTIONS: Final = (
     Option("--history", "history", STATE, "How much of the store the history of answers may take, as in 64MiB; 0: "
            "none is kept.", "SIZE", parse=parse_size, show=size_text, basic=False),
 
-    Option("--admin", "admin", OBSERVING, "/metrics, /healthz, /readyz, /explain, /history and /events; "
+    Option("--admin", "admin", OBSERVING, "The page, /metrics, /healthz, /readyz, /explain, /history, /events; "
            "'off' for none.", "ADDRESS",
            parse=_address_or_off, show=lambda address: _address(address) or "off"),
     Option("--admin-details", "admin_details", OBSERVING, "Who may see names and objects there: clients on loopback "

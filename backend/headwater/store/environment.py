@@ -126,6 +126,18 @@ class Snapshot:
                         return
                     yield bytes(key), bytes(value)
 
+    def nodes(self, prefix: bytes) -> Iterator[tuple[bytes, Any]]:
+        """(name, node) of every name whose bytes begin so, in order.
+
+        The node is a buffer that is valid until `close`. Not for the hot path.
+        """
+        with self._txn.cursor(self._dbs["records"]) as cursor:
+            if cursor.set_range(prefix):
+                for key, node in cursor:
+                    if not bytes(key).startswith(prefix):
+                        return
+                    yield bytes(key), node
+
     def has(self, db: str) -> bool:
         """Whether the store has that sub-database: one of an earlier version may lack it."""
         return db in self._dbs

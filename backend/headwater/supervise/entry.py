@@ -38,10 +38,16 @@ def answer(assignment: Assignment, end: socket.socket) -> None:
     run(assignment, end, _explain, _tell, Reasons(assignment.settings).say)
 
 
-def _explain(asked: control.Explain, reader: Reader, resolver: Resolver, settings: Settings) -> bytes:
+def _explain(
+    asked: control.Explain | control.Complete, reader: Reader, resolver: Resolver, settings: Settings
+) -> bytes:
     """`serve` may not import it, and an answer process without explanations does not need it."""
     import msgspec
 
+    if isinstance(asked, control.Complete):
+        from headwater.explain.complete import completed_from
+
+        return msgspec.json.encode(completed_from(reader, settings, asked.typed, asked.limit))
     from headwater.explain.explain import explained_from
 
     return msgspec.json.encode(explained_from(reader, resolver, settings, asked.name, asked.qtype, asked.waiting))

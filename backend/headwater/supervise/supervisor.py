@@ -19,6 +19,7 @@ from typing import Any, Final
 
 import setproctitle
 
+from headwater.admin.recent import Recent
 from headwater.cluster import source
 from headwater.process import control, early
 from headwater.process.counters import AnswerSnapshot, Kind, ProcessView
@@ -64,6 +65,7 @@ class Supervisor:
             self._listening = [None] * settings.workers
         self._dns = claims.bind_dns(settings.dns) if settings.dns else None
         self._admin = claims.bind(settings.admin, socket.SOCK_STREAM, "--admin") if settings.admin else None
+        self.recent = Recent()
         self._reserve = Reserve()
         self._watch = Child(
             Kind.WATCH,
@@ -221,6 +223,7 @@ class Supervisor:
             now = loop.time()
             for child in self._children:
                 child.judge(now)
+            self.recent.note(now, self.views())
             self._reserve.fill()
             if forks.reap([child.pid for child in self._children if child.pid is not None]):
                 _log.warning("the forkserver or the resource tracker is gone: started again")
@@ -238,7 +241,13 @@ class Supervisor:
         assert isinstance(reply, control.Explained | control.BadQuestion | control.Refused)
         return reply
 
-    async def _asked(self, asked: control.Explain | control.History) -> control.Reply:
+    async def complete(self, asked: control.Complete) -> control.Completed | control.BadQuestion | control.Refused:
+        """The names that an answer process has: the first that says something."""
+        reply = await self._asked(asked)
+        assert isinstance(reply, control.Completed | control.BadQuestion | control.Refused)
+        return reply
+
+    async def _asked(self, asked: control.Explain | control.Complete | control.History) -> control.Reply:
         why = "no answer process runs"
         for child in self._answers:
             try:
@@ -247,7 +256,7 @@ class Supervisor:
             except (Unanswered, TimeoutError) as error:
                 why = f"{child.name} does not answer: {error or 'too slow'}"
                 continue
-            if isinstance(reply, control.Explained | control.Told | control.BadQuestion):
+            if isinstance(reply, control.Explained | control.Completed | control.Told | control.BadQuestion):
                 return reply
             if isinstance(reply, control.Refused):
                 why = reply.why
