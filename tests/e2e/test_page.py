@@ -155,6 +155,25 @@ def test_a_reader_may_ask_more_often_than_a_connection(page: Browser) -> None:
     assert asked == {"200": 230}
 
 
+def test_many_tabs_leave_each_other_a_connection(page: Browser, running: tuple[FakeApiServer, Headwater]) -> None:
+    """A browser has six connections to a host, and a tab that listens to changes holds one."""
+    driver, first = page.driver, page.driver.current_window_handle
+    try:
+        for _ in range(8):
+            driver.switch_to.new_window("tab")
+            page.open(f"/?{urlencode({'name': DB, 'type': 'A'})}")
+            page.wait("#changes .live", "live")
+        running[0].truth.put(showcase.db(True, True, True))
+        page.wait("#explanation", "10.44.9.22")
+    finally:
+        for handle in driver.window_handles:
+            if handle != first:
+                driver.switch_to.window(handle)
+                driver.close()
+        driver.switch_to.window(first)
+    page.wait("#changes", "10.44.9.22")
+
+
 def test_the_way_back_leads_to_the_name_before(page: Browser) -> None:
     field = page.find("#name")
     for name in ("api.prod", "web.prod"):

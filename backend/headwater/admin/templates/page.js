@@ -202,7 +202,7 @@
 
   // Changes, as they happen
 
-  const changes = { place: at("changes"), ask: asker(), live: false };
+  const changes = { place: at("changes"), ask: asker(), live: false, source: null };
 
   /** The latest changes anew; those that were not there before are marked. */
   async function look() {
@@ -230,11 +230,12 @@
   }
 
   const again = paced(SETTLE, () => { if (explained.name && !document.hidden) explain(explained.name, false, true); });
-  const moved = paced(SETTLE, () => { if (!document.hidden) look(); });
+  const moved = paced(SETTLE, () => { if (changes.place && !document.hidden) look(); });
 
+  /** Hear of changes. A page that nobody sees does not: a browser has few connections to a host. */
   function listen() {
-    if (!changes.place || !changes.place.querySelector("[data-newest]")) return; // nothing is told here
-    const source = new EventSource("/events");
+    if (changes.source || document.hidden || !changes.place || !changes.place.querySelector("[data-newest]")) return;
+    const source = changes.source = new EventSource("/events");
     let before = false;
     source.addEventListener("open", () => {
       changes.live = true;
@@ -250,9 +251,14 @@
     source.addEventListener("error", () => {
       changes.live = false;
       shine();
-      if (source.readyState === EventSource.CLOSED) setTimeout(listen, RETRY);
+      if (source.readyState === EventSource.CLOSED) { unlisten(); setTimeout(listen, RETRY); }
     });
-    window.addEventListener("pagehide", () => source.close());
+  }
+
+  function unlisten() {
+    if (changes.source) changes.source.close();
+    changes.source = null;
+    changes.live = false;
   }
 
   // The instance
@@ -305,7 +311,14 @@
 
   if (input) search();
   document.addEventListener("pointermove", read);
-  document.addEventListener("visibilitychange", () => { poll(); if (changes.live) { moved(); again(); } });
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) { unlisten(); return; }
+    poll();
+    moved();
+    again();
+    listen();
+  });
+  window.addEventListener("pagehide", unlisten);
   setInterval(poll, POLL);
   listen();
 })();
