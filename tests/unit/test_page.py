@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import sys
@@ -12,12 +13,14 @@ import httpx
 import msgspec
 import pytest
 from headwater import __version__
-from headwater.admin.page import HEADERS, PARTS, Asked, Page, duration, rate, reversed_address, size
+from headwater.admin.page import HEADERS, PARTS, Asked, Page, Shown, duration, rate, reversed_address, size
 from headwater.admin.plot import HEIGHT, WIDTH, plot_of
 from headwater.admin.recent import STEP, STEPS, Recent
+from headwater.admin.server import application
 from headwater.explain.completion import Completion, Named
 from headwater.explain.explanation import Cause as Why
-from headwater.explain.explanation import Deciding, Explanation, Look, Near, Origin, Outcome, Ref, Shown
+from headwater.explain.explanation import Deciding, Explanation, Look, Near, Origin, Outcome, Ref
+from headwater.explain.explanation import Shown as Record
 from headwater.explain.told import Cause, Owner, Told
 from headwater.explain.told import Page as History
 from headwater.process import control
@@ -69,7 +72,7 @@ def hostile(text: str) -> Explanation:
     ref = Ref(text, text, text, text)
     return Explanation(
         text, text, Outcome.NXDOMAIN, Why.HOST_NOT_READY, text, text,
-        [Shown(text, text, 5, text, [Origin(ref, text, text, text, 1.0), Origin(ref)])], 3,
+        [Record(text, text, 5, text, [Origin(ref, text, text, text, 1.0), Origin(ref)])], 3,
         [Deciding(ref, text, text), Deciding(Ref("flag", "", text), text, text)], [text], [Near(text, text)], [text],
         [Look(text, text, text, text, text)], [text], NOW, NOW + 5, text,
     )  # fmt: skip
@@ -287,6 +290,33 @@ def test_the_status_has_no_name_of_an_object(client: str) -> None:
         "commits", "commit_seconds", "records_changed", "change_seconds", "queries",
     }  # fmt: skip
     assert reply.json()["names"] == {"headless": 5}
+
+
+def test_strangers_cost_the_supervisor_one_page_however_many_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A probe of /readyz must not wait for all of them."""
+    instance, now, made = at_work(), [NOW], list[str]()
+    render = Page.render
+
+    def counted_render(page: Page, part: str, shown: Shown) -> str:
+        made.append(part)
+        return render(page, part, shown)
+
+    monkeypatch.setattr(Page, "render", counted_render)
+
+    async def ask() -> list[str]:
+        transport = httpx.ASGITransport(application(instance, lambda: now[0]), client=(REMOTE, 4000))
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            found = [await client.get("/", headers=HTML) for _ in range(20)]
+            await client.get("/status")
+            assert (instance.refreshed, len(made)) == (1, 1)
+            now[0] += 0.25
+            found.append(await client.get("/", headers=HTML))
+            assert (instance.refreshed, len(made)) == (2, 2)
+            hosts = [{**HTML, "Host": f"{number}.example.org"} for number in range(20)]
+            found += [await client.get("/", headers=headers) for headers in hosts]
+            return [reply.text for reply in found]
+
+    assert all("All is well" in text or "not well" in text for text in asyncio.run(ask()))
 
 
 # /names

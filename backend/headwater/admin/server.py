@@ -36,6 +36,10 @@ MAX_NAME: Final = 1024
 MAX_TYPE: Final = 16
 #: Names of one completion, unless the request says otherwise.
 _COMPLETED: Final = 20
+#: Seconds for which what is known of the instance is told again.
+_FRESH: Final = 0.25
+#: Pages without names that are kept as long.
+_CLOSED: Final = 4
 #: Changes that the page shows, of a name and of all.
 _CHANGES: Final = 12
 #: An asset's address has the hash of its content.
@@ -161,6 +165,10 @@ class _Pages:
         self._wall = wall
         self._clock = clock
         self._page: Page | None = None
+        self._turn = asyncio.Lock()
+        self._seen: tuple[float, Overview] | None = None
+        self._closed: dict[tuple[str, str], str] = {}
+        """The pages without names that were made of it, by part and refusal."""
         self._loading = asyncio.Lock()
 
     async def _loaded(self) -> Page:
@@ -170,8 +178,15 @@ class _Pages:
         return self._page
 
     async def _overview(self) -> Overview:
-        await self._instance.refresh()
-        return overview_of(self._instance.settings, self._instance.views(), self._instance.recent, self._clock())
+        """The instance as it was `_FRESH` ago or later: anybody may ask for it, as often as he likes."""
+        async with self._turn:
+            if self._seen is None or self._clock() - self._seen[0] >= _FRESH:
+                began = self._clock()
+                await self._instance.refresh()
+                found = overview_of(self._instance.settings, self._instance.views(), self._instance.recent, began)
+                self._seen = began, found
+                self._closed.clear()
+            return self._seen[1]
 
     async def status(self, _: Request) -> Response:
         return Response(msgspec.json.encode(await self._overview()), media_type="application/json", headers=_NOT_KEPT)
@@ -199,14 +214,27 @@ class _Pages:
         if part in ("explanation", "changes") and refused:
             return PlainTextResponse(f"{refused}\n", 403, headers=headers)
         page = await self._loaded()
+        if refused:
+            return Response(self._without_names(page, part, refused, overview), media_type="text/html", headers=headers)
         shown = Shown(
             overview,
-            refused,
-            Asked() if refused or part not in ("", "explanation") else await self._asked(request),
-            None if refused or part not in ("", "changes") else await self._history(History(limit=_CHANGES)),
+            "",
+            await self._asked(request) if part in ("", "explanation") else Asked(),
+            await self._history(History(limit=_CHANGES)) if part in ("", "changes") else None,
             self._wall(),
         )
         return Response(page.render(part, shown), media_type="text/html", headers=headers)
+
+    def _without_names(self, page: Page, part: str, refused: str, overview: Overview) -> str:
+        """The page for strangers: it takes milliseconds of the supervisor, and so is made once."""
+        from headwater.admin.page import Asked, Shown
+
+        text = self._closed.get((part, refused))
+        if text is None:
+            text = page.render(part, Shown(overview, refused, Asked(), None, self._wall()))
+            if len(self._closed) < _CLOSED:
+                self._closed[part, refused] = text
+        return text
 
     async def _history(self, asked: History) -> TellsPage | None:
         """A page of it; None where nothing is told."""
