@@ -178,7 +178,7 @@ class _Pages:
         return self._page
 
     async def _overview(self) -> Overview:
-        """The instance as it was `_FRESH` ago or later: anybody may ask for it, as often as he likes."""
+        """The instance as it was at most `_FRESH` ago: anybody may ask, as often as he likes."""
         async with self._turn:
             if self._seen is None or self._clock() - self._seen[0] >= _FRESH:
                 began = self._clock()
