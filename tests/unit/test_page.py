@@ -506,13 +506,13 @@ def test_a_dead_process_takes_no_queries_with_it() -> None:
 def test_the_plot_stacks_bars_up_to_a_round_number() -> None:
     plot = plot_of({"NXDOMAIN": [5, 0], "NOERROR": [10, 30], "SERVFAIL": [None, 2]}, 5.0)
     assert [bars.rcode for bars in plot.bars] == ["NOERROR", "NXDOMAIN", "SERVFAIL"]
-    assert plot.top == 10  # 32 in 5 s
-    assert plot.bars[0].path == f"M{WIDTH - 8},{HEIGHT}.0v-20.0h3v20.0zM{WIDTH - 4},{HEIGHT}.0v-60.0h3v60.0z"
-    assert plot.bars[1].path == f"M{WIDTH - 8},80.0v-10.0h3v10.0z"
-    assert plot.bars[2].path == f"M{WIDTH - 4},40.0v-4.0h3v4.0z"
+    assert plot.top == 8  # 32 in 5 s
+    assert plot.bars[0].path == f"M{WIDTH - 8},{HEIGHT}.0v-25.0h3v25.0zM{WIDTH - 4},{HEIGHT}.0v-75.0h3v75.0z"
+    assert plot.bars[1].path == f"M{WIDTH - 8},75.0v-12.5h3v12.5z"
+    assert plot.bars[2].path == f"M{WIDTH - 4},25.0v-5.0h3v5.0z"
     assert [bars.total for bars in plot.bars] == [40, 5, 2]
     assert plot_of({}, 5.0).bars == []
-    assert plot_of({"NOERROR": [5_000_000]}, 5.0).top == 1_000_000
+    assert plot_of({"NOERROR": [5_000_001]}, 5.0).top == 2_000_000
 
 
 @pytest.mark.parametrize(

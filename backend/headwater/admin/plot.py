@@ -54,10 +54,10 @@ def plot_of(series: Mapping[str, Sequence[int | None]], step: float) -> Plot:
 
 
 def _nice(value: float) -> float:
-    """The next number of 1, 2 or 5 times a power of ten, and at least 1."""
+    """The next number of a digit times a power of ten that is easily halved, and at least 1."""
     size = 1.0
     while True:
-        for factor in (1, 2, 5):
+        for factor in (1, 2, 3, 4, 6, 8):
             if value <= factor * size:
                 return factor * size
         size *= 10
