@@ -108,6 +108,7 @@ class _Change:
 class _Touched:
     """What became of an owner's names."""
 
+    owner: Owner
     own: Names | None = None
     hosts: list[Names] = field(default_factory=list)
     addresses: int = 0
@@ -115,6 +116,9 @@ class _Touched:
     more: int = 0
     ports: bool = False
     ttl: int = -1
+    is_noted: bool = False
+    is_full: bool = False
+    """Whether names of more endpoints are only counted."""
 
     @property
     def is_seen(self) -> bool:
@@ -138,11 +142,10 @@ class _Touched:
 
     def add(self, label: bytes, before: bytes | None, after: bytes | None) -> None:
         """The name of one of its endpoints has another node, or none."""
-        if len(self.hosts) >= MOST_NAMES or self.addresses > MOST_ADDRESSES:
-            self.more += 1  # not taken apart: there may be thousands
-        elif (found := self._told(label, before, after)) is not None:
+        if (found := self._told(label, before, after)) is not None:
             self.addresses += len(found.added) + len(found.removed)
             self.hosts.append(found)
+            self.is_full = len(self.hosts) >= MOST_NAMES or self.addresses > MOST_ADDRESSES
 
     def _told(self, label: bytes, before: bytes | None, after: bytes | None) -> Names | None:
         """What became of a name; None when its addresses and its alias are what they were."""
@@ -166,7 +169,7 @@ class Draft:
     def __init__(self, chronicle: Chronicle) -> None:
         self._chronicle = chronicle
         self._changes: dict[Owner, list[_Change]] = {}
-        self._owners: dict[bytes, Owner] = {}
+        self._owners: dict[bytes, _Touched] = {}
         self._noted: list[tuple[bytes, bytes | None, bytes | None]] = []
         self.written: list[tuple[bytes, int, int]] = []
         self.bytes = 0
@@ -185,7 +188,7 @@ class Draft:
     def compiles(self, owner: Owner) -> None:
         """The names of an owner are made anew."""
         for name in self._chronicle.names_of(owner):
-            self._owners[name] = owner
+            self._owners.setdefault(name, _Touched(owner))
 
     # The names
 
@@ -214,7 +217,8 @@ class Draft:
         chronicle = self._chronicle
         entries: list[Entry] = []
         room = chronicle.room
-        for owner, some in self._touched().items():
+        for some in self._touched():
+            owner = some.owner
             cause, delay = self._cause(owner, now)
             if not (some.is_seen or (cause is not None and cause.changes)):
                 continue
@@ -227,28 +231,31 @@ class Draft:
             entries.insert(0, gap)
         return entries
 
-    def _touched(self) -> dict[Owner, _Touched]:
-        """By owner, what became of its names."""
-        owners = self._owners
-        found: dict[Owner, _Touched] = {}
-        for name, before, after in self._noted:
-            label, rest = b"", name
-            owner = owners.get(name)
-            for _ in range(2):
-                if owner is not None or not rest[0]:
-                    break
-                rest = rest[1 + rest[0] :]
-                owner, label = owners.get(rest), name[: len(name) - len(rest)]
-            if owner is None:
-                continue
-            some = found.get(owner)
+    def _touched(self) -> list[_Touched]:
+        """Owners of which a name has another node, and what became of their names."""
+        get = self._owners.get
+        found: list[_Touched] = []
+        for name, before, after in self._noted:  # there may be thousands
+            at = 0
+            some = get(name)
+            if some is None and (at := 1 + name[0]) < len(name):
+                some = get(name[at:])
+                if some is None and name[at]:
+                    at += 1 + name[at]
+                    some = get(name[at:])
             if some is None:
-                some = found[owner] = _Touched()
+                continue
+            if not some.is_noted:
+                some.is_noted = True
+                found.append(some)
             kind = (before if after is None else after)[2]  # type: ignore[index]
-            if not label:
+            if not at:
                 some.add_own(before, after)
             elif kind == _ENDPOINT:
-                some.add(label, before, after)
+                if some.is_full:
+                    some.more += 1  # not taken apart
+                else:
+                    some.add(name[:at], before, after)
             elif kind == _PORT_NAME:
                 some.ports |= before is None or after is None
         return found
