@@ -16,15 +16,17 @@ import dns.rdataclass
 import dns.rdatatype
 import dns.rrset
 import pytest
+from headwater.commands.compare import _dns_server
 from headwater.compare.comparison import MOST_KEPT, MOST_UNEXPLAINED, Finding, Tally
 from headwater.compare.deviations import Case, Oracle, deviation_of
 from headwater.compare.judgement import Kind, judge, level
 from headwater.compare.messages import TYPES, Query, Way, encode_name, parse, readable, written
 from headwater.compare.report import classes_of
-from headwater.compare.subjects import Changes, Subjects, count, questions, subjects_of
+from headwater.compare.subjects import Changes, Subjects, count, never_asked, questions, subjects_of
+from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
 from headwater.store.holders import prefix
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.harness.liar import truth_of
@@ -145,6 +147,7 @@ def message(sections: list[list[tuple[str, int, tuple[str, str]]]]) -> bytes:
     return made.to_wire(max_size=65535)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(SECTION, min_size=3, max_size=3), st.randoms(use_true_random=False))
 def test_server_beside_itself_is_alike_whatever_the_order(
     sections: list[list[tuple[str, int, tuple[str, str]]]], chance: random.Random
@@ -155,6 +158,7 @@ def test_server_beside_itself_is_alike_whatever_the_order(
     assert pair.theirs == pair.ours
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(SECTION, min_size=3, max_size=3))
 def test_reader_reads_what_dnspython_reads(sections: list[list[tuple[str, int, tuple[str, str]]]]) -> None:
     wire = message(sections)
@@ -174,6 +178,7 @@ def test_reader_reads_what_dnspython_reads(sections: list[list[tuple[str, int, t
         assert shown == [(rrset.name, rrset.rdtype, rrset.ttl, rrset[0]) for rrset in theirs]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=600), st.binary(max_size=60))
 def test_any_bytes_are_a_reply_or_none(tail: bytes, other: bytes) -> None:
     question = QUERY.question()
@@ -185,7 +190,7 @@ def test_any_bytes_are_a_reply_or_none(tail: bytes, other: bytes) -> None:
         judge(QUERY, theirs, other)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_broken_replies_are_read_or_none(data: st.DataObject) -> None:
     wire = bytearray(reply(f"{NAME} 5 IN SRV 0 50 80 a.{NAME}", *TWO, authority=(SOA,)))
@@ -281,6 +286,12 @@ metadata: {name: db-1, namespace: ns, labels: {kubernetes.io/service-name: db}}
 addressType: IPv4
 endpoints: [{addresses: [10.0.9.1], hostname: db-0, conditions: {ready: false}}, {addresses: [10.0.9.2]}]
 ports: [{name: sql, port: 5432}]
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: orphan, namespace: ns}
+addressType: IPv4
+endpoints: [{addresses: [10.0.9.3]}]
 """
 ZONES = Settings(reverse_zones=("10.in-addr.arpa",), pods="insecure")
 
@@ -291,6 +302,9 @@ def test_names_are_those_of_records_and_of_objects(tmp_path: Path) -> None:
         assert snapshot is not None
         found = subjects_of(snapshot, truth.settings)
         snapshot.close()
+    assert found.unsendable == {"3.9.0.10.in-addr.arpa"}
+    for name in ("3.9.0.10.in-addr.arpa", "X.3.9.0.10.in-addr.arpa", "10.in-addr.arpa", "ns.dns.cluster.local"):
+        assert never_asked(name, "PTR", found)
     assert {
         NAME, "db.ns.svc.cluster.local", "10-0-9-2.db.ns.svc.cluster.local", "_sql._tcp.db.ns.svc.cluster.local",
         "db-0.db.ns.svc.cluster.local",  # not ready
@@ -335,3 +349,26 @@ def test_changed_names_are_seen_once() -> None:
     found = [changes.look(moment) for moment in moments]  # type: ignore[arg-type]
     # The fourth has the serial of the third: nothing was committed.
     assert found == [[], [], [NAME], [], ["7.0.96.10.in-addr.arpa"], []]
+
+
+# -- the command's addresses
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("10.96.0.10", "10.96.0.10:53"), ("10.96.0.10:5353", "10.96.0.10:5353"), ("fd00::a", "[fd00::a]:53"),
+        ("[fd00::a]", "[fd00::a]:53"), ("[fd00::a]:5353", "[fd00::a]:5353"), ("localhost", "127.0.0.1:53"),
+    ],
+)  # fmt: skip
+def test_port_53_is_what_a_server_has_without_one(text: str, address: str) -> None:
+    assert str(_dns_server(text, "--with")) == address
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", ":53", "dns.example", "10.0.0.1:0", "10.0.0.1:x", "unix:/run/dns.sock", "[::1", "10.0.0.1:53:53", "a:53"],
+)
+def test_what_is_no_server_is_refused_by_its_flag(text: str) -> None:
+    with pytest.raises(SettingsError, match=r"^--with: "):
+        _dns_server(text, "--with")

@@ -9,6 +9,7 @@ import logging
 import tempfile
 from contextlib import ExitStack
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -122,11 +123,13 @@ def command(
 
 def _dns_server(text: str, name: str) -> Address:
     """IP, IP:PORT or [IPV6]:PORT. Raises SettingsError."""
-    bare = text.strip("[]")
-    if text.count(":") != 1 and not text.endswith("]") and "]:" not in text and not text.startswith("unix"):
-        text = f"[{bare}]:{_DNS_PORT}" if ":" in bare else f"{bare}:{_DNS_PORT}"
-    elif text.endswith("]"):
-        text = f"{text}:{_DNS_PORT}"
+    bare = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        return Address(host=str(ip_address("127.0.0.1" if bare == "localhost" else bare)), port=_DNS_PORT)
+    except ValueError:
+        pass
+    if text.startswith(":") or ":" not in text:
+        raise SettingsError(name, f"{text!r} is neither IP nor IP:PORT")
     return _tcp_address(text, name)
 
 
@@ -189,7 +192,10 @@ async def _run(settings: Settings, plan: Plan, place: Address | None) -> Report:
         reader, resolver = stack.enter_context(opened(state_dir, settings))
         metrics = Metrics() if place is not None else None
         if metrics is not None and place is not None:
-            metrics.serve(place)
+            try:
+                metrics.serve(place)
+            except OSError as error:
+                raise OSError(f"--metrics: {place}: {error.strerror}") from None
             stack.callback(metrics.close)
         tell = partial(click.echo, err=True)
         return await Session(plan, settings, reader, resolver, tell, metrics).run()

@@ -2,6 +2,7 @@
 
 `messages` writes questions and reads replies, `deviations` knows every difference that is meant,
 `judgement` gives each pair of replies its class. The differential test against CoreDNS judges with
-these, too. `subjects` lists what to ask, `asking` and `over_grpc` ask, `comparison` brings them
-together and asks again what differs, `report` and `metrics` say what came of it.
+these, too. `subjects` lists what to ask; `asking`, `over_grpc` and `from_store` ask. `comparison`
+brings them together and asks again what differs. `session` runs it, `report` and `metrics` say what
+came of it.
 """

@@ -37,8 +37,7 @@ _TARGET_AT: Final = {SRV: 6, PTR: 0}
 
 
 class Oracle:
-    """What the other server says beyond the message in question: whether names exist, and have
-    names below.
+    """Further answers of the other server: whether names exist, and have names below.
 
     `zones` are those of names, `every_zone` has the reverse ones too, `import_zones` those of
     ServiceImports. `under`: the names that follow from the objects and lie below a name. `dotted`:
@@ -387,10 +386,12 @@ def topology_non_terminal(case: Case) -> bool:
     CoreDNS says NXDOMAIN. The same holds for SVC itself without endpoints, where CoreDNS says
     NODATA for every topology zone.
     """
+    if not case.nodata_for_nxdomain:
+        return False
     shapes = (("_zone",), ("pin", "_zone"), ("prefer", "_zone"))
     here = any(case.is_service_and(*shape) for shape in shapes)
     here = here or (case.is_service_and() and not case.oracle.exists(case.name))
-    return here and case.nodata_for_nxdomain and case.oracle.below(case.name)
+    return here and case.oracle.below(case.name)
 
 
 DEVIATIONS: Final[tuple[Deviation, ...]] = (

@@ -24,9 +24,7 @@ class Kind(StrEnum):
     FLAGS = "flags"
     """Other header bits than the rcode, or another OPT; TTLs and order may differ, too."""
     AUTHORITY = "authority"
-    """Another authority section: the SOA of another server, as when names fall through to one;
-    flags may differ.
-    """
+    """Another authority section: another server's SOA, as with `fallthrough`."""
     DEVIATION = "deviation"
     """A deviation of docs/answers.md, which has a name."""
     THEY_ARE_LATE = "they_are_late"
@@ -36,8 +34,7 @@ class Kind(StrEnum):
     BOTH_CHANGED = "both_changed"
     """They differed, and did not any more after both had changed between two questions."""
     THEY_FAIL = "they_fail"
-    """The other server says that it cannot or will not answer (SERVFAIL, REFUSED, NOTIMP, FORMERR).
-    """
+    """The other server cannot or will not answer: SERVFAIL, REFUSED, NOTIMP, FORMERR."""
     WE_FAIL = "we_fail"
     """Headwater says so."""
     THEY_ARE_SILENT = "they_are_silent"
@@ -79,8 +76,7 @@ class Pair(NamedTuple):
 
 
 def judge(query: Query, theirs: bytes | None, ours: bytes | None) -> Pair:
-    """The class of two replies, as far as they alone tell: none of the classes that take time, and
-    no deviation.
+    """The class of two replies, as far as they alone tell: no lateness, and no deviation.
 
     `theirs` and `ours` are messages for which `accepted` holds, or None.
     """

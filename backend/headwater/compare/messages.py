@@ -334,8 +334,7 @@ def answers(query: Query, message: bytes) -> bool:
 
 
 def accepted(query: Query, message: bytes) -> bool:
-    """Whether a client would take a message for the reply to its query: by its question, in any
-    letters' case.
+    """Whether a client would take a message for its reply: by the question, in any letters' case.
 
     A server that cannot or will not answer may leave the question out (RFC 1035 section 4.1.1
     allows no more than the header of a FORMERR).
@@ -364,9 +363,7 @@ def readable(message: bytes) -> Reply | None:
 
 
 def parse_reply(query: Query, message: bytes | None) -> Reply | None:
-    """The reply to that query; None for none, for one that is broken, and for one to another
-    question.
-    """
+    """The reply to that query; None for none, a broken one, and one to another question."""
     try:
         return readable(message) if message and answers(query, message) else None
     except IndexError:

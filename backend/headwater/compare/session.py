@@ -66,8 +66,9 @@ class Plan:
 
 
 class Session:
-    """One comparison. `tell` takes lines for a person who waits; `reader` and `resolver` stay the
-    caller's.
+    """One comparison.
+
+    `tell` takes lines for a person who waits. `reader` and `resolver` stay the caller's.
     """
 
     def __init__(

@@ -55,8 +55,11 @@ class Subjects:
     aliases: set[str] = field(default_factory=set)
     """Those of `names` that are CNAMEs."""
     dotted: dict[str, str] = field(default_factory=dict)
-    """The Service's name by the name that an endpoint has below it after a pod whose name holds
-    dots.
+    """The Service's name, by the name of an endpoint below it that a pod's name with dots gives."""
+
+    unsendable: set[str] = field(default_factory=set)
+    """Addresses' names for which CoreDNS makes a reply that it cannot send: of slices without a
+    Service.
     """
 
     @cached_property
@@ -96,21 +99,30 @@ def subjects_of(snapshot: Snapshot, settings: Settings) -> Subjects:
         if node[0] & Flag.ALIAS:
             found.aliases.add(name)
     addresses: dict[str, None] = {}
-    for relative in _of_objects(snapshot, settings, addresses, found.dotted):
+    orphans: dict[str, None] = {}
+    for relative in _of_objects(snapshot, settings, addresses, orphans, found.dotted):
         names.update(dict.fromkeys(f"{relative}.{zone}".lower() for zone in settings.zones))
     for key, _ in snapshot.scan("objects", b"serviceimports/"):
         _, namespace, name = key.decode().split("/", 2)
         names.update(dict.fromkeys(f"{name}.{namespace}.svc.{zone}".lower() for zone in settings.multicluster_zones))
     reverse.update(dict.fromkeys(_reverse_names(snapshot, addresses, settings.reverse_zones)))
+    found.unsendable.update(_reversed(orphans, settings.reverse_zones))
     found.names = [name for name in names if _is_name(name)]
     found.reverse = [name for name in reverse if _is_name(name)]
     return found
 
 
 def _of_objects(
-    snapshot: Snapshot, settings: Settings, addresses: dict[str, None], dotted: dict[str, str]
+    snapshot: Snapshot,
+    settings: Settings,
+    addresses: dict[str, None],
+    orphans: dict[str, None],
+    dotted: dict[str, str],
 ) -> Iterator[str]:
-    """Names that follow from the objects, whether or not they have records, less their zone."""
+    """Names that follow from the objects, whether or not they have records, less their zone.
+
+    `addresses` gets the addresses, `orphans` those of slices that name no Service.
+    """
     for key, _ in snapshot.scan("objects", b"namespaces/"):
         namespace = key.decode().rpartition("/")[2]
         yield from (f"{namespace}.svc", f"{namespace}.pod")
@@ -123,7 +135,7 @@ def _of_objects(
     for _, data in snapshot.scan("objects", b"endpointslices/"):
         piece: EndpointSlice = unpack("endpointslices", data)
         for endpoint in piece.endpoints:
-            addresses.update(dict.fromkeys(endpoint.addresses))
+            (addresses if piece.service else orphans).update(dict.fromkeys(endpoint.addresses))
         if piece.service:
             yield from _of_slice(piece, settings, dotted)
 
@@ -151,10 +163,14 @@ def _of_slice(piece: EndpointSlice, settings: Settings, dotted: dict[str, str]) 
 
 def _reverse_names(snapshot: Snapshot, addresses: Iterable[str], zones: Sequence[str]) -> Iterator[str]:
     """The names of addresses, of the index and of the objects, that lie in one of these zones."""
-    if not zones:
-        return
-    packed = {ip_address(_address_of(key)) for key, _ in snapshot.addresses(b"")}
-    for item in (*map(str, packed), *addresses):
+    if zones:
+        packed = {ip_address(_address_of(key)) for key, _ in snapshot.addresses(b"")}
+        yield from _reversed((*map(str, packed), *addresses), zones)
+
+
+def _reversed(addresses: Iterable[str], zones: Sequence[str]) -> Iterator[str]:
+    """The names of addresses that lie in one of these zones."""
+    for item in addresses:
         try:
             name = ip_address(item).reverse_pointer
         except ValueError:
@@ -177,9 +193,7 @@ def _is_name(text: str) -> bool:
 
 
 class Changes:
-    """Which names' records have changed since the last look: what is asked first while a comparison
-    watches.
-    """
+    """The names whose records have changed since the last look: they are asked first."""
 
     def __init__(self, reverse_zones: Sequence[str] = ()) -> None:
         self._reverse_zones = tuple(reverse_zones)
@@ -248,7 +262,9 @@ def never_asked(name: str, qtype: str, subjects: Subjects) -> bool:
     part of the other's.
     """
     name = name.lower()
-    return name.startswith("ns.dns.") or name in subjects.reverse_zones or (qtype == "NS" and name in subjects.zones)
+    if name in subjects.reverse_zones or name in subjects.unsendable or name.partition(".")[2] in subjects.unsendable:
+        return True
+    return name.startswith("ns.dns.") or (qtype == "NS" and name in subjects.zones)
 
 
 def _of_name(name: str, subjects: Subjects, neighbours: int, chance: random.Random) -> Iterator[tuple[str, str]]:
