@@ -67,8 +67,8 @@ class Tool:
 
 
 _KUBERNETES_LDFLAGS = "-s -w -X k8s.io/component-base/version.gitVersion=v{version}"
-#: Of thirty kinds of service discovery, that of Kubernetes alone (the module's plugins/). Its pages in a browser are
-#: not in the module, and nobody here looks at them.
+#: Of thirty kinds of service discovery, that of Kubernetes alone (the module's plugins/). Its pages
+#: in a browser are not in the module, and nobody here looks at them.
 _PROMETHEUS_TAGS = "remove_all_sd,enable_kubernetes_sd"
 
 TOOLS = {

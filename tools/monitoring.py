@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Make what deploy/monitoring has for the Prometheus operator and for Grafana, from one source each.
+"""Make what deploy/monitoring has for the Prometheus operator and for Grafana.
 
-    tools/monitoring.py                           write the files again
-    tools/monitoring.py rules --runbooks URL      print the rules, with links that begin with URL
-    tools/monitoring.py rules --faster 30         print them with every duration a thirtieth: for tests
+    tools/monitoring.py                         write the files again
+    tools/monitoring.py rules --runbooks URL    print the rules, with links that begin with URL
+    tools/monitoring.py rules --faster 30       print them with a thirtieth of each duration
 
 rules.yaml is the source of prometheusrule.yaml. DASHBOARD below is the source of dashboard.json, of
 the ConfigMap that Grafana's sidecar takes, and of the drawing in docs/monitoring.md.
@@ -390,7 +390,7 @@ def dashboard_json() -> str:
 
 
 def config_map() -> str:
-    """The dashboard where Grafana's sidecar finds it: in a ConfigMap with the label grafana_dashboard."""
+    """The dashboard in a ConfigMap with the label that Grafana's sidecar looks for."""
     head = {
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -1,9 +1,9 @@
-"""Make every alert fire that can be made to: `make alerts` prints the table that docs/monitoring.md has.
+"""Make every alert fire that can be made to: `make alerts`, whose table docs/monitoring.md has.
 
 Each fault is made, the alerts that it should give are waited for, it is mended, and they are waited
-out. Whatever else fires meanwhile is told, and then the exit code is 1. The first faults are made on a
-real control plane, the last on the fake API server, which lies on demand. Durations of the rules
-are divided by 60; thresholds are as they are.
+out. Whatever else fires meanwhile is told, and then the exit code is 1. The first faults are made
+on a real control plane, the last on the fake API server, which lies on demand. Durations of the
+rules are divided by 60; thresholds are as they are.
 """
 
 from __future__ import annotations

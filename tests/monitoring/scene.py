@@ -74,7 +74,7 @@ class Scene:
 
 @dataclass
 class Fake(Scene):
-    """On the fake API server: each instance has one of its own, and both tell of the same cluster."""
+    """Each instance has a fake API server of its own, and both tell of the same cluster."""
 
     truth: Truth = field(default_factory=Truth)
     servers: dict[str, FakeApiServer] = field(default_factory=dict)

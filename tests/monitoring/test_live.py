@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes two instances: the dashboard has data, and alerts fire and clear, these and no others."""
+"""A real Prometheus scrapes two instances: panels have data, alerts fire and clear, no others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The alerts, by promtool: each world of `worlds` gives exactly the alerts that it says, and at no other time."""
+"""The alerts, by promtool: each of `worlds` gives the alerts that it says, and no others."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def promtool(*arguments: str | Path) -> str:
 
 
 def values(value: Value, samples: int, step: float) -> str:
-    """The samples as promtool reads them: where a series goes away, Prometheus notes that it is stale."""
+    """The samples as promtool reads them. Where a series goes away it is marked as stale."""
     found: list[str] = []
     there = False
     for index in range(samples):

@@ -83,8 +83,8 @@ def resource(metric: str, name: str = "services") -> str:
     return f'{metric}{{resource="{name}"}}'
 
 
-def healthy(**changes: Value) -> Series:
-    """An instance at work: a change every two minutes, 600 queries a minute. `changes` by the keys' names."""
+def healthy() -> Series:
+    """An instance at work: a change every two minutes, 700 queries a minute."""
     series: Series = {
         "up": const(1),
         "headwater_start_time_seconds": const(T0),
@@ -166,7 +166,7 @@ def _reset(value: Value, moment: float) -> Value:
 
 
 def starting(series: Series, begin: float) -> Series:
-    """From `begin` on: the first list takes a minute, with SERVFAIL for early queries; the serial moves in two more."""
+    """From `begin` on: SERVFAIL until the first list is complete, and a serial that moves."""
     first = begin + 1.0
     own: Series = {
         "headwater_ready": within(0, first, 0, 1),
@@ -223,7 +223,9 @@ def fault(
     clear: float,
     other: Series | None = None,
 ) -> World:
-    """`changes` on instance a: nothing fires at `begins`, the alert at `fires` and `still`, and nothing at `clear`."""
+    """`changes` on instance a: nothing fires at `begins`, the alert at `fires` and `still`, and
+    nothing at `clear`.
+    """
     firing = on_a(alert) if isinstance(alert, str) else alert
     return World(
         name,
@@ -455,7 +457,8 @@ def slim(bucket: Value) -> dict[str, Series]:
 
 
 LONG: Final = [
-    # A fifth comes late, after a good morning: a burn rate of 20. An hour's share passes 14.4 % after 43 minutes.
+    # A fifth comes late, after a good morning: a burn rate of 20. An hour's share passes 14.4 %
+    # after 43 minutes.
     World(
         "changes come late, many",
         slim(added(grows(10, 0, 420), grows(8, 420, 480), grows(10, 480))),

@@ -359,7 +359,7 @@ def test_counters_never_go_back_while_everything_is_dead(sample: str, expected: 
 
 
 def test_nothing_is_said_of_a_store_that_nobody_knows() -> None:
-    """Between two lives of the watch process a 0 would be a change of the serial, and a disk without room."""
+    """Between two watch processes a 0 would be a change of the serial, and a full disk."""
     found = families(FakeInstance(*STATES["all dead"]))
     assert not found["headwater_store_serial"].samples
     assert not found["headwater_store_free_bytes"].samples

@@ -1,4 +1,4 @@
-"""deploy/monitoring: what is made from rules.yaml and the dashboard's source is up to date; each alert has its page."""
+"""deploy/monitoring: what is made is up to date, queries are of metrics, alerts have runbooks."""
 
 from __future__ import annotations
 

@@ -22,8 +22,9 @@ BUCKETS: Final = (
 #: The same for the time from a change to its commit.
 LATENCY_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
-#: A counter that begins with its first event hides that event from Prometheus's `increase`. Those that are
-#: alerted on begin at 0: the outcomes of `writer.opinion.Opinion`, and the reason for left-out records that is a bug.
+#: A counter that begins with its first event hides that event from Prometheus's `increase`. Those
+#: that are alerted on begin at 0: the outcomes of `writer.opinion.Opinion`, and the reason for
+#: left-out records that is a bug.
 OPINIONS: Final = ("asked", "confirmed", "contradicted")
 BUG: Final = "unexpected"
 

@@ -17,7 +17,7 @@ def cpu() -> float:
 
 
 def memory() -> int:
-    """Bytes of resident memory that no file backs (proc(5), statm): the store's pages are not among them."""
+    """Bytes of resident memory that no file backs, so without the store's pages (proc(5))."""
     try:
         _, resident, shared, *_ = map(int, _STATM.read_text().split())
     except (OSError, ValueError):

@@ -101,7 +101,7 @@ class Ledger:
         self._applying: tuple[ListComplete, Iterator[Outcome]] | None = None
         """The end of the list that is being applied, and its remaining steps."""
         self.serial = self._advanced = 0
-        """The SOA's serial as of the last commit, and as of the transaction under way; 0 before the first."""
+        """The SOA's serial as of the last commit, and of the transaction under way; 0 before."""
         self.ready = False
         self.doubts: dict[Resource, Loss] = {}
         """Lists that wait for a second one.
