@@ -23,9 +23,9 @@ LIMIT ?= 420
 QUICK := not cluster and not coredns and not slow
 # Tests that mostly wait run side by side; those that judge times through CoreDNS have the machine to themselves.
 SIDE_BY_SIDE := tests/unit tests/wire tests/faults tests/fuzz tests/simulation
-ALONE := tests/cluster tests/e2e
+ALONE := tests/cluster tests/e2e tests/monitoring
 
-.PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege simulate simulate-mutants fuzz \
+.PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege alerts monitoring simulate simulate-mutants fuzz \
 	fuzz-answers scale-answers tools \
 	cluster screenshots proto requirements dist clean
 
@@ -93,6 +93,10 @@ siege: $(READY) ## Break things two at a time, with hung processes and attackers
 	@$(PYTHON) tools/build.py
 	@HEADWATER_SIEGE=long $(BIN)/python -m pytest tests/cluster/test_siege.py
 
+alerts: $(READY) ## Make each alert fire that can be, before a real Prometheus; docs/monitoring.md gets the table (10 minutes)
+	@$(PYTHON) tools/build.py
+	@$(BIN)/python -m tests.monitoring
+
 fuzz: $(READY) ## Each target under atheris for FUZZ=120 seconds; what it finds goes into the corpus
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
 	@for target in http2 question resolver; do $(BIN)/python -m tests.fuzz $$target $(FUZZ) || exit 1; done
@@ -107,7 +111,7 @@ scale-answers: $(READY) ## Compare 50,000 answers of the whole set with CoreDNS'
 
 ##@ Parts
 
-tools: ## Build what tests are run with (CoreDNS, a control plane) into the cache (10 minutes, once)
+tools: ## Build what tests are run with (CoreDNS, a control plane, Prometheus) into the cache (13 minutes, once)
 	@$(PYTHON) tools/build.py
 
 cluster: $(READY) tools ## A real control plane on loopback, until Ctrl-C
@@ -116,6 +120,9 @@ cluster: $(READY) tools ## A real control plane on loopback, until Ctrl-C
 screenshots: $(READY) ## Draw the pictures of docs/page.md anew (16 minutes)
 	@tools/setup packages chromium chromedriver
 	@$(BIN)/python -m tools.screenshots
+
+monitoring: $(READY) ## Write what deploy/monitoring has of rules.yaml and the dashboard's source
+	@$(BIN)/python tools/monitoring.py
 
 proto: $(READY) ## Generate the protobuf code again
 	@$(BIN)/python tools/protoc.py

@@ -2,8 +2,8 @@
 """Build the programs that Headwater is tested, measured and shown with, from Go modules.
 
 CoreDNS; etcd, Kubernetes's API server, controllers, scheduler and kubectl, and kwok: the control
-plane of the tests; h2spec; the Go echo of the benchmarks. On 2 cores all of them take 10 minutes,
-once.
+plane of the tests; h2spec; Prometheus and promtool; the Go echo of the benchmarks. On 2 cores all
+of them take 13 minutes, once.
 
     tools/build.py [NAME ...]      build what is missing (default: everything)
     tools/build.py --path NAME     print where NAME is, exit 1 when it is not built
@@ -44,6 +44,7 @@ class Tool:
     package: str  # Go package path, or "." for the module's own main
     requires: str  # the requirement in go.mod that names the version
     ldflags: str = "-s -w"
+    tags: str = ""
 
     def version(self) -> str:
         """The pinned version, read from go.mod ("1.15.0")."""
@@ -55,7 +56,7 @@ class Tool:
 
     def folder(self) -> Path:
         """Where the built binary lives."""
-        digest = hashlib.sha256(f"{self.package} {self.ldflags}".encode())
+        digest = hashlib.sha256(f"{self.package} {self.ldflags}{self.tags and ' ' + self.tags}".encode())
         for file in sorted((HERE / self.module).iterdir()):
             if file.name in ("go.mod", "go.sum") or file.suffix == ".go":
                 digest.update(file.name.encode() + b"\0" + file.read_bytes())
@@ -66,6 +67,9 @@ class Tool:
 
 
 _KUBERNETES_LDFLAGS = "-s -w -X k8s.io/component-base/version.gitVersion=v{version}"
+#: Of thirty kinds of service discovery, that of Kubernetes alone (the module's plugins/). Its pages
+#: in a browser are not in the module, and nobody here looks at them.
+_PROMETHEUS_TAGS = "remove_all_sd,enable_kubernetes_sd"
 
 TOOLS = {
     tool.name: tool
@@ -78,6 +82,16 @@ TOOLS = {
         ),
         Tool("kwok", "cluster/kwok", "sigs.k8s.io/kwok/cmd/kwok", "sigs.k8s.io/kwok"),
         Tool("goecho", "../bench/goecho", ".", "google.golang.org/grpc"),
+        *(
+            Tool(
+                name,
+                "prometheus",
+                f"github.com/prometheus/prometheus/cmd/{name}",
+                "github.com/prometheus/prometheus",
+                tags=_PROMETHEUS_TAGS,
+            )
+            for name in ("prometheus", "promtool")
+        ),
         Tool("h2spec", "h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "github.com/summerwind/h2spec"),
     )
 }
@@ -118,7 +132,7 @@ def build(tool: Tool, go: str) -> None:
         print(f"building {tool.name} {tool.version()} ...", flush=True)
         command = [
             go, "build", "-trimpath", "-buildvcs=false",
-            "-ldflags", tool.ldflags.format(version=tool.version()),
+            "-ldflags", tool.ldflags.format(version=tool.version()), "-tags", tool.tags,
             "-o", str(partial / tool.name), tool.package,
         ]  # fmt: skip
         environment = os.environ | {"CGO_ENABLED": "0"}

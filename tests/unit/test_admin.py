@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from typing import get_args
 
 import httpx
 import pytest
@@ -11,10 +12,12 @@ from headwater import __version__
 from headwater.admin.recent import Recent
 from headwater.admin.server import application
 from headwater.answer.counts import Reason, count_key
+from headwater.process import usage
 from headwater.process.control import BadQuestion, Complete, Completed, Explain, Explained, History, Refused, Told
 from headwater.process.counters import (
     BUCKETS,
     LATENCY_BUCKETS,
+    OPINIONS,
     AnswerSnapshot,
     Kind,
     ProcessView,
@@ -22,6 +25,7 @@ from headwater.process.counters import (
     WatchSnapshot,
 )
 from headwater.settings.settings import Settings
+from headwater.writer.opinion import Opinion
 from prometheus_client import Metric
 from prometheus_client.openmetrics import parser as openmetrics
 from prometheus_client.parser import text_string_to_metric_families
@@ -34,7 +38,7 @@ OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 def answered(count: int = 1, *, ready: bool = True) -> AnswerSnapshot:
     """Return an answer process that has answered this many queries of each kind, 3 us each."""
-    snapshot = AnswerSnapshot(failures=count, ready=ready)
+    snapshot = AnswerSnapshot(failures=count, ready=ready, cpu=count, memory=1 << 20)
     for zone, qtype, reason in ((1, A, next(iter(Reason))), (2, AAAA, list(Reason)[-1]), (0, 0, list(Reason)[1])):
         snapshot.queries[count_key(zone, qtype, reason)] = count
         for _ in range(count):
@@ -58,10 +62,21 @@ def watched(count: int = 1, *, ready: bool = True) -> WatchSnapshot:
         commit_failures=count,
         records_changed=7 * count,
         store_bytes=65536,
+        store_free=1 << 30,
+        store_serial=1_800_000_000,
+        cpu=count,
+        memory=1 << 20,
     )
     for _ in range(count):
         snapshot.programming.observe(LATENCY_BUCKETS, 0.004)
     return snapshot
+
+
+@pytest.fixture(autouse=True)
+def _cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process costs the same at every look."""
+    monkeypatch.setattr(usage, "cpu", lambda: 1.5)
+    monkeypatch.setattr(usage, "memory", lambda: 1 << 20)
 
 
 class FakeInstance:
@@ -305,10 +320,18 @@ def test_queries_are_told_by_zone_type_rcode_and_reason() -> None:
         ("headwater_process_exits_total", {"process": "watch", "code": "78"}, 1),
         ("headwater_process_exits_total", {"process": "watch", "code": "-9"}, 3),
         ("headwater_process_silent_seconds", {"process": "watch"}, 0),
+        ("headwater_process_cpu_seconds_total", {"process": "watch"}, 3 + 4),
+        ("headwater_process_cpu_seconds_total", {"process": "answer 1"}, 6),
         # A state belongs to the current process only.
+        ("headwater_process_memory_bytes", {"process": "watch"}, 1 << 20),
         ("headwater_objects", {"resource": "services"}, 3),
         ("headwater_names", {"kind": "headless"}, 5),
         ("headwater_store_bytes", {}, 65536),
+        ("headwater_store_free_bytes", {}, 1 << 30),
+        ("headwater_store_serial", {}, 1_800_000_000),
+        # Alerts are about the first of them: it would be none if the series began with it.
+        ("headwater_second_opinions_total", {"result": "contradicted"}, 0),
+        ("headwater_records_skipped_total", {"reason": "unexpected"}, 0),
         ("headwater_watch_connected", {"resource": "services"}, 1),
         ("headwater_watch_age_seconds", {"resource": "services"}, 0.25),
         ("headwater_ready", {}, 1),
@@ -333,6 +356,17 @@ def test_counters_keep_what_a_dead_process_had_counted(sample: str, labels: dict
 )
 def test_counters_never_go_back_while_everything_is_dead(sample: str, expected: float) -> None:
     assert value(FakeInstance(*STATES["all dead"]), sample) == expected
+
+
+def test_nothing_is_said_of_a_store_that_nobody_knows() -> None:
+    """Between two watch processes a 0 would be a change of the serial, and a full disk."""
+    found = families(FakeInstance(*STATES["all dead"]))
+    assert not found["headwater_store_serial"].samples
+    assert not found["headwater_store_free_bytes"].samples
+
+
+def test_counters_that_begin_at_nothing_are_those_that_are_counted() -> None:
+    assert get_args(Opinion) == OPINIONS
 
 
 # Health and readiness

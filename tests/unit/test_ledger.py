@@ -268,7 +268,26 @@ def test_the_serial_moves_with_the_records_and_never_back(tmp_path: Path) -> Non
     ):
         ledger._clock = lambda now=now: now  # type: ignore[misc]
         ledger.commit([change])
-        assert serial() == expected
+        assert serial() == ledger.serial == expected
+    store.close()
+
+
+def test_the_serial_that_is_shown_is_that_of_the_last_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that the disk refuses moves nothing: siblings are compared by it."""
+    world = Small(tmp_path).fill(headless("web"))
+    store, ledger = world.open()
+    assert ledger.serial == 1_800_000_000, "it is that of the store from the start"
+    ledger._clock = lambda: 1_800_000_500.0
+
+    def refuse(_: Transaction) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Transaction, "finish", refuse)
+        with pytest.raises(StoreFull):
+            ledger.commit([upsert(slice_of("web", at("10.0.0.1")))])
+    ledger.commit([upsert(slice_of("other", at("10.0.0.1")))])  # it has no Service, and changes no record
+    assert ledger.serial == 1_800_000_000
     store.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -11,15 +12,21 @@ from prometheus_client.registry import Collector
 
 from headwater import __version__
 from headwater.answer.counts import COUNTED_TYPES, RCODES, count_parts
+from headwater.process import usage
 from headwater.process.counters import (
     BUCKETS,
+    BUG,
     LATENCY_BUCKETS,
+    OPINIONS,
     AnswerSnapshot,
     Histogram,
     Kind,
     ProcessView,
     WatchSnapshot,
 )
+
+#: The admin page is up for as long as the instance. Seconds since 1970.
+_STARTED: Final = time.time()
 
 
 def answers_of(views: Iterable[ProcessView]) -> AnswerSnapshot:
@@ -49,6 +56,8 @@ def watch_of(views: Iterable[ProcessView], at: float) -> WatchSnapshot:
                 store_bytes=now.store_bytes,
                 history_entries=now.history_entries,
                 history_bytes=now.history_bytes,
+                store_free=now.store_free,
+                store_serial=now.store_serial,
             )
             for name, state in now.resources.items():
                 mine = total.resources.setdefault(name, type(state)())
@@ -83,6 +92,7 @@ class HeadwaterCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         views = self._views()
         yield _build_info()
+        yield GaugeMetricFamily("headwater_start_time_seconds", "When the instance started.", _STARTED)
         yield from self._processes(views)
         yield from self._answers(answers_of(views))
         yield from self._watch(watch_of(views, self._clock()))
@@ -104,6 +114,14 @@ class HeadwaterCollector(Collector):
             "How often a process has ended, by exit code; a negative one is a signal.",
             labels=["process", "code"],
         )
+        cpu = CounterMetricFamily(
+            "headwater_process_cpu_seconds", "Processor time of a process, in seconds of a core.", labels=["process"]
+        )
+        memory = GaugeMetricFamily(
+            "headwater_process_memory_bytes", "Resident memory of a process that no file backs.", labels=["process"]
+        )
+        cpu.add_metric(["supervisor"], usage.cpu())
+        memory.add_metric(["supervisor"], usage.memory())
         for view in views:
             up.add_metric([view.name], float(view.up))
             restarts.add_metric([view.name], view.restarts)
@@ -111,7 +129,10 @@ class HeadwaterCollector(Collector):
             silent.add_metric([view.name], view.silent)
             for code, count in sorted(view.exits.items()):
                 exits.add_metric([view.name, str(code)], count)
-        yield from (up, restarts, killed, silent, exits)
+            cpu.add_metric([view.name], sum(part.cpu for part in (view.snapshot, view.before) if part is not None))
+            if view.up and view.snapshot is not None:
+                memory.add_metric([view.name], view.snapshot.memory)
+        yield from (up, restarts, killed, silent, exits, cpu, memory)
 
     def _answers(self, total: AnswerSnapshot) -> Iterator[Metric]:
         queries = CounterMetricFamily(
@@ -160,7 +181,7 @@ class HeadwaterCollector(Collector):
         skipped = CounterMetricFamily(
             "headwater_records_skipped", "Records that could not be made, by reason.", labels=["reason"]
         )
-        for reason, count in watch.skipped.items():
+        for reason, count in ({BUG: 0} | watch.skipped).items():
             skipped.add_metric([reason], count)
         yield skipped
         yield CounterMetricFamily("headwater_audits", "Comparisons of the store with the API server.", watch.audits)
@@ -175,7 +196,7 @@ class HeadwaterCollector(Collector):
             "Lists that would have taken much away at once, by what a second one said.",
             labels=["result"],
         )
-        for result, count in watch.second_opinions.items():
+        for result, count in (dict.fromkeys(OPINIONS, 0) | watch.second_opinions).items():
             opinions.add_metric([result], count)
         yield opinions
         yield CounterMetricFamily("headwater_commits", "Transactions committed.", watch.commits)
@@ -188,6 +209,15 @@ class HeadwaterCollector(Collector):
         yield GaugeMetricFamily(
             "headwater_history_bytes", "Bytes of the store that the history takes.", watch.history_bytes
         )
+        # No sample while nobody knows: a 0 between two lives of the process would be news.
+        for name, text, value, known in (
+            ("headwater_store_free_bytes", "Room left on the store's disk.", watch.store_free, watch.store_bytes),
+            ("headwater_store_serial", "The SOA's serial: its last change.", watch.store_serial, watch.store_serial),
+        ):
+            family = GaugeMetricFamily(name, text, labels=())
+            if known:
+                family.add_metric((), value)
+            yield family
         yield HistogramMetricFamily(
             "headwater_programming_duration_seconds",
             "From the change that an EndpointSlice names to the commit of its records.",

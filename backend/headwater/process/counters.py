@@ -22,6 +22,12 @@ BUCKETS: Final = (
 #: The same for the time from a change to its commit.
 LATENCY_BUCKETS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 
+#: A counter that begins with its first event hides that event from Prometheus's `increase`. Those
+#: that are alerted on begin at 0: the outcomes of `writer.opinion.Opinion`, and the reason for
+#: left-out records that is a bug.
+OPINIONS: Final = ("asked", "confirmed", "contradicted")
+BUG: Final = "unexpected"
+
 
 class Histogram(Struct):
     """Counts per bucket (the last is +Inf) and the sum of the observations."""
@@ -57,12 +63,17 @@ class AnswerSnapshot(Struct, tag="answer"):
     ready: bool = False
     stale: bool = False
     """Whether everything is SERVFAIL because of `--max-staleness`."""
+    cpu: float = 0.0
+    """Seconds of a core (`process.usage`)."""
+    memory: int = 0
+    """Bytes of its own memory, now."""
 
     def add(self, other: AnswerSnapshot) -> None:
         """Add the counters of a process that has died."""
         for key, count in other.queries.items():
             self.queries[key] = self.queries.get(key, 0) + count
         self.durations.add(other.durations)
+        self.cpu += other.cpu
         self.failures += other.failures
         self.damage += other.damage
         for result, count in other.upstream.items():
@@ -103,6 +114,10 @@ class WatchSnapshot(Struct, tag="watch"):
     records_changed: int = 0
     programming: Histogram = field(default_factory=lambda: Histogram.of(LATENCY_BUCKETS))
     store_bytes: int = 0
+    store_free: int = 0
+    """Bytes that the file system of the state directory has left."""
+    store_serial: int = 0
+    """The SOA's serial: when the records last changed, in seconds since 1970; 0 before that."""
     audits: int = 0
     audit_differences: dict[str, int] = field(default_factory=dict)
     """Objects that an audit found different from the API server, by resource."""
@@ -110,6 +125,10 @@ class WatchSnapshot(Struct, tag="watch"):
     """Lists that would have taken much away, by outcome (`writer.opinion.Opinion`)."""
     history_entries: int = 0
     history_bytes: int = 0
+    cpu: float = 0.0
+    """Seconds of a core (`process.usage`)."""
+    memory: int = 0
+    """Bytes of its own memory, now."""
 
     def grow_older(self, now: float) -> None:
         """Move the ages on to a later moment of the machine's monotonic clock."""
@@ -122,6 +141,7 @@ class WatchSnapshot(Struct, tag="watch"):
         """Add the counters, and the time of the last news, of a process that has died."""
         moment = max(self.taken, other.taken)
         self.grow_older(moment)
+        self.cpu += other.cpu
         self.commits += other.commits
         self.commit_failures += other.commit_failures
         self.records_changed += other.records_changed

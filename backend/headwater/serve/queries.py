@@ -13,6 +13,7 @@ from typing import Final
 
 from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
+from headwater.process import usage
 from headwater.process.counters import BUCKETS, AnswerSnapshot, Histogram
 from headwater.serve.upstream import Upstream
 from headwater.store.environment import Reader, Snapshot, is_damage
@@ -151,6 +152,8 @@ class Queries:
             ready=self.is_ready(),
             stale=self._resolver.stale != 0,
             upstream=dict(self._upstream.counts),
+            cpu=usage.cpu(),
+            memory=usage.memory(),
         )
 
 

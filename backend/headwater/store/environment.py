@@ -596,6 +596,15 @@ class Store:
         except OSError:
             return 0
 
+    @property
+    def free(self) -> int:
+        """Bytes that the state directory's file system has left for us."""
+        try:
+            status = os.statvfs(self.state_dir)
+        except OSError:
+            return 0
+        return status.f_bavail * status.f_frsize
+
     def release_dead_readers(self) -> int:
         """Free the places of killed readers, which would pin old pages."""
         return int(self._env.reader_check())

@@ -100,6 +100,8 @@ class Ledger:
         """Resources that may have removed objects noted in `meta` (`_GONE`)."""
         self._applying: tuple[ListComplete, Iterator[Outcome]] | None = None
         """The end of the list that is being applied, and its remaining steps."""
+        self.serial = self._advanced = 0
+        """The SOA's serial as of the last commit, and of the transaction under way; 0 before."""
         self.ready = False
         self.doubts: dict[Resource, Loss] = {}
         """Lists that wait for a second one.
@@ -147,6 +149,7 @@ class Ledger:
         return self._finish(txn, batch)
 
     def _begin(self, txn: Transaction) -> None:
+        self.serial = int.from_bytes(txn.meta(SERIAL) or b"", "big")
         counts = txn.meta(_COUNTS)
         self.counts = list(_KINDS.unpack(counts)) if counts else [0] * len(Kind)
         for resource in _ALL:
@@ -371,10 +374,12 @@ class Ledger:
         """
 
         def run(txn: Transaction) -> tuple[Posting, int]:
+            self._advanced = self.serial
             return work(txn), txn.changed
 
         batch, changed = self._store.write(run)
         self._on_sign()
+        self.serial = self._advanced
         if costs is not None:
             costs.update(batch.costs)
         self.counts, self.objects = batch.counts, batch.objects
@@ -395,7 +400,8 @@ class Ledger:
 
     def _advance_serial(self, txn: Transaction) -> None:
         before = int.from_bytes(txn.meta(SERIAL) or b"", "big")
-        txn.set_meta(SERIAL, (max(before, int(self._clock())) & 0xFFFFFFFF).to_bytes(4, "big"))
+        self._advanced = max(before, int(self._clock())) & 0xFFFFFFFF
+        txn.set_meta(SERIAL, self._advanced.to_bytes(4, "big"))
 
     def _left_out(self, key: tuple[str, str], error: Exception) -> None:
         self._compiler.report("unexpected", *key, told(error))
@@ -591,6 +597,7 @@ class Ledger:
             return None if self._chronicle is None else self._chronicle.begins(txn, "all records were made anew")
 
         draft = self._store.write(finish)
+        self.serial = self._advanced
         if draft is not None and self._chronicle is not None:
             self._chronicle.settled(draft)
         self._early = None

@@ -38,7 +38,7 @@ from headwater.cluster.recognition import AnotherCluster, Recognition
 from headwater.cluster.reflector import Reflector
 from headwater.cluster.source import selectors_of
 from headwater.cluster.timing import USUAL, Timing
-from headwater.process import control, log
+from headwater.process import control, log, usage
 from headwater.process.counters import LATENCY_BUCKETS, Histogram, ResourceState, WatchSnapshot
 from headwater.process.progress import Progress
 from headwater.records.compiler import Compiler
@@ -470,11 +470,15 @@ class Watcher:
             records_changed=self._records_changed,
             programming=Histogram(list(self._programming.counts), self._programming.total),
             store_bytes=self._store.size,
+            store_free=self._store.free,
+            store_serial=self.ledger.serial,
             audits=self.auditor.runs if self.auditor is not None else 0,
             audit_differences=dict(self.auditor.differences) if self.auditor is not None else {},
             second_opinions=dict(self._second_opinions),
             history_entries=self.chronicle.ring.entries,
             history_bytes=self.chronicle.ring.bytes,
+            cpu=usage.cpu(),
+            memory=usage.memory(),
         )
 
     def _trouble(self) -> str:
