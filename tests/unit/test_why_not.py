@@ -115,6 +115,10 @@ WORLD: list[dict[str, Any]] = [
     service("nameless", ports=[{"port": 80}]),
     slice_of("nameless", endpoint("10.0.4.1"), ports=[{"name": "", "port": 80}]),
     service("noports"), slice_of("noports", endpoint("10.0.4.2", "p-0", "p-0"), ports=[]),
+    service("mixed", ports=[{"name": "good", "port": 80}, {"name": "bad", "port": 81, "targetPort": "weeb"}]),
+    slice_of("mixed", endpoint("10.0.4.3", "m-0", "m-0"), ports=[{"name": "good", "port": 80}]),
+    service("unported", ports=[{"name": "http", "port": 80, "targetPort": "weeb"}]),
+    slice_of("unported", endpoint("10.0.4.4", "u-0", "u-0"), ports=[]),
     # other names
     service("out", type="ExternalName", externalName="10.9.8.7", clusterIP=None, selector=None),
     service("loop", type="ExternalName", externalName=f"loop.prod.{ZONE}", clusterIP=None, selector=None),
@@ -177,6 +181,15 @@ ROWS = {
     "a pod without an address": row("pending", Cause.PODS_UNFIT, "pending-0", "Insufficient cpu"),
     "a pod that has ended": row("done", Cause.PODS_UNFIT, "done-0", "Succeeded"),
     "a port without a name": row("_http._tcp.nameless", Cause.PORT_HAS_NO_NAME, "spec.ports", qtype="SRV"),
+    "targetPort of one port is in no container": row("_bad._tcp.mixed", Cause.PORTS_EMPTY, "has the port bad",
+                                                     "targetPort", "ports = _good._tcp", qtype="SRV"),
+    "targetPort of the only port is in no container": row("_http._tcp.unported", Cause.PORTS_EMPTY, "has the port http",
+                                                          "ports = []", qtype="SRV"),
+    "another port than the one in no container": row("_sql._tcp.unported", Cause.PORT_UNKNOWN, "_http._tcp",
+                                                     qtype="SRV"),
+    "a name that lacks the zone": row("db.prod.svc.", Cause.ZONE_NOT_SERVED, f"as in db.prod.{ZONE}.",
+                                      outcome=REFUSED),
+    "a name of one label": row("db.", Cause.ZONE_NOT_SERVED, f"as in db.NAMESPACE.{ZONE}", outcome=REFUSED),
     "targetPort is in no container": row("noports", Cause.PORTS_EMPTY, "targetPort", outcome=NODATA, qtype="SRV"),
     "SRV targets are dashed addresses": row("deploy", Cause.ANSWERED, "--endpoint-pod-names", outcome=ANSWER,
                                             qtype="SRV"),
@@ -221,6 +234,21 @@ def test_a_cause_that_users_meet_is_named(why: str, tmp_path: Path) -> None:
     # Wrapped lines read as one.
     flat = " ".join(text.split())
     assert [words for words in asked.says if words not in flat] == [], text
+
+
+def test_advice_that_cannot_help_is_not_given(tmp_path: Path) -> None:
+    world = [
+        *WORLD,
+        service("ending"),
+        slice_of("ending", endpoint("10.0.6.1", "e-0", "e-0", ready=False, serving=False, terminating=True)),
+        service("manual", selector=None), slice_of("manual", endpoint("10.0.6.2", "", "m-0", ready=False)),
+    ]  # fmt: skip
+    (tmp_path / "ending").mkdir()
+    (tmp_path / "manual").mkdir()
+    ending = explained(tmp_path / "ending", row("e-0.ending", Cause.HOST_TERMINATING), world)
+    assert (ending.cause, "headwater.dev/publish" in show(ending, 0.0)) == (Cause.HOST_TERMINATING, False)
+    manual = explained(tmp_path / "manual", row("m-0.manual", Cause.HOST_NOT_READY), world)
+    assert (manual.cause, "publishNotReadyAddresses" in show(manual, 0.0)) == (Cause.HOST_NOT_READY, False)
 
 
 def test_without_a_look_it_is_said_to_be_unknown(tmp_path: Path) -> None:

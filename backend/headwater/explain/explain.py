@@ -232,10 +232,18 @@ def _not_served(found: Explanation, settings: Settings) -> None:
         f"{found.name} is in no zone that is served here ({zones}): CoreDNS would ask another server for it."
     )
     found.deciding = [Deciding(Ref("flag", "", "--zone"), "--zone", zones)]
+    labels = found.name.split(".")
+    whole = f".svc.{settings.zones[0]}"
+    if labels[-1] == "svc":
+        whole = f".{settings.zones[0]}"
+    elif len(labels) == 1:
+        whole = f".NAMESPACE{whole}"
+    elif len(labels) > 3:  # no search list makes a name of ours of it
+        return
     found.hints = [
         (
             "A short name is completed by the client's search list (/etc/resolv.conf), its own namespace "
-            f"first: explain the whole name, as in {found.name}.svc.{settings.zones[0]}."
+            f"first: explain the whole name, as in {found.name}{whole}."
         )
     ]
 

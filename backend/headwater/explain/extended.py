@@ -176,10 +176,13 @@ class Reasons:
             return self._no_endpoints(service, slices)
         ports = [item for piece in slices for item in piece.ports] if service.headless else service.ports
         named = {f"_{item.name}._{item.protocol.lower()}" for item in ports if item.name}
-        if not named:
+        declared = {f"_{item.name}._{item.protocol.lower()}" for item in service.ports if item.name}
+        if not named and not declared:
             return _reason("no port has a name", Cause.PORT_HAS_NO_NAME)
         if wanted in named:
             return self._no_endpoints(service, slices) if service.headless else None
+        if service.headless and wanted in declared:
+            return _reason(f"port {wanted} is in no EndpointSlice", Cause.PORTS_EMPTY)
         return _reason(f"no port {wanted}" if wanted else "no port of that protocol", Cause.PORT_UNKNOWN)
 
 

@@ -573,7 +573,10 @@ class _Walk:
                 Cause.HOST_TERMINATING,
                 f"{host} is an endpoint of {what} that shuts down: it is no longer ready, and so has no name.",
                 deciding=deciding, commands=see, looks=looks,
-                hints=('The annotation headwater.dev/publish: "serving" keeps names while pods shut down.',),
+                hints=(
+                    ('The annotation headwater.dev/publish: "serving" keeps names while pods shut down.',)
+                    if item.conditions & Condition.SERVING else ()
+                ),
             )  # fmt: skip
         if not item.addresses:
             return _nxdomain(Cause.HOST_LEFT_OUT, f"{host} is an endpoint of {what} without an address.",
@@ -634,6 +637,16 @@ class _Walk:
             return self._no_endpoints(service, slices)
         if service.headless and ports and named and f"_{port.removeprefix('_')}._{protocol.removeprefix('_')}" in named:
             return self._no_endpoints(service, slices)
+        declared = {f"_{item.name}._{item.protocol.lower()}" for item in service.ports if item.name}
+        if service.headless and f"_{port.removeprefix('_')}._{protocol.removeprefix('_')}" in declared:
+            why = "" if _without_selector(service) else ": no container has a port of the name in its targetPort"
+            piece = slices[0]
+            return _nxdomain(
+                Cause.PORTS_EMPTY,
+                f"{what} has the port {port.removeprefix('_')}, and its EndpointSlices do not{why}.",
+                deciding=(Deciding(self._slice(piece), "ports", ", ".join(named[:FEW]) or "[]"),), commands=see,
+            )  # fmt: skip
+        named = named or sorted(declared)
         if not named:
             return _nxdomain(
                 Cause.PORT_HAS_NO_NAME, f"No port of {what} has a name: SRV records are asked for by it.",
@@ -735,9 +748,16 @@ def _look_at(namespace: str, pod: str, service: str) -> Look:
     return Look("Pod", namespace, pod, service, "why it is not ready")
 
 
+def _without_selector(service: Service | ServiceImport) -> bool:
+    return not isinstance(service, Service) or service.selectorless
+
+
 def _before_ready(service: Service | ServiceImport) -> tuple[str, ...]:
-    """Return how to publish pods' names before the pods are ready, unless the Service does so."""
-    if isinstance(service, Service) and service.publishes_not_ready:
+    """Return how to publish pods' names before the pods are ready, where that field can do it.
+
+    The slice controller reads it, so it does nothing for a Service without a selector.
+    """
+    if isinstance(service, Service) and (service.publishes_not_ready or service.selectorless):
         return ()
     return ("spec.publishNotReadyAddresses: true on the Service names its pods before they are ready.",)
 
