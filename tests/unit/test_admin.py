@@ -416,6 +416,10 @@ READY, NOT_READY = answered(), answered(ready=False)
         ((watch(up=False), answer(0, now=READY)), 200),
         ((watch(now=watched(ready=False)), answer(0, now=READY)), 200),
         ((watch(now=watched(ready=False)), answer(0, now=NOT_READY), answer(1, now=NOT_READY)), 503),
+        # CoreDNS takes SERVFAIL for an answer, and asks nobody else.
+        ((watch(now=watched()), answer(0, now=READY), answer(1, now=NOT_READY)), 503),
+        # One that has just started has said nothing.
+        ((watch(now=watched()), answer(0, now=READY), answer(1)), 200),
         ((watch(now=watched()), answer(0, up=False, now=READY)), 503),
         ((watch(now=watched()), answer(0)), 503),
         ((watch(now=watched()),), 503),

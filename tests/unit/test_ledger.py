@@ -279,7 +279,7 @@ def test_the_serial_that_is_shown_is_that_of_the_last_commit(tmp_path: Path, mon
     assert ledger.serial == 1_800_000_000, "it is that of the store from the start"
     ledger._clock = lambda: 1_800_000_500.0
 
-    def refuse(_: Transaction) -> None:
+    def refuse(_: Transaction, *, history: bool) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:

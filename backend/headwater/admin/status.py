@@ -60,7 +60,7 @@ def status_of(views: Sequence[ProcessView], now: float) -> Status:
     """The status by the processes' reports, at that moment of the machine's monotonic clock."""
     answers = {view.name: _answer(view) for view in views if view.kind is Kind.ANSWER}
     return Status(
-        ready=any(item.up and item.ready for item in answers.values()),
+        ready=any(item.up and item.ready for item in answers.values()) and not any(map(_says_servfail, views)),
         answer=answers,
         watch=_watch(views, now),
     )
@@ -76,6 +76,12 @@ def _answer(view: ProcessView) -> AnswerStatus:
         silent_seconds=_silent(view),
         detail=view.trouble or UNSET,
     )
+
+
+def _says_servfail(view: ProcessView) -> bool:
+    """Whether an answer process runs and has no records yet, so that its clients get SERVFAIL."""
+    snapshot = view.snapshot
+    return isinstance(snapshot, AnswerSnapshot) and view.up and not view.silent and not snapshot.ready
 
 
 def _silent(view: ProcessView) -> float | UnsetType:

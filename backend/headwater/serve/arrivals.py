@@ -63,8 +63,13 @@ class Places:
     def take(self, arrival: Arrival) -> Arrival | None:
         """Give it a place; returns the one that has to go."""
         self._by_host.setdefault(arrival.host, {})[arrival] = None
-        self._count += 1
-        return self.make_room() if self._count > self._limit else None
+        if self._count < self._limit:
+            self._count += 1
+            return None
+        oldest = self._oldest()
+        if oldest is not None:
+            self._remove(oldest)  # the count stays within the limit at any moment
+        return oldest
 
     def make_room(self) -> Arrival | None:
         """Take one out: the oldest of the host with the most places; None when there is none."""
@@ -97,13 +102,18 @@ class Places:
 
     def leave(self, arrival: Arrival) -> bool:
         """Free its place; False if it has none."""
+        if not self._remove(arrival):
+            return False
+        self._count -= 1
+        return True
+
+    def _remove(self, arrival: Arrival) -> bool:
         mine = self._by_host.get(arrival.host)
         if mine is None or arrival not in mine:
             return False
         del mine[arrival]
         if not mine:
             del self._by_host[arrival.host]
-        self._count -= 1
         return True
 
     def __len__(self) -> int:

@@ -75,6 +75,7 @@ async def _serve(
     assignment: Assignment, reader: Reader, queries: Queries, link: control.Link, progress: Progress
 ) -> None:
     settings = assignment.settings
+    reader.follow()  # before the first query
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
