@@ -68,7 +68,7 @@ def test_a_running_instance_explains_and_goes_on_when_it_is_restarted(headwater:
     found: dict[str, Any] = json.loads(done.stdout)
     assert (done.returncode, found["outcome"], found["cause"]) == (0, "answer", "answered")
     done = explain(DOWN, "NONSENSE", "--admin", admin, home=tmp_path)
-    assert (done.returncode, "'NONSENSE' is not a query type" in done.stderr) == (1, True), done
+    assert (done.returncode, "'NONSENSE' is not a query type" in done.stderr) == (2, True), done
 
 
 def test_one_answer_process_that_hangs_leaves_the_other_to_explain(headwater: Headwater, tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_an_instance_tells_what_changed_when_and_what_was_answered_then(headwate
     for flags, code, says in (
         (("--at", "noon", SERVICE), 2, "--at: 'noon' is not a time"),
         (("--at", "1m"), 2, "--at: it goes with a NAME"),
-        (("example.org.",), 1, "belongs to no Service"),
+        (("example.org.",), 2, "belongs to no Service"),
     ):
         done = history(*flags, *where)
         assert (done.returncode, says in done.stderr, len(done.stderr.splitlines())) == (code, True, 1), done

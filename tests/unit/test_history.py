@@ -103,7 +103,7 @@ def test_an_entry_says_what_changed_when_and_why(world: Chronicled) -> None:
     assert (entry.cause.changes, entry.delay) == (["db-0 address 10.0.0.1→10.0.0.2"], 0.5)
     assert entry.text == (
         "2027-01-15T08:00:01.000Z  default/db  -10.0.0.1 db-0, +10.0.0.2 db-0  "
-        "EndpointSlice default/db-x (version 88): db-0 address 10.0.0.1→10.0.0.2  (after 0.500 s)"
+        "EndpointSlice default/db-x (version 88): db-0 address 10.0.0.1→10.0.0.2  (within 1 s)"
     )
 
 
@@ -585,7 +585,7 @@ def test_an_explanation_says_since_when_it_is_so_and_how_long_caches_may_differ(
     assert {record.data: record.origins[0].since for record in found.records} == {
         "10.0.0.2": BEGAN + 1, "10.0.0.3": BEGAN + 2
     }  # fmt: skip
-    assert "right since 2027-01-15T08:00:02Z (2 s ago); clients and caches may hold" in show(found, BEGAN + 4)
+    assert "unchanged since 2027-01-15T08:00:02Z (2 s ago); clients and caches may hold" in show(found, BEGAN + 4)
     # A new name: who asked before was told that it is not there.
     found = explained(world, "db-1." + DB)
     assert (found.changed, found.until) == (BEGAN + 2, BEGAN + 2 + 3)

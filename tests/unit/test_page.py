@@ -214,7 +214,7 @@ def test_the_history_is_shown_without_a_script() -> None:
     text = " ".join(found.text.split())
     assert "Its history" in text
     for part in ("2026-01-31 14:03", "10.0.0.6 web-1", "+10.0.0.7 web-1", "and 2 more", "web-1 moved",
-                 "served after 12 ms", "pod address prod/10.0.0.9", "not running from then to now"):  # fmt: skip
+                 "served within 1 s", "pod address prod/10.0.0.9", "not running from then to now"):  # fmt: skip
         assert part in text
     links = [attributes.get("href") for tag, attributes in found.found if tag == "a"]
     assert "/?name=db.prod.svc.cluster.local&type=A" in links

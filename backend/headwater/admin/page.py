@@ -250,7 +250,9 @@ def without_time(text: str) -> str:
 
 def delay(seconds: float) -> str:
     """From a change to its answer."""
-    return f"{seconds * 1000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    from headwater.explain.told import after
+
+    return after(seconds)
 
 
 def _moment(at: float) -> str:

@@ -131,6 +131,8 @@ def _from_admin(settings: Settings, name: str, qtype: str) -> Explanation:
         connection.close()
     if reply.status == 404:
         raise NotExplained(f"{address}: the server there has no /explain: it is not headwater, or an older version")
+    if reply.status == 400:
+        raise SettingsError("NAME TYPE", body.decode(errors="replace").strip()[:500])
     if reply.status != 200:
         raise NotExplained(f"{address}: {body.decode(errors='replace').strip()[:500]}")
     try:
@@ -144,8 +146,10 @@ def _from_state(state_dir: Path, settings: Settings, name: str, qtype: str) -> E
 
     try:
         return explained_offline(state_dir, settings, name, qtype)
-    except (Unusable, ValueError) as error:
+    except Unusable as error:
         raise NotExplained(str(error)) from None
+    except ValueError as error:
+        raise SettingsError("NAME TYPE", str(error)) from None
 
 
 def _from_manifests(settings: Settings, name: str, qtype: str) -> tuple[Explanation, Objects]:

@@ -121,6 +121,8 @@ def _print_all(source: _Admin | _State, query: _Query, *, as_json: bool) -> int:
     for entries in reversed(pages):
         for entry in reversed(entries):
             _print(entry, as_json=as_json)
+    if (name := query["name"]) and not any(entry.kind == "change" for entries in pages for entry in entries):
+        click.echo(f"headwater: no change of {name} is known{' in that time' if query.get('since') else ''}", err=True)
     if note:
         click.echo(f"headwater: {note}", err=True)
     return newest
@@ -224,6 +226,8 @@ class _Admin:
             connection.close()
         if reply.status == 404:
             raise NotTold(f"{address}: what answers there knows no /history: it is not headwater, or an older one")
+        if reply.status == 400:
+            raise SettingsError("history", body.decode(errors="replace").strip()[:500])
         if reply.status != 200:
             raise NotTold(f"{address}: {body.decode(errors='replace').strip()[:500]}")
         return body
@@ -276,8 +280,10 @@ class _State:
             asked = question(query, time.time())
             with opened(Path(self._settings.state_dir), self._settings) as (reader, _):
                 return told_from(reader, self._settings, asked, time.time())
-        except (Unusable, ValueError) as error:
+        except Unusable as error:
             raise NotTold(str(error)) from None
+        except ValueError as error:
+            raise SettingsError("history", str(error)) from None
 
 
 def _why(error: Exception) -> str:

@@ -206,9 +206,10 @@ def _of_caches(outcome: Outcome, size: int, settings: Settings) -> list[str]:
             )
             return [held, cut]
         case Outcome.NXDOMAIN | Outcome.NODATA:
+            once = "the name is there" if outcome is Outcome.NXDOMAIN else "it has records of this type"
             negative = (
-                "Once the name is there, clients may still be told that it is not, for as long as caches hold this "
-                f"reply ({settings.negative_ttl} s; CoreDNS's cache and node-local ones have limits of their own)."
+                f"Once {once}, clients may still be told that it is not so, for as long as caches hold this reply "
+                f"({settings.negative_ttl} s; CoreDNS's cache and node-local ones have limits of their own)."
             )
             return [negative]
     return []

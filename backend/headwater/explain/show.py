@@ -61,7 +61,7 @@ def _lines(found: Explanation, now: float, width: int) -> Iterator[str]:
         if found.until is not None and found.until > now:
             until = f"; clients and caches may hold the answer before that for {found.until - now:.0f} s more"
         yield ""
-        told = f"right since {moment(found.changed)} ({ago(now - found.changed)}){until}"
+        told = f"unchanged since {moment(found.changed)} ({ago(now - found.changed)}){until}"
         yield from _wrapped(told, width)
 
 

@@ -157,9 +157,17 @@ def told(seq: int, entry: Entry) -> Told:
     if cause is not None:
         parts.append(str(cause))
     if delay is not None:
-        parts.append(f"(after {delay:.3f} s)")
+        parts.append(f"({after(delay)})")
     text = printable("  ".join(filter(None, parts)))
     return Told(seq, time, entry.serial, "change", owner, added, removed, entry.more, cause, delay, text)
+
+
+def after(delay: float) -> str:
+    """Return how long it was from a change to its answer.
+
+    Slices name the time of a change in whole seconds, so nothing finer is said.
+    """
+    return "within 1 s" if delay < 1 else f"after {delay:.0f} s"
 
 
 def _few(items: list[str], more: int) -> str:
