@@ -4,6 +4,7 @@ the real plane through CoreDNS.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
+import psutil
 import pytest
 
 from tests.harness.instance import Headwater, alive
@@ -149,7 +151,8 @@ def test_start_without_an_api_server_answers_from_the_store(
         family = headwater.family()
         killed = time.monotonic()
         for process in family:
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # some die with others
+                process.kill()
         headwater.forget()
         wait_until(lambda: not alive(family), SETTLE, "all processes are gone", interval=0.005)
         gone = time.monotonic() - killed

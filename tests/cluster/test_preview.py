@@ -82,8 +82,15 @@ def test_manifests_are_compared_with_the_cluster_that_they_are_applied_to(
     wait_until(lambda: compared(before) == (0, []), SETTLE, "the names are there")
     assert compared(after) == (3, [
         f"- _http._tcp.web.{zone} A,SRV", f"+ _https._tcp.web.{zone} A,SRV", f"+ db-2.db.{zone} A,SRV"])  # fmt: skip
-    assert main(["names", "--kubeconfig", str(plane.kubeconfig), "--namespace", namespace, "--json"]) == 0
-    listed = {item["name"]: item["types"] for item in json.loads(capsys.readouterr().out)}
+
+    def held() -> dict[str, list[str]]:
+        assert main(["names", "--kubeconfig", str(plane.kubeconfig), "--namespace", namespace, "--json"]) == 0
+        return {item["name"]: item["types"] for item in json.loads(capsys.readouterr().out)}
+
+    def pods() -> int:
+        return sum(name.endswith(f".web.{zone}") and name.startswith("10-44-") for name in held())
+
+    wait_until(lambda: pods() == 3, SETTLE, "each pod of the Deployment has its address's name")
+    listed = held()
     assert listed[f"db-0.db.{zone}"] == ["A", "SRV"]
     assert listed[f"out.{zone}"] == ["CNAME"]
-    assert sum(name.endswith(f".web.{zone}") and name.startswith("10-44-") for name in listed) == 3

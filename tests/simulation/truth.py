@@ -89,11 +89,8 @@ class Owner:
             *(_question(_reverse(address), _PTR) for address in self.addresses),
         ]
 
-    def answers(self, parts: tuple[Any, ...], *, zonal: bool) -> tuple[Answer, ...]:
-        """Return the answer to each of its questions, from the values of its parts.
-
-        With `zonal` a headless Service always has a name below its own, `_zone`.
-        """
+    def answers(self, parts: tuple[Any, ...]) -> tuple[Answer, ...]:
+        """Return the answer to each of its questions, from the values of its parts."""
         if self.kind == "pod":
             exists, held = parts
             return (frozenset([_packed(self.name)]) if exists and held else NXDOMAIN,)
@@ -104,9 +101,8 @@ class Owner:
         ready = _ready(slices)
         mine = f"{self.name}.{self.namespace}.svc.{ZONE}"
         own = item is not None and self.own in item.cluster_ips
-        nothing = NODATA if zonal and here and item.headless else NXDOMAIN
         return (
-            _set(self._own_answer(item, slices) if exists else (), nothing),
+            _set(self._own_answer(item, slices) if exists else ()),
             *(
                 _set(_packed(address) for address, hostname in ready if here and hostname == wanted)
                 for wanted in HOSTNAMES
@@ -141,20 +137,16 @@ def _ready(slices: tuple[EndpointSlice, ...]) -> list[tuple[str, str]]:
     ]
 
 
-def _set(items: Any, nothing: str = NXDOMAIN) -> Answer:
-    return frozenset(items) or nothing
+def _set(items: Any) -> Answer:
+    return frozenset(items) or NXDOMAIN
 
 
 class Truth:
     """The part of the API server's history that an instance with these labels may see."""
 
-    def __init__(self, api: Api, team: str, *, zonal: bool = False) -> None:
-        """`team` is the label of the Services and slices that are served; "" for all.
-
-        `zonal` is the flag.
-        """
+    def __init__(self, api: Api, team: str) -> None:
+        """`team` is the label of the Services and slices that are served; "" for all."""
         self._api = api
-        self._zonal = zonal
         self._team = team
 
     def _view(self, part: Part, value: Any) -> Any:
@@ -197,11 +189,11 @@ class Truth:
         for resource, part in owner.parts():
             values = self.values(part, floors[resource])
             combinations = [(*some, value) for some in combinations for value in values]
-        return [owner.answers(some, zonal=self._zonal) for some in combinations]
+        return [owner.answers(some) for some in combinations]
 
     def now(self, owner: Owner) -> tuple[Answer, ...]:
         now = tuple(self.values(part, self._api.moment)[-1] for _, part in owner.parts())
-        return owner.answers(now, zonal=self._zonal)
+        return owner.answers(now)
 
 
 def read(reply: bytes) -> Answer:

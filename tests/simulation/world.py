@@ -232,7 +232,7 @@ class World:
         """Derive everything from the settings, and start all processes again."""
         self.identity = Identity(f"simulated {self.settings.labels}", self.settings.records_fingerprint())
         self.resources = required_resources(self.settings)
-        self.truth = Truth(self.api, self.settings.labels.partition("=")[2], zonal=self.settings.zonal)
+        self.truth = Truth(self.api, self.settings.labels.partition("=")[2])
         self._possible.clear()
         self.askers = [
             Asker(name, reader, Resolver(reader, self.settings))

@@ -336,8 +336,8 @@ def test_changed_names_are_seen_once() -> None:
 
         generation = 1
 
-        def __init__(self, serial: int, node: bytes, target: bytes) -> None:
-            self.meta = lambda _: b"%d" % serial
+        def __init__(self, commit: int, node: bytes, target: bytes) -> None:
+            self.commit = commit
             self.scan = lambda *_: [(encode_name(NAME), node), (encode_name("db.ns.svc.cluster.local"), b"x")]
             self.addresses = lambda _: [(prefix(bytes((10, 96, 0, 7))) + b"\0ns/web", target)]
 
@@ -347,7 +347,7 @@ def test_changed_names_are_seen_once() -> None:
         Moment(2, b"c", b"a"), Moment(3, b"b", b"b"), Moment(4, b"b", b"b"),
     )  # fmt: skip
     found = [changes.look(moment) for moment in moments]  # type: ignore[arg-type]
-    # The fourth has the serial of the third: nothing was committed.
+    # The fourth is of the third's commit: there is nothing to look at.
     assert found == [[], [], [NAME], [], ["7.0.96.10.in-addr.arpa"], []]
 
 

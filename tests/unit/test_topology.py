@@ -63,8 +63,8 @@ def zonal(world: Small) -> Small:
         ("eu-1a.prefer._zone.web", {"10.0.0.1"}),
         ("eu-1c.prefer._zone.web", ALL),
         ("x.y.z.prefer._zone.web", ALL),
-        ("eu-1a.pin._zone.empty", "NODATA"),
-        ("eu-1a.prefer._zone.empty", "NODATA"),
+        ("eu-1a.pin._zone.empty", "NXDOMAIN"),
+        ("eu-1a.prefer._zone.empty", "NXDOMAIN"),
         # A name with another directive, or without one, does not exist.
         ("eu-1a.florp._zone.web", "NXDOMAIN"),
         ("eu-1a._zone.web", "NXDOMAIN"),
@@ -83,8 +83,9 @@ def zonal(world: Small) -> Small:
         ("_zone.web", "NODATA"),
         ("pin._zone.web", "NODATA"),
         ("prefer._zone.web", "NODATA"),
-        ("_zone.empty", "NODATA"),
-        ("empty", "NODATA"),
+        # A Service without endpoints is NXDOMAIN, and so is everything below it.
+        ("_zone.empty", "NXDOMAIN"),
+        ("empty", "NXDOMAIN"),
     ],
 )
 @pytest.mark.parametrize("edns", [False, True])
@@ -97,7 +98,7 @@ def test_a_zonal_name_is_answered_as_the_table_says(
 
 
 @pytest.mark.parametrize("qtype", ["AAAA", "TXT", "SRV", "MX", "CNAME", "HTTPS", "ANY", "SOA"])
-@pytest.mark.parametrize("name", ["eu-1c.pin._zone.web", "eu-1a.prefer._zone.empty", "_zone.web", "pin._zone.web"])
+@pytest.mark.parametrize("name", ["eu-1c.pin._zone.web", "_zone.web", "pin._zone.web"])
 def test_an_empty_zone_is_nodata_for_every_type(zonal: Small, name: str, qtype: str) -> None:
     """NXDOMAIN would apply to all types (RFC 2308 section 5)."""
     assert zonal.status(f"{name}.default.svc.cluster.local", qtype) == "NODATA"
@@ -209,7 +210,7 @@ def test_an_endpoint_that_moves_to_another_zone_is_in_that_one(zonal: Small) -> 
     assert zonal.answers(f"eu-1a.prefer._zone.{WEB}") == {"10.0.0.1", "10.0.0.2"}
     zonal.commit(remove(slice_of("web")))
     for name in ("eu-1b.pin", "eu-1b.prefer"):
-        assert zonal.status(f"{name}._zone.{WEB}") == "NODATA", "the Service is there, and headless"
+        assert zonal.status(f"{name}._zone.{WEB}") == "NXDOMAIN", "as the Service's own name"
 
 
 @pytest.mark.parametrize("end", ["service", "cluster ip", "external name", "namespace"])

@@ -186,6 +186,15 @@ class Case:
             and self.ours._replace(flags=self.theirs.flags) == self.theirs
         )
 
+    @property
+    def nxdomain_for_nodata(self) -> bool:
+        """Ours is NXDOMAIN and theirs is NODATA, and nothing else differs."""
+        return (
+            (self.theirs.rcode, self.ours.rcode) == (NOERROR, NXDOMAIN)
+            and not self.theirs.answer
+            and self.theirs._replace(flags=self.ours.flags) == self.ours
+        )
+
     def is_service_and(self, *labels: str) -> bool:
         """Whether the name is these labels below SVC.NS.svc."""
         found = self.relative
@@ -266,13 +275,7 @@ def soa_of_nothing(case: Case) -> bool:
 
     CoreDNS says NODATA.
     """
-    return (
-        case.qtype == SOA
-        and (case.theirs.rcode, case.ours.rcode) == (NOERROR, NXDOMAIN)
-        and not case.theirs.answer
-        and case.theirs._replace(flags=case.ours.flags) == case.ours
-        and not case.oracle.exists(case.name)
-    )
+    return case.qtype == SOA and case.nxdomain_for_nodata and not case.oracle.exists(case.name)
 
 
 def name_server_of_other_types(case: Case) -> bool:
@@ -383,19 +386,29 @@ def dotted_pod_name(case: Case) -> bool:
 def topology_non_terminal(case: Case) -> bool:
     """RFC 8020: topology zones exist below `_zone.SVC` and `pin._zone.SVC`: NODATA.
 
-    CoreDNS says NXDOMAIN. The same holds for SVC itself without endpoints, where CoreDNS says
-    NODATA for every topology zone.
+    CoreDNS says NXDOMAIN.
     """
     if not case.nodata_for_nxdomain:
         return False
     shapes = (("_zone",), ("pin", "_zone"), ("prefer", "_zone"))
-    here = any(case.is_service_and(*shape) for shape in shapes)
-    here = here or (case.is_service_and() and not case.oracle.exists(case.name))
-    return here and case.oracle.below(case.name)
+    return any(case.is_service_and(*shape) for shape in shapes) and case.oracle.below(case.name)
+
+
+def topology_of_nothing(case: Case) -> bool:
+    """RFC 8020: below a Service without endpoints, which is NXDOMAIN, there are no topology zones.
+
+    CoreDNS says NODATA for all of them.
+    """
+    labels = case.relative or []
+    if len(labels) < 6 or labels[-4] != "_zone" or labels[-5] not in ("pin", "prefer"):
+        return False
+    service = case.name.partition("._zone.")[2]
+    return case.nxdomain_for_nodata and not case.oracle.exists(service)
 
 
 DEVIATIONS: Final[tuple[Deviation, ...]] = (
     empty_non_terminal, protocol_without_underscore, cluster_non_terminal, topology_non_terminal,
+    topology_of_nothing,
     partial_reverse_name, other_types_of_an_address,
     labels_before_an_address, version_of_other_types, name_server_of_other_types, zone_in_capitals, txt_of_something,
     dotted_pod_name, target_in_a_zone_below, soa_of_nothing,

@@ -21,7 +21,7 @@ from headwater.cluster.objects import EndpointSlice, unpack
 from headwater.compare.deviations import reverse_address, split
 from headwater.compare.messages import TYPES, Query, decode_name, encode_name, usual_ways
 from headwater.settings.settings import Settings
-from headwater.store.environment import SERIAL, Snapshot
+from headwater.store.environment import Snapshot
 from headwater.store.node import Flag
 from headwater.wire.names import dashed
 
@@ -197,17 +197,18 @@ class Changes:
 
     def __init__(self, reverse_zones: Sequence[str] = ()) -> None:
         self._reverse_zones = tuple(reverse_zones)
-        self._serial: tuple[int, bytes | None] | None = None
+        self._moment: tuple[int, int] | None = None
+        """Generation and commit: two changes of one second have the same serial."""
         self._known: dict[bytes, int] | None = None
 
     def look(self, snapshot: Snapshot) -> list[str]:
         """The names that are new, changed or gone; none at the first look. Some 2 us a name, when
         anything is.
         """
-        serial = snapshot.generation, snapshot.meta(SERIAL)
-        if serial == self._serial:
+        moment = snapshot.generation, snapshot.commit
+        if moment == self._moment:
             return []
-        self._serial = serial
+        self._moment = moment
         now = {key: crc32(node) for key, node in snapshot.scan("records", b"")}
         if self._reverse_zones:
             for key, targets in snapshot.addresses(b""):

@@ -19,7 +19,6 @@ from headwater.records.options import DEFAULTS, Options, Report, options_of, sil
 from headwater.records.sets import Writer
 from headwater.records.zone import NameServer, Zone
 from headwater.settings.settings import PodMode, Settings
-from headwater.store.node import Kind
 from headwater.wire import names, rdata
 from headwater.wire.names import BadName
 
@@ -178,11 +177,10 @@ class Compiler:
             nodes: dict[bytes, bytes] = {}
             if serving is not None:
                 nodes = services.nodes(serving, groups, item, self._ttl, self._report, only, options)
-                if self._zonal and (writer := self._headless_writer(serving, item, options)) is not None:
-                    zonal = dict(topology.nodes(writer, new.slices, self._pod_names, options))
-                    if zonal:  # also without endpoints, so the Service's name is there (RFC 8020)
-                        nodes.setdefault(writer.base, writer.empty(Kind.SERVICE))
-                    nodes.update(zonal)
+                writer = self._headless_writer(serving, item, options) if self._zonal else None
+                # A Service without endpoints is NXDOMAIN, so nothing is below it (RFC 8020).
+                if writer is not None and writer.base in nodes:
+                    nodes.update(topology.nodes(writer, new.slices, self._pod_names, options))
             changes.merge(nodes, before_names)
 
     @staticmethod

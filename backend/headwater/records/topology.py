@@ -26,7 +26,7 @@ from headwater.wire.names import MARKER, PIN, BadName
 def nodes(
     writer: Writer, slices: Iterable[EndpointSlice], pod_names: bool, options: Options
 ) -> Iterator[tuple[bytes, bytes]]:
-    """The nodes below a headless Service, with or without endpoints."""
+    """The nodes below a headless Service that has endpoints."""
     marker = MARKER + writer.base
     if len(marker) > names.MAX_NAME:
         return

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 from headwater.settings.settings import Settings
 from headwater.store.identity import Identity
@@ -21,3 +23,15 @@ class Assignment:
     """Bound by the supervisor; None under grpcio, which binds its own."""
     dns: tuple[socket.socket, socket.socket] | None
     """The development listener's, UDP and TCP."""
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[Assignment]:
+        """Yield it with a socket of its own, which nobody else closes while it is sent.
+
+        Raises OSError when the socket is closed already.
+        """
+        if self.listening is None:
+            yield self
+            return
+        with self.listening.dup() as listening:
+            yield replace(self, listening=listening)

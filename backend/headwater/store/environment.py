@@ -100,6 +100,11 @@ class Snapshot:
         """A node by its name, as a buffer that is valid until `close`; None when there is none."""
         self.generation = generation
 
+    @property
+    def commit(self) -> int:
+        """The number of the last commit that it sees."""
+        return int(self._txn.id())
+
     def meta(self, key: bytes) -> bytes | None:
         """A value of `meta`."""
         value = self._txn.get(key, None, self._dbs["meta"])

@@ -89,11 +89,16 @@ class Supervisor:
         return Child(
             Kind.ANSWER,
             name,
-            partial(self._fork, name, entry.answer, assignment),
+            partial(self._fork_answer, name, assignment),
             reserve=self._reserve,
             on_crash=self._crashed,
             listening=listening,
         )
+
+    def _fork_answer(self, name: str, assignment: Assignment, end: socket.socket) -> BaseProcess:
+        # A stop closes the listening sockets, perhaps while this one is on its way to a child.
+        with assignment.held() as held:
+            return self._fork(name, entry.answer, held, end)
 
     def _fork(self, name: str, target: Callable[..., None], *arguments: Any) -> BaseProcess:
         return forks.start(self._context, target, arguments, f"headwater: {name}")
