@@ -253,3 +253,25 @@ def test_credentials_that_are_not_there_are_bad_usage(
     assert (code, "it is manifests that are compared" in text) == (2, True), text
     code, text = run(capsys, "--manifests", manifest, "--diff", manifest, "--diff-context", "x")
     assert code == 2
+
+
+def test_explanations_of_what_is_not_applied_yet(manifest: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With --preview the names answer that `names` lists; without it what the manifests say."""
+
+    def explained(name: str, *flags: str) -> tuple[int, str]:
+        code = main(["explain", f"{name}.{ZONE}", "--manifests", str(manifest), *flags])
+        output = capsys.readouterr()
+        return code, output.out + output.err
+
+    code, text = explained("db-1.db", "--preview")
+    assert (code, "ADDRESS" in text, "0.0.0." in text) == (0, True, False), text
+    assert explained("db-1.db")[0] == 3
+    code, text = explained("db-2.db", "--preview")
+    assert (code, "2 replicas" in text) == (3, True), text
+    manifest.write_text(BEFORE.replace("selector: {app: db}", "selector: {app: typo}"))
+    code, text = explained("db-1.db", "--preview", "--json")
+    assert (code, json.loads(text)["cause"]) == (3, "selector-matches-no-pod"), text
+    code, text = explained("db", "--preview", "--admin", "127.0.0.1:1")
+    assert code == 3
+    assert main(["explain", "db.prod.svc.cluster.local", "--preview"]) == 2
+    assert "--preview: it goes with --manifests" in capsys.readouterr().err

@@ -45,9 +45,14 @@ class NotExplained(RuntimeError):  # noqa: N818 (what happened)
 @click.argument("qtype", metavar="[TYPE]", default="A")
 @flag("--json", "as_json", is_flag=True, help="Print JSON (docs/explain.md has the schema).")
 @flag("--client", metavar="POD", help="Look at the pod that asks, too (NAMESPACE/POD): does its question come here?")
-def command(configuration: Configuration, name: str, qtype: str, as_json: bool, client: str | None) -> int:
+@flag("--preview", is_flag=True, help="With --manifests: after the controllers have made pods and slices of them.")
+def command(
+    configuration: Configuration, name: str, qtype: str, as_json: bool, client: str | None, preview: bool
+) -> int:
+    if preview and not configuration.settings.manifests:
+        raise SettingsError("--preview", "it goes with --manifests")
     try:
-        found = _explained(configuration, name, qtype, client)
+        found = _explained(configuration, name, qtype, client, preview=preview)
     except NotExplained as error:
         click.echo(f"headwater: {error}", err=True)
         return FAILED
@@ -57,13 +62,20 @@ def command(configuration: Configuration, name: str, qtype: str, as_json: bool, 
     from headwater.explain.show import show
 
     if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(found)).decode())
+        text = msgspec.json.format(msgspec.json.encode(found)).decode()
     else:
-        click.echo(show(found, time.time(), shutil.get_terminal_size((100, 24)).columns))
+        text = show(found, time.time(), shutil.get_terminal_size((100, 24)).columns)
+    if preview:
+        from headwater.explain.preview import without_addresses
+
+        text = without_addresses(text)
+    click.echo(text)
     return 0 if found.outcome is Outcome.ANSWER else NEGATIVE
 
 
-def _explained(configuration: Configuration, name: str, qtype: str, client: str | None) -> Explanation:
+def _explained(
+    configuration: Configuration, name: str, qtype: str, client: str | None, *, preview: bool
+) -> Explanation:
     """Raises NotExplained."""
     from headwater.explain.look import gather, refine
 
@@ -72,7 +84,7 @@ def _explained(configuration: Configuration, name: str, qtype: str, client: str 
     # The variables and the file of `serve` name its state directory too, so only the flag chooses
     # this way.
     if settings.manifests:
-        found, objects = _from_manifests(settings, name, qtype)
+        found, objects = (_previewed if preview else _from_manifests)(settings, name, qtype)
     elif origins["--state-dir"].where == "--state-dir":
         found, objects = _from_state(Path(settings.state_dir), settings, name, qtype), _api(settings)
     else:
@@ -166,6 +178,23 @@ def _from_manifests(settings: Settings, name: str, qtype: str) -> tuple[Explanat
     except (BadManifest, OSError) as error:
         raise NotExplained(str(error)) from None
     return found, FromManifests(items)
+
+
+def _previewed(settings: Settings, name: str, qtype: str) -> tuple[Explanation, Objects]:
+    """Explain from manifests as they will be, after the controllers' work."""
+    from headwater.cluster.files import BadManifest
+    from headwater.commands.previewed import PreviewedManifests
+    from headwater.explain.preview import pods
+    from headwater.explain.sources import FromManifests
+
+    source = PreviewedManifests(settings.manifests)
+    try:
+        with quiet(), tempfile.TemporaryDirectory(prefix="headwater-") as folder:
+            own = source.write(settings, Path(folder))
+            found = _from_state(Path(folder, "state"), own, name, qtype)
+            return found, FromManifests([*source.items(), *pods(source.items())], every_pod=True)
+    except (BadManifest, OSError) as error:
+        raise NotExplained(str(error)) from None
 
 
 def _api(settings: Settings) -> Objects:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +15,13 @@ from headwater.commands.cli import FAILED, NEGATIVE
 from headwater.commands.credentials import kubeconfig
 from headwater.commands.help import flag
 from headwater.commands.options import settings_command
+from headwater.commands.previewed import PreviewedManifests
 from headwater.commands.quiet import quiet
 from headwater.settings.configuration import Configuration
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
 
 if TYPE_CHECKING:
-    from headwater.explain.look import Item
     from headwater.explain.preview import Differences, Name
     from headwater.store.environment import Snapshot
 
@@ -61,11 +61,11 @@ def command(
             raise SettingsError("--diff", f"{path!r} does not exist")
     try:
         with quiet():
-            after: _Source = _Manifests(settings.manifests) if settings.manifests else _Cluster.of(settings)
+            after: _Source = PreviewedManifests(settings.manifests) if settings.manifests else _Cluster.of(settings)
             if with_cluster:
                 found = _compared(_Cluster(diff_kubeconfig, diff_context), after, settings)
             elif diff:
-                found = _compared(_Manifests(diff), after, settings)
+                found = _compared(PreviewedManifests(diff), after, settings)
             else:
                 return _list(_names(after, settings), as_json=as_json)
     except (BadManifest, Unlisted, OSError) as error:
@@ -76,39 +76,6 @@ def command(
 
 
 # Where names come from
-
-
-class _Manifests:
-    """Manifests, with what controllers would make of them."""
-
-    def __init__(self, paths: Sequence[str]) -> None:
-        self._paths = paths
-        self._expanded: list[Item] | None = None
-
-    def items(self) -> list[Item]:
-        """The objects. Raises BadManifest, OSError."""
-        from headwater.cluster.files import BadManifest, everything
-        from headwater.explain.preview import expand
-
-        if self._expanded is None:
-            try:
-                self._expanded = expand(everything(self._paths))
-            except BadManifest:
-                raise
-            except (AttributeError, TypeError, ValueError) as error:
-                what = ", ".join(self._paths)
-                raise BadManifest(f"{what}: a field is of another type than the API's: {error}") from None
-        return self._expanded
-
-    def write(self, settings: Settings, folder: Path) -> Settings:
-        """A store of them; the settings that read it. Raises BadManifest, OSError."""
-        from headwater.writer import once
-
-        file = folder / "expanded.json"
-        file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": self.items()}))
-        own = replace(settings, manifests=(str(file),), kubeconfig=None, context=None)
-        once.write(own, folder / "state")
-        return own
 
 
 class _Cluster:
@@ -138,7 +105,7 @@ class _Cluster:
         return own
 
 
-_Source = _Manifests | _Cluster
+_Source = PreviewedManifests | _Cluster
 
 
 def _names(source: _Source, settings: Settings, reading: Reading | None = None) -> list[Name]:
@@ -165,7 +132,7 @@ def _compared(before: _Source, after: _Source, settings: Settings) -> Difference
     """
     from headwater.explain.preview import comparable, differences, namespaces_of
 
-    manifests = [source for source in (before, after) if isinstance(source, _Manifests)]
+    manifests = [source for source in (before, after) if isinstance(source, PreviewedManifests)]
     if len(manifests) == 2:
         return differences(_names(before, settings), _names(after, settings))
     namespaces = frozenset(settings.namespaces) or namespaces_of(manifests[0].items())

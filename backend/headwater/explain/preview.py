@@ -26,6 +26,8 @@ from headwater.wire import names
 MOST_PODS: Final = 1000
 #: Addresses that no host can have (RFC 1122 section 3.2.1.3: "this network").
 _MADE_UP: Final = re.compile(r"^0-\d+-\d+-\d+(?=\.)", re.MULTILINE)
+#: The same as text.
+_MADE_UP_TEXT: Final = re.compile(r"(?<![\d.])0\.\d+\.\d+\.\d+(?![\d.])|(?<![\w-])0-\d+-\d+-\d+(?=\.)")
 _WORKLOADS: Final = ("StatefulSet", "Deployment", "ReplicaSet")
 
 
@@ -40,10 +42,7 @@ def expand(items: Iterable[Item]) -> list[Item]:
     """Return the objects, and those that controllers would make from them."""
     found = list(items)
     addresses = (f"0.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}" for n in itertools.count(1))
-    pods = [item for item in found if item.get("kind") == "Pod"]
-    for item in found:
-        if item.get("kind") in _WORKLOADS:
-            pods += _pods_of(item)
+    every_pod = [*(item for item in found if item.get("kind") == "Pod"), *pods(found)]
     sliced = {
         (_namespace(item), _of(_of(item, "metadata"), "labels").get("kubernetes.io/service-name"))
         for item in found
@@ -59,8 +58,15 @@ def expand(items: Iterable[Item]) -> list[Item]:
             spec["clusterIP"] = next(addresses)
         result.append({**item, "spec": spec})
         if spec.get("selector") and (_namespace(item), _name(item)) not in sliced:
-            result.append(_slice(item, pods, addresses))
+            result.append(_slice(item, every_pod, addresses))
     return result
+
+
+def pods(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the pods that controllers would make."""
+    for item in items:
+        if item.get("kind") in _WORKLOADS:
+            yield from _pods_of(item)
 
 
 def _pods_of(workload: Item) -> Iterator[Item]:
@@ -109,6 +115,11 @@ def _port(port: Item, pod: Item) -> dict[str, Any] | None:
     if target is None:
         return None
     return {"name": port.get("name", ""), "protocol": port.get("protocol", "TCP"), "port": int(target)}
+
+
+def without_addresses(text: str) -> str:
+    """Return a text with ADDRESS in the places of the addresses that `expand` makes up."""
+    return _MADE_UP_TEXT.sub("ADDRESS", text)
 
 
 def listed(snapshot: Snapshot) -> list[Name]:

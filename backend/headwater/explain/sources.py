@@ -73,7 +73,9 @@ def _collection(kind: str, namespace: str) -> str:
 class FromManifests:
     """The objects of manifests. The cluster may have pods that they do not name."""
 
-    def __init__(self, items: Iterable[Item]) -> None:
+    def __init__(self, items: Iterable[Item], *, every_pod: bool = False) -> None:
+        """With `every_pod` there are no other pods."""
+        self._every_pod = every_pod
         self._items: dict[str, dict[tuple[str, str], Item]] = {}
         for item in items:
             meta = item.get("metadata")
@@ -84,7 +86,7 @@ class FromManifests:
 
     def get(self, kind: str, namespace: str, name: str) -> Item | None:
         found = self._of(kind).get(("" if kind == "Namespace" else namespace, name))
-        if found is None and kind == "Pod":
+        if found is None and kind == "Pod" and not self._every_pod:
             raise NotSeen(f"the manifests have no Pod {namespace}/{name}")
         return found
 
@@ -92,6 +94,6 @@ class FromManifests:
         return [item for (where, _), item in self._of(kind).items() if where == namespace]
 
     def _of(self, kind: str) -> Mapping[tuple[str, str], Item]:
-        if kind == "Pod" and kind not in self._items:
+        if kind == "Pod" and kind not in self._items and not self._every_pod:
             raise NotSeen("the manifests have no Pod")
         return self._items.get(kind, {})
