@@ -429,11 +429,13 @@ class _Walk:
                 Cause.NO_SUCH_FORM,
                 f"The label before _zone is pin or prefer: TOPOZONE.pin._zone.{service.name}.{service.namespace}.svc.",
             )
+        changes = self.compiler.changes()
+        assert isinstance(service, Service)
+        self.compiler.service((None, ()), (service, slices), changes)
+        base = names.name(self.asked.below(f"{service.name}.{service.namespace}.svc"))
+        if _node(changes, base) is None:
+            return self._no_endpoints(service, slices)
         if labels and labels[-1] == "prefer" and len(labels) > 1:
-            changes = self.compiler.changes()
-            assert isinstance(service, Service)
-            self.compiler.service((None, ()), (service, slices), changes)
-            base = names.name(self.asked.below(f"{service.name}.{service.namespace}.svc"))
             pinned = names.name(".".join([*labels[:-1], "pin", "_zone", ""])[:-1])[:-1] + base
             for key in (pinned, base):
                 node = _node(changes, key)
@@ -538,9 +540,10 @@ class _Walk:
         if not service.headless and not mine:
             return _nxdomain(
                 Cause.NOT_HEADLESS,
-                f"{what} is not headless and has no endpoints: pods have names below headless Services.",
+                f"{what} has no endpoints, so none is called {label}. It is not headless either, as the Service of a "
+                "StatefulSet should be.",
                 deciding=(Deciding(self._ref(service), "spec.clusterIP", _cluster_ip(service)),),
-                commands=(kubectl(namespace, "get", "service", name, "-o", "yaml"),),
+                commands=(kubectl(namespace, "get", "service", name, "-o", "yaml"), list_slices),
             )
         reports = [detail for reason, *_, detail in self.asked.reports if reason == "endpoint" and label[:20] in detail]
         if reports:
