@@ -48,7 +48,7 @@ test: $(READY) lint ## Everything: lint, unit, wire, end to end, and a real cont
 	@test -z "$${CI:-}" || $(PYTHON) -m tools.pythons --other-than $(BIN)/python --limit $(LIMIT) -- -q -m "$(QUICK)" tests/unit
 
 test-fast: $(READY) lint ## What every edit runs: all quick tests without the control plane, under 2 minutes
-	@$(BIN)/python -m pytest -m "not cluster and not slow" tests/unit tests/wire tests/e2e
+	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal -m "not cluster and not slow" tests/unit tests/wire tests/e2e
 
 lint: $(READY) ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check
