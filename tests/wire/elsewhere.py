@@ -55,16 +55,23 @@ class Elsewhere:
     def __enter__(self) -> Self:
         self._udp, self._tcp = both_sockets()
         self.address = Address(host="127.0.0.1", port=self._udp.getsockname()[1])
-        for serve in (self._serve_udp, self._serve_tcp):
-            threading.Thread(target=serve, daemon=True).start()
+        self._closing = False
+        self._threads = [threading.Thread(target=serve, daemon=True) for serve in (self._serve_udp, self._serve_tcp)]
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._closing = True
         for end in (self._udp, self._tcp):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)  # wakes a thread that waits in it
+        # Only then: the next socket gets the descriptor, and a thread would take what is for it.
+        for thread in self._threads:
+            thread.join()
+        for end in (self._udp, self._tcp):
             end.close()
 
     def _say(self, wire: bytes, tcp: bool, send: Callable[[bytes], object]) -> None:
@@ -78,7 +85,7 @@ class Elsewhere:
 
     def _serve_udp(self) -> None:
         with contextlib.suppress(OSError):
-            while True:
+            while not self._closing:
                 wire, client = self._udp.recvfrom(4096)
                 if wire:
                     send = lambda data, client=client: self._udp.sendto(data, client)  # noqa: E731
@@ -86,7 +93,7 @@ class Elsewhere:
 
     def _serve_tcp(self) -> None:
         with contextlib.suppress(OSError):
-            while True:
+            while not self._closing:
                 connection, _ = self._tcp.accept()
                 threading.Thread(target=self._converse, args=(connection,), daemon=True).start()
 
