@@ -25,6 +25,8 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fake]:
 
 
 def test_every_query_of_the_dashboard_returns_data(live: Fake) -> None:
+    # Before the instances were there, they were absent.
+    wait_until(lambda: live.goes_on() and not live.prometheus.firing(), SOON, "both are scraped")
     live.prometheus.begin()
     waiting = {(panel.title, legend): query for panel in monitoring.panels() for query, legend in panel.queries}
 

@@ -145,7 +145,16 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     shown = " ".join(capsys.readouterr().out.split())
     modules = {file.stem for file in (ROOT / "backend" / "headwater" / "commands").glob("*.py")}
     listed = {name: text for section in COMMANDS.values() for name, text in section.items()}
-    assert set(listed) == modules - {"__init__", "cli", "credentials", "help", "kubectl", "options", "quiet"}
+    assert set(listed) == modules - {
+        "__init__",
+        "cli",
+        "credentials",
+        "help",
+        "kubectl",
+        "options",
+        "previewed",
+        "quiet",
+    }
     for name, text in listed.items():
         assert f" {name} {text}" in shown
         help_text = command_of(name).help
