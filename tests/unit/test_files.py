@@ -268,12 +268,13 @@ def test_what_is_no_file_is_passed_over_and_what_cannot_be_known_is_said(
     (tmp_path / "long.yaml").symlink_to("x" * 4000)
     assert files_of([str(tmp_path)]) == [file]
 
-    def stale(_: Path) -> os.stat_result:
+    def stale(_: Path, **_options: object) -> os.stat_result:
         raise OSError(116, "Stale file handle")
 
-    monkeypatch.setattr(Path, "stat", stale)
-    with pytest.raises(OSError, match="Stale"):  # not an empty list, which would delete names
-        files_of([f"{tmp_path}/"])
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", stale)
+        with pytest.raises(OSError, match="Stale"):  # not an empty list, which would delete names
+            files_of([f"{tmp_path}/"])
 
 
 def test_the_signature_changes_with_the_files(tmp_path: Path) -> None:
