@@ -21,9 +21,9 @@ def test_work_takes_time_and_waiting_does_not() -> None:
 
 def test_memory_is_its_own_and_not_a_files(tmp_path: Path) -> None:
     # No large object of Python's: malloc may have that much, or keep it.
-    with (tmp_path / "file").open("wb") as file:
+    with (tmp_path / "file").open("wb") as written:
         for _ in range(64):
-            file.write(bytes(_SIZE // 64))
+            written.write(bytes(_SIZE // 64))
     before = usage.memory()
     with (tmp_path / "file").open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as pages:
         assert pages.find(b"x") == -1, "every page was read"
