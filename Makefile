@@ -22,8 +22,8 @@ START ?= 0
 LIMIT ?= 420
 QUICK := not cluster and not coredns and not slow
 # Tests that mostly wait run side by side; those that judge times through CoreDNS have the machine to themselves.
-SIDE_BY_SIDE := tests/unit tests/wire tests/faults tests/fuzz tests/simulation
-ALONE := tests/cluster tests/e2e tests/monitoring
+SIDE_BY_SIDE := tests/unit tests/faults tests/fuzz tests/simulation
+ALONE := tests/wire tests/cluster tests/e2e tests/monitoring
 
 .PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege alerts monitoring simulate simulate-mutants fuzz \
 	fuzz-answers scale-answers tools \

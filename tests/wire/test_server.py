@@ -216,6 +216,7 @@ def test_a_peer_that_does_not_read_is_not_read_from_and_then_dropped(hasty: None
     with raw(server, HELLO + settings((4, 2**31 - 1)) + window(0, 2**30)) as client:
         assert server.server is not None
         client.until(SETTINGS)
+        wait_until(lambda: peers(server) == 1, DEADLINE, "it is established")
         (peer,) = server.server._peers
         client.socket.setblocking(False)
         calls = (client.client.call(stream, big) for stream in range(1, 100_001, 2))
