@@ -1,7 +1,7 @@
 """Measure the time from a change to its answer, for Headwater and for
 CoreDNS's `kubernetes` plugin.
 
-    python -m bench.propagation [--services 10000] [--changes 200] [--storm 500]
+    python -m bench.propagation [--services 10000] [--changes 200] [--storm 500] [--history]
 
 Both serve one control plane with the whole set (tests/harness/load.py). The program PATCHes an
 EndpointSlice of a headless Service 200 times, so that one endpoint gets a new address. The figure
@@ -13,6 +13,10 @@ Then the same is measured during a storm of changes to the slices of other Servi
 time is that of a prober that asks for random names at a fixed rate, without and with the storm,
 while nothing else is measured. Writer and prober are separate processes, so that they do not delay
 the measurement.
+
+`--history` adds a second Headwater that keeps no history of answers and sees the same changes: the
+difference is what the history costs. Three servers share the cores then, so do not compare their
+figures with those of two.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -67,6 +71,7 @@ _JSON_PATCH: Final = "application/json-patch+json"
 #: The first of the new addresses, of which the set has none.
 _FIRST_NEW: Final = int(ipaddress.IPv4Address("11.0.0.1"))
 _FIRST_OF_STORM: Final = int(ipaddress.IPv4Address("12.0.0.1"))
+_OURS: Final = "Headwater"
 _SPAWN: Final = multiprocessing.get_context("spawn")
 
 
@@ -335,30 +340,30 @@ class Follower:
 
 @dataclass
 class Times:
-    """Milliseconds, of Headwater and of CoreDNS's plugin."""
+    """Milliseconds of each server."""
 
-    changes: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
-    serving: tuple[list[float], list[float]] = field(default_factory=lambda: ([], []))
+    changes: list[list[float]]
+    serving: list[list[float]]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Both servers on one plane with the set."""
+    """The servers on one plane with the set: their names and ports."""
 
     plane: Plane
-    ports: tuple[int, int]
+    servers: dict[str, int]
     services: list[ScaleService]
 
     def headless(self) -> list[ScaleService]:
         """The Services to change: headless ones of one slice whose endpoints have names."""
         return [item for item in self.services if item.headless and item.hostnames and item.slices == 1]
 
-    def follow(self, count: int, first_new: int) -> tuple[list[float], list[float]]:
+    def follow(self, count: int, first_new: int) -> list[list[float]]:
         """Make changes, one after the other. Return how long each server took."""
         writer = Writer(Access.from_kubeconfig(self.plane.kubeconfig))
-        follower = Follower(self.ports)
+        follower = Follower(tuple(self.servers.values()))
         chosen = self.headless()[: len(self.headless()) // 2]
-        taken: tuple[list[float], list[float]] = ([], [])
+        taken: list[list[float]] = [[] for _ in self.servers]
         for number in range(count):
             service = random.choice(chosen)
             endpoint = random.randrange(ENDPOINTS_PER_SLICE)
@@ -377,11 +382,10 @@ class Bench:
         chosen = self.headless()[len(self.headless()) // 2 :]
         return Storm(self.plane.kubeconfig, [Slice(item.namespace, f"{item.name}-0") for item in chosen], rate)
 
-    def serving(self) -> tuple[list[float], list[float]]:
+    def serving(self) -> list[list[float]]:
         """Return the serving times of each server, measured one after the other."""
         names = [f"web-3.{item.name}.{item.namespace}.svc.cluster.local" for item in self.headless()]
-        ours, theirs = (serving_times(port, random.choices(names, k=1000), RATE, SERVING) for port in self.ports)
-        return ours, theirs
+        return [serving_times(port, random.choices(names, k=1000), RATE, SERVING) for port in self.servers.values()]
 
 
 def percentile(values: Sequence[float], part: float) -> float:
@@ -399,16 +403,16 @@ def measure(bench: Bench, changes: int, storm_rate: float) -> tuple[Times, Times
     return quiet, windy, storm.rate
 
 
-def report(quiet: Times, windy: Times, rate: float) -> str:
+def report(servers: Sequence[str], quiet: Times, windy: Times, rate: float) -> str:
     """Return the tables."""
     rows = []
-    for what, ours, theirs in (
-        ("a change, quiet", *quiet.changes),
-        (f"a change, {rate:,.0f} updates/s beside it", *windy.changes),
-        ("a question, quiet", *quiet.serving),
-        (f"a question, {rate:,.0f} updates/s beside it", *windy.serving),
+    for what, times in (
+        ("a change, quiet", quiet.changes),
+        (f"a change, {rate:,.0f} updates/s beside it", windy.changes),
+        ("a question, quiet", quiet.serving),
+        (f"a question, {rate:,.0f} updates/s beside it", windy.serving),
     ):
-        for server, values in (("Headwater", ours), ("CoreDNS", theirs)):
+        for server, values in zip(servers, times, strict=True):
             lost = sum(value == float("inf") for value in values)
             figures = [f"{percentile(values, part):.2f}" for part in (0.5, 0.9, 0.99)]
             rows.append((what, server, *figures, f"{max(values):.1f}", f"{len(values):,}", str(lost)))
@@ -424,23 +428,28 @@ def report(quiet: Times, windy: Times, rate: float) -> str:
 
 
 @contextmanager
-def running(services: int) -> Iterator[Bench]:
-    """Yield a plane with the set, and both servers ready on it."""
+def running(services: int, *, history: bool) -> Iterator[Bench]:
+    """Yield a plane with the set, and the servers ready on it."""
     folder = Path(tempfile.mkdtemp(prefix="headwater-propagation-"))
     try:
         with ExitStack() as stack:
             plane = stack.enter_context(Plane(folder / "plane"))
             print(f"loading {services:,} services ...", flush=True)
             load(plane.kubeconfig, services)
-            headwater = stack.enter_context(Headwater(folder, "--kubeconfig", plane.kubeconfig))
-            ours = stack.enter_context(CoreDNS(folder, headwater.grpc_corefile_stanza(), name="ours"))
+            servers: dict[str, CoreDNS] = {}
+            for name, *flags in ((_OURS,), *(((f"{_OURS}, no history", "--history", "0"),) if history else ())):
+                short = f"ours-{len(servers)}"
+                headwater = stack.enter_context(
+                    Headwater(folder, "--kubeconfig", plane.kubeconfig, *flags, name=f"headwater-{short}")
+                )
+                servers[name] = stack.enter_context(CoreDNS(folder, headwater.grpc_corefile_stanza(), name=short))
             corefile = f"cluster.local:53 {{\n    kubernetes {{\n        kubeconfig {plane.kubeconfig}\n    }}\n}}\n"
-            theirs = stack.enter_context(CoreDNS(folder, corefile, name="theirs"))
+            servers["CoreDNS"] = stack.enter_context(CoreDNS(folder, corefile, name="theirs"))
             last = next(item for item in reversed(scale_set(services)) if item.headless)
             name = f"{last.name}.{last.namespace}.svc.cluster.local"
-            for server in (ours, theirs):
+            for server in servers.values():
                 wait_until(lambda s=server: s.records(name) == sorted(last.addresses), 60, "the set is served")  # type: ignore[misc]
-            yield Bench(plane, (ours.port, theirs.port), scale_set(services))
+            yield Bench(plane, {name: server.port for name, server in servers.items()}, scale_set(services))
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -450,18 +459,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--services", type=int, default=SERVICES, help="size of the set (default: %(default)s)")
     parser.add_argument("--changes", type=int, default=CHANGES, help="changes to follow (default: %(default)s)")
     parser.add_argument("--storm", type=float, default=STORM, help="updates per second (default: %(default)g)")
+    parser.add_argument("--history", action="store_true", help="beside them, a Headwater that keeps no history")
     options = parser.parse_args(arguments)
     if options.services < 1000 or options.changes < 10 or options.storm <= 0:
         parser.error("--services is at least 1000, --changes at least 10, --storm above 0")
     try:
         print(environment("coredns", "kube-apiserver", "etcd"), flush=True)
-        with running(options.services) as bench:
+        with running(options.services, history=options.history) as bench:
             print(f"load {os.getloadavg()[0]:.1f}", flush=True)
             quiet, windy, rate = measure(bench, options.changes, options.storm)
     except (PlaneError, TimeoutError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"\n{report(quiet, windy, rate)}")
+    print(f"\n{report(tuple(bench.servers), quiet, windy, rate)}")
     return 0
 
 

@@ -112,8 +112,9 @@ class Prometheus:
 
     def fired(self) -> set[tuple[str, str]]:
         """What fires or has fired since `begin`."""
-        seconds = max(1, int(time.monotonic() - self._since))
-        return self._alerts(f'{_BY} (max_over_time(ALERTS{{alertstate="firing"}}[{seconds}s]))')
+        # In milliseconds, and not one more: what fired just before `begin` is not meant.
+        passed = max(1, int((time.monotonic() - self._since) * 1000))
+        return self._alerts(f'{_BY} (max_over_time(ALERTS{{alertstate="firing"}}[{passed}ms]))')
 
     def _alerts(self, expression: str) -> set[tuple[str, str]]:
         return {(labels["alertname"], labels.get("instance", "")) for labels, _ in self.query(expression)}

@@ -25,8 +25,14 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fake]:
 
 
 def test_every_query_of_the_dashboard_returns_data(live: Fake) -> None:
-    # Before the instances were there, they were absent.
-    wait_until(lambda: live.goes_on() and not live.prometheus.firing(), SOON, "both are scraped")
+    # Before Prometheus knew its targets they were absent: it looks for new ones every 5 seconds,
+    # which are ten minutes here.
+    def settled() -> bool:
+        live.goes_on()
+        up = live.prometheus.query('up{job="headwater"} == 1')
+        return len(up) == len(live.instances) and not live.prometheus.firing()
+
+    wait_until(settled, SOON, "both are scraped")
     live.prometheus.begin()
     waiting = {(panel.title, legend): query for panel in monitoring.panels() for query, legend in panel.queries}
 
