@@ -23,11 +23,11 @@ LIMIT ?= 420
 QUICK := not cluster and not coredns and not slow
 # Tests that mostly wait run side by side; those that judge times through CoreDNS have the machine to themselves.
 SIDE_BY_SIDE := tests/unit tests/faults tests/fuzz tests/simulation
-ALONE := tests/wire tests/cluster tests/e2e tests/monitoring
+ALONE := tests/wire tests/cluster tests/e2e tests/monitoring tests/image
 
 .PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege alerts monitoring simulate simulate-mutants fuzz \
 	fuzz-answers scale-answers tools \
-	cluster screenshots proto requirements dist clean
+	cluster screenshots proto requirements dist image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
@@ -41,7 +41,7 @@ run: $(READY) ## Serve the bundled example, CoreDNS in front, and show the first
 	@$(BIN)/headwater demo
 
 test: $(READY) lint ## Everything: lint, unit, wire, end to end, and a real control plane
-	@tools/setup packages dig dnsperf h2load chromium chromedriver w3m
+	@tools/setup packages dig dnsperf h2load chromium chromedriver w3m buildah debootstrap runc
 	@$(PYTHON) tools/build.py || test -z "$${CI:-}"
 	@wrong=; $(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(SIDE_BY_SIDE) || wrong=1; \
 		$(BIN)/python -m pytest $(ALONE) || wrong=1; test -z "$$wrong"
@@ -129,6 +129,9 @@ proto: $(READY) ## Generate the protobuf code again
 
 requirements: $(READY) ## Write deploy/requirements.txt anew: constraints.txt's runtime part, with hashes
 	@$(BIN)/python tools/requirements.py
+
+image: ## Build the image with docker, podman or buildah; BASE=NAME@sha256:… names its base, TAG= the image
+	@$(PYTHON) tools/image.py $(if $(BASE),--base $(BASE)) $(if $(TAG),--tag $(TAG))
 
 dist: $(READY) ## Build a release into dist/, try it in an empty environment, write its bill of materials
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[release]'

@@ -10,6 +10,8 @@
     d       the same at 1,000 and 5,000 queries per second: latency
     e       the resolver alone, with up to 1,000,000 names
     f       one, two and four answer processes
+    gc      through CoreDNS with Go's default collector and with that of deploy/base (GOGC=400), for
+            Headwater and for the `kubernetes` plugin, and the memory that it costs
     relist  latency while the watch process relists 150,000 endpoints
     memory  PSS of all processes on the bundled example
     growth  memory of a resolver over 10 million queries
@@ -44,9 +46,9 @@ from bench.serving.load import LoadError
 from tests.harness.load import SERVICES
 from tests.harness.plane import PlaneError
 
-PARTS: Final = ("b", "c", "d", "e", "f", "relist", "memory", "growth")
+PARTS: Final = ("b", "c", "d", "e", "f", "gc", "relist", "memory", "growth")
 #: The parts that ask CoreDNS in front of the small cluster.
-_ON_THE_CLUSTER: Final = frozenset("cdf")
+_ON_THE_CLUSTER: Final = frozenset(("c", "d", "f", "gc"))
 _COMMANDS: Final = ("dnsperf", "h2load", "nghttpd")
 
 
@@ -90,7 +92,7 @@ class Run:
         self.section("The transport alone", transport.report(found))
 
     def on_the_cluster(self, parts: frozenset[str]) -> None:
-        """Run the parts c, d and f."""
+        """Run the parts c, d, f and gc."""
         known = questions.ENDPOINT.questions[0]
         with servers.plane(self.folder) as plane:
             if parts & {"c", "d"}:
@@ -102,6 +104,8 @@ class Run:
                         self._at_fixed_rates(uncached)
             if "f" in parts:
                 self._workers(plane.kubeconfig)
+            if "gc" in parts:
+                self._collectors(plane.kubeconfig, known)
 
     def _through(self, uncached: through.Fronts, cached: through.Fronts) -> None:
         extent = self.extent
@@ -123,6 +127,16 @@ class Run:
         cases = (questions.ENDPOINT, questions.HEADLESS[100], questions.MIX)
         found = through.workers(kubeconfig, cases, self.folder, self.extent.cached_rounds, self.extent.seconds)
         self.section("Answer processes", through.report(found))
+
+    def _collectors(self, kubeconfig: Path, known: questions.Question) -> None:
+        extent, sizes = self.extent, questions.HEADLESS
+        cases = (questions.CLUSTER_IP, questions.ENDPOINT, sizes[15], sizes[100], sizes[1000], questions.MIX)
+        place = self.folder / "collectors"
+        place.mkdir()
+        with servers.collectors(place, kubeconfig, known, self.workers) as fronts:
+            found = through.measure(fronts, cases, self.folder, extent.rounds, extent.seconds)
+            held = through.memory_after(fronts)
+        self.section("CoreDNS's collector", f"{through.report(found)}\n\n{through.report_of_memory(held)}")
 
     def sizes(self) -> None:
         found = size.measure(self.extent.sizes, self.extent.rounds)

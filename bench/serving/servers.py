@@ -37,6 +37,9 @@ VARIANTS: Final = (HEADWATER, IN_PROCESS, ECHO, GO)
 FRONT: Final = "CoreDNS"
 BACKEND: Final = "backend"
 
+#: Go's collector of garbage as deploy/base sets it for CoreDNS, with its limit of 170 MiB.
+TUNED: Final = {"GOGC": "400", "GOMEMLIMIT": "170000000"}
+
 _PATIENCE: Final = 60.0  # seconds
 _LONGEST: Final = 10.0
 
@@ -165,29 +168,39 @@ class Front:
 
 
 @contextmanager
-def behind(folder: Path, backend: Backend, known: Question, *, cache: bool = False) -> Iterator[Front]:
+def behind(
+    folder: Path, backend: Backend, known: Question, *, cache: bool = False, env: Mapping[str, str] | None = None
+) -> Iterator[Front]:
     """Yield CoreDNS with `grpc` and a backend; several addresses in
     round robin, as in our Corefile.
     """
     body = f"grpc . {backend.upstreams} {{\n        policy round_robin\n    }}"
-    with front(folder, body, known, cache=cache, backend=backend.pids()) as found:
+    with front(folder, body, known, cache=cache, backend=backend.pids(), env=env) as found:
         yield found
 
 
 @contextmanager
-def in_process(folder: Path, kubeconfig: Path, known: Question, *, cache: bool = False) -> Iterator[Front]:
+def in_process(
+    folder: Path, kubeconfig: Path, known: Question, *, cache: bool = False, env: Mapping[str, str] | None = None
+) -> Iterator[Front]:
     """Yield CoreDNS with its `kubernetes` plugin."""
-    with front(folder, _kubernetes(kubeconfig), known, cache=cache) as found:
+    with front(folder, _kubernetes(kubeconfig), known, cache=cache, env=env) as found:
         yield found
 
 
 @contextmanager
 def front(
-    folder: Path, body: str, known: Question, *, cache: bool = False, backend: Sequence[int] = ()
+    folder: Path,
+    body: str,
+    known: Question,
+    *,
+    cache: bool = False,
+    backend: Sequence[int] = (),
+    env: Mapping[str, str] | None = None,
 ) -> Iterator[Front]:
     """Yield a CoreDNS with these plugins when it answers `known` with NOERROR."""
     port = free_port()
-    with _coredns(folder, f"{ZONE}:{port}", f"{'cache' if cache else ''}\n    {body}") as process:
+    with _coredns(folder, f"{ZONE}:{port}", f"{'cache' if cache else ''}\n    {body}", env) as process:
         found = Front(port, {FRONT: [process.pid], BACKEND: backend} if backend else {FRONT: [process.pid]})
 
         def answers() -> bool:
@@ -226,12 +239,31 @@ def variants(
 
 
 @contextmanager
-def _coredns(folder: Path, key: str, body: str) -> Iterator[Running]:
+def collectors(folder: Path, kubeconfig: Path, known: Question, workers: int) -> Iterator[dict[str, Front]]:
+    """Yield CoreDNS with Headwater and CoreDNS alone, each with Go's
+    default collector and with that of `deploy/`.
+    """
+    with ExitStack() as stack:
+        source = ("--kubeconfig", kubeconfig)
+        backend = stack.enter_context(headwater(folder / "headwater", *source, workers=workers, known=known))
+        fronts: dict[str, Front] = {}
+        for title, env in (("", {"GOGC": "100", "GOMEMLIMIT": "off"}), (", GOGC=400", TUNED)):
+            place = folder / f"gc-{env['GOGC']}"
+            place.mkdir()
+            ours = behind(place / "ours", backend, known, env=env)
+            alone = in_process(place / "alone", kubeconfig, known, env=env)
+            fronts[HEADWATER + title] = stack.enter_context(ours)
+            fronts[IN_PROCESS + title] = stack.enter_context(alone)
+        yield fronts
+
+
+@contextmanager
+def _coredns(folder: Path, key: str, body: str, env: Mapping[str, str] | None = None) -> Iterator[Running]:
     """Run CoreDNS with one server block on 127.0.0.1."""
     folder.mkdir(parents=True)
     corefile = folder / "Corefile"
     corefile.write_text(f"{key} {{\n    bind 127.0.0.1\n    errors\n    {body}\n}}\n")
-    process = Running("coredns", [find_tool("coredns"), "-conf", corefile], folder / "log", cwd=folder)
+    process = Running("coredns", [find_tool("coredns"), "-conf", corefile], folder / "log", cwd=folder, env=env)
     with _stopped_at_the_end(process):
         yield process
 

@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import psutil
+
+from bench.processes import MIB, Memory, memory
 from bench.report import spread, table
 from bench.serving.goals import Goal, ratio
 from bench.serving.load import Load, Seen, alternating, dnsperf, metered
@@ -163,3 +166,13 @@ def workers(kubeconfig: Path, cases: Sequence[Case], folder: Path, rounds: int, 
             )
             fronts[f"workers {number}"] = stack.enter_context(behind(place / "coredns", backend, known))
         return measure(fronts, cases, folder, rounds, seconds)
+
+
+def memory_after(fronts: Fronts) -> dict[str, Memory]:
+    """Return the memory that each CoreDNS has now, right after its load."""
+    return {name: memory([psutil.Process(pid) for pid in front.roles[FRONT]]) for name, front in fronts.items()}
+
+
+def report_of_memory(found: Mapping[str, Memory]) -> str:
+    rows = [(name, f"{one.private / MIB:.1f}", f"{one.rss / MIB:.1f}") for name, one in found.items()]
+    return table(("CoreDNS's memory, MiB", "private", "RSS"), rows)

@@ -11,6 +11,7 @@ import itertools
 import os
 import re
 import secrets
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,11 @@ from headwater.commands import options
 from headwater.commands.corefile import stanza, upstream
 from headwater.settings.settings import Settings
 from headwater.writer.process import required_resources
+from kubernetes.config import incluster_config
 
 from tests.harness.instance import Headwater
 from tests.harness.plane import PlaneError
-from tests.harness.processes import CoreDNS
+from tests.harness.processes import CoreDNS, free_port
 from tools import build
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ PODS_VERIFIED = DEPLOY / "overlays" / "pods-verified"
 PATCH_COREDNS = DEPLOY / "overlays" / "patch-coredns"
 COMPLETE = [BASE, PODS_VERIFIED]
 ALL = [*COMPLETE, PATCH_COREDNS]
+
+ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 BASE_USER = "system:serviceaccount:headwater:headwater"
 COREDNS_USER = "system:serviceaccount:kube-system:coredns"
@@ -75,6 +79,7 @@ spec:
         - name: coredns
           image: coredns/coredns:1.15.0
           args: [-conf, /etc/coredns/Corefile]
+          env: [{name: TZ, value: UTC}]
           ports:
             - {containerPort: 53, name: dns, protocol: UDP}
             - {containerPort: 53, name: dns-tcp, protocol: TCP}
@@ -207,6 +212,9 @@ def test_patch_keeps_what_the_deployment_has(coredns: Plane) -> None:
     assert mounts == {"config-volume": "/etc/coredns", "headwater-sockets": "/run/headwater"}
     del old["volumeMounts"]
     assert new.pop("lifecycle") == {"preStop": {"sleep": {"seconds": 5}}}
+    added = [item["name"] for item in new["env"] if item not in old["env"]]
+    assert added == ["GOGC", "COREDNS_MEMORY_LIMIT_MIB", "GOMEMLIMIT"]
+    new["env"] = [item for item in new["env"] if item["name"] not in added]
     assert new == old
     assert all(volume in after["volumes"] for volume in before["volumes"])
     assert [item["name"] for item in after["initContainers"]] == ["headwater"]
@@ -428,7 +436,78 @@ def test_sidecar_is_the_same_in_every_deployment(plane: Plane, patched: Path) ->
     """One is a patch and cannot be derived from the other, so this test keeps them equal."""
     ours, theirs = sidecar(render(plane, BASE)), sidecar(render(plane, patched))
     assert theirs.pop("securityContext").items() >= ours.pop("securityContext").items()
+    # The base answers for addresses. CoreDNS as it was goes on to do so, and needs a token itself.
+    ours["args"] = [flag for flag in ours["args"] if not flag.startswith("--reverse-zone=")]
+    ours["volumeMounts"] = [mount for mount in ours["volumeMounts"] if mount["mountPath"] != ACCOUNT]
     assert theirs == ours
+
+
+@pytest.mark.parametrize("folder", COMPLETE, ids=lambda folder: folder.name)
+def test_only_headwater_has_the_token(folder: Path, plane: Plane) -> None:
+    """The volume is what the kubelet would mount into every container: the
+    API server adds one of its own to pods that do not forbid it.
+    """
+    objects = render(plane, folder)
+    spec = pod_spec(objects)
+    assert spec["automountServiceAccountToken"] is False
+    (volume,) = [volume for volume in spec["volumes"] if "projected" in volume]
+    sources = {next(iter(source)): source for source in volume["projected"]["sources"]}
+    assert sources["serviceAccountToken"]["serviceAccountToken"]["path"] == "token"
+    assert sources["configMap"]["configMap"] == {
+        "name": "kube-root-ca.crt",
+        "items": [{"key": "ca.crt", "path": "ca.crt"}],
+    }
+    assert sources["downwardAPI"]["downwardAPI"]["items"] == [
+        {"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}
+    ]
+    mounts = {
+        container["name"]: [mount for mount in container["volumeMounts"] if mount["name"] == volume["name"]]
+        for container in (*spec["initContainers"], *spec["containers"])
+    }
+    assert mounts == {
+        "headwater": [{"name": volume["name"], "mountPath": ACCOUNT, "readOnly": True}],
+        "coredns": [],
+    }
+    # Where the client library looks for them.
+    assert str(Path(incluster_config.SERVICE_TOKEN_FILENAME).parent) == ACCOUNT
+    assert Path(incluster_config.SERVICE_CERT_FILENAME).name == "ca.crt"
+
+
+def test_coredns_collects_garbage_seldom_and_below_its_limit(objects: list[dict[str, Any]]) -> None:
+    """The kubelet replaces $(NAME) by a variable that stands before it."""
+    (coredns,) = pod_spec(objects)["containers"]
+    mebibytes, limit = (item for item in coredns["env"] if "MEM" in item["name"])
+    assert {"name": "GOGC", "value": "400"} in coredns["env"]
+    assert "GOMAXPROCS" not in {item["name"] for item in coredns["env"]}
+    assert "cpu" not in coredns.get("resources", {}).get("limits", {})
+    assert mebibytes["valueFrom"]["resourceFieldRef"] == {
+        "containerName": "coredns",
+        "resource": "limits.memory",
+        "divisor": "1Mi",
+    }
+    assert limit["name"] == "GOMEMLIMIT"
+    for memory in (64, 170, 1024, 30_000):
+        expanded = limit["value"].replace(f"$({mebibytes['name']})", str(memory))
+        assert 0.95 < int(expanded) / (memory << 20) < 0.96
+
+
+@pytest.mark.coredns
+def test_coredns_takes_the_settings_of_its_collector(objects: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Go reads GOMEMLIMIT as bytes, and refuses to start with what it cannot read."""
+    (coredns,) = pod_spec(objects)["containers"]
+    values = {item["name"]: item.get("value", "170") for item in coredns["env"]}
+    values = {name: re.sub(r"\$\((\w+)\)", lambda found: values[found[1]], value) for name, value in values.items()}
+    port = free_port()
+    corefile = f".:53 {{\n    prometheus 127.0.0.1:{port}\n    whoami\n}}\n"
+    with (
+        CoreDNS(tmp_path, corefile, env=values),
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page,
+    ):
+        seen = dict(re.findall(rb"^(go_gc_go\w+) (\S+)$", page.read(), re.MULTILINE))
+    assert {name: float(value) for name, value in seen.items()} == {
+        b"go_gc_gogc_percent": 400,
+        b"go_gc_gomemlimit_bytes": 170_000_000,
+    }
 
 
 @pytest.mark.parametrize("folder", COMPLETE, ids=lambda folder: folder.name)
@@ -439,6 +518,7 @@ def test_corefile_asks_where_headwater_listens(folder: Path, plane: Plane) -> No
     upstreams = " ".join(upstream(address) for address in settings.listen_addresses())
     assert f"grpc . {upstreams} {{" in corefile
     assert f"\n{' '.join(f'{zone}:53' for zone in settings.zones)} {{" in corefile
+    assert f"\n{' '.join(f'{zone}:53' for zone in settings.reverse_zones)} {{" in corefile
 
 
 @pytest.mark.parametrize("folder", COMPLETE, ids=lambda folder: folder.name)

@@ -11,6 +11,8 @@ import json
 import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from headwater.settings.address import Address
 from headwater.settings.parse import parse_reverse_zone
 from headwater.settings.settings import Settings
 
+from tests.harness.instance import Headwater
 from tests.harness.plane import PlaneError
 from tests.harness.processes import CoreDNS, free_port
 
@@ -33,7 +36,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.coredns
 
-COREFILES = Path(__file__).resolve().parents[2] / "corefile"
+CHECKOUT = Path(__file__).resolve().parents[2]
+COREFILES = CHECKOUT / "corefile"
+EXAMPLE = CHECKOUT / "examples" / "statefulset"
 NAME = "headless-svc.default.svc.cluster.local"
 #: An address without an API server: CoreDNS starts without one after startup_timeout.
 DEAD_SERVER = "endpoint http://127.0.0.1:{port}\n        startup_timeout 10ms"
@@ -75,8 +80,14 @@ def put(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
+def inside(text: str) -> str:
+    """Return the Corefile with a free port for the block that only its own `forward` reaches."""
+    return text.replace(":5399 ", f":{free_port()} ")
+
+
 def adapted(text: str, listen: Address) -> tuple[str, list[str]]:
     """Return the Corefile with free ports of this machine, and the backends' addresses for gRPC."""
+    text = inside(text)
     upstreams = re.search(r"grpc \. (?P<all>[^{]*) \{", text)
     assert upstreams is not None, text
     here = [f"unix://{a.path}" if a.path else str(a) for a in (listen.of_worker(n, 2) for n in range(2))]
@@ -184,3 +195,39 @@ def test_printed_block_of_everything_at_once(mode: Mode, tmp_path: Path) -> None
         found = {coredns.records(name)[0] for name in [NAME, "db.default.svc.k8s.example.org"] * 15}
         assert len(found) == 15
         assert coredns.records("7.0.44.10.in-addr.arpa")
+
+
+OTHERS = """\
+.:53 {
+    template IN PTR {
+        answer "{{ .Name }} 60 IN PTR not-of-the-cluster.example."
+    }
+}
+"""
+REVERSE = ("--reverse-zone", "in-addr.arpa", "--reverse-zone", "ip6.arpa")
+
+
+@pytest.mark.parametrize("mode", ["zone", "split"])
+def test_addresses_that_are_not_the_clusters_are_asked_for_elsewhere(mode: Mode, tmp_path: Path) -> None:
+    """A name that Headwater has is never asked for elsewhere, also while
+    Headwater cannot answer.
+    """
+    with (
+        CoreDNS(tmp_path, OTHERS, name="others") as others,
+        Headwater(tmp_path, "--manifests", EXAMPLE, *REVERSE) as headwater,
+    ):
+        onwards = f"127.0.0.1:{others.port}"
+        text = stanza(replace(headwater.settings, manifests=()), mode=mode, reverse_forward=onwards)
+        if mode == "split":
+            text = put(text, "noendpoints", f"noendpoints\n        {DEAD_SERVER.format(port=free_port())}")
+        with CoreDNS(tmp_path, inside(text)) as coredns:
+            (address,) = headwater.records("web-stateful-0.headless-svc.default.svc.cluster.local")
+            ours = ip_address(address).reverse_pointer
+            assert coredns.records(ours, "PTR") == headwater.records(ours, "PTR") != []
+            for other in ("192.0.2.7", "2001:db8::7", "10.255.255.7"):
+                found = coredns.records(ip_address(other).reverse_pointer, "PTR")
+                assert found == ["not-of-the-cluster.example."]
+            headwater.terminate()
+            assert coredns.ask(ours, "PTR").rcode() == dns.rcode.SERVFAIL
+            # Neither is a stranger's, because nobody knows meanwhile that it is one.
+            assert coredns.ask(ip_address("192.0.2.7").reverse_pointer, "PTR").rcode() == dns.rcode.SERVFAIL

@@ -81,7 +81,15 @@ def options(name: str) -> dict[str, click.Option]:
 
 
 SHARED = ALL_FLAGS | {"--config", "--help-all"}
-COREFILE_FLAGS = {"--mode", "--port", "--coredns-ca", "--coredns-cert", "--coredns-key", "--server-name"}
+COREFILE_FLAGS = {
+    "--mode",
+    "--port",
+    "--reverse-forward",
+    "--coredns-ca",
+    "--coredns-cert",
+    "--coredns-key",
+    "--server-name",
+}
 
 
 @pytest.mark.parametrize(

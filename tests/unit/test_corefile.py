@@ -17,6 +17,7 @@ from headwater.settings.settings import Settings
 from headwater.settings.validate import MAX_WORKERS
 
 CHECKOUT = Path(__file__).resolve().parents[2]
+REVERSE = ("in-addr.arpa", "ip6.arpa")
 
 
 def directives(text: str) -> list[str]:
@@ -92,6 +93,37 @@ def test_a_multicluster_zone_is_in_the_block_and_not_in_coredns_own_plugin() -> 
     assert "kubernetes cluster.local 10.in-addr.arpa {" in lines
 
 
+@pytest.mark.parametrize("mode", ["zone", "split"])
+def test_reverse_names_that_are_not_here_go_on(mode: Mode) -> None:
+    chosen = settings(multicluster_zones=("clusterset.local",), reverse_zones=("10.in-addr.arpa", "ip6.arpa"))
+    text = stanza(chosen, mode=mode, port=1053, reverse_forward="10.0.0.2 10.0.0.3")
+    first, second, third = text.split("\n\n")
+    grpc = directives(stanza(settings()))[2:]
+    assert directives(first)[0] == "cluster.local:1053 clusterset.local:1053 {"
+    assert ("kubernetes cluster.local {" in directives(first)) == (mode == "split")
+    assert directives(second) == [
+        "10.in-addr.arpa:1053 ip6.arpa:1053 {",
+        "errors",
+        "forward . 127.0.0.1:5399 {",
+        "max_fails 0",
+        "next NXDOMAIN",
+        "}",
+        "forward . 10.0.0.2 10.0.0.3",
+        "}",
+    ]
+    assert directives(third) == ["10.in-addr.arpa:5399 ip6.arpa:5399 {", "bind 127.0.0.1", "errors", *grpc]
+
+
+def test_without_a_reverse_zone_there_is_nothing_to_forward() -> None:
+    assert stanza(settings(), reverse_forward="/etc/resolv.conf") == stanza(settings())
+
+
+@pytest.mark.parametrize("servers", ["", "  ", "{$RESOLVER}", "1.1.1.1 }"])
+def test_servers_that_no_corefile_can_name_are_refused(servers: str) -> None:
+    with pytest.raises(SettingsError, match=r"^--reverse-forward: "):
+        stanza(settings(reverse_zones=REVERSE), reverse_forward=servers)
+
+
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
@@ -159,17 +191,18 @@ def test_upstream_of_a_wildcard_is_loopback() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "mode", "listen"),
+    ("file", "mode", "listen", "reverse"),
     [
-        ("Corefile.zone", "zone", "127.0.0.1:5300"),
-        ("Corefile.split", "split", "unix:/run/headwater/dns.sock"),
-        ("Corefile.sidecar", "zone", "unix:/run/headwater/dns.sock"),
+        ("Corefile.zone", "zone", "127.0.0.1:5300", ()),
+        ("Corefile.split", "split", "unix:/run/headwater/dns.sock", ()),
+        ("Corefile.sidecar", "zone", "unix:/run/headwater/dns.sock", REVERSE),
     ],
 )
-def test_shipped_corefiles_have_the_printed_block(file: str, mode: Mode, listen: str) -> None:
+def test_shipped_corefiles_have_the_printed_block(file: str, mode: Mode, listen: str, reverse: tuple[str, ...]) -> None:
     shipped = directives((CHECKOUT / "corefile" / file).read_text())
     block = shipped[: shipped.index(".:53 {")]
-    printed = directives(stanza(settings(listen=Address.parse(listen, "--listen")), mode=mode))
+    chosen = settings(listen=Address.parse(listen, "--listen"), reverse_zones=reverse)
+    printed = directives(stanza(chosen, mode=mode, reverse_forward="/etc/resolv.conf"))
     assert [line for line in block if not line.startswith("prometheus")] == printed
 
 

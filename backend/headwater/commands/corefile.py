@@ -5,11 +5,17 @@ in the file, so a "." block that forwards would ask the Internet for the cluster
 block can have only one `grpc`. CoreDNS answers from the block with the longest matching zone. The
 block can therefore be pasted beside any "." block, which keeps the plugins of the whole process
 (loop, reload, health, ready).
+
+Reverse zones that hold other addresses too (`--reverse-forward`) have a pair of blocks. `grpc` may
+fall through, but only to plugins that run after it, and `forward` is none. `forward` may go on to
+the next `forward` after an NXDOMAIN. So CoreDNS forwards such a question to a block of its own that
+listens on loopback only and asks Headwater, and then to the other servers.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
@@ -37,6 +43,8 @@ _NOT_A_WORD: Final = re.compile(r'[{}"\\\n]')
 #: The `ttl` of CoreDNS's kubernetes plugin: its default and its limit (plugin/kubernetes/setup.go).
 _KUBERNETES_TTL: Final = 5
 _KUBERNETES_MAX_TTL: Final = 3600
+#: Where the block behind `--reverse-forward` listens, on 127.0.0.1.
+_INNER_PORT: Final = 5399
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +73,12 @@ _flag = partial(flag, group="CoreDNS")
     help="All of the zone from here, or ClusterIP Services from CoreDNS's kubernetes plugin. [zone]",
 )
 @_flag("--port", metavar="PORT", type=click.IntRange(1, 65535), default=53, help="CoreDNS's own port. [53]")
+@_flag(
+    "--reverse-forward",
+    metavar="TO",
+    help="Where CoreDNS forwards reverse names that Headwater does not have, "
+    "such as /etc/resolv.conf. [nowhere: they are NXDOMAIN]",
+)
 @_flag("--coredns-ca", metavar="FILE", help="With --tls-cert: the CA that CoreDNS checks it with. [its system's]")
 @_flag("--coredns-cert", metavar="FILE", help="With --tls-client-ca: CoreDNS's own certificate.")
 @_flag("--coredns-key", metavar="FILE", help="Its key.")
@@ -73,41 +87,93 @@ def command(
     configuration: Configuration,
     mode: Mode,
     port: int,
+    reverse_forward: str | None,
     coredns_ca: str | None,
     coredns_cert: str | None,
     coredns_key: str | None,
     server_name: str | None,
 ) -> int:
     tls = ClientTls(coredns_ca, coredns_cert, coredns_key, server_name)
-    click.echo(stanza(configuration.settings, mode=mode, port=port, tls=tls), nl=False)
+    text = stanza(configuration.settings, mode=mode, port=port, tls=tls, reverse_forward=reverse_forward)
+    click.echo(text, nl=False)
     return 0
 
 
-def stanza(settings: Settings, *, mode: Mode = "zone", port: int = 53, tls: ClientTls | None = None) -> str:
+def stanza(
+    settings: Settings,
+    *,
+    mode: Mode = "zone",
+    port: int = 53,
+    tls: ClientTls | None = None,
+    reverse_forward: str | None = None,
+) -> str:
     """Return the Corefile's text for these flags, with a final newline.
 
     With the `mode` "zone", Headwater answers for each whole zone. With "split", CoreDNS's own
     `kubernetes` plugin, which reads no endpoints, answers for ClusterIP and ExternalName Services,
-    and Headwater answers for all other names. `port` is CoreDNS's own. Raises SettingsError for
-    flags that no Corefile can express.
+    and Headwater answers for all other names. `port` is CoreDNS's own. With `reverse_forward`, what
+    CoreDNS's `forward` takes as TO, the reverse zones have blocks of their own. Raises
+    SettingsError for flags that no Corefile can express.
     """
-    zones = dict.fromkeys((*settings.forward_zones(), *settings.reverse_zones))
-    upstreams = " ".join(upstream(address) for address in settings.listen_addresses())
-    return "\n".join(
-        [
-            '# Paste beside the "." block, and give `prometheus` here too if it stands there:',
-            "# each block counts its own queries. No `cache`: a cached answer outlives its pod.",
-            " ".join(f"{zone}:{port}" for zone in zones) + " {",
-            f"{_INDENT}errors",
-            *(_kubernetes(settings) if mode == "split" else ()),
-            f"{_INDENT}grpc . {upstreams} {{",
-            f"{_INDENT * 2}policy round_robin",
-            *(f"{_INDENT * 2}{line}" for line in _tls(settings, tls or ClientTls())),
-            f"{_INDENT}}}",
-            "}",
+    grpc = _grpc(settings, tls or ClientTls())
+    reverse = tuple(zone for zone in dict.fromkeys(settings.reverse_zones) if zone not in settings.forward_zones())
+    apart = reverse_forward is not None and bool(reverse)
+    zones = dict.fromkeys((*settings.forward_zones(), *(() if apart else reverse)))
+    lines = [
+        '# Paste beside the "." block, and give `prometheus` here too if it stands there:',
+        "# each block counts its own queries. No `cache`: a cached answer outlives its pod.",
+        *_block(zones, port, [*(_kubernetes(settings, zones) if mode == "split" else ()), *grpc]),
+    ]
+    if apart:
+        assert reverse_forward is not None
+        lines += [
             "",
+            "# Reverse names. Those that Headwater does not have go on to the second `forward`.",
+            *_block(reverse, port, _onwards(reverse_forward)),
+            "",
+            "# Headwater's part of them. In one block CoreDNS would run `forward` first, whichever stands first.",
+            *_block(reverse, _INNER_PORT, grpc, bind="127.0.0.1"),
         ]
-    )
+    return "\n".join([*lines, ""])
+
+
+def _block(zones: Iterable[str], port: int, plugins: Iterable[str], bind: str | None = None) -> list[str]:
+    """Return a server block's lines."""
+    first = ["errors"] if bind is None else [f"bind {bind}", "errors"]
+    return [
+        " ".join(f"{zone}:{port}" for zone in zones) + " {",
+        *(f"{_INDENT}{line}" for line in (*first, *plugins)),
+        "}",
+    ]
+
+
+def _grpc(settings: Settings, tls: ClientTls) -> list[str]:
+    upstreams = " ".join(upstream(address) for address in settings.listen_addresses())
+    return [
+        f"grpc . {upstreams} {{",
+        f"{_INDENT}policy round_robin",
+        *(f"{_INDENT}{line}" for line in _tls(settings, tls)),
+        "}",
+    ]
+
+
+def _onwards(servers: str) -> list[str]:
+    """Return two `forward`: to the block on loopback, and after its NXDOMAIN to other servers.
+
+    Only after an NXDOMAIN: while Headwater cannot answer, another server must not say that a
+    cluster's address has no name. The first one lives in the same process, and needs no health
+    checks.
+    """
+    words = [_word(word, "--reverse-forward") for word in servers.split()]
+    if not words:
+        raise SettingsError("--reverse-forward", "empty: name what CoreDNS's `forward` takes, such as /etc/resolv.conf")
+    return [
+        f"forward . 127.0.0.1:{_INNER_PORT} {{",
+        f"{_INDENT}max_fails 0",
+        f"{_INDENT}next NXDOMAIN",
+        "}",
+        f"forward . {' '.join(words)}",
+    ]
 
 
 def upstream(address: Address) -> str:
@@ -148,8 +214,11 @@ def _tls(settings: Settings, tls: ClientTls) -> list[str]:
     return lines
 
 
-def _kubernetes(settings: Settings) -> list[str]:
-    """Return the block of CoreDNS's own plugin, with options that make it agree with Headwater."""
+def _kubernetes(settings: Settings, served: Iterable[str]) -> list[str]:
+    """Return the block of CoreDNS's own plugin, with options that make it agree with Headwater.
+
+    `served` are the zones of the server block.
+    """
     if settings.manifests:
         raise SettingsError("--manifests", "CoreDNS cannot read them: split mode needs a cluster")
     if settings.ignore_empty_service:
@@ -172,8 +241,9 @@ def _kubernetes(settings: Settings) -> list[str]:
         options.append(f"ttl {min(settings.ttl, _KUBERNETES_MAX_TTL)}")
     # By default the plugin takes every zone of its block, and would answer for a clusterset as if
     # it were one cluster.
-    zones = " ".join(("", *settings.zones, *settings.reverse_zones)) if settings.multicluster_zones else ""
-    return [f"{_INDENT}kubernetes{zones} {{", *(_INDENT * 2 + option for option in options), f"{_INDENT}}}"]
+    own = [zone for zone in served if zone not in settings.multicluster_zones]
+    zones = " ".join(("", *own)) if settings.multicluster_zones else ""
+    return [f"kubernetes{zones} {{", *(_INDENT + option for option in options), "}"]
 
 
 def _selector(text: str, flag: str) -> str:

@@ -1,0 +1,1 @@
+"""The image that deploy/Dockerfile makes."""
