@@ -111,7 +111,7 @@ scale-answers: $(READY) ## Compare 50,000 answers of the whole set with CoreDNS'
 
 ##@ Parts
 
-tools: ## Build what tests are run with (CoreDNS, a control plane, Prometheus) into the cache (13 minutes, once)
+tools: ## Build what tests are run with (CoreDNS, a control plane, Prometheus, Helm) into the cache (15 minutes, once)
 	@$(PYTHON) tools/build.py
 
 cluster: $(READY) tools ## A real control plane on loopback, until Ctrl-C

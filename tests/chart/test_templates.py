@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests.harness.helm import (
     ROOT,
     HelmError,
     Object,
-    annotations,
+    annotations_of,
     helm,
     merged,
     nested,
@@ -80,7 +81,7 @@ def test_names_and_labels_are_whole(case: str, tmp_path: Path) -> None:
         metadata = item["metadata"]
         if not item["kind"].startswith("ClusterRole"):
             assert metadata["namespace"]
-        if "helm.sh/hook" not in annotations(item):
+        if "helm.sh/hook" not in annotations_of(item):
             assert metadata["labels"]["app.kubernetes.io/instance"] == "headwater"
             assert metadata["labels"]["app.kubernetes.io/managed-by"] == "Helm"
         place = (item["kind"], metadata.get("namespace"), metadata["name"])
@@ -169,39 +170,36 @@ def directives(text: str) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-#: Values, and the mode of `headwater corefile`.
-COREFILES: list[tuple[dict[str, Any], Mode]] = [
-    *(({"headwater": {key: value}}, "zone") for key, value in OTHERWISE.items()),
-    *(
-        ({"mode": "split", "headwater": {key: value}}, "split")
-        for key, value in OTHERWISE.items()
-        if key != "ignoreEmptyService"
-    ),
-    *(
-        ({"mode": mode, "headwater": {"reverseZones": zones, "workers": 1, "multiclusterZones": clusterset}}, of)
-        for mode, of in (("standalone", "zone"), ("split", "split"))
-        for clusterset in ([], ["clusterset.local"])
-        for zones in (
-            [],
-            ["in-addr.arpa", "ip6.arpa"],
-            ["10.0.0.0/8", "10.64.3.9/10"],
-            ["192.168.7.9/32", "172.16.0.0/30", "0.0.0.0/0"],
-            ["fd00:10:96::/108", "2001:db8::1/126", "::/3", "2001:DB8:0:1:1:1:1:1/128"],
-            ["::1/128", "fe80::/10", "1:2:3:4:5:6:7::/113", "44.10.in-addr.arpa"],
-        )
-    ),
-]  # fmt: skip
+#: Modes of the chart, and of `headwater corefile`.
+MODES: dict[str, Mode] = {"standalone": "zone", "split": "split"}
+REVERSE: list[list[str]] = [
+    [],
+    ["in-addr.arpa", "ip6.arpa"],
+    ["10.0.0.0/8", "10.64.3.9/10"],
+    ["192.168.7.9/32", "172.16.0.0/30", "0.0.0.0/0"],
+    ["fd00:10:96::/108", "2001:db8::1/126", "::/3", "2001:DB8:0:1:1:1:1:1/128"],
+    ["::1/128", "fe80::/10", "1:2:3:4:5:6:7::/113", "44.10.in-addr.arpa"],
+]
 
 
-@pytest.mark.parametrize(("values", "mode"), COREFILES, ids=lambda value: json.dumps(value)[:80])
-def test_corefile_is_the_one_that_headwater_prints_for_these_flags(
-    values: dict[str, Any], mode: Mode, tmp_path: Path
-) -> None:
+def corefiles() -> Iterator[dict[str, Any]]:
+    for mode in MODES:
+        for key, value in OTHERWISE.items():
+            if not (mode == "split" and key == "ignoreEmptyService"):
+                yield {"mode": mode, "headwater": {key: value}}
+        for clusterset in ([], ["clusterset.local"]):
+            for zones in REVERSE:
+                flags = {"reverseZones": zones, "workers": 1, "multiclusterZones": clusterset}
+                yield {"mode": mode, "headwater": flags}
+
+
+@pytest.mark.parametrize("values", list(corefiles()), ids=lambda values: json.dumps(values)[:80])
+def test_corefile_is_the_one_that_headwater_prints_for_these_flags(values: dict[str, Any], tmp_path: Path) -> None:
     found = objects(template(tmp_path, merged(values, nested("coredns.reverseForward", False))))
     blocks, dot, _ = corefile_of(found).partition("\n# Every other name.")
     assert dot
     ours = [line for line in directives(blocks) if line != "prometheus :9153"]
-    assert ours == directives(stanza(settings_of(found), mode=mode))
+    assert ours == directives(stanza(settings_of(found), mode=MODES[values["mode"]]))
     assert len(directives(blocks)) == len(ours) + 1, "each block counts its queries"
 
 

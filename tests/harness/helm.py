@@ -56,11 +56,11 @@ def objects(text: str) -> list[Object]:
 
 
 def only(found: list[Object], kind: str) -> Object:
-    (one,) = [item for item in found if item["kind"] == kind and "helm.sh/hook" not in annotations(item)]
+    (one,) = [item for item in found if item["kind"] == kind and "helm.sh/hook" not in annotations_of(item)]
     return one
 
 
-def annotations(item: Object) -> dict[str, str]:
+def annotations_of(item: Object) -> dict[str, str]:
     return dict(item["metadata"].get("annotations", {}))
 
 
