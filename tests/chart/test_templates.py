@@ -204,8 +204,9 @@ def test_corefile_is_the_one_that_headwater_prints_for_these_flags(values: dict[
 
 
 def test_mode_sidecar_has_the_same_blocks(tmp_path: Path) -> None:
-    sidecar = objects(template(tmp_path, {"mode": "sidecar"}))
-    standalone = objects(template(tmp_path))
+    reverse = nested("headwater.reverseZones", ["in-addr.arpa", "10.96.0.0/12"])
+    sidecar = objects(template(tmp_path, {"mode": "sidecar", **reverse}))
+    standalone = objects(template(tmp_path, reverse))
     data = only(sidecar, "ConfigMap")["data"]
     blocks, _, _ = corefile_of(standalone).partition("\n# Every other name.")
     assert data["Corefile"].strip() == blocks.strip()
@@ -229,7 +230,8 @@ def as_coredns_chart_writes(server: Object) -> list[str]:
 
 @pytest.mark.parametrize("forward", [True, False])
 def test_values_for_the_chart_of_coredns_say_the_same_as_the_blocks(forward: bool, tmp_path: Path) -> None:
-    values = merged({"mode": "sidecar"}, nested("coredns.reverseForward", forward))
+    reverse = nested("headwater.reverseZones", ["ip6.arpa", "10.96.0.0/12"])
+    values = merged({"mode": "sidecar"}, reverse, nested("coredns.reverseForward", forward))
     data = only(objects(template(tmp_path, values)), "ConfigMap")["data"]
     servers = yaml.safe_load(data["coredns-values.yaml"])["servers"]
     theirs = [line for server in servers for line in as_coredns_chart_writes(server)]

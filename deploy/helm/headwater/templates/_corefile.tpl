@@ -1,9 +1,20 @@
 {{/* The Corefile, from the values that make Headwater's flags: the same block as `headwater corefile` prints. */}}
 
+{{/* Reverse zones as they are given, as a JSON list. */}}
+{{- define "headwater.reverseGiven" -}}
+{{- if not (kindIs "invalid" .Values.headwater.reverseZones) -}}
+{{- toJson .Values.headwater.reverseZones -}}
+{{- else if eq .Values.mode "sidecar" -}}
+[]
+{{- else -}}
+["in-addr.arpa","ip6.arpa"]
+{{- end -}}
+{{- end -}}
+
 {{/* Reverse zones as a JSON list: CIDRs are divided as Headwater and CoreDNS divide them, at whole labels. */}}
 {{- define "headwater.reverseZones" -}}
 {{- $zones := list -}}
-{{- range .Values.headwater.reverseZones -}}
+{{- range include "headwater.reverseGiven" . | fromJsonArray -}}
 {{- $zones = concat $zones (include "headwater.reverse" . | fromJsonArray) -}}
 {{- end -}}
 {{- uniq $zones | toJson -}}

@@ -8,7 +8,7 @@ deploy/base spells out too. Each text goes through toJson: no value can end its 
 {{- range $h.zones }}
 - {{ printf "--zone=%s" . | toJson }}
 {{- end }}
-{{- range $h.reverseZones }}
+{{- range include "headwater.reverseGiven" . | fromJsonArray }}
 - {{ printf "--reverse-zone=%s" . | toJson }}
 {{- end }}
 {{- range $h.multiclusterZones }}
