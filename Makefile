@@ -22,10 +22,10 @@ START ?= 0
 LIMIT ?= 420
 QUICK := not cluster and not coredns and not slow
 # Tests that mostly wait run side by side; those that judge times through CoreDNS have the machine to themselves.
-SIDE_BY_SIDE := tests/unit tests/faults tests/fuzz tests/simulation
+SIDE_BY_SIDE := tests/unit tests/chart tests/faults tests/fuzz tests/simulation
 ALONE := tests/wire tests/cluster tests/e2e tests/monitoring tests/image
 
-.PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege alerts monitoring simulate simulate-mutants fuzz \
+.PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege alerts monitoring chart simulate simulate-mutants fuzz \
 	fuzz-answers scale-answers tools \
 	cluster screenshots proto requirements dist image clean
 
@@ -111,7 +111,7 @@ scale-answers: $(READY) ## Compare 50,000 answers of the whole set with CoreDNS'
 
 ##@ Parts
 
-tools: ## Build what tests are run with (CoreDNS, a control plane, Prometheus) into the cache (13 minutes, once)
+tools: ## Build what tests are run with (CoreDNS, a control plane, Prometheus, Helm) into the cache (15 minutes, once)
 	@$(PYTHON) tools/build.py
 
 cluster: $(READY) tools ## A real control plane on loopback, until Ctrl-C
@@ -121,8 +121,13 @@ screenshots: $(READY) ## Draw the pictures of docs/page.md anew (16 minutes)
 	@tools/setup packages chromium chromedriver
 	@$(BIN)/python -m tools.screenshots
 
-monitoring: $(READY) ## Write what deploy/monitoring has of rules.yaml and the dashboard's source
+monitoring: $(READY) ## Write what deploy/monitoring and the chart have of rules.yaml and the dashboard's source
 	@$(BIN)/python tools/monitoring.py
+
+chart: $(READY) ## Write the chart's table of values, and the objects that its tests expect
+	@$(PYTHON) tools/build.py helm
+	@$(BIN)/python tools/chart.py
+	@$(BIN)/python -m tests.chart.expected
 
 proto: $(READY) ## Generate the protobuf code again
 	@$(BIN)/python tools/protoc.py

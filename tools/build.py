@@ -67,6 +67,11 @@ class Tool:
 
 
 _KUBERNETES_LDFLAGS = "-s -w -X k8s.io/component-base/version.gitVersion=v{version}"
+#: As its Makefile sets them: else `helm template` takes the cluster to be Kubernetes 1.20.
+_HELM_LDFLAGS = "-s -w -X helm.sh/helm/v3/internal/version.version=v{version}" + "".join(
+    f" -X helm.sh/helm/v3/pkg/{package}.k8sVersionMajor=1 -X helm.sh/helm/v3/pkg/{package}.k8sVersionMinor=36"
+    for package in ("chartutil", "lint/rules")
+)
 #: Of thirty kinds of service discovery, that of Kubernetes alone (the module's plugins/). Its pages
 #: in a browser are not in the module, and nobody here looks at them.
 _PROMETHEUS_TAGS = "remove_all_sd,enable_kubernetes_sd"
@@ -92,6 +97,7 @@ TOOLS = {
             )
             for name in ("prometheus", "promtool")
         ),
+        Tool("helm", "helm", "helm.sh/helm/v3/cmd/helm", "helm.sh/helm/v3", _HELM_LDFLAGS),
         Tool("h2spec", "h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "github.com/summerwind/h2spec"),
     )
 }
@@ -142,18 +148,26 @@ def build(tool: Tool, go: str) -> None:
             raise SystemExit(f"building {tool.name} failed: see the messages of `go build` above")
         if tool.name == "kwok":
             _copy_kwok_stages(go, partial / "stages")
+        if tool.name == "helm":
+            _copy_monitoring_crds(go, partial / "crds")
         shutil.rmtree(target, ignore_errors=True)
         partial.rename(target)
         print(f"built {tool.name} {tool.version()} in {time.monotonic() - started:.0f} s", flush=True)
 
 
+def _module_files(go: str, folder: str, module: str) -> Path:
+    """Where Go keeps the files of a module that the go.mod in `folder` requires."""
+    subprocess.run([go, "mod", "download", module], cwd=HERE / folder, check=True)
+    found = subprocess.run(
+        [go, "list", "-m", "-f", "{{.Dir}}", module],
+        cwd=HERE / folder, check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return Path(found.stdout.strip())
+
+
 def _copy_kwok_stages(go: str, target: Path) -> None:
     """Keep kwok's stage files, by which it plays the kubelet, beside it."""
-    found = subprocess.run(
-        [go, "list", "-m", "-f", "{{.Dir}}", "sigs.k8s.io/kwok"],
-        cwd=HERE / "cluster/kwok", check=True, capture_output=True, text=True,
-    )  # fmt: skip
-    stages = Path(found.stdout.strip()) / "kustomize" / "stage"
+    stages = _module_files(go, "cluster/kwok", "sigs.k8s.io/kwok") / "kustomize" / "stage"
     target.mkdir()
     for pattern in ("node/fast/node-initialize.yaml", "node/heartbeat/*heartbeat.yaml", "pod/fast/pod-*.yaml"):
         files = sorted(stages.glob(pattern))
@@ -161,6 +175,19 @@ def _copy_kwok_stages(go: str, target: Path) -> None:
             raise SystemExit(f"kwok's module has no {pattern}: its layout changed")
         for file in files:
             (target / file.name).write_bytes(file.read_bytes())
+
+
+def _copy_monitoring_crds(go: str, target: Path) -> None:
+    """Keep CRDs of the Prometheus operator, for tests of the chart's monitors, beside Helm.
+
+    Nothing imports that module: go.mod requires it for its files, and `go mod tidy` would drop it.
+    """
+    module = "github.com/prometheus-operator/prometheus-operator"
+    files = _module_files(go, "helm", module) / "example" / "prometheus-operator-crd"
+    target.mkdir()
+    for kind in ("podmonitors", "servicemonitors", "prometheusrules"):
+        file = files / f"monitoring.coreos.com_{kind}.yaml"
+        (target / f"{kind}.yaml").write_bytes(file.read_bytes())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,8 @@
     tools/monitoring.py rules --faster 30       print them with a thirtieth of each duration
 
 rules.yaml is the source of prometheusrule.yaml. DASHBOARD below is the source of dashboard.json, of
-the ConfigMap that Grafana's sidecar takes, and of the drawing in docs/monitoring.md.
+the ConfigMap that Grafana's sidecar takes, and of the drawing in docs/monitoring.md. The Helm chart
+has copies of rules.yaml and dashboard.json, because a chart reads no file outside its folder.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import yaml
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 FOLDER: Final = ROOT / "deploy" / "monitoring"
+CHART_FILES: Final = ROOT / "deploy" / "helm" / "headwater" / "files"
 PAGE: Final = ROOT / "docs" / "monitoring.md"
 _LABELS: Final = {"app.kubernetes.io/name": "headwater"}
 _MADE: Final = "# Made by tools/monitoring.py from {source}: change that, and run it again.\n"
@@ -450,6 +452,8 @@ def files() -> dict[Path, str]:
         FOLDER / "prometheusrule.yaml": prometheus_rule(),
         FOLDER / "dashboard.json": dashboard_json(),
         FOLDER / "dashboard-configmap.yaml": config_map(),
+        CHART_FILES / "rules.yaml": (FOLDER / "rules.yaml").read_text(),
+        CHART_FILES / "dashboard.json": dashboard_json(),
         PAGE: page(PAGE.read_text()),
     }
 

@@ -1,0 +1,98 @@
+{{/*
+Headwater's arguments. What is the default of `headwater serve` is left out, but for the six that
+deploy/base spells out too. Each text goes through toJson: no value can end its word.
+*/}}
+{{- define "headwater.args" -}}
+{{- $h := .Values.headwater -}}
+- serve
+{{- range $h.zones }}
+- {{ printf "--zone=%s" . | toJson }}
+{{- end }}
+{{- range include "headwater.reverseGiven" . | fromJsonArray }}
+- {{ printf "--reverse-zone=%s" . | toJson }}
+{{- end }}
+{{- range $h.multiclusterZones }}
+- {{ printf "--multicluster-zone=%s" . | toJson }}
+{{- end }}
+{{- range $h.namespaces }}
+- {{ printf "--namespace=%s" . | toJson }}
+{{- end }}
+{{- range $h.upstreams }}
+- {{ printf "--upstream=%s" . | toJson }}
+{{- end }}
+- --listen=unix:/run/headwater/dns.sock
+- --workers={{ int64 $h.workers }}
+- --state-dir=/var/lib/headwater
+- --admin=0.0.0.0:9353
+- --log-format={{ $h.logFormat }}
+{{- range list
+  (list "pods" $h.pods "disabled")
+  (list "namespace-labels" $h.namespaceLabels "")
+  (list "labels" $h.labels "")
+  (list "ttl" ($h.ttl | int64) 5)
+  (list "negative-ttl" ($h.negativeTtl | int64) 5)
+  (list "max-staleness" $h.maxStaleness "0")
+  (list "transport" $h.transport "native")
+  (list "list" $h.list "pages")
+  (list "audit-interval" $h.auditInterval "1h")
+  (list "second-opinion" (ternary "on" "off" $h.secondOpinion) "on")
+  (list "history" $h.history "16MiB")
+  (list "admin-details" $h.adminDetails "loopback")
+  (list "log-level" $h.logLevel "info")
+}}
+{{- if ne (toString (index . 1)) (toString (index . 2)) }}
+- {{ printf "--%s=%v" (index . 0) (index . 1) | toJson }}
+{{- end }}
+{{- end }}
+{{- range list
+  (list "endpoint-pod-names" $h.endpointPodNames)
+  (list "zonal" $h.zonal)
+  (list "ignore-empty-service" $h.ignoreEmptyService)
+  (list "extended-errors" $h.extendedErrors)
+}}
+{{- if index . 1 }}
+- --{{ index . 0 }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/*
+Combinations that no schema can tell, as one line that names the value. Headwater itself would refuse
+them too, but only in the pod's log.
+*/}}
+{{- define "headwater.validate" -}}
+{{- $h := .Values.headwater -}}
+{{- range concat $h.zones $h.multiclusterZones -}}
+{{- if or (hasSuffix ".arpa" .) (eq . "arpa") -}}
+{{- fail (printf "headwater.zones: %q is a reverse zone: that is what headwater.reverseZones is for" .) -}}
+{{- end -}}
+{{- end -}}
+{{- range $h.multiclusterZones -}}
+{{- if has . $h.zones -}}
+{{- fail (printf "headwater.multiclusterZones: %q is in headwater.zones too: a zone is named twice" .) -}}
+{{- end -}}
+{{- end -}}
+{{- if and $h.namespaces $h.namespaceLabels -}}
+{{- fail "headwater.namespaceLabels: cannot be used together with headwater.namespaces" -}}
+{{- end -}}
+{{- if gt (add (len $h.zones) (len $h.multiclusterZones) (len (include "headwater.reverseZones" . | fromJsonArray))) 250 -}}
+{{- fail "headwater.reverseZones: no more than 250 zones can be served; a CIDR that does not end at a full octet stands for several" -}}
+{{- end -}}
+{{- if eq .Values.mode "split" -}}
+{{- if $h.ignoreEmptyService -}}
+{{- fail "headwater.ignoreEmptyService: CoreDNS has no endpoints in mode split, so it cannot know which are empty: use mode standalone" -}}
+{{- end -}}
+{{- range $name := list "labels" "namespaceLabels" -}}
+{{- $selector := get $h $name -}}
+{{- if or (contains "<" $selector) (contains ">" $selector) (contains "!=" $selector) -}}
+{{- fail (printf "headwater.%s: %q: CoreDNS's kubernetes plugin has neither != nor < nor >: write `notin`, or use mode standalone" $name $selector) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.monitoring.podMonitor.enabled .Values.monitoring.serviceMonitor.enabled -}}
+{{- fail "monitoring.serviceMonitor.enabled: monitoring.podMonitor.enabled is true too, and everything would be scraped twice: choose one" -}}
+{{- end -}}
+{{- if and .Values.podDisruptionBudget.enabled (not (kindIs "invalid" .Values.podDisruptionBudget.minAvailable)) (not (kindIs "invalid" .Values.podDisruptionBudget.maxUnavailable)) -}}
+{{- fail "podDisruptionBudget.minAvailable: maxUnavailable is there too: set it to null" -}}
+{{- end -}}
+{{- end -}}

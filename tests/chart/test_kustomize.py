@@ -1,0 +1,173 @@
+"""The chart and the kustomizations of deploy/ render the same objects for the same choices.
+
+Each exception has a name and a reason. A setting that is changed in one place only is found here.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import pytest
+import yaml
+
+from tests.harness.helm import CASES, ROOT, Object, merged, nested, objects, only, template
+from tests.harness.processes import require_tool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEPLOY: Final = ROOT / "deploy"
+#: Choices that deploy/base may have made otherwise.
+_BASE: Final = (DEPLOY / "base" / "deployment.yaml").read_text()
+CHOICES: Final[dict[str, Any]] = {
+    "headwater": {} if "--reverse-zone" in _BASE else {"reverseZones": []},
+    "coredns": {} if "GOGC" in _BASE else {"gogc": 0},
+}
+#: What Helm's releases have beyond a kustomization.
+HELMS_LABELS: Final = {
+    "app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "app.kubernetes.io/version", "helm.sh/chart",
+}  # fmt: skip
+
+
+def kustomize(folder: Path) -> list[Object]:
+    done = subprocess.run(
+        [str(require_tool("kubectl")), "kustomize", str(folder)], capture_output=True, text=True, check=True, timeout=60
+    )
+    return objects(done.stdout)
+
+
+def namespace_is_made_by_helm(found: list[Object]) -> None:
+    """`helm install --create-namespace` makes it, and a chart cannot label it."""
+    found[:] = [item for item in found if item["kind"] != "Namespace"]
+
+
+def the_test_is_helms(found: list[Object]) -> None:
+    found[:] = [item for item in found if "helm.sh/hook" not in item["metadata"].get("annotations", {})]
+
+
+def labels_of_releases(found: list[Object]) -> None:
+    for item in found:
+        labels = item["metadata"].get("labels", {})
+        for label in HELMS_LABELS:
+            labels.pop(label, None)
+
+
+def the_name_of_the_corefile_is_a_hash_of_each_kind(found: list[Object]) -> None:
+    """Kustomize and the chart hash differently; both name it by its content."""
+    for item in found:
+        if item["kind"] == "ConfigMap":
+            item["metadata"]["name"] = "corefile"
+            item["metadata"].pop("labels", None)
+            item.pop("immutable", None)
+            lines = [line.strip() for line in item["data"]["Corefile"].splitlines()]
+            item["data"]["Corefile"] = [line for line in lines if line and not line.startswith("#")]
+        if item["kind"] == "Deployment":
+            template_ = item["spec"]["template"]
+            template_["metadata"]["annotations"].pop("checksum/corefile", None)
+            for volume in template_["spec"]["volumes"]:
+                if volume["name"] == "corefile":
+                    volume["configMap"]["name"] = "corefile"
+
+
+def the_role_has_service_imports_only_where_they_are_served(found: list[Object]) -> None:
+    for item in found:
+        if item["kind"] == "ClusterRole":
+            item["rules"] = [rule for rule in item["rules"] if rule["resources"] != ["serviceimports"]]
+
+
+def order_of_flags_and_rules_means_nothing(found: list[Object]) -> None:
+    for item in found:
+        if item["kind"] == "Deployment":
+            for container in item["spec"]["template"]["spec"]["initContainers"]:
+                container["args"].sort()
+        if item["kind"] == "ClusterRole":
+            item["rules"].sort(key=repr)
+
+
+def token_of_one_container(found: list[Object]) -> None:
+    """Where deploy/base leaves the token to every container."""
+    for item in found:
+        if item["kind"] == "Deployment":
+            spec = item["spec"]["template"]["spec"]
+            spec.pop("automountServiceAccountToken", None)
+            spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] != "headwater-token"]
+            for container in spec["initContainers"]:
+                mounts = container["volumeMounts"]
+                container["volumeMounts"] = [mount for mount in mounts if mount["name"] != "headwater-token"]
+
+
+EXCEPTIONS: Final[tuple[Callable[[list[Object]], None], ...]] = (
+    namespace_is_made_by_helm,
+    the_test_is_helms,
+    labels_of_releases,
+    the_name_of_the_corefile_is_a_hash_of_each_kind,
+    the_role_has_service_imports_only_where_they_are_served,
+    order_of_flags_and_rules_means_nothing,
+    token_of_one_container,
+)
+
+
+def compared(found: list[Object]) -> dict[tuple[str, str, str], Object]:
+    for exception in EXCEPTIONS:
+        exception(found)
+    return {(item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]): item for item in found}
+
+
+@pytest.mark.parametrize(
+    ("folder", "values"),
+    [("base", {}), ("overlays/pods-verified", {"headwater": {"pods": "verified"}})],
+    ids=["base", "pods-verified"],
+)
+def test_standalone_is_the_base(folder: str, values: dict[str, Any], tmp_path: Path) -> None:
+    theirs = compared(kustomize(DEPLOY / folder))
+    ours = compared(objects(template(tmp_path, merged(CHOICES, values), "--values", CASES["base"])))
+    assert ours.keys() == theirs.keys()
+    for place, item in theirs.items():
+        assert ours[place] == item, place
+
+
+def test_a_difference_is_found(tmp_path: Path) -> None:
+    values = merged(CHOICES, nested("coredns.preStopSeconds", 6))
+    theirs = compared(kustomize(DEPLOY / "base"))
+    ours = compared(objects(template(tmp_path, values, "--values", CASES["base"])))
+    assert [place[0] for place, item in theirs.items() if ours[place] != item] == ["Deployment"]
+
+
+@pytest.mark.parametrize("name", EXCEPTIONS, ids=lambda one: one.__name__)
+def test_an_exception_that_nothing_needs_is_gone(name: Callable[[list[Object]], None], tmp_path: Path) -> None:
+    theirs, ours = kustomize(DEPLOY / "base"), objects(template(tmp_path, None, "--values", CASES["base"]))
+    before = repr(theirs), repr(ours)
+    name(theirs)
+    name(ours)
+    assert (repr(theirs), repr(ours)) != before
+
+
+def test_mode_sidecar_is_the_patch(tmp_path: Path) -> None:
+    found = objects(template(tmp_path, merged(CHOICES, {"mode": "sidecar"})))
+    config = only(found, "ConfigMap")
+    ours = yaml.safe_load(config["data"]["patch.yaml"])
+    theirs = yaml.safe_load((DEPLOY / "overlays" / "patch-coredns" / "sidecar.yaml").read_text())
+    assert ours == theirs
+
+
+def test_mode_sidecar_has_the_rights_of_the_patch(tmp_path: Path) -> None:
+    ours = objects(template(tmp_path, {"mode": "sidecar", "rbac": {"name": "headwater"}}))
+    theirs = kustomize(DEPLOY / "overlays" / "patch-coredns" / "rbac")
+    for found in (ours, theirs):
+        the_role_has_service_imports_only_where_they_are_served(found)
+    assert only(ours, "ClusterRole")["rules"] == only(theirs, "ClusterRole")["rules"]
+    assert only(ours, "ClusterRoleBinding")["subjects"] == only(theirs, "ClusterRoleBinding")["subjects"]
+
+
+@pytest.mark.parametrize("mode", ["standalone", "sidecar"])
+def test_monitors_scrape_as_in_deploy_monitoring(mode: str, tmp_path: Path) -> None:
+    """They look in their own namespace, for the labels of their own pods."""
+    values = {"mode": mode, "monitoring": {"podMonitor": {"enabled": True}}}
+    ours = only(objects(template(tmp_path, values)), "PodMonitor")
+    for theirs in objects((DEPLOY / "monitoring" / "podmonitor.yaml").read_text()):
+        assert ours["spec"]["podMetricsEndpoints"] == theirs["spec"]["podMetricsEndpoints"]
+        if (theirs["metadata"]["name"] == "headwater-patched-coredns") == (mode == "sidecar"):
+            chosen, needed = ours["spec"]["selector"]["matchLabels"], theirs["spec"]["selector"]["matchLabels"]
+            assert needed.items() <= chosen.items()
