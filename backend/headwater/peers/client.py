@@ -91,18 +91,19 @@ def take(
         with contextlib.closing(_connect(peer, credentials, limits)) as end:
             with _until(limits.head, end):
                 response, text = _ask(end, peer, credentials, who)
-            head = _judged(text, source, most_age)
-            most = min(limits.bytes, _room(folder))
-            if head.bytes > most:
-                raise NoCopy(Taken.TOO_LARGE, f"its store has {head.bytes:,} bytes; {most:,} would be taken")
-            file = _file(folder)
-            try:
-                with _until(limits.whole, end):
-                    _receive(response, end, file, text, began, most, limits)
-            except BaseException:
-                file.close()
-                raise
-            return Copy(peer, head, file, began)
+            with contextlib.closing(response):
+                head = _judged(text, source, most_age)
+                most = min(limits.bytes, _room(folder))
+                if head.bytes > most:
+                    raise NoCopy(Taken.TOO_LARGE, f"its store has {head.bytes:,} bytes; {most:,} would be taken")
+                file = _file(folder)
+                try:
+                    with _until(limits.whole, end):
+                        _receive(response, end, file, text, began, most, limits)
+                except BaseException:
+                    file.close()
+                    raise
+                return Copy(peer, head, file, began)
     except TimeoutError:
         raise NoCopy(Taken.SLOW, "it is too slow") from None
     except (OSError, http.client.HTTPException) as error:
@@ -146,6 +147,9 @@ def _until(seconds: float, end: socket.socket) -> Iterator[None]:
         if late.is_set():
             raise TimeoutError from None
         raise
+    else:
+        if late.is_set():  # what was cut in the middle of a header looks whole
+            raise TimeoutError
     finally:
         timer.cancel()
 
@@ -170,6 +174,7 @@ def _ask(
         raise NoCopy(Taken.REFUSED, f"TLS: {error.reason or error}") from None
     if response.status == 200:
         return response, response.headers.get(HEAD, "").encode()
+    response.close()
     why = response.headers.get(WHY, "")
     outcome = _OF_WHY.get(why, Taken.REFUSED if response.status in (401, 403) else Taken.UNKNOWN)
     raise NoCopy(outcome, f"it says {response.status} {why or response.reason}"[:200])
