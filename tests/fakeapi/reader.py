@@ -53,6 +53,11 @@ class View:
         self._resolver = Resolver(self._reader, settings)
         self._lock = threading.Lock()
 
+    @property
+    def reader(self) -> Reader:
+        """What it reads the store with."""
+        return self._reader
+
     def _message(self, name: str, qtype: str) -> dns.message.Message:
         query = dns.message.make_query(name, qtype)
         with self._lock:

@@ -576,7 +576,8 @@ class Exchange:
             data = b'{"gitVersion":"v1.36.3"}' if request.path == "/version" else b"{}"
             if request.query.get("fieldSelector") == _KUBE_SYSTEM:
                 seen = [{"metadata": {"name": "kube-system", "uid": behaviour.uid}}] if behaviour.uid else []
-                data = json.dumps({"metadata": {}, "items": seen}).encode()
+                newest = {"resourceVersion": str(self.api.truth.version)}
+                data = json.dumps({"metadata": newest, "items": seen}).encode()
             self.head(200, {"Content-Length": str(len(data))})
             self.send(data)
             return

@@ -168,7 +168,9 @@ class Headwater:
 
     def is_complete(self) -> bool:
         """Return whether every process is up. (One answer process is enough to be ready.)"""
-        return self.admin("/healthz")[0] == 200 and len(self.pids()) == 2 + self.settings.workers
+        return self.admin("/healthz")[0] == 200 and len(self.pids()) == 2 + self.settings.workers + bool(
+            self.settings.peer_listen
+        )
 
     def grpc_corefile_stanza(self) -> str:
         """The server block that makes CoreDNS ask this instance."""

@@ -119,7 +119,7 @@ def test_every_command_reads_the_file(
          "state-dir?")),
         ("[transports]\n", "--config: headwater.toml:1: there is no table 'transports': do you mean transport?"),
         ("[x]\n", ("--config: headwater.toml:1: there is no table 'x': the tables are sources, served, answers, "
-         "transport, state, observing")),
+         "transport, state, peers, observing")),
         ("# x\nworkers = 2\n", "--config: headwater.toml:2: workers belongs in [transport]"),
         ("[served]\nworkers = 2\n", "--config: headwater.toml:2: workers belongs in [transport], not in [served]"),
         ("state = 2\n", "--config: headwater.toml:1: 'state' is a table: write [state]"),
@@ -349,7 +349,9 @@ def everything(file: Path) -> dict[str, object]:
         "--listen": "127.0.0.1:1000", "--workers": "3", "--transport": "grpcio", "--tls-cert": "tls",
         "--tls-key": "tls", "--tls-client-ca": "tls", "--dns": "127.0.0.1:53", "--state-dir": "/a\x7f b",
         "--audit-interval": "0",
-        "--second-opinion": "off", "--history": "0", "--admin": "off", "--admin-details": "all",
+        "--second-opinion": "off", "--history": "0", "--peer-listen": "127.0.0.1:9354",
+        "--seed": ("127.0.0.1:9355", "[::1]:9354"), "--peer-cert": "tls", "--peer-key": "tls", "--peer-ca": "tls",
+        "--peer-token": "tls", "--admin": "off", "--admin-details": "all",
         "--log-level": "error", "--log-format": "json",
     }  # fmt: skip
     given["--namespace-labels"] = "team=db,\n\ttier!=e"

@@ -244,11 +244,18 @@ def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path
         "namespace_labels": "team=db",
         "labels": "app=db",
         "upstreams": (Address(host="192.0.2.1", port=53),),
+        "peer_listen": Address(host="127.0.0.1", port=9354),
+        "seeds": (Address(host="127.0.0.1", port=9355),),
+        "peer_cert": config,
+        "peer_key": config,
+        "peer_ca": config,
+        "peer_token": config,
         "log_level": "debug",
         "log_format": "json",
     }
     assert set(other) == {item.name for item in fields(Settings)}, "a new setting: does it shape records?"
-    standard = Settings(tls_cert=tls, tls_key=tls)  # one needs the other
+    # One needs the other.
+    standard = Settings(tls_cert=tls, tls_key=tls, peer_cert=tls, peer_key=tls)
     assert standard.records_fingerprint() == Settings().records_fingerprint()
     changed = {
         name

@@ -21,6 +21,7 @@ from headwater.process.counters import (
     AnswerSnapshot,
     Histogram,
     Kind,
+    PeerSnapshot,
     ProcessView,
     WatchSnapshot,
 )
@@ -35,6 +36,16 @@ def answers_of(views: Iterable[ProcessView]) -> AnswerSnapshot:
     for view in views:
         for part in (view.before, view.snapshot):
             if isinstance(part, AnswerSnapshot):
+                total.add(part)
+    return total
+
+
+def peer_of(views: Iterable[ProcessView]) -> PeerSnapshot:
+    """The counters of the peer process in all its lives."""
+    total = PeerSnapshot()
+    for view in views:
+        for part in (view.before, view.snapshot):
+            if isinstance(part, PeerSnapshot):
                 total.add(part)
     return total
 
@@ -96,6 +107,7 @@ class HeadwaterCollector(Collector):
         yield from self._processes(views)
         yield from self._answers(answers_of(views))
         yield from self._watch(watch_of(views, self._clock()))
+        yield from _peer(peer_of(views))
 
     @staticmethod
     def _processes(views: Sequence[ProcessView]) -> Iterator[Metric]:
@@ -199,6 +211,14 @@ class HeadwaterCollector(Collector):
         for result, count in (dict.fromkeys(OPINIONS, 0) | watch.second_opinions).items():
             opinions.add_metric([result], count)
         yield opinions
+        seeds = CounterMetricFamily(
+            "headwater_seeds",
+            "Tries to take the store of another instance, by what became of them.",
+            labels=["result"],
+        )
+        for result, count in sorted(watch.seeds.items()):
+            seeds.add_metric([result], count)
+        yield seeds
         yield CounterMetricFamily("headwater_commits", "Transactions committed.", watch.commits)
         yield CounterMetricFamily(
             "headwater_commit_failures", "Transactions that could not be written.", watch.commit_failures
@@ -223,6 +243,18 @@ class HeadwaterCollector(Collector):
             "From the change that an EndpointSlice names to the commit of its records.",
             *_buckets(LATENCY_BUCKETS, watch.programming),
         )
+
+
+def _peer(total: PeerSnapshot) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "headwater_peer_requests",
+        "Requests of other instances for the store, by what became of them.",
+        labels=["result"],
+    )
+    for result, count in sorted(total.requests.items()):
+        requests.add_metric([result], count)
+    yield requests
+    yield CounterMetricFamily("headwater_peer_sent_bytes", "Bytes of the copies that were sent.", total.bytes)
 
 
 def _build_info() -> Metric:

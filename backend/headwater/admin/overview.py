@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from headwater import __version__
 from headwater.admin.collector import answers_of, watch_of
 from headwater.admin.recent import STEP, Recent
-from headwater.admin.status import AnswerStatus, WatchStatus, status_of
+from headwater.admin.status import AnswerStatus, Status, WatchStatus, status_of
 from headwater.process.counters import Kind, ProcessView, ResourceState, WatchSnapshot
 from headwater.settings.settings import Settings
 
@@ -89,9 +89,7 @@ def overview_of(settings: Settings, views: Sequence[ProcessView], recent: Recent
     """The instance by its processes' reports, at that moment of the machine's monotonic clock."""
     status = status_of(views, now)
     watch = watch_of(views, now)
-    processes = [
-        _process(view, status.watch if view.kind is Kind.WATCH else status.answer[view.name]) for view in views
-    ]
+    processes = [_process(view, _status(view, status)) for view in views]
     resources = [_resource(name, watch) for name in sorted(watch.objects.keys() | watch.resources.keys())]
     series = recent.series()
     lately = int(_LATELY // STEP)
@@ -123,6 +121,12 @@ def overview_of(settings: Settings, views: Sequence[ProcessView], recent: Recent
 
 def _since(moment: float | None, now: float) -> float | None:
     return None if moment is None else round(max(0.0, now - moment), _DIGITS)
+
+
+def _status(view: ProcessView, status: Status) -> AnswerStatus | WatchStatus:
+    if view.kind is Kind.PEER:  # it is ready when it runs
+        return AnswerStatus(view.up, ready=view.up and not view.silent, detail=view.trouble or UNSET)
+    return status.watch if view.kind is Kind.WATCH else status.answer[view.name]
 
 
 def _process(view: ProcessView, status: AnswerStatus | WatchStatus) -> Process:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from headwater.cluster.objects import version_number
 from headwater.cluster.reflector import RequestFailed, Trouble
 from headwater.store.identity import Origin
 
@@ -92,9 +93,23 @@ class Recognition:
         self._asked = (server.host, self._clock())
 
 
+def seen(server: ApiServer) -> tuple[Origin, int]:
+    """The cluster of a server, and how far it is: its newest resourceVersion, 0 if it is no number.
+
+    The list comes from etcd, not from a cache. Raises RequestFailed.
+    """
+    server.prepare()
+    body = server.kube_system()
+    return Origin(_uid(body), server.host), version_number(_LIST.decode(body).metadata.resourceVersion)
+
+
 class _Meta(msgspec.Struct):
     name: str = ""
     uid: str = ""
+
+
+class _ListMeta(msgspec.Struct):
+    resourceVersion: str = ""  # noqa: N815 (the API's name)
 
 
 class _Item(msgspec.Struct):
@@ -104,6 +119,7 @@ class _Item(msgspec.Struct):
 class _List(msgspec.Struct):
     items: list[_Item] | None
     """Not optional: a document without it is no list, and says nothing about the cluster."""
+    metadata: _ListMeta = msgspec.field(default_factory=_ListMeta)
 
 
 _LIST: Final = msgspec.json.Decoder(_List)

@@ -24,7 +24,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
-from headwater.process.counters import AnswerSnapshot, WatchSnapshot
+from headwater.process.counters import AnswerSnapshot, PeerSnapshot, WatchSnapshot
 from headwater.process.progress import Mark, Progress
 
 _log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class BadQuestion(Struct, frozen=True, tag="bad"):
     why: str
 
 
-Reply = AnswerSnapshot | WatchSnapshot | Done | Refused | Explained | Completed | Told | BadQuestion
+Reply = AnswerSnapshot | WatchSnapshot | PeerSnapshot | Done | Refused | Explained | Completed | Told | BadQuestion
 
 
 class Replied(Struct, frozen=True, tag="replied"):

@@ -80,6 +80,26 @@ class AnswerSnapshot(Struct, tag="answer"):
             self.upstream[result] = self.upstream.get(result, 0) + count
 
 
+class PeerSnapshot(Struct, tag="peer"):
+    """The counters of the peer process since its start."""
+
+    requests: dict[str, int] = field(default_factory=dict)
+    """Requests for the store, by what became of them (`peers.outcome.Served`)."""
+    bytes: int = 0
+    """Of the copies that were sent."""
+    cpu: float = 0.0
+    """Seconds of a core (`process.usage`)."""
+    memory: int = 0
+    """Bytes of its own memory, now."""
+
+    def add(self, other: PeerSnapshot) -> None:
+        """Add the counters of a process that has died."""
+        for result, count in other.requests.items():
+            self.requests[result] = self.requests.get(result, 0) + count
+        self.bytes += other.bytes
+        self.cpu += other.cpu
+
+
 class ResourceState(Struct):
     """The watch of one resource, as `cluster.reflector.Counters` has it."""
 
@@ -123,6 +143,8 @@ class WatchSnapshot(Struct, tag="watch"):
     """Objects that an audit found different from the API server, by resource."""
     second_opinions: dict[str, int] = field(default_factory=dict)
     """Lists that would have taken much away, by outcome (`writer.opinion.Opinion`)."""
+    seeds: dict[str, int] = field(default_factory=dict)
+    """Tries to take another instance's store, by what became of them (`peers.outcome.Taken`)."""
     history_entries: int = 0
     history_bytes: int = 0
     cpu: float = 0.0
@@ -151,6 +173,8 @@ class WatchSnapshot(Struct, tag="watch"):
             self.audit_differences[name] = self.audit_differences.get(name, 0) + count
         for opinion, count in other.second_opinions.items():
             self.second_opinions[opinion] = self.second_opinions.get(opinion, 0) + count
+        for result, count in other.seeds.items():
+            self.seeds[result] = self.seeds.get(result, 0) + count
         for reason, count in other.skipped.items():
             self.skipped[reason] = self.skipped.get(reason, 0) + count
         for name, theirs in other.resources.items():
@@ -170,6 +194,7 @@ class Kind(enum.Enum):
 
     WATCH = "watch"
     ANSWER = "answer"
+    PEER = "peer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,13 +203,13 @@ class ProcessView:
 
     kind: Kind
     name: str
-    """"watch", "answer 0", …"""
+    """"watch", "answer 0", …, "peer"."""
     up: bool
     """It has started, and has not exited."""
     restarts: int
-    snapshot: AnswerSnapshot | WatchSnapshot | None
+    snapshot: AnswerSnapshot | WatchSnapshot | PeerSnapshot | None
     """Of its present life; None before the first."""
-    before: AnswerSnapshot | WatchSnapshot | None
+    before: AnswerSnapshot | WatchSnapshot | PeerSnapshot | None
     """The counters of its earlier lives."""
     silent: float = 0.0
     """Seconds without progress; 0 while it makes progress."""

@@ -51,8 +51,9 @@ SERVED: Final = Topic("served", "What is served")
 ANSWERS: Final = Topic("answers", "How it is answered")
 TRANSPORT: Final = Topic("transport", "Transport")
 STATE: Final = Topic("state", "State")
+PEERS: Final = Topic("peers", "Peers")
 OBSERVING: Final = Topic("observing", "Observing")
-TOPICS: Final = (SOURCES, SERVED, ANSWERS, TRANSPORT, STATE, OBSERVING)
+TOPICS: Final = (SOURCES, SERVED, ANSWERS, TRANSPORT, STATE, PEERS, OBSERVING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,14 @@ def _address_or_off(text: str, flag: str) -> Address | None:
     return None if text == "off" else Address.parse(text, flag)
 
 
+def _seeds(texts: Iterable[str], flag: str) -> tuple[Address, ...]:
+    """The addresses, without those of a Service that was not there when the pod was made.
+
+    The kubelet leaves `$(NAME)` in an argument as it stands where it knows no such variable.
+    """
+    return tuple(Address.parse(text, flag) for text in texts if not text.startswith("$("))
+
+
 def _addresses(addresses: Iterable[Address]) -> Given:
     return tuple(map(str, addresses))
 
@@ -239,6 +248,19 @@ OPTIONS: Final = (
            "away is believed.", choices=("on", "off"), basic=False),
     Option("--history", "history", STATE, "How much of the store the history of answers may take, as in 64MiB; 0: "
            "none is kept.", "SIZE", parse=parse_size, show=size_text, basic=False),
+
+    Option("--peer-listen", "peer_listen", PEERS, "Where other instances may take the store at their start: over HTTPS "
+           "with --peer-cert; 'off' for none.", "HOST:PORT", unset="off", parse=_address_or_off, show=_address,
+           basic=False),
+    Option("--seed", "seeds", PEERS, "With nothing stored, take the store of the instance at this address before a "
+           "list. Repeatable.", "HOST:PORT", many=True, parse=_seeds, show=_addresses, basic=False),
+    Option("--peer-cert", "peer_cert", PEERS, "The certificate for both ends of such a connection, with its chain, in "
+           "PEM.", "FILE", basic=False),
+    Option("--peer-key", "peer_key", PEERS, "Its key.", "FILE", basic=False),
+    Option("--peer-ca", "peer_ca", PEERS, "The CA of all instances: let in, and believe, only those with a certificate "
+           "of it.", "FILE", basic=False),
+    Option("--peer-token", "peer_token", PEERS, "A file with a token that lets in an instance without a certificate.",
+           "FILE", basic=False),
 
     Option("--admin", "admin", OBSERVING, "The page, /metrics, /healthz, /readyz, /explain, /history, /events; "
            "'off' for none.", "ADDRESS",

@@ -76,6 +76,14 @@ class Settings:
     """Bytes of the store that the history of answers may take; 0: none is kept."""
     upstreams: tuple[Address, ...] = ()
     """Servers for names outside the zones; empty: the system's resolvers."""
+    peer_listen: Address | None = None
+    """Where other instances may take the store."""
+    seeds: tuple[Address, ...] = ()
+    """Where an instance with nothing stored takes another one's store."""
+    peer_cert: str | None = None
+    peer_key: str | None = None
+    peer_ca: str | None = None
+    peer_token: str | None = None
     log_level: str = "info"
     log_format: Literal["text", "json"] = "text"
 

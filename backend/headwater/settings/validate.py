@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from pathlib import Path
@@ -116,13 +117,56 @@ def state(settings: Settings) -> None:
         raise SettingsError("--history", "a history has from 1MiB to 1GiB; 0 is none")
 
 
+def peers(settings: Settings) -> None:
+    """Nobody gives a store, or takes one, without credentials; but on loopback."""
+    listening, cert, key = settings.peer_listen, settings.peer_cert, settings.peer_key
+    for flag, name in (
+        ("--peer-cert", cert),
+        ("--peer-key", key),
+        ("--peer-ca", settings.peer_ca),
+        ("--peer-token", settings.peer_token),
+    ):
+        if name is not None:
+            _is_file(flag, name)
+    if (cert is None) != (key is None):
+        given, missing = ("--peer-cert", "--peer-key") if key is None else ("--peer-key", "--peer-cert")
+        raise SettingsError(missing, f"a certificate and its key go together: {given} is given", given)
+    for flag, addresses in (("--peer-listen", (listening,)), ("--seed", settings.seeds)):
+        for address in addresses:
+            _host_and_port(flag, address)
+            if address is not None and settings.manifests:
+                raise SettingsError(flag, "cannot be used together with --manifests", "--manifests")
+            if address is not None and not address.port:
+                raise SettingsError(flag, f"{address}: a port is needed")
+    if listening is not None and cert is None and settings.peer_ca is not None:
+        raise SettingsError(
+            "--peer-listen", "--peer-ca is given: --peer-cert and --peer-key are needed too", "--peer-ca"
+        )
+    known = settings.peer_ca is not None or settings.peer_token is not None
+    if listening is not None and not is_loopback(listening) and (cert is None or not known):
+        raise SettingsError(
+            "--peer-listen",
+            f"{listening} is not on loopback: --peer-cert and --peer-key are needed, and --peer-ca or --peer-token",
+        )
+    for seed in settings.seeds:
+        if not is_loopback(seed) and (settings.peer_ca is None or (cert is None and settings.peer_token is None)):
+            raise SettingsError(
+                "--seed", f"{seed} is not on loopback: --peer-ca is needed, and --peer-cert or --peer-token"
+            )
+
+
 def observing(settings: Settings) -> None:
     """Where the admin page is."""
     _host_and_port("--admin", settings.admin)
 
 
 #: In the order in which a mistake is looked for.
-TOPICS: Final = (sources, zones, selection, transport, tls, answers, state, observing)
+TOPICS: Final = (sources, zones, selection, transport, tls, answers, state, peers, observing)
+
+
+def is_loopback(address: Address) -> bool:
+    """Whether only this machine (or this pod) reaches it."""
+    return address.path is None and ipaddress.ip_address(address.host).is_loopback
 
 
 def _is_file(flag: str, name: str) -> None:

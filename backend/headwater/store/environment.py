@@ -29,6 +29,7 @@ from typing import Any, Final, TypeVar, cast
 
 import lmdb
 
+from headwater.store.copied import is_copied
 from headwater.store.history import HISTORY, SUM
 from headwater.store.identity import PREFIX, WITHDRAWN, Identity, condemn, discard, is_condemned, point, published
 
@@ -174,6 +175,33 @@ class Snapshot:
                 yield bytes(cursor.key()), cursor.value()
                 there = cursor.next()
 
+    def pieces(self, db: str, size: int) -> Iterator[list[Any]]:
+        """Keys and values in turn, of about so many bytes at once; they are valid until `close`.
+
+        Not for the hot path.
+        """
+        found: list[Any] = []
+        bytes_ = 0
+        with self._txn.cursor(self._dbs[db]) as cursor:
+            for key, value in cursor:
+                if db == "meta" and not is_copied(bytes(key)):
+                    continue
+                found += (key, value)
+                bytes_ += len(key) + len(value)
+                if bytes_ >= size:
+                    yield found
+                    found, bytes_ = [], 0
+        if found:
+            yield found
+
+    def bytes_of(self, db: str) -> int:
+        """Bytes of the pages that a sub-database has."""
+        return _bytes_of(self._txn, self._dbs[db])
+
+    def checksum(self) -> int:
+        """Of everything, as it is stored."""
+        return int(self.meta(_CHECKSUM) or b"0")
+
     def heard(self) -> tuple[float, bool] | None:
         """When all resources were last heard (`time.monotonic`), and whether there is a connection.
 
@@ -184,6 +212,11 @@ class Snapshot:
 
     def close(self) -> None:
         self._txn.abort()
+
+
+def _bytes_of(txn: lmdb.Transaction, db: Any) -> int:
+    found = txn.stat(db)
+    return int(found["psize"]) * int(found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"])
 
 
 def _end_of(txn: lmdb.Transaction, db: Any, *, last: bool) -> bytes | None:
@@ -275,8 +308,7 @@ class ReadTransaction:
 
     def bytes_of(self, db: str) -> int:
         """Bytes of the pages that a sub-database has."""
-        found = self._txn.stat(self._dbs[db])
-        return int(found["psize"]) * int(found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"])
+        return _bytes_of(self._txn, self._dbs[db])
 
     def checksum(self) -> bytes:
         """Of everything, as it is stored."""
@@ -342,6 +374,27 @@ class Transaction(ReadTransaction):
         for key, value in items:
             self._checksum ^= zlib.crc32(value, zlib.crc32(key))
         return True
+
+    def load(self, db: str, entries: Sequence[tuple[bytes, bytes]]) -> None:
+        """Put entries behind all others of a sub-database: another store's, in its order.
+
+        Raises ValueError when they are not in order, or no entries of a store.
+        """
+        if any(not 0 < len(key) <= MAX_KEY for key, _ in entries):
+            raise ValueError(f"a key of {db} is too long, or empty")
+        with self._txn.cursor(db=self._dbs[db]) as cursor:
+            _, added = cursor.putmulti(entries, dupdata=False, overwrite=False, append=True)
+        if added != len(entries):
+            raise ValueError(f"the entries of {db} are not in order")
+        if db in _CHECKED:
+            checksum, crc32 = self._checksum, zlib.crc32
+            for key, value in entries:
+                checksum ^= crc32(value, crc32(key))
+            self._checksum = checksum
+
+    def set_heard(self, moment: float, connected: bool) -> None:
+        """The value that `Snapshot.heard` reads."""
+        self.set_meta(HEARD, _HEARD.pack(moment, connected))
 
     def delete(self, db: str, key: bytes) -> bytes | None:
         """Remove a value; returns it."""
@@ -474,6 +527,11 @@ class Store:
         return ""
 
     @property
+    def identity(self) -> Identity:
+        """The one that it must have."""
+        return self._identity
+
+    @property
     def shape_matches(self) -> bool:
         """Whether the records were made with these settings."""
         return self.read(lambda txn: txn.meta(_SHAPE)) == self._identity.shape.encode()
@@ -535,7 +593,7 @@ class Store:
 
     def write_heard(self, moment: float, connected: bool) -> None:
         """Store the value that `Snapshot.heard` reads. Raises as `write` does."""
-        self.write(lambda txn: txn.set_meta(HEARD, _HEARD.pack(moment, connected)))
+        self.write(lambda txn: txn.set_heard(moment, connected))
 
     def note_alive(self, moment: float) -> None:
         """Note that somebody takes care of it, at that moment (seconds since 1970).
@@ -737,6 +795,16 @@ class Reader:
         folder = self._folder
         if folder is not None and snapshot.generation == self._generation and not is_condemned(folder):
             condemn(folder)
+
+    @property
+    def identity(self) -> Identity:
+        """The one that a store must have."""
+        return self._identity
+
+    @property
+    def folder(self) -> Path | None:
+        """The generation that it has open."""
+        return self._folder if self._open is not None else None
 
     def is_ready(self, snapshot: Snapshot) -> bool:
         """Whether its records are complete, and of these settings."""

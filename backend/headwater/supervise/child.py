@@ -15,7 +15,7 @@ from typing import Final
 
 from headwater.process import control
 from headwater.process.control import Ending, Replied, Started
-from headwater.process.counters import AnswerSnapshot, Kind, ProcessView, WatchSnapshot
+from headwater.process.counters import AnswerSnapshot, Kind, PeerSnapshot, ProcessView, WatchSnapshot
 from headwater.process.progress import Mark
 from headwater.supervise import forks, liveness
 from headwater.supervise.descriptors import Reserve
@@ -42,7 +42,7 @@ _UNLINKED: Final = 1.0
 #: The signals that kill a process when it reads a damaged page.
 _CRASHES: Final = frozenset({-signal.SIGSEGV, -signal.SIGBUS, -signal.SIGABRT})
 
-_LIMITS: Final = {Kind.WATCH: liveness.WATCH, Kind.ANSWER: liveness.ANSWER}
+_LIMITS: Final = {Kind.WATCH: liveness.WATCH, Kind.ANSWER: liveness.ANSWER, Kind.PEER: liveness.PEER}
 
 
 class Child:
@@ -89,8 +89,8 @@ class Child:
         self._trouble = ""
         self._last_words = ""
         self._odd = False
-        self._snapshot: AnswerSnapshot | WatchSnapshot | None = None
-        self._before: AnswerSnapshot | WatchSnapshot | None = None
+        self._snapshot: AnswerSnapshot | WatchSnapshot | PeerSnapshot | None = None
+        self._before: AnswerSnapshot | WatchSnapshot | PeerSnapshot | None = None
         self._stopping = False
         self._away = contextlib.ExitStack()
         """While new connections are turned away, or will be soon."""
@@ -275,6 +275,10 @@ class Child:
             state = self._before if isinstance(self._before, WatchSnapshot) else WatchSnapshot()
             state.add_counters(last)
             self._before = state
+        elif isinstance(last, PeerSnapshot):
+            sum_ = self._before if isinstance(self._before, PeerSnapshot) else PeerSnapshot()
+            sum_.add(last)
+            self._before = sum_
 
     # What it says
 
@@ -313,7 +317,7 @@ class Child:
         self._mark = replied.mark
         if replied.mark.steps:
             self.worked, self._trouble = True, ""
-        if isinstance(replied.reply, AnswerSnapshot | WatchSnapshot):
+        if isinstance(replied.reply, AnswerSnapshot | WatchSnapshot | PeerSnapshot):
             self._snapshot = replied.reply
 
     def judge(self, now: float) -> None:

@@ -38,6 +38,14 @@ def answer(assignment: Assignment, end: socket.socket) -> None:
     run(assignment, end, _explain, _tell, Reasons(assignment.settings).say)
 
 
+def peer(assignment: Assignment, end: socket.socket) -> None:
+    """The peer process."""
+    from headwater.peers.server import run
+
+    assert assignment.listening is not None
+    run(assignment.settings, assignment.identity, assignment.listening, end)
+
+
 def _explain(
     asked: control.Explain | control.Complete, reader: Reader, resolver: Resolver, settings: Settings
 ) -> bytes:

@@ -51,6 +51,10 @@ ANSWER: Final = Limits(starting=60.0, silent=3.0, committing=3.0)
 #: second at most where the processor is free.
 WATCH: Final = Limits(starting=300.0, silent=20.0, committing=60.0)
 
+#: The peer process turns four times a second, at low priority: nobody waits for it who could not go
+#: on without it.
+PEER: Final = Limits(starting=60.0, silent=20.0, committing=20.0)
+
 
 class Liveness:
     """One life of one process. Tell it each round what was heard."""

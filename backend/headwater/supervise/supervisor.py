@@ -21,6 +21,7 @@ import setproctitle
 
 from headwater.admin.recent import Recent
 from headwater.cluster import source
+from headwater.peers.credentials import Credentials
 from headwater.process import control, early
 from headwater.process.counters import AnswerSnapshot, Kind, ProcessView
 from headwater.serve.assignment import Assignment
@@ -58,6 +59,8 @@ class Supervisor:
         self._lock = claims.take_state_dir(Path(settings.state_dir))
         if files := Certificates.of(settings):
             files.load()  # their mistakes are reported before anything starts
+        if settings.peer_listen or settings.seeds:
+            Credentials.of(settings).check()
         if settings.transport == "native":
             self._listening: Sequence[socket.socket | None] = claims.listen(settings.listen_addresses())
         else:
@@ -65,6 +68,8 @@ class Supervisor:
             self._listening = [None] * settings.workers
         self._dns = claims.bind_dns(settings.dns) if settings.dns else None
         self._admin = claims.bind(settings.admin, socket.SOCK_STREAM, "--admin") if settings.admin else None
+        peers = settings.peer_listen
+        self._peer_end = claims.bind(peers, socket.SOCK_STREAM, "--peer-listen") if peers else None
         self.recent = Recent()
         self._reserve = Reserve()
         self._watch = Child(
@@ -76,10 +81,11 @@ class Supervisor:
             is_final=self._nothing_to_serve,
         )
         self._answers = [self._answer(index, listening) for index, listening in enumerate(self._listening)]
+        self._peers = [self._peer(self._peer_end)] if self._peer_end else []
 
     @property
     def _children(self) -> list[Child]:
-        return [self._watch, *self._answers]
+        return [self._watch, *self._answers, *self._peers]
 
     # Children
 
@@ -94,6 +100,22 @@ class Supervisor:
             on_crash=self._crashed,
             listening=listening,
         )
+
+    def _peer(self, listening: socket.socket) -> Child:
+        assignment = Assignment(0, self.settings, self.identity, listening, None)
+        return Child(
+            Kind.PEER,
+            "peer",
+            partial(self._fork_peer, assignment),
+            reserve=self._reserve,
+            # Others would meet what it has met: another store is made, and this one served.
+            on_crash=self._writer_crashed,
+            listening=listening,
+        )
+
+    def _fork_peer(self, assignment: Assignment, end: socket.socket) -> BaseProcess:
+        with assignment.held() as held:
+            return self._fork("peer", entry.peer, held, end)
 
     def _fork_answer(self, name: str, assignment: Assignment, end: socket.socket) -> BaseProcess:
         # A stop closes the listening sockets, perhaps while this one is on its way to a child.
@@ -193,7 +215,7 @@ class Supervisor:
 
     async def _stop(self, lives: list[asyncio.Task[None]], at_once: asyncio.Event) -> None:
         # First, so that new connections are refused, and CoreDNS fails over instead of waiting.
-        for listening in self._listening:
+        for listening in (*self._listening, self._peer_end):
             if listening is not None:
                 listening.close()
         for child in self._children:
@@ -274,5 +296,5 @@ class Supervisor:
         return reply
 
     def views(self) -> list[ProcessView]:
-        """The views for admin: the watch process first, then the answer processes."""
+        """The views for admin: the watch process, the answer processes, and the peer process."""
         return [child.view() for child in self._children]

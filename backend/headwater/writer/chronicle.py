@@ -443,6 +443,9 @@ class Chronicle:
 
     # Beginning
 
+    without: str = "the store was written without a history"
+    """Why a store that is ready has none."""
+
     def open(self, store: Store, *, ready: bool) -> None:
         """Take the ring over, as large as it may be now, and tell what was missed.
 
@@ -461,9 +464,7 @@ class Chronicle:
                 return draft
             known = txn.meta(SUM) == txn.checksum()
             if not known or txn.last_key(HISTORY) is None:
-                self._append(
-                    txn, draft, Entry(self.clock(), Kind.BEGUN, what="the store was written without a history")
-                )
+                self._append(txn, draft, Entry(self.clock(), Kind.BEGUN, what=self.without))
             else:
                 self._restarted(txn, draft, alive)
             return draft

@@ -79,13 +79,15 @@ class Ledger:
         meter: Callable[[], float] = time.thread_time,
         on_sign: Callable[[], None] = lambda: None,
         chronicle: Chronicle | None = None,
+        withheld: bool = False,
     ) -> None:
         """Take over a store, and compile what its settings or its host changed. Raises StoreFull.
 
         `resources` are those that answers depend on. With `second_opinion` a doubtful list waits
         for a second one (`opinion`), which the caller asks for. `meter` counts the seconds that
         this thread works. `on_sign` is called after each transaction, and after each owner that is
-        compiled in one. Without a `chronicle` no history is kept.
+        compiled in one. Without a `chronicle` no history is kept. What is `withheld` is not
+        published before `release`.
         """
         self._chronicle = chronicle
         self._store = store
@@ -114,6 +116,7 @@ class Ledger:
         """What the second list said of a doubt, while that list is applied."""
         self._early: Early | None = None
         self._published = store.is_published
+        self.withheld = withheld
         self.counts = [0] * len(Kind)
         """The number of names in the store, by Kind."""
         self.objects: dict[Resource, int] = dict.fromkeys(_ALL, 0)
@@ -247,9 +250,14 @@ class Ledger:
         """
         if not self.ready and self._is_synced():
             outcome.records_changed += self._compile_all()
-        if self.ready and not self._published:
+        if self.ready and not self._published and not self.withheld:
             self._store.publish()
             self._published = True
+
+    def release(self) -> None:
+        """Publish what was withheld: now if it is ready, else when it is. Raises StoreFull."""
+        self.withheld = False
+        self._catch_up(Outcome())
 
     # Events
 

@@ -47,11 +47,12 @@ from headwater.settings.settings import Settings
 from headwater.store.environment import Store, StoreDamaged, StoreFull
 from headwater.store.identity import Identity, discard
 from headwater.store.node import Kind
-from headwater.writer import host
+from headwater.writer import host, seeding
 from headwater.writer.audit import Auditor
 from headwater.writer.chronicle import Chronicle
 from headwater.writer.ledger import Ledger
 from headwater.writer.outcome import Outcome
+from headwater.writer.seeding import Seeding
 from headwater.writer.skipped import Skipped
 from headwater.writer.turns import Turn, Turns
 
@@ -75,6 +76,10 @@ _UNMAP: Final = 50
 _ALIVE: Final = 1.0
 #: How often the moment is stored when the source was last heard, in seconds.
 _HEARD: Final = 0.5
+#: A watch that was accepted and not ended for so long goes on, in seconds; and for how long the API
+#: server may leave a store waiting that another instance gave.
+_ACCEPTED: Final = 0.1
+_IMPATIENT: Final = 2.0
 #: The most characters of what is wrong that is shown.
 _DETAIL: Final = 4096
 
@@ -105,8 +110,11 @@ class Watcher:
         wall: Callable[[], float] = time.time,
         wait: Callable[[float], object] | None = None,
         fair: bool = True,
+        seeded: Seeding | None = None,
     ) -> None:
         """Open the sources' queue and the ledger; nothing is read yet (see `start_sources`).
+
+        `seeded` says what became of taking the store from another instance.
 
         `clock` counts seconds; `wall` is the time of day. `wait` waits for a number of seconds, and
         returns earlier when the process is to stop. Without `fair`, changes are committed in the
@@ -133,7 +141,12 @@ class Watcher:
         # machine's speed.
         meter = time.thread_time if clock is time.monotonic else clock
         on_sign = self.progress.part_of_commit
+        self.seeding = seeded or Seeding()
+        self._listed: set[Resource] = set()
+        """Resources that were listed in this life."""
         self.chronicle = Chronicle(settings.history, compiler, wall, from_files=bool(settings.manifests))
+        if self.seeding.peer:
+            self.chronicle.without = "the records were taken from another instance"
         self.ledger = Ledger(
             store,
             compiler,
@@ -143,6 +156,7 @@ class Watcher:
             meter=meter,
             on_sign=on_sign,
             chronicle=self.chronicle,
+            withheld=self.seeding.withheld,
         )
         self.auditor: Auditor | None = None
         self._followers: dict[Resource, Follower] = {}
@@ -169,8 +183,11 @@ class Watcher:
         self._announced = False
         self._pages_taken = 0
         self._heard = store.heard() or (self._began, False)
-        if settings.max_staleness:
+        self._tells_age = bool(settings.max_staleness or settings.peer_listen)
+        if self._tells_age:
             store.write_heard(*self._heard)
+        if store.is_published:
+            seeding.published(store.state_dir)
         self._announce()
 
     # Sources
@@ -198,6 +215,8 @@ class Watcher:
         for resource in self._resources:
             stream = self._settings.list_mode == "stream"
             reflector = Reflector(versions[resource], self._clock, stream=stream, timing=self._timing)
+            if self.seeding.peer and versions[resource]:
+                reflector.state.proof_of_life = self._heard[0]  # the peer's word, until there is one of ours
             follower = Follower(resource, reflector, connect(), self._inbox, self._recognition)
             self._followers[resource] = follower
         for resource, follower in self._followers.items():
@@ -352,7 +371,9 @@ class Watcher:
         """
         if self._store.is_condemned:
             raise StoreDamaged("an answer process met a page that cannot be read")
-        if self._settings.max_staleness and (now - self._noted > _HEARD or busy):
+        if self.ledger.withheld and self._may_be_released(now):
+            self._release()
+        if self._tells_age and (now - self._noted > _HEARD or busy):
             self._noted = now
             self._write_heard(now)
         for resource in [item for item, moment in self._ask_again.items() if now >= moment]:
@@ -367,6 +388,33 @@ class Watcher:
             self._store.release_dead_readers()
             if not self._store.exists:
                 raise StoreDamaged("its file was removed")
+
+    def _may_be_released(self, now: float) -> bool:
+        """Whether the store that was taken from another instance may be served.
+
+        Each resource's watch has to go on from its version, or to have been listed. A watch that
+        begins with a version that is too old is accepted, and ends at once. So a moment's silence,
+        or an event, is what tells that it goes on. Where the API server said that it is the same
+        cluster, and does not take the watches, their versions are believed after a while.
+        """
+        late = self.seeding.impatient and now - self._began > _IMPATIENT
+        for resource, follower in self._followers.items():
+            state = follower.reflector.state
+            goes_on = state.connected and (state.events > 0 or now - state.proof_of_life > _ACCEPTED)
+            if resource in self._listed or (not state.relists and goes_on):
+                continue
+            if not (late and state.resource_version and not state.relists):
+                return False
+        return bool(self._followers)
+
+    def _release(self) -> None:
+        try:
+            self.ledger.release()
+        except StoreFull as error:
+            _log.error("the store cannot be published: %s", error)
+            return
+        seeding.published(self._store.state_dir)
+        self._announce()
 
     def _write_heard(self, now: float) -> None:
         """Store the moment when the source was last heard, for the answer
@@ -389,7 +437,7 @@ class Watcher:
         waiting = self._unsettled
         try:
             if not waiting:
-                waiting.put(self._queue.get(timeout=_IDLE))
+                waiting.put(self._queue.get(timeout=_ACCEPTED if self.ledger.withheld else _IDLE))
             for _ in range(_QUEUE):
                 if waiting.is_full:
                     return
@@ -417,6 +465,7 @@ class Watcher:
         for change in settled:
             if isinstance(change, ListComplete) and change.resource not in self.ledger.doubts:
                 release_memory(self._store)
+                self._listed.add(change.resource)
                 count = self.ledger.objects[change.resource]
                 _log.info("%s: %s objects as of version %s", change.resource, f"{count:,}", change.resource_version)
         for what, loss in outcome.opinions:
@@ -429,8 +478,9 @@ class Watcher:
         self._announce()
 
     def _announce(self) -> None:
-        if self.ledger.ready and not self._announced:
+        if self.ledger.ready and not self.ledger.withheld and not self._announced:
             self._announced = True
+            seeding.published(self._store.state_dir)
             names = f"{sum(self.ledger.counts):,}"
             _log.info("ready: %s names, %.1f s after the start", names, self._clock() - self._began)
 
@@ -446,7 +496,7 @@ class Watcher:
         now = self._clock()
         return WatchSnapshot(
             taken=now,
-            ready=self.ledger.ready,
+            ready=self.ledger.ready and not self.ledger.withheld,
             detail=_bounded(
                 self._refused or self._detail or ": ".join(filter(None, (self._waiting_for(), self._trouble())))
             ),
@@ -475,6 +525,7 @@ class Watcher:
             audits=self.auditor.runs if self.auditor is not None else 0,
             audit_differences=dict(self.auditor.differences) if self.auditor is not None else {},
             second_opinions=dict(self._second_opinions),
+            seeds=dict(self.seeding.outcomes),
             history_entries=self.chronicle.ring.entries,
             history_bytes=self.chronicle.ring.bytes,
             cpu=usage.cpu(),
@@ -487,6 +538,8 @@ class Watcher:
         return "; ".join(dict.fromkeys(filter(None, problems)))
 
     def _waiting_for(self) -> str:
+        if self.ledger.withheld:
+            return f"waiting for the API server to go on from the store of {self.seeding.peer}"
         if self.ledger.ready:
             doubts = list(self.ledger.doubts.values())
             return "; ".join(f"{loss}: a second list is awaited" for loss in doubts)
@@ -519,7 +572,10 @@ def run(settings: Settings, identity: Identity, end: socket.socket, timing: Timi
         store, why = Store.open(Path(settings.state_dir), identity)
         if why:
             _log.warning("the stored state is discarded: %s", why)
-        watcher = Watcher(settings, store, timing)
+        seeded = None
+        if settings.seeds and not store.is_published:
+            store, seeded = seeding.seed(settings, identity, store, timing)
+        watcher = Watcher(settings, store, timing, seeded=seeded)
         signal.signal(signal.SIGTERM, lambda *_: watcher.stopping.set())
         link.attend(
             watcher.progress,

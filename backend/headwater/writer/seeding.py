@@ -1,0 +1,257 @@
+"""Take another instance's store at a start with nothing stored.
+
+Beside it a thread asks the API server which cluster it is, and how far. Only a copy of that
+cluster, and not ahead of it, is used. Without an answer within `_PATIENCE` the copy is used all the
+same: an instance that starts during an outage answers as its peers do.
+
+Whatever goes wrong leads to the next address, and then to a list. A file, `seeding`, is there from
+the first entry that is put into the store until a store is published. When it is there at a start,
+the last copy has led to a death, and another one is not taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from headwater.cluster.recognition import seen
+from headwater.cluster.reflector import RequestFailed, Trouble
+from headwater.cluster.source import selectors_of
+from headwater.cluster.timing import USUAL, Timing
+from headwater.peers.client import Copy, NoCopy, take, unpacked
+from headwater.peers.credentials import Credentials, who
+from headwater.peers.outcome import Taken
+from headwater.settings.error import SettingsError
+from headwater.settings.settings import Settings
+from headwater.store.copied import is_copied
+from headwater.store.environment import Store, StoreDamaged, StoreFull, Transaction
+from headwater.store.identity import Identity, Origin
+
+if TYPE_CHECKING:
+    from headwater.cluster.api import ApiServer
+    from headwater.settings.address import Address
+
+_log = logging.getLogger(__name__)
+
+#: Seconds from the request for the API server's word in which it has to come.
+_PATIENCE: Final = 0.7
+#: For how long peers that are busy are asked again, and how often, in seconds.
+_BUSY: Final = (5.0, 0.5)
+#: Bytes of entries that are put in one transaction; it only bounds memory.
+_BATCH: Final = 8 << 20
+_MARK: Final = "seeding"
+#: Failures that say that the API server cannot be reached, and nothing about whose it is.
+_AWAY: Final = frozenset((Trouble.UNREACHABLE, Trouble.SERVER, Trouble.THROTTLED))
+
+
+@dataclass(slots=True)
+class Seeding:
+    """What became of it."""
+
+    outcomes: dict[str, int] = field(default_factory=dict)
+    """By `peers.outcome.Taken`."""
+    peer: str = ""
+    """Whose store it is; "" when none was taken."""
+    withheld: bool = False
+    """Whether the API server has to take the versions before it is published."""
+    impatient: bool = False
+    """Whether it is published after a while although the API server has not."""
+
+    def note(self, outcome: Taken) -> None:
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+
+def published(state_dir: Path) -> None:
+    """A store is published: the next copy may be tried again."""
+    with contextlib.suppress(OSError):
+        (state_dir / _MARK).unlink(missing_ok=True)
+
+
+class _Asked:
+    """The API server's word, asked for in a thread of its own."""
+
+    def __init__(self, connect: Callable[[], ApiServer]) -> None:
+        self._connect = connect
+        self._prepared = threading.Event()
+        self._began = 0.0
+        self._thread = threading.Thread(target=self._ask, name="seeding", daemon=True)
+        self.seen: tuple[Origin, int] | None = None
+        self.trouble: Trouble | None = None
+        self._thread.start()
+
+    def _ask(self) -> None:
+        try:
+            server = self._connect()  # it imports what takes a while
+            self._began = time.monotonic()
+            self._prepared.set()
+            self.seen = seen(server)
+        except RequestFailed as error:
+            self.trouble = error.trouble
+        except SettingsError:
+            self.trouble = Trouble.CREDENTIALS
+        except Exception as error:  # noqa: BLE001 (a bug here must not keep the instance from its list)
+            _log.error("the API server cannot be asked: %r", error)
+            self.trouble = Trouble.CREDENTIALS
+
+        finally:
+            self._prepared.set()
+
+    @property
+    def is_over(self) -> bool:
+        return self.seen is not None or self.trouble is not None
+
+    def wait(self) -> None:
+        """Until it has answered, or has not for `_PATIENCE`."""
+        self._prepared.wait()
+        self._thread.join(max(0.0, self._began + _PATIENCE - time.monotonic()))
+
+
+def seed(settings: Settings, identity: Identity, store: Store, timing: Timing = USUAL) -> tuple[Store, Seeding]:
+    """Fill an empty store that is not published from the first peer that has one for us.
+
+    Returns the store, which is another one, and empty, when a copy turned out to be of no use; and
+    what became of it. Raises OSError as `Store.open`.
+    """
+    found = Seeding()
+    mark = Path(settings.state_dir) / _MARK
+    if mark.exists():
+        _log.warning("the last store of another instance led to no good: listing")
+        return store, found
+
+    def connect() -> ApiServer:
+        # Imported here for the reason that `Watcher.start_sources` gives.
+        from headwater.cluster.api import ApiServer
+
+        return ApiServer(settings.kubeconfig, settings.context, selectors_of(settings), timing)
+
+    asked = _Asked(connect)
+    began = time.monotonic()
+    peers = list(settings.seeds)
+    while peers:
+        busy: list[Address] = []
+        for peer in peers:
+            try:
+                _take(settings, store, peer, asked, mark, found)
+            except NoCopy as error:
+                found.note(error.outcome)
+                found.withheld = found.impatient = False
+                _log.warning("no store from %s: %s", peer, error)
+                if error.outcome is Taken.BUSY:
+                    busy.append(peer)
+                if not is_empty(store):
+                    store.close()
+                    store, _ = Store.open(Path(settings.state_dir), identity)
+                    published(Path(settings.state_dir))  # nothing of it is left
+                continue
+            found.note(Taken.TAKEN)
+            found.peer = str(peer)
+            return store, found
+        if time.monotonic() - began + _BUSY[1] > _BUSY[0]:
+            break
+        peers = busy
+        if peers:
+            time.sleep(_BUSY[1])
+    _log.info("no store from another instance: listing")
+    return store, found
+
+
+def is_empty(store: Store) -> bool:
+    """Whether nothing was put into it."""
+    return store.read(lambda txn: txn.checksum()) in (b"", b"0") and not store.read(lambda txn: txn.count("objects"))
+
+
+def _take(settings: Settings, store: Store, peer: Address, asked: _Asked, mark: Path, found: Seeding) -> None:
+    """Raises NoCopy."""
+    began = time.monotonic()
+    state_dir = Path(settings.state_dir)
+    copy = take(
+        peer,
+        Credentials.of(settings),
+        store.identity.source,
+        who(state_dir),
+        state_dir,
+        settings.max_staleness,
+    )
+    with contextlib.closing(copy.file):
+        if asked.is_over:
+            _compare(copy, asked, found)
+        try:
+            mark.touch()
+            _fill(store, copy)
+            Origin(copy.head.uid, copy.head.address).write(store.folder)
+        except (StoreFull, OSError) as error:
+            raise NoCopy(Taken.DISK, f"the copy cannot be stored: {error}") from None
+        except StoreDamaged as error:
+            raise NoCopy(Taken.DAMAGED, f"the copy cannot be stored: {error}") from None
+        asked.wait()
+        _compare(copy, asked, found)
+    _log.info(
+        "the store of %s is taken: %s objects in %.1f s; the API server was last heard %.1f s ago",
+        peer,
+        f"{store.read(lambda txn: txn.count('objects')):,}",
+        time.monotonic() - began,
+        copy.head.age + time.monotonic() - copy.asked,
+    )
+
+
+def _compare(copy: Copy, asked: _Asked, found: Seeding) -> None:
+    """Whether it is of the API server's cluster, and not of its future. Raises NoCopy."""
+    head = copy.head
+    if asked.seen is None:
+        found.withheld = asked.trouble is not None and asked.trouble not in _AWAY
+        found.impatient = False
+        return
+    origin, version = asked.seen
+    theirs = Origin(head.uid, head.address)
+    if theirs.is_another(origin):
+        raise NoCopy(Taken.CLUSTER, f"its store is of another cluster: {theirs}, and the API server's is {origin}")
+    if version and head.version > version:
+        raise NoCopy(
+            Taken.AHEAD, f"its store is at version {head.version}, and the API server, perhaps restored, at {version}"
+        )
+    found.withheld = found.impatient = True
+
+
+def _fill(store: Store, copy: Copy) -> None:
+    """Put a copy into an empty store. Raises NoCopy, StoreFull, StoreDamaged."""
+    meta: dict[bytes, bytes] = {}
+    batch: list[tuple[str, list[tuple[bytes, bytes]]]] = []
+    size = 0
+
+    def put(txn: Transaction) -> None:
+        for db, entries in batch:
+            txn.load(db, entries)
+
+    def commit() -> None:
+        try:
+            store.write(put)
+        except ValueError as error:
+            raise NoCopy(Taken.DAMAGED, f"it sends what is no store: {error}") from None
+        batch.clear()
+
+    for db, entries in unpacked(copy):
+        if db == "meta":
+            meta |= {key: value for key, value in entries if is_copied(key)}
+            continue
+        batch.append((db, entries))
+        size += sum(len(key) + len(value) for key, value in entries)
+        if size >= _BATCH:
+            commit()
+            size = 0
+    commit()
+    if int(store.read(lambda txn: txn.checksum())) != copy.head.checksum:
+        raise NoCopy(Taken.DAMAGED, "its checksum does not hold: its store is damaged")
+
+    def finish(txn: Transaction) -> None:
+        for key, value in meta.items():
+            txn.set_meta(key, value)
+        # As old as the peer's, and without a connection: this instance has heard nothing itself.
+        txn.set_heard(copy.asked - copy.head.age, False)
+
+    store.write(finish)
