@@ -155,7 +155,12 @@ _LETTERS: Final = str.maketrans("0123456789", "abcdefghij")
 def long_annotations(namespace: str, size: int) -> list[Object]:
     """Annotations that Headwater reads, as long as the API allows: 256 KiB together."""
     values = {"headwater.dev/ttl": "9" * (size // 2), "headwater.dev/max-answers": "x" * (size // 2)}
-    return [service(namespace, "annotated", 1, annotations=values)]
+    weights = ",".join(f"{i:x}={i % 65_536}" for i in range(size // 12))
+    lists = {"headwater.dev/weights": weights, "headwater.dev/priorities": "," * (size // 2)}
+    return [
+        service(namespace, "annotated", 1, annotations=values),
+        service(namespace, "weighed", 1, annotations=lists),
+    ]
 
 
 def many_services(namespace: str, size: int) -> list[Object]:

@@ -36,7 +36,13 @@ ANNOTATIONS: Final = (
     "headwater.dev/publish",
     "headwater.dev/max-answers",
     "headwater.dev/pod-names",
+    "headwater.dev/weights",
+    "headwater.dev/priorities",
 )
+#: A pod's annotation that we read, with `--pods verified`.
+POD_WEIGHT_ANNOTATION: Final = "headwater.dev/weight"
+#: The most characters of its value that are kept: a weight has five.
+_POD_WEIGHT: Final = 16
 
 #: Where CoreDNS keeps a port without a number (plugin/kubernetes/object/service.go).
 NO_PORT: Final = -1
@@ -144,6 +150,8 @@ class Pod(Struct, frozen=True, array_like=True, gc=False):
     namespace: str
     name: str
     addresses: tuple[str, ...]
+    weight: str = ""
+    """Its annotation `headwater.dev/weight`, cut; "" for none."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -185,6 +193,8 @@ class _ServiceAnnotations(Struct, gc=False):
     publish: str | None = field(default=None, name=ANNOTATIONS[2])
     max_answers: str | None = field(default=None, name=ANNOTATIONS[3])
     pod_names: str | None = field(default=None, name=ANNOTATIONS[4])
+    weights: str | None = field(default=None, name=ANNOTATIONS[5])
+    priorities: str | None = field(default=None, name=ANNOTATIONS[6])
 
 
 class _SliceAnnotations(Struct, gc=False):
@@ -276,8 +286,16 @@ class _PodStatus(Struct, rename="camel", gc=False):
     pod_ips: list[_PodIP] | None = field(default=None, name="podIPs")
 
 
+class _PodAnnotations(Struct, gc=False):
+    weight: str | None = field(default=None, name=POD_WEIGHT_ANNOTATION)
+
+
+class _PodMeta(_Meta, rename="camel", gc=False):
+    annotations: _PodAnnotations | None = None
+
+
 class _ApiPod(Struct, gc=False):
-    metadata: _Meta
+    metadata: _PodMeta
     status: _PodStatus | None = None
 
 
@@ -313,7 +331,7 @@ def _service(api: _ApiService) -> Decoded:
 
 
 def _annotations(api: _ServiceAnnotations) -> tuple[tuple[str, str], ...]:
-    values = (api.tolerate, api.ttl, api.publish, api.max_answers, api.pod_names)
+    values = (api.tolerate, api.ttl, api.publish, api.max_answers, api.pod_names, api.weights, api.priorities)
     return tuple((name, value) for name, value in zip(ANNOTATIONS, values, strict=True) if value is not None)
 
 
@@ -384,7 +402,8 @@ def _pod(api: _ApiPod) -> Decoded:
     addresses = [item.ip for item in status.pod_ips or () if item.ip]
     if not addresses and status.pod_ip:
         addresses = [status.pod_ip]
-    pod = Pod(meta.namespace or "default", meta.name, tuple(addresses))
+    weight = "" if meta.annotations is None else (meta.annotations.weight or "")[:_POD_WEIGHT]
+    pod = Pod(meta.namespace or "default", meta.name, tuple(addresses), weight)
     # One that is being deleted keeps its name until it is gone, as in CoreDNS.
     return Decoded(pod, meta.resource_version or "", absent=status.phase in _GONE)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from headwater.cluster.objects import EndpointSlice, Resource, Service, ServiceImport, packed_version, unpack
@@ -57,6 +57,15 @@ class Held:
             data = self._data("endpointslices", namespace, key.decode().rpartition("/")[2])
             if data is not None:
                 found.append(unpack("endpointslices", data))
+        return found
+
+    def pod_weights(self, service: Service, slices: Iterable[EndpointSlice]) -> dict[str, str]:
+        """Return the weights that a Service's pods have of their own."""
+        found = {}
+        for pod in {item.pod for piece in slices for item in piece.endpoints if item.pod}:
+            data = self._data("pods", service.namespace, pod)
+            if data is not None and (weight := unpack("pods", data).weight):
+                found[pod] = weight
         return found
 
     def slices_in(self, namespace: str) -> Iterator[EndpointSlice]:

@@ -18,6 +18,7 @@ from headwater.explain.held import Held
 from headwater.records.compiler import Changes, Compiler
 from headwater.records.options import Options, options_of, silent
 from headwater.settings.settings import Settings
+from headwater.store.choice import OF_A, OF_AAAA, OF_SRV, choice_of
 from headwater.store.node import HEAD, Flag, base_of_shared, other_of, unshared
 from headwater.wire import names
 from headwater.wire.names import BadName
@@ -237,7 +238,8 @@ class _Walk:
         if isinstance(service, ServiceImport):
             self.compiler.service_import((None, ()), (service, slices), changes)
         else:
-            self.compiler.service((None, ()), (service, slices), changes)
+            weights = self.held.pod_weights(service, slices) if self.compiler.asks_pods(service) else {}
+            self.compiler.service((None, ()), (service, slices), changes, weights)
         return next((node for name in self._keys() if (node := _node(changes, name)) is not None), None)
 
     def _keys(self) -> list[bytes]:
@@ -301,6 +303,7 @@ class _Walk:
             if isinstance(form, OfService):
                 left_out = [detail for reason, *_, detail in asked.reports if reason in ("endpoint", "address")]
                 hints += tuple(f"Left out of the answer: {detail}." for detail in left_out[:FEW])
+            hints += self._of_weights(form, service, node)
             return Finding(
                 Outcome.ANSWER, Cause.ANSWERED, verdict, sources=tuple(slices), hints=hints,
                 looks=self._maybe_cut(service, slices),
@@ -351,6 +354,19 @@ class _Walk:
             )
             return verdict, (dashed,)
         return verdict, ()
+
+    def _of_weights(self, form: _Owned, service: Service | ServiceImport, node: bytes) -> tuple[str, ...]:
+        """Say which annotations do not parse, and what weights do to the answer."""
+        wrong = [detail for reason, *_, detail in self.asked.reports if reason == "annotation"]
+        found = [f"It counts as absent: {detail}." for detail in wrong[:FEW]]
+        weighed = isinstance(service, Service) and options_of(service, silent).weights is not None
+        if weighed and not service.headless:
+            found.append("Its weights and priorities do nothing: they are for headless Services.")
+        elif weighed and node[0] & Flag.LIMITED and not isinstance(form, OfHost):
+            shown = choice_of(node, OF_SRV if self.asked.qtype == SRV else OF_A if self.asked.qtype == A else OF_AAAA)
+            part = f" A reply shows {shown.shown:,} of them." if shown.drawn else ""
+            found.append(f"Its endpoints have weights and priorities: these say which one is first.{part}")
+        return tuple(found)
 
     def _maybe_cut(self, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> tuple[Look, ...]:
         """Return a look-up of the Endpoints if its slices may mirror one that was cut."""

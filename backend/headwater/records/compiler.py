@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 
 from headwater.cluster.objects import Condition, EndpointSlice, Pod, Port, Service, ServiceImport
 from headwater.records import endpoints, limits, multicluster, pods, reverse, services, sets, topology, zone
-from headwater.records.endpoints import Group
-from headwater.records.options import DEFAULTS, Options, Report, options_of, silent
+from headwater.records.endpoints import NO_PODS, Group
+from headwater.records.options import DEFAULTS, Options, Report, asks_pods, options_of, silent
 from headwater.records.sets import Writer
 from headwater.records.zone import NameServer, Zone
 from headwater.settings.settings import PodMode, Settings
@@ -158,8 +158,11 @@ class Compiler:
         before: tuple[Service | None, Sequence[EndpointSlice]],
         after: tuple[Service | None, Sequence[EndpointSlice]],
         changes: Changes,
+        pod_weights: Mapping[str, str] = NO_PODS,
     ) -> None:
         """The names of one Service, given all its slices in the order of their names.
+
+        `pod_weights`: its pods' own weights, if it `asks_pods`.
 
         A Service is None in a namespace that does not exist or is not served, or when the store has
         none yet. Slices that are the same object before and after are not read one by one when the
@@ -170,7 +173,7 @@ class Compiler:
         if old.service is not None and old.service == new.service:
             only = self._differing_labels(old, new)
         options = DEFAULTS if new.service is None else options_of(new.service, self._report)
-        groups = [] if new.service is None else self._groups(new, options)
+        groups = [] if new.service is None else self._groups(new, options, pod_weights)
         serving = new.service if new.service is not None and not self._is_hidden(new.service, groups) else None
         for item in self._own:
             before_names = self._names_before(old, new, only, item)
@@ -180,7 +183,7 @@ class Compiler:
                 writer = self._headless_writer(serving, item, options) if self._zonal else None
                 # A Service without endpoints is NXDOMAIN, so nothing is below it (RFC 8020).
                 if writer is not None and writer.base in nodes:
-                    nodes.update(topology.nodes(writer, new.slices, self._pod_names, options))
+                    nodes.update(topology.nodes(writer, new.slices, self._pod_names, options, pod_weights))
             changes.merge(nodes, before_names)
 
     @staticmethod
@@ -205,8 +208,12 @@ class Compiler:
         protocols = {protocol for _, protocol in sets.ports_by_name(ports)} | sets.unusual_protocols(ports)
         return {*found, names.MARKER, *protocols}
 
-    def _groups(self, state: _State, options: Options) -> list[Group]:
-        return endpoints.gather(state.slices, self._pod_names, self._report, options)
+    def asks_pods(self, service: Service | None) -> bool:
+        """Whether its endpoints have the weights that their pods name."""
+        return self._pods == "verified" and asks_pods(service)
+
+    def _groups(self, state: _State, options: Options, pod_weights: Mapping[str, str]) -> list[Group]:
+        return endpoints.gather(state.slices, self._pod_names, self._report, options, pod_weights=pod_weights)
 
     def _is_hidden(self, service: Service, groups: Sequence[Group]) -> bool:
         """Whether `--ignore-empty-service` leaves it out."""

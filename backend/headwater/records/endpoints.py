@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from headwater.cluster.objects import NO_PORT, Endpoint, EndpointSlice, Port
+from headwater.cluster.objects import NO_PORT, POD_WEIGHT_ANNOTATION, Endpoint, EndpointSlice, Port
 from headwater.records.options import DEFAULTS, Options, Report
+from headwater.records.weights import Preference, Weights, number
 from headwater.wire import names, rdata
 from headwater.wire.names import BadName
 
 #: A slice without ports still has endpoints: one entry each, without SRV.
 _NO_PORTS: Final = (Port("", "", NO_PORT),)
+#: No pod has a weight of its own.
+NO_PODS: Final[Mapping[str, str]] = {}
 
 
 @dataclass(slots=True)
@@ -27,6 +30,8 @@ class Group:
     """The number of addresses, duplicates included."""
     aliases: dict[bytes, list[bytes]] = field(default_factory=dict)
     """Packed addresses by pod name, if that is wanted and is not the endpoint's own name."""
+    preferences: dict[bytes, Preference] = field(default_factory=dict)
+    """By endpoint name, where the Service's owner gave weights or priorities."""
 
 
 def gather(
@@ -36,16 +41,18 @@ def gather(
     options: Options = DEFAULTS,
     *,
     clusters: bool = False,
+    pod_weights: Mapping[str, str] = NO_PODS,
 ) -> list[Group]:
     """The endpoints of a Service's slices that are to be published, grouped by ports.
 
     `pod_names` is `--endpoint-pod-names`; with `clusters` a name has its cluster
-    as a second label. Addresses that do not parse and names that no label can
+    as a second label. `pod_weights`: the pods' own weights by pod, as their annotations have them.
+    Addresses that do not parse and names that no label can
     hold are reported and left out.
     """
     groups: dict[tuple[Port, ...], Group] = {}
     address_of, label_of = rdata.address, names.label
-    wanted, aliases, tail = options.conditions, options.pod_names, b""
+    wanted, aliases, tail, weights = options.conditions, options.pod_names, b"", options.weights
     for piece in slices:
         ports = piece.ports or _NO_PORTS
         group = groups.get(ports)
@@ -81,7 +88,19 @@ def gather(
                     known.append(packed)
                 if aliases and endpoint.pod:
                     _add_alias(group, endpoint.pod, label, packed, piece, report)
+                if weights is not None and label not in group.preferences:
+                    preference = _preference(weights, endpoint, label, pod_weights, piece, report)
+                    group.preferences[label] = preference
     return [group for group in groups.values() if group.count]
+
+
+def _preference(
+    weights: Weights, endpoint: Endpoint, label: bytes, pods: Mapping[str, str], piece: EndpointSlice, report: Report
+) -> Preference:
+    own = pods.get(endpoint.pod, "") if weights.from_pods else ""
+    if own and number(own) is None:
+        report("annotation", piece.namespace, endpoint.pod, f"{POD_WEIGHT_ANNOTATION}: {own!r} is not a weight")
+    return weights.of((label[1:].decode("ascii").lower(), endpoint.pod.lower()), own)
 
 
 def _add_alias(group: Group, pod: str, label: bytes, packed: bytes, piece: EndpointSlice, report: Report) -> None:

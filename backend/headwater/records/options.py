@@ -9,6 +9,8 @@ headwater.dev/ttl           seconds, for the records of the Service
 headwater.dev/publish       ready | serving | all: which endpoints have records
 headwater.dev/max-answers   how many members of a headless set one reply shows
 headwater.dev/pod-names     "true": endpoints have their pod's name as well
+headwater.dev/weights       by name, how often an endpoint is chosen; as in web-0=10,web-1=90
+headwater.dev/priorities    by name, which endpoints come before others; as in web-1=10
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from headwater.cluster.objects import Condition, Service
+from headwater.records import weights
+from headwater.records.weights import Weights
 
 _T = TypeVar("_T")
 
@@ -41,9 +45,12 @@ class Options:
     max_answers: int = 0
     """0 for all."""
     pod_names: bool = False
+    weights: Weights | None = None
+    """None when endpoints have no weights and priorities of their own."""
 
 
 DEFAULTS: Final = Options()
+_NO_WEIGHTS: Final = Weights()
 
 
 def silent(reason: str, namespace: str, name: str, detail: str) -> None:
@@ -55,6 +62,8 @@ def options_of(service: Service, report: Report) -> Options:
     if not service.annotations:
         return DEFAULTS
     ttl, conditions, max_answers, pod_names = None, DEFAULTS.conditions, 0, False
+    by_name: dict[str, dict[str, int]] = {}
+    from_pods = False
     for name, value in service.annotations:
         try:
             match name.rpartition("/")[2]:
@@ -68,9 +77,24 @@ def options_of(service: Service, report: Report) -> Options:
                     max_answers = _number(value, 1, _MAX_ANSWERS)
                 case "pod-names":
                     pod_names = _one_of(value, {"true": True, "false": False})
+                case "weights" | "priorities" as which:
+                    numbers, pods, wrong = weights.parse(value)
+                    from_pods |= pods and which == "weights"
+                    by_name[which] = numbers
+                    if wrong:
+                        report("annotation", service.namespace, service.name, f"{name}: {wrong}")
         except ValueError as error:
             report("annotation", service.namespace, service.name, f"{name}: {error}")
-    return Options(ttl, conditions, max_answers, pod_names)
+    found = Weights(by_name.get("weights", {}), by_name.get("priorities", {}), from_pods)
+    return Options(ttl, conditions, max_answers, pod_names, found if found != _NO_WEIGHTS else None)
+
+
+def asks_pods(service: Service | None) -> bool:
+    """Whether its owner wants the weights that its pods' annotations name."""
+    if service is None or not service.annotations:
+        return False
+    found = options_of(service, silent).weights
+    return found is not None and found.from_pods
 
 
 def _number(value: str, low: int, high: int) -> int:

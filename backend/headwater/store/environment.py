@@ -33,7 +33,7 @@ from headwater.store.history import HISTORY, SUM
 from headwater.store.identity import PREFIX, WITHDRAWN, Identity, condemn, discard, is_condemned, point, published
 
 #: Another number discards the store. Raise it whenever a stored byte gets another meaning.
-FORMAT: Final = b"4"
+FORMAT: Final = b"5"
 
 _MAP_SIZE: Final = 4 << 30
 _MAX_READERS: Final = 512

@@ -33,6 +33,7 @@ from headwater.cluster.objects import (
 )
 from headwater.records import limits
 from headwater.records.compiler import Changes, Compiler
+from headwater.records.options import asks_pods
 from headwater.records.zone import NameServer
 from headwater.store.environment import MAX_KEY, StoreDamaged, Transaction
 from headwater.store.history import Owner as Whose
@@ -45,6 +46,9 @@ from headwater.writer.owners import IMPORT
 _SEPARATOR: Final = b"/"
 #: The owners that a slice without owner labels seems to have.
 _NOBODY: Final = frozenset({"", IMPORT})
+#: A prefix in `meta`, before namespace/name/ of Services that take their pods' own weights.
+_FROM_PODS: Final = b"from-pods/"
+_TOO_MANY_WEIGHED: Final = f"pods' own weights of more than {limits.WEIGHED_BY_PODS} Services: it follows later"
 #: About how long it takes to write a name, in seconds.
 _WRITTEN: Final = 5e-6
 _NAMES: Final = msgspec.msgpack.Decoder(list[bytes])
@@ -205,6 +209,10 @@ class Posting:
     def _service_changed(self, key: tuple[str, str], data: bytes | None, now: Service | None) -> None:
         before: Service | None = None if data is None else stored("services", data)
         self._index_addresses(self._addresses("services", before), self._addresses("services", now))
+        if self._guarded(now, lambda: asks_pods(now), False):
+            self._txn.index("meta", _FROM_PODS + index_key(*key, ""))
+        elif before is not None and before.annotations:
+            self._txn.unindex("meta", _FROM_PODS + index_key(*key, ""))
         if self._compiling:
             self._services.setdefault(key, before)
             self._touched[key] = None
@@ -288,7 +296,31 @@ class Posting:
         for namespace, address in new - old:
             self._txn.index("pods", index_key(namespace, address, pod.name))
         self._pods.update(dict.fromkeys(old ^ new))
+        if (before.weight if before is not None else "") != (now.weight if now is not None else ""):
+            self._touch_weighed(pod.namespace)
         self._tell([Whose(OwnerKind.POD, *place) for place in old ^ new], "pods", key, before, now)
+
+    def _touch_weighed(self, namespace: str) -> None:
+        """Mark the Services to be compiled whose endpoints have their pods' own weights."""
+        if not self._compiling:
+            return
+        found = [
+            key.decode().split("/")[2] for key, _ in self._txn.scan("meta", _FROM_PODS + namespace.encode() + b"/")
+        ]
+        if len(found) > limits.WEIGHED_BY_PODS:
+            self._report("limit", namespace, found[limits.WEIGHED_BY_PODS], _TOO_MANY_WEIGHED)
+        self._touched.update(dict.fromkeys((namespace, name) for name in found[: limits.WEIGHED_BY_PODS]))
+
+    def _pod_weights(self, service: Service | None, slices: Iterable[EndpointSlice]) -> Mapping[str, str]:
+        """Return the weights that a Service's pods have of their own, if its owner wants them."""
+        if service is None or not self._compiler.asks_pods(service):
+            return {}
+        found: dict[str, str] = {}
+        for pod in {item.pod for piece in slices for item in piece.endpoints if item.pod}:
+            data = self._txn.get("objects", object_key("pods", (service.namespace, pod)))
+            if data is not None and (weight := cast("Pod", stored("pods", data)).weight):
+                found[pod] = weight
+        return found
 
     # What has to be compiled although it did not change
 
@@ -470,6 +502,7 @@ class Posting:
             (None, ()) if nothing_before else (before if existed else None, slices_before),
             (after if exists else None, slices_after),
             changes,
+            self._pod_weights(after if exists else None, slices_after),
         )
 
     def _compile_import(self, key: tuple[str, str], changes: Changes, *, nothing_before: bool) -> None:
