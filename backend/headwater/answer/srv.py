@@ -200,6 +200,7 @@ def _of_endpoints(asked: _Asked, turn: int) -> Written:
     node, part, base, to_base, room = asked
     ttl, weight, _, form, _ = part
     sets, at = srv_port_sets(node, part)
+    alike: Sequence[tuple[Preference, Iterable[_Row]]]
     if form == SrvForm.WEIGHED:
         alike = _weighed(node, at, turn)
     else:
@@ -260,13 +261,13 @@ def _cut(answers: list[bytes], base: int, glue: list[bytes], room: int) -> Writt
     return Written(len(pieces), len(found) // 3, [*pieces, b"".join(found)], base, cut=True)
 
 
-def _weighed(node: Any, at: int, turn: int) -> list[tuple[Preference, Sequence[_Row]]]:
+def _weighed(node: Any, at: int, turn: int) -> list[tuple[Preference, Iterable[_Row]]]:
     """The rows of one reply with the numbers of each, where endpoints have weights of their own."""
     rows = list(srv_weighed_rows(node, at))
     choice = choice_of(node, OF_SRV)
     if choice.shown == len(rows):
         return [(own, (row,)) for own, row in rows]
-    found: list[tuple[Preference, Sequence[_Row]]] = []
+    found: list[tuple[Preference, Iterable[_Row]]] = []
     drawn = range(choice.sure, choice.sure + len(choice.drawn))
     for start, stop in ranges(choice, turn):
         for place in range(start, stop):
