@@ -28,6 +28,7 @@ SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
 TRIGGER_TIME_ANNOTATION: Final = "endpoints.kubernetes.io/last-change-trigger-time"
 IMPORT_NAME_LABEL: Final = "multicluster.kubernetes.io/service-name"
 SOURCE_CLUSTER_LABEL: Final = "multicluster.kubernetes.io/source-cluster"
+ALIAS_ANNOTATION: Final = "headwater.dev/alias"
 #: A Service's annotations that we read (docs/answers.md); the first is the specification's (section
 #: 2.1).
 ANNOTATIONS: Final = (
@@ -38,6 +39,7 @@ ANNOTATIONS: Final = (
     "headwater.dev/pod-names",
     "headwater.dev/weights",
     "headwater.dev/priorities",
+    ALIAS_ANNOTATION,
 )
 #: A pod's annotation that we read, with `--pods verified`.
 POD_WEIGHT_ANNOTATION: Final = "headwater.dev/weight"
@@ -195,6 +197,7 @@ class _ServiceAnnotations(Struct, gc=False):
     pod_names: str | None = field(default=None, name=ANNOTATIONS[4])
     weights: str | None = field(default=None, name=ANNOTATIONS[5])
     priorities: str | None = field(default=None, name=ANNOTATIONS[6])
+    alias: str | None = field(default=None, name=ANNOTATIONS[7])
 
 
 class _SliceAnnotations(Struct, gc=False):
@@ -331,7 +334,9 @@ def _service(api: _ApiService) -> Decoded:
 
 
 def _annotations(api: _ServiceAnnotations) -> tuple[tuple[str, str], ...]:
-    values = (api.tolerate, api.ttl, api.publish, api.max_answers, api.pod_names, api.weights, api.priorities)
+    values = (
+        api.tolerate, api.ttl, api.publish, api.max_answers, api.pod_names, api.weights, api.priorities, api.alias
+    )  # fmt: skip
     return tuple((name, value) for name, value in zip(ANNOTATIONS, values, strict=True) if value is not None)
 
 

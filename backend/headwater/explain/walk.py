@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from headwater.cluster.objects import Condition, Endpoint, EndpointSlice, Service, ServiceImport
+from headwater.cluster.objects import ALIAS_ANNOTATION, Condition, Endpoint, EndpointSlice, Service, ServiceImport
 from headwater.explain.explanation import Cause, Deciding, Look, Outcome, Ref, command, kubectl
 from headwater.explain.form import Fixed, OfHost, OfNamespace, OfPod, OfPort, OfService, Zonal, form_of
 from headwater.explain.held import Held
@@ -30,6 +30,9 @@ FEW: Final = 3
 _MIRRORED_AT_MOST: Final = 1000
 #: The label that names the Service of a slice.
 _LABEL: Final = "metadata.labels[kubernetes.io/service-name]"
+_ALIAS: Final = ALIAS_ANNOTATION
+#: The most characters of an annotation that are shown.
+_VALUE: Final = 200
 #: kubectl's output format for a table of StatefulSets and the Services that they name.
 _SERVICE_NAMES: Final = "custom-columns=NAME:.metadata.name,SERVICE:.spec.serviceName"
 #: Names that belong to a Service.
@@ -330,6 +333,8 @@ class _Walk:
         """Return a sentence on what the name is, and hints on its answer."""
         name = self.asked.name
         match form:
+            case OfHost(host=host) if targets := self._targets(host, service, slices):
+                return f"{name} is another name for {_some(targets)} of {what}, by the annotation {_ALIAS}.", ()
             case OfHost(host=host):
                 pods = {item.pod for piece in slices for item in piece.endpoints
                         if item.hostname.lower() == host and item.conditions & Condition.READY}  # fmt: skip
@@ -367,6 +372,16 @@ class _Walk:
             part = f" A reply shows {shown.shown:,} of them." if shown.drawn else ""
             found.append(f"Its endpoints have weights and priorities: these say which one is first.{part}")
         return tuple(found)
+
+    def _targets(self, host: str, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> Sequence[str]:
+        """Return the endpoints that an alias stands for; none for an endpoint's own name."""
+        options = self._options(service)
+        by_pod = options.pod_names or self.settings.endpoint_pod_names
+        for piece in slices:
+            for item in piece.endpoints:
+                if host in _labels_of(item) or (by_pod and item.pod.lower() == host):
+                    return ()
+        return options.aliases.get(host, ())
 
     def _maybe_cut(self, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> tuple[Look, ...]:
         """Return a look-up of the Endpoints if its slices may mirror one that was cut."""
@@ -544,6 +559,8 @@ class _Walk:
         of_pod = [one for one in mine if one[2].pod.lower() == label]
         if of_pod:
             return self._no_hostname(label, what, service, of_pod[0])
+        if targets := self._targets(label, service, slices):
+            return self._no_target(label, targets, service, mine)
         owners = [owner for owner in self._owners_of_host(namespace, label) if owner != name]
         if owners:
             full = self.asked.below(f"{label}.{owners[0]}.{namespace}.svc")
@@ -577,6 +594,24 @@ class _Walk:
             commands=(list_slices, kubectl(namespace, "get", "pod", label, "-o", "wide")),
             looks=(Look("Pod", namespace, label, name, "whether the pod is there, and what its subdomain is"),),
             hints=hints,
+        )  # fmt: skip
+
+    def _no_target(
+        self, alias: str, targets: Sequence[str], service: Service | ServiceImport,
+        mine: Sequence[tuple[EndpointSlice, int, Endpoint]],
+    ) -> Finding:  # fmt: skip
+        """Explain an alias without an endpoint."""
+        what, said = _called(service), f"{alias} is another name for {_some(targets)}"
+        found = [one for one in mine if {*_labels_of(one[2]), one[2].pod.lower()} & set(targets)]
+        if found:
+            told = self._not_published(targets[0], what, service, found)
+            return replace(told, verdict=f"{said}: {told.verdict}")
+        value = dict(service.annotations)[_ALIAS] if isinstance(service, Service) else ""
+        return _nxdomain(
+            Cause.HOST_UNKNOWN, f"{said}, and no endpoint of {what} is called so.",
+            deciding=(Deciding(self._ref(service), f"metadata.annotations[{_ALIAS}]", value[:_VALUE]),),
+            commands=(kubectl(service.namespace, "get", "endpointslices", "-l",
+                              f"kubernetes.io/service-name={service.name}", "-o", "yaml"),),
         )  # fmt: skip
 
     def _not_published(

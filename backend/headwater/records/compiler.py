@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headwater.cluster.objects import Condition, EndpointSlice, Pod, Port, Service, ServiceImport
-from headwater.records import endpoints, limits, multicluster, pods, reverse, services, sets, topology, zone
+from headwater.records import aliases, endpoints, limits, multicluster, pods, reverse, services, sets, topology, zone
 from headwater.records.endpoints import NO_PODS, Group
 from headwater.records.options import DEFAULTS, Options, Report, asks_pods, options_of, silent
 from headwater.records.sets import Writer
@@ -206,7 +206,8 @@ class Compiler:
         assert new.service is not None
         ports = _distinct_ports(new.service, (*old.slices, *new.slices))
         protocols = {protocol for _, protocol in sets.ports_by_name(ports)} | sets.unusual_protocols(ports)
-        return {*found, names.MARKER, *protocols}
+        others = aliases.labels(options_of(new.service, silent).aliases)
+        return {*found, names.MARKER, *protocols, *others}
 
     def asks_pods(self, service: Service | None) -> bool:
         """Whether its endpoints have the weights that their pods name."""
@@ -228,6 +229,7 @@ class Compiler:
             # Those of the new slices too: a hostname may have been left out before, say for its
             # length.
             labels = set(endpoints.labels((*old.slices, *new.slices), self._pod_names, aliases=True))
+            labels.update(aliases.labels(options_of(old.service, silent).aliases))
         yield from services.names_of(old.service, old.slices, labels, item)
         if self._zonal and (writer := self._headless_writer(old.service, item)) is not None:
             yield from topology.names_of(writer.base, old.slices)

@@ -11,16 +11,18 @@ headwater.dev/max-answers   how many members of a headless set one reply shows
 headwater.dev/pod-names     "true": endpoints have their pod's name as well
 headwater.dev/weights       by name, how often an endpoint is chosen; as in web-0=10,web-1=90
 headwater.dev/priorities    by name, which endpoints come before others; as in web-1=10
+headwater.dev/alias         other names for endpoints; as in primary=db-0
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from headwater.cluster.objects import Condition, Service
-from headwater.records import weights
+from headwater.records import aliases, weights
+from headwater.records.aliases import Aliases
 from headwater.records.weights import Weights
 
 _T = TypeVar("_T")
@@ -47,6 +49,8 @@ class Options:
     pod_names: bool = False
     weights: Weights | None = None
     """None when endpoints have no weights and priorities of their own."""
+    aliases: Aliases = field(default_factory=dict)
+    """Other names of endpoints."""
 
 
 DEFAULTS: Final = Options()
@@ -64,6 +68,7 @@ def options_of(service: Service, report: Report) -> Options:
     ttl, conditions, max_answers, pod_names = None, DEFAULTS.conditions, 0, False
     by_name: dict[str, dict[str, int]] = {}
     from_pods = False
+    others: Aliases = {}
     for name, value in service.annotations:
         try:
             match name.rpartition("/")[2]:
@@ -77,6 +82,10 @@ def options_of(service: Service, report: Report) -> Options:
                     max_answers = _number(value, 1, _MAX_ANSWERS)
                 case "pod-names":
                     pod_names = _one_of(value, {"true": True, "false": False})
+                case "alias":
+                    others, wrong = aliases.parse(value)
+                    if wrong:
+                        report("annotation", service.namespace, service.name, f"{name}: {wrong}")
                 case "weights" | "priorities" as which:
                     numbers, pods, wrong = weights.parse(value)
                     from_pods |= pods and which == "weights"
@@ -86,7 +95,8 @@ def options_of(service: Service, report: Report) -> Options:
         except ValueError as error:
             report("annotation", service.namespace, service.name, f"{name}: {error}")
     found = Weights(by_name.get("weights", {}), by_name.get("priorities", {}), from_pods)
-    return Options(ttl, conditions, max_answers, pod_names, found if found != _NO_WEIGHTS else None)
+    given = found if found != _NO_WEIGHTS else None
+    return Options(ttl, conditions, max_answers, pod_names, given, others)
 
 
 def asks_pods(service: Service | None) -> bool:

@@ -267,7 +267,7 @@ class Writer:
         self, groups: Sequence[Group], only: Collection[bytes] | None, report: Report, service: Service | ServiceImport
     ) -> dict[bytes, bytes]:
         """The nodes of the endpoint names, all or those in `only`."""
-        most = limits.ports_each(sum(group.count for group in groups))
+        most = limits.ports_each(sum(group.count + len(group.others) for group in groups))
         if any(len(group.ports) > most for group in groups):
             report("limit", service.namespace, service.name, f"SRV of endpoints' names: more than {most:,} ports each")
         if len(groups) == 1 and only is None and not groups[0].aliases and _plain_addresses(groups[0]) is not None:
