@@ -75,7 +75,7 @@ _OWN: Final = (
 _TARGETS: Final = ("", "t.a.svc.z", "example.org.", "10.0.0.1", "bad..name")
 _VALUES: Final = ((None, "true"), (None, "7", "x"), (None, "ready", "serving", "all"), (None, "1", "2"), (None, "true"),
                   (None, None, "h=3,*=1", "from-pods", "bad"), (None, None, "h=1", "i=2,*=1"),
-                  (None, "first=h", "first=p,i=h,h=i", "a=h,a=i,a=10-0-0-1"))  # fmt: skip
+                  (None, "first=h", "first=p,i=h,h=i", "a=h,a=i,a=10-0-0-1"), (None, "x"))  # fmt: skip
 
 
 def _annotations(draw: Random) -> tuple[tuple[str, str], ...]:

@@ -199,6 +199,10 @@ class HeadwaterCollector(Collector):
         for result, count in (dict.fromkeys(OPINIONS, 0) | watch.second_opinions).items():
             opinions.add_metric([result], count)
         yield opinions
+        policy = CounterMetricFamily("headwater_policy_calls", "Calls of the policy, by result.", labels=["result"])
+        for result, count in watch.policy.items():
+            policy.add_metric([result], count)
+        yield policy
         yield CounterMetricFamily("headwater_commits", "Transactions committed.", watch.commits)
         yield CounterMetricFamily(
             "headwater_commit_failures", "Transactions that could not be written.", watch.commit_failures

@@ -40,6 +40,7 @@ ANNOTATIONS: Final = (
     "headwater.dev/weights",
     "headwater.dev/priorities",
     ALIAS_ANNOTATION,
+    "headwater.dev/policy",
 )
 #: A pod's annotation that we read, with `--pods verified`.
 POD_WEIGHT_ANNOTATION: Final = "headwater.dev/weight"
@@ -198,6 +199,7 @@ class _ServiceAnnotations(Struct, gc=False):
     weights: str | None = field(default=None, name=ANNOTATIONS[5])
     priorities: str | None = field(default=None, name=ANNOTATIONS[6])
     alias: str | None = field(default=None, name=ANNOTATIONS[7])
+    policy: str | None = field(default=None, name=ANNOTATIONS[8])
 
 
 class _SliceAnnotations(Struct, gc=False):
@@ -335,7 +337,8 @@ def _service(api: _ApiService) -> Decoded:
 
 def _annotations(api: _ServiceAnnotations) -> tuple[tuple[str, str], ...]:
     values = (
-        api.tolerate, api.ttl, api.publish, api.max_answers, api.pod_names, api.weights, api.priorities, api.alias
+        api.tolerate, api.ttl, api.publish, api.max_answers, api.pod_names, api.weights, api.priorities, api.alias,
+        api.policy,
     )  # fmt: skip
     return tuple((name, value) for name, value in zip(ANNOTATIONS, values, strict=True) if value is not None)
 

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from headwater.cluster.objects import EndpointSlice, Resource, Service, ServiceImport, packed_version, unpack
 from headwater.explain.explanation import Ref
+from headwater.records import decisions
+from headwater.records.decisions import Decided
 from headwater.store.environment import Snapshot
 
 KINDS: dict[Resource, str] = {
@@ -67,6 +69,11 @@ class Held:
             if data is not None and (weight := unpack("pods", data).weight):
                 found[pod] = weight
         return found
+
+    def decided(self, service: Service) -> Decided | None:
+        """Return what the policy decided for a Service."""
+        data = self.snapshot.value("decisions", f"{service.namespace}/{service.name}/".encode())
+        return None if data is None else decisions.unpack(data)
 
     def slices_in(self, namespace: str) -> Iterator[EndpointSlice]:
         """Yield every EndpointSlice of a namespace."""

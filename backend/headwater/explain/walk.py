@@ -16,6 +16,7 @@ from headwater.explain.explanation import Cause, Deciding, Look, Outcome, Ref, c
 from headwater.explain.form import Fixed, OfHost, OfNamespace, OfPod, OfPort, OfService, Zonal, form_of
 from headwater.explain.held import Held
 from headwater.records.compiler import Changes, Compiler
+from headwater.records.decisions import Decided, applied, selected
 from headwater.records.options import Options, options_of, silent
 from headwater.settings.settings import Settings
 from headwater.store.choice import OF_A, OF_AAAA, OF_SRV, choice_of
@@ -242,7 +243,8 @@ class _Walk:
             self.compiler.service_import((None, ()), (service, slices), changes)
         else:
             weights = self.held.pod_weights(service, slices) if self.compiler.asks_pods(service) else {}
-            self.compiler.service((None, ()), (service, slices), changes, weights)
+            decided = self.held.decided(service)
+            self.compiler.service((None, ()), (service, slices), changes, weights, (None, decided))
         return next((node for name in self._keys() if (node := _node(changes, name)) is not None), None)
 
     def _keys(self) -> list[bytes]:
@@ -364,7 +366,10 @@ class _Walk:
         """Say which annotations do not parse, and what weights do to the answer."""
         wrong = [detail for reason, *_, detail in self.asked.reports if reason == "annotation"]
         found = [f"It counts as absent: {detail}." for detail in wrong[:FEW]]
-        weighed = isinstance(service, Service) and options_of(service, silent).weights is not None
+        decided = self.held.decided(service) if isinstance(service, Service) else None
+        if decided is not None:
+            found.append(f"The policy (--policy) decided for {_called(service)}: {decided}.")
+        weighed = self._options(service).weights is not None
         if weighed and not service.headless:
             found.append("Its weights and priorities do nothing: they are for headless Services.")
         elif weighed and node[0] & Flag.LIMITED and not isinstance(form, OfHost):
@@ -424,6 +429,14 @@ class _Walk:
         for reason, _, _, detail in self.asked.reports:
             if reason == "name":
                 return _nxdomain(Cause.NAME_TOO_LONG, f"{self.asked.name} cannot be a DNS name: {detail}.")
+        decided = self.held.decided(service) if isinstance(service, Service) else None
+        if decided is not None and decided.endpoints is not None:
+            if self._is_left_out_by(decided, form, service, slices):
+                return _nxdomain(
+                    Cause.POLICY, f"The policy (--policy) leaves it out of {_called(service)}. It decided: {decided}.",
+                    deciding=(Deciding(self._ref(service), "--policy", str(decided)),), sources=tuple(slices),
+                )  # fmt: skip
+            slices = selected(slices, decided)
         match form:
             case Zonal() if not self.settings.zonal or not service.headless:
                 return self._zonal(service)
@@ -436,6 +449,20 @@ class _Walk:
             case OfPort(port=port, protocol=protocol):
                 return self._no_port(port, protocol, service, slices)
         return self._no_endpoints(service, slices)
+
+    def _is_left_out_by(
+        self, decided: Decided, form: _Owned, service: Service | ServiceImport, slices: Sequence[EndpointSlice]
+    ) -> bool:
+        """Return whether the policy has taken away what the name stands for."""
+        wanted = self._options(service).conditions
+        published = [
+            [item for piece in some for item in piece.endpoints if item.conditions & wanted or not wanted]
+            for some in (slices, selected(slices, decided))
+        ]
+        if isinstance(form, OfHost):
+            there = [any(form.host in _labels_of(item) for item in some) for some in published]
+            return there == [True, False]
+        return bool(published[0]) and not published[1]
 
     def _zonal(self, service: Service | ServiceImport) -> Finding:
         if not self.settings.zonal:
@@ -462,7 +489,7 @@ class _Walk:
             )
         changes = self.compiler.changes()
         assert isinstance(service, Service)
-        self.compiler.service((None, ()), (service, slices), changes)
+        self.compiler.service((None, ()), (service, slices), changes, decided=(None, self.held.decided(service)))
         base = names.name(self.asked.below(f"{service.name}.{service.namespace}.svc"))
         if _node(changes, base) is None:
             return self._no_endpoints(service, slices)
@@ -542,7 +569,9 @@ class _Walk:
         )  # fmt: skip
 
     def _options(self, service: Service | ServiceImport) -> Options:
-        return options_of(service, silent) if isinstance(service, Service) else Options()
+        if not isinstance(service, Service):
+            return Options()
+        return applied(options_of(service, silent), self.held.decided(service))
 
     def _no_host(self, host: str, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> Finding:
         """Explain why an endpoint's name does not exist."""

@@ -41,12 +41,17 @@ def parse(text: str) -> tuple[dict[str, list[str]], str]:
         wrong.append(f"more than {MAX_ENTRIES:,} entries")
     for entry in entries:
         alias, _, target = (part.strip().lower() for part in entry.partition("="))
-        if not _ALIAS.fullmatch(alias) or not 0 < len(target) <= _MAX_TARGET:
+        if not is_alias(alias) or not 0 < len(target) <= _MAX_TARGET:
             wrong.append(f"{entry.strip()[:40]!r} is not ALIAS=ENDPOINT, the alias a label of a name")
         elif target not in found.setdefault(alias, []):
             found[alias].append(target)
     more = f", and {len(wrong) - 1:,} more" if len(wrong) > 1 else ""
     return found, wrong[0] + more if wrong else ""
+
+
+def is_alias(text: str) -> bool:
+    """Whether it may be an alias."""
+    return _ALIAS.fullmatch(text) is not None
 
 
 def by_target(aliases: Aliases) -> dict[str, list[bytes]]:

@@ -33,7 +33,8 @@ Report = Callable[[str, str, str, str], None]
 #: RFC 2181 section 8.
 _MAX_TTL: Final = 2**31 - 1
 _MAX_ANSWERS: Final = 0xFFFF
-_PUBLISH: Final = {"ready": int(Condition.READY), "serving": int(Condition.SERVING), "all": 0}
+#: Which of its conditions an endpoint needs (`Options.conditions`).
+PUBLISH: Final = {"ready": int(Condition.READY), "serving": int(Condition.SERVING), "all": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ def options_of(service: Service, report: Report) -> Options:
                 case "ttl":
                     ttl = _number(value, 0, _MAX_TTL)
                 case "publish":
-                    conditions = _one_of(value, _PUBLISH)
+                    conditions = _one_of(value, PUBLISH)
                 case "max-answers":
                     max_answers = _number(value, 1, _MAX_ANSWERS)
                 case "pod-names":

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from headwater.settings import selectors
+from headwater.settings import policies, selectors
 from headwater.settings.error import SettingsError
 from headwater.settings.parse import MAX_LABEL, REVERSE
 
@@ -83,6 +83,12 @@ def answers(settings: Settings) -> None:
         _host_and_port("--upstream", upstream)
 
 
+def policy(settings: Settings) -> None:
+    """A policy whose code is there. Only its own process imports it."""
+    if settings.policy:
+        policies.version(settings.policy)
+
+
 def transport(settings: Settings) -> None:
     """A place for every answer process."""
     if not 1 <= settings.workers <= MAX_WORKERS:
@@ -122,7 +128,7 @@ def observing(settings: Settings) -> None:
 
 
 #: In the order in which a mistake is looked for.
-TOPICS: Final = (sources, zones, selection, transport, tls, answers, state, observing)
+TOPICS: Final = (sources, zones, selection, transport, tls, answers, policy, state, observing)
 
 
 def _is_file(flag: str, name: str) -> None:

@@ -57,7 +57,9 @@ MAX_KEY: Final = 511
 _HEARD: Final = struct.Struct(">d?")
 #: A file in the folder of a generation whose time says when its writer was last at work.
 _ALIVE: Final = "alive"
-_SUB_DATABASES: Final = ("meta", "objects", "slices", "pods", "hosts", "staging", "faulty", "addresses", "records")
+_SUB_DATABASES: Final = (
+    "meta", "objects", "slices", "pods", "hosts", "staging", "faulty", "decisions", "addresses", "records"
+)  # fmt: skip
 #: Those that a store of an earlier version may lack: readers do without until the writer makes
 #: them.
 _LATER: Final = (HISTORY,)
