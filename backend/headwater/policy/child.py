@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO, Final, Literal
 
 import msgspec
+import setproctitle
 from msgspec import Struct
 
 from headwater.policy.api import Decision, Endpoint, Service
@@ -59,6 +60,7 @@ class TooSlow(BaseException):
 
 def main(name: str, watcher: int) -> None:
     """Answer calls until the input ends. `name` is MODULE:FUNCTION, `watcher` the parent's pid."""
+    setproctitle.setproctitle("headwater: policy")
     requests, replies = _apart()
     _restrict(watcher)
     try:
@@ -92,7 +94,7 @@ def _restrict(watcher: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _load(name: str) -> Callable[[Service, tuple[Endpoint, ...]], Decision | None]:
+def _load(name: str) -> Callable[[Service, tuple[Endpoint, ...]], object]:
     module, _, path = name.partition(":")
     found: Any = importlib.import_module(module)
     for part in path.split("."):
@@ -106,7 +108,7 @@ def _end(*_: object) -> None:
     raise TooSlow
 
 
-def _call(policy: Callable[[Service, tuple[Endpoint, ...]], Decision | None], asked: Asked) -> Told:
+def _call(policy: Callable[[Service, tuple[Endpoint, ...]], object], asked: Asked) -> Told:
     try:
         try:
             signal.setitimer(signal.ITIMER_PROF, BUDGET, _AGAIN)
