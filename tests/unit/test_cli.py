@@ -38,7 +38,7 @@ SERVE_FLAGS = {
     "--ttl", "--negative-ttl", "--pods", "--endpoint-pod-names",
     "--ignore-empty-service", "--namespace", "--log-level", "--log-format", "--zonal", "--namespace-labels",
     "--labels", "--upstream", "--list", "--max-staleness", "--extended-errors", "--audit-interval",
-    "--second-opinion", "--history",
+    "--second-opinion", "--history", "--policy",
 }  # fmt: skip
 ALL_FLAGS = SOURCE_FLAGS | LISTEN_FLAGS | SERVE_FLAGS
 

@@ -216,7 +216,7 @@ OPTIONS: Final = (
     Option("--extended-errors", "extended_errors", ANSWERS, "Say in NXDOMAIN and NODATA why, to clients that sent EDNS "
            "(RFC 8914), as in 'prod/db: 3 endpoints, none ready'.", kind="switch", basic=False),
     Option("--policy", "policy", ANSWERS, "An own rule in Python for what Services answer: a function, or an entry "
-           "point of headwater.policy.", "MODULE:FUNCTION", unset="none", show=lambda text: text or None, basic=False),
+           "point of headwater.policy.", "MODULE:FUNCTION", unset="none", basic=False),
     Option("--upstream", "upstreams", ANSWERS, "Where the targets of ExternalName Services outside the zones are "
            "asked. Repeatable.", "HOST:PORT", many=True, unset="the system's resolvers", parse=_each(Address.parse),
            show=_addresses, basic=False),

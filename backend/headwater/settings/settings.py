@@ -61,8 +61,8 @@ class Settings:
     endpoint_pod_names: bool = False
     zonal: bool = False
     ignore_empty_service: bool = False
-    policy: str = ""
-    """MODULE:FUNCTION, or an entry point, of an own rule (docs/policy.md); "" for none."""
+    policy: str | None = None
+    """MODULE:FUNCTION, or an entry point, of an own rule (docs/policy.md)."""
     namespaces: tuple[str, ...] = ()
     namespace_labels: str = ""
     labels: str = ""
