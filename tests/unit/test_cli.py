@@ -253,6 +253,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "--audit-interval": ("0", 0.0),
     "--second-opinion": ("off", "off"),
     "--history": ("32MiB", 32 << 20),
+    "--policy": ("json:loads", "json:loads"),
     "--namespace-labels": ("team=db", "team=db"),
     "--labels": ("app in (db, web)", "app in (db, web)"),
     "--upstream": ("192.0.2.1:53", (Address(host="192.0.2.1", port=53),)),
