@@ -155,12 +155,28 @@ _LETTERS: Final = str.maketrans("0123456789", "abcdefghij")
 def long_annotations(namespace: str, size: int) -> list[Object]:
     """Annotations that Headwater reads, as long as the API allows: 256 KiB together."""
     values = {"headwater.dev/ttl": "9" * (size // 2), "headwater.dev/max-answers": "x" * (size // 2)}
-    return [service(namespace, "annotated", 1, annotations=values)]
+    weights = ",".join(f"{i:x}={i % 65_536}" for i in range(size // 12))
+    lists = {"headwater.dev/weights": weights, "headwater.dev/priorities": "," * (size // 2)}
+    others = {"headwater.dev/alias": ",".join(f"a{i}=x" for i in range(size // 8))}
+    return [
+        service(namespace, "annotated", 1, annotations=values),
+        service(namespace, "weighed", 1, annotations=lists),
+        service(namespace, "aliased", 1, annotations=others),
+    ]
 
 
 def many_services(namespace: str, size: int) -> list[Object]:
     """Services only, each with a few ports."""
     return [service(namespace, f"one-{i:05}", 3, headless=False) for i in range(size)]
+
+
+def aliases_of_ports(namespace: str, size: int) -> list[Object]:
+    """One endpoint with as many ports and other names as it may have."""
+    others = ",".join(f"a{i}=one" for i in range(100))
+    return [
+        service(namespace, "aliased", 1, annotations={"headwater.dev/alias": others}),
+        slice_of(namespace, "aliased", "aliased", [endpoints(0, 1)[0] | {"hostname": "one"}], ports(size)),
+    ]
 
 
 KINDS: Final[dict[str, tuple[Callable[[str, int], list[Object]], int]]] = {
@@ -176,6 +192,7 @@ KINDS: Final[dict[str, tuple[Callable[[str, int], list[Object]], int]]] = {
     "colliding_names": (colliding_names, 400),
     "long_names": (long_names, 200),
     "annotations": (long_annotations, 100_000),
+    "aliases_of_ports": (aliases_of_ports, 1_000),
     "many_services": (many_services, 500),
 }
 """Every kind, with a size whose double is below every limit."""

@@ -57,9 +57,9 @@ def external_name(name: str, target: str, namespace: str = "default") -> Service
 def annotated(service: Service, **values: str) -> Service:
     """Return the Service with annotations:
 
-    `ttl`, `publish`, `max_answers`, `pod_names`, `tolerate`.
+    `ttl`, `publish`, `max_answers`, `pod_names`, `weights`, `priorities`, `tolerate`.
     """
-    ends = ("tolerate", "ttl", "publish", "max_answers", "pod_names")
+    ends = ("tolerate", *(name.rpartition("/")[2].replace("-", "_") for name in ANNOTATIONS[1:]))
     assert set(values) <= set(ends)
     pairs = tuple((name, values[end]) for name, end in zip(ANNOTATIONS, ends, strict=True) if end in values)
     return msgspec.structs.replace(service, annotations=pairs)

@@ -38,7 +38,7 @@ SERVE_FLAGS = {
     "--ttl", "--negative-ttl", "--pods", "--endpoint-pod-names",
     "--ignore-empty-service", "--namespace", "--log-level", "--log-format", "--zonal", "--namespace-labels",
     "--labels", "--upstream", "--list", "--max-staleness", "--extended-errors", "--audit-interval",
-    "--second-opinion", "--history",
+    "--second-opinion", "--history", "--policy",
 }  # fmt: skip
 ALL_FLAGS = SOURCE_FLAGS | LISTEN_FLAGS | SERVE_FLAGS
 
@@ -261,6 +261,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "--audit-interval": ("0", 0.0),
     "--second-opinion": ("off", "off"),
     "--history": ("32MiB", 32 << 20),
+    "--policy": ("json:loads", "json:loads"),
     "--namespace-labels": ("team=db", "team=db"),
     "--labels": ("app in (db, web)", "app in (db, web)"),
     "--upstream": ("192.0.2.1:53", (Address(host="192.0.2.1", port=53),)),

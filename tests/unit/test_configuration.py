@@ -345,7 +345,7 @@ def everything(file: Path) -> dict[str, object]:
         "--multicluster-zone": ("clusterset.local",), "--pods": "verified", "--namespace-labels": "team=db,\n\ttier!=é",
         "--labels": "x", "--endpoint-pod-names": True, "--zonal": True, "--ignore-empty-service": True, "--ttl": "0",
         "--negative-ttl": "7", "--max-staleness": "1h1m1.5s", "--upstream": ("192.0.2.1:53", "[::1]:53"),
-        "--extended-errors": True,
+        "--extended-errors": True, "--policy": "json:loads",
         "--listen": "127.0.0.1:1000", "--workers": "3", "--transport": "grpcio", "--tls-cert": "tls",
         "--tls-key": "tls", "--tls-client-ca": "tls", "--dns": "127.0.0.1:53", "--state-dir": "/a\x7f b",
         "--audit-interval": "0",

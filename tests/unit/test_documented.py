@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from headwater.admin.collector import HeadwaterCollector
 from headwater.answer.counts import Reason
-from headwater.cluster.objects import ANNOTATIONS
+from headwater.cluster.objects import ANNOTATIONS, POD_WEIGHT_ANNOTATION
 from headwater.commands import kubectl
 from headwater.commands.cli import COMMANDS
 from headwater.commands.options import default_text
@@ -230,7 +230,7 @@ def test_every_annotation_is_documented() -> None:
 def test_every_annotation_that_is_spoken_of_is_read(page: Path) -> None:
     spoken = re.findall(r"\bheadwater\.dev/[a-z][a-z-]*", page.read_text())
     spoken += re.findall(r"\bservice\.alpha\.kubernetes\.io/[a-z][a-z-]*", page.read_text())
-    assert set(spoken) <= set(ANNOTATIONS)
+    assert set(spoken) <= {*ANNOTATIONS, POD_WEIGHT_ANNOTATION}
 
 
 # Exit codes

@@ -66,7 +66,7 @@ def contracts(kind: str) -> list[Mapping[str, Any]]:
 LAYERS = "The way of a record: each room knows those below it"
 READING = "The reading side knows nothing of Kubernetes"
 OBJECTS = "records knows what Kubernetes's objects are, and not how they come"
-NOBODY = "store and wire know nobody"
+NOBODY = "store, wire and policy know nobody"
 KUBERNETES = "only cluster.api and its plug-ins import kubernetes"
 GRPC = "only serve imports grpc (and those who ask over it)"
 LMDB = "only store imports lmdb"

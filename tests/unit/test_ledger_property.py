@@ -73,7 +73,9 @@ _OWN: Final = (
     ("ExternalName", True, ()),
 )  # fmt: skip
 _TARGETS: Final = ("", "t.a.svc.z", "example.org.", "10.0.0.1", "bad..name")
-_VALUES: Final = ((None, "true"), (None, "7", "x"), (None, "ready", "serving", "all"), (None, "1", "2"), (None, "true"))
+_VALUES: Final = ((None, "true"), (None, "7", "x"), (None, "ready", "serving", "all"), (None, "1", "2"), (None, "true"),
+                  (None, None, "h=3,*=1", "from-pods", "bad"), (None, None, "h=1", "i=2,*=1"),
+                  (None, "first=h", "first=p,i=h,h=i", "a=h,a=i,a=10-0-0-1"), (None, "x"))  # fmt: skip
 
 
 def _annotations(draw: Random) -> tuple[tuple[str, str], ...]:
@@ -108,7 +110,8 @@ def _object(kind: Resource, draw: Random) -> Object:
         )
         return EndpointSlice(namespace, draw.choice("pqr"), owner, draw.choice(_PORTS), endpoints, shared, cluster)
     if kind == "pods":
-        return Pod(namespace, name, tuple(draw.sample(_ADDRESSES, draw.randrange(3))))
+        weight = draw.choice(("", "", "7", "x"))
+        return Pod(namespace, draw.choice((name, "p", "h")), tuple(draw.sample(_ADDRESSES, draw.randrange(3))), weight)
     addresses = draw.choice(((), ("172.16.1.1",), ("fd00::3",)))
     return ServiceImport(namespace, name, draw.random() < 0.5, addresses, draw.choice(_PORTS))
 

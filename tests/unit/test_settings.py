@@ -203,7 +203,7 @@ def test_values_at_the_edge_are_taken(changes: dict[str, Any]) -> None:
 #: The settings that shape the bytes of the records.
 SHAPING = {
     "zones", "reverse_zones", "multicluster_zones", "ttl", "negative_ttl", "pods", "endpoint_pod_names", "zonal",
-    "ignore_empty_service", "namespaces",
+    "ignore_empty_service", "namespaces", "policy",
 }  # fmt: skip
 
 
@@ -241,6 +241,7 @@ def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path
         "audit_interval": 0.0,
         "history": 0,
         "second_opinion": "off",
+        "policy": "json:loads",
         "namespace_labels": "team=db",
         "labels": "app=db",
         "upstreams": (Address(host="192.0.2.1", port=53),),

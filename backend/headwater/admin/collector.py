@@ -219,6 +219,10 @@ class HeadwaterCollector(Collector):
         for result, count in sorted(watch.seeds.items()):
             seeds.add_metric([result], count)
         yield seeds
+        policy = CounterMetricFamily("headwater_policy_calls", "Calls of the policy, by result.", labels=["result"])
+        for result, count in watch.policy.items():
+            policy.add_metric([result], count)
+        yield policy
         yield CounterMetricFamily("headwater_commits", "Transactions committed.", watch.commits)
         yield CounterMetricFamily(
             "headwater_commit_failures", "Transactions that could not be written.", watch.commit_failures

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from headwater.answer.sections import Sections
+from headwater.store.choice import OF_SRV, choice_of, ranges
 from headwater.store.node import (
     A_SIZE,
     AAAA_SIZE,
@@ -20,6 +21,7 @@ from headwater.store.node import (
     srv_port_sets,
     srv_ports,
     srv_rows,
+    srv_weighed_rows,
 )
 from headwater.wire.rdata import (
     FIXED,
@@ -43,6 +45,12 @@ _PIECE: Final = 40
 _SRV_SIZE: Final = RECORD_HEAD + SRV_NUMBERS
 #: The weight of a name with one target (CoreDNS's too).
 _WHOLE_WEIGHT: Final = 100
+
+
+#: A row of a table, as `srv_rows` has it.
+_Row: TypeAlias = tuple[int, int, int, int, int]
+#: (priority, weight) of an SRV record.
+Preference: TypeAlias = tuple[int, int]
 
 
 class Written(NamedTuple):
@@ -102,7 +110,7 @@ class SrvSets:
                 return known.written.asked_as(name)
         written = write(data, key, lower, room, turn)
         answer = written.asked_as(lower)
-        if not answer.cut and not data[0] & Flag.LIMITED:
+        if not answer.cut and not _varies(data):
             with self._lock:
                 self._remember(lower, _Known(data, key, answer, None if name == lower else written))
         return answer if name == lower else written.asked_as(name)
@@ -157,9 +165,9 @@ def write(node: Any, key: bytes, name: bytes, room: int, turn: int) -> Written:
     return _of_itself(asked) if part.form == SrvForm.OWN else _of_endpoints(asked, turn)
 
 
-def _head(target: int, ttl: int, weight: int, port: int) -> bytes:
+def _head(target: int, ttl: int, weight: int, port: int, priority: int = 0) -> bytes:
     """What stands between an SRV record's owner and its target of so many bytes."""
-    return SRV_FIXED.pack(SRV, IN, ttl, SRV_NUMBERS + target, 0, weight, port)
+    return SRV_FIXED.pack(SRV, IN, ttl, SRV_NUMBERS + target, priority, weight, port)
 
 
 def _of_itself(asked: _Asked) -> Written:
@@ -192,35 +200,41 @@ def _of_endpoints(asked: _Asked, turn: int) -> Written:
     node, part, base, to_base, room = asked
     ttl, weight, _, form, _ = part
     sets, at = srv_port_sets(node, part)
-    rows: Iterable[tuple[int, int, int, int, int]] = srv_rows(node, form, at)
-    if node[0] & Flag.LIMITED:
-        rows = _some(list(rows), limit_of(node), turn)
+    alike: Sequence[tuple[Preference, Iterable[_Row]]]
+    if form == SrvForm.WEIGHED:
+        alike = _weighed(node, at, turn)
+    else:
+        rows: Iterable[_Row] = srv_rows(node, form, at)
+        if node[0] & Flag.LIMITED:
+            rows = _some(list(rows), limit_of(node), turn)
+        alike = (((0, weight), rows),)
     # Bytes between a glue record's label and its address.
     before_a, before_aaaa = to_base + FIXED.pack(A, IN, ttl, IPV4), to_base + FIXED.pack(AAAA, IN, ttl, IPV6)
-    # The fixed part of a record depends only on its target's length and its port.
-    heads: dict[tuple[int, int], bytes] = {}
     answers: list[bytes] = []
     glue: list[bytes] = []
     ancount = arcount = 0
     left = room
-    for index, n_a, n_aaaa, start, at in rows:
-        label = node[start:at]
-        size = len(label)
-        ports = sets[index]
-        for port in ports:
-            head = heads.get((size, port))
-            if head is None:
-                head = heads[size, port] = OWNER + _head(size + base, ttl, weight, port)
-            answers.append(head + label)
-        behind = at + n_a * IPV4
-        for address in range(at, behind, IPV4):
-            glue += label, before_a, node[address : address + IPV4]
-        if n_aaaa:
-            for address in range(behind, behind + n_aaaa * IPV6, IPV6):
-                glue += label, before_aaaa, node[address : address + IPV6]
-        ancount += len(ports)
-        arcount += n_a + n_aaaa
-        left -= len(ports) * (_SRV_SIZE + size + base) + n_a * (A_SIZE + size) + n_aaaa * (AAAA_SIZE + size)
+    for (priority, own), some in alike:
+        # The fixed part of a record depends only on its target's length and its port.
+        heads: dict[tuple[int, int], bytes] = {}
+        for index, n_a, n_aaaa, start, at in some:
+            label = node[start:at]
+            size = len(label)
+            ports = sets[index]
+            for port in ports:
+                head = heads.get((size, port))
+                if head is None:
+                    head = heads[size, port] = OWNER + _head(size + base, ttl, own, port, priority)
+                answers.append(head + label)
+            behind = at + n_a * IPV4
+            for address in range(at, behind, IPV4):
+                glue += label, before_a, node[address : address + IPV4]
+            if n_aaaa:
+                for address in range(behind, behind + n_aaaa * IPV6, IPV6):
+                    glue += label, before_aaaa, node[address : address + IPV6]
+            ancount += len(ports)
+            arcount += n_a + n_aaaa
+            left -= len(ports) * (_SRV_SIZE + size + base) + n_a * (A_SIZE + size) + n_aaaa * (AAAA_SIZE + size)
     if left < 0:
         return _cut(answers, base, glue, room)
     answers.append(b"".join(glue))
@@ -247,7 +261,29 @@ def _cut(answers: list[bytes], base: int, glue: list[bytes], room: int) -> Writt
     return Written(len(pieces), len(found) // 3, [*pieces, b"".join(found)], base, cut=True)
 
 
-def _some(rows: list[tuple[int, int, int, int, int]], count: int, turn: int) -> list[tuple[int, int, int, int, int]]:
+def _weighed(node: Any, at: int, turn: int) -> list[tuple[Preference, Iterable[_Row]]]:
+    """The rows of one reply with the numbers of each, where endpoints have weights of their own."""
+    rows = list(srv_weighed_rows(node, at))
+    choice = choice_of(node, OF_SRV)
+    if choice.shown == len(rows):
+        return [(own, (row,)) for own, row in rows]
+    found: list[tuple[Preference, Iterable[_Row]]] = []
+    drawn = range(choice.sure, choice.sure + len(choice.drawn))
+    for start, stop in ranges(choice, turn):
+        for place in range(start, stop):
+            (priority, weight), row = rows[place]
+            found.append(((priority, choice.share if place in drawn else weight), (row,)))
+    return found
+
+
+def _varies(node: bytes) -> bool:
+    """Whether replies show different parts of the set."""
+    if not node[0] & Flag.LIMITED:
+        return False
+    return limit_of(node) > 0 or bool(choice_of(node, OF_SRV).drawn)
+
+
+def _some(rows: list[_Row], count: int, turn: int) -> list[_Row]:
     """So many of the rows, from another one on each turn; all in order when there are no more."""
     if count >= len(rows):
         return rows

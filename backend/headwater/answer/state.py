@@ -8,7 +8,8 @@ from typing import Any, Final
 from headwater.answer.counts import COUNTED_TYPES, Reason, count_key
 from headwater.answer.zones import Zones
 from headwater.settings.settings import Settings
-from headwater.store.node import Flag, limit_of
+from headwater.store.choice import OF_A, OF_AAAA, choice_of, ranges
+from headwater.store.node import A_SIZE, Flag, limit_of
 
 # Rotation: the fractional parts of multiples of the golden ratio fall evenly into
 # any number of places, and so do every second, every third of them: two names
@@ -46,6 +47,8 @@ class State:
         """
         if not count:
             return 0, (), False
+        if node[0] & Flag.LIMITED and not limit_of(node):
+            return self._by_weight(node, offset, size, room)
         end = offset + count * size
         at = offset + (self.next_turn() * count >> 32) * size
         fit = wanted = min(count, limit_of(node)) if node[0] & Flag.LIMITED else count
@@ -55,6 +58,17 @@ class State:
             return count, (node[at:end], node[offset:at]), False
         first = min(fit, (end - at) // size)
         return fit, (node[at : at + first * size], node[offset : offset + (fit - first) * size]), fit < wanted
+
+    def _by_weight(self, node: Any, offset: int, size: int, room: int) -> tuple[int, Sequence[bytes], bool]:
+        """The same of a set whose members have weights."""
+        choice = choice_of(node, OF_A if size == A_SIZE else OF_AAAA)
+        left = fit = min(choice.shown, room // size)
+        parts: list[bytes] = []
+        for start, stop in ranges(choice, self.next_turn()):
+            stop = min(stop, start + left)
+            left -= stop - start
+            parts.append(node[offset + start * size : offset + stop * size])
+        return fit, parts, fit < choice.shown
 
     def count(self, zone: int, qtype: int, reason: Reason) -> None:
         """Count a query; `zone` is 0 for none, else its index + 1."""

@@ -28,6 +28,7 @@ SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
 TRIGGER_TIME_ANNOTATION: Final = "endpoints.kubernetes.io/last-change-trigger-time"
 IMPORT_NAME_LABEL: Final = "multicluster.kubernetes.io/service-name"
 SOURCE_CLUSTER_LABEL: Final = "multicluster.kubernetes.io/source-cluster"
+ALIAS_ANNOTATION: Final = "headwater.dev/alias"
 #: A Service's annotations that we read (docs/answers.md); the first is the specification's (section
 #: 2.1).
 ANNOTATIONS: Final = (
@@ -36,7 +37,15 @@ ANNOTATIONS: Final = (
     "headwater.dev/publish",
     "headwater.dev/max-answers",
     "headwater.dev/pod-names",
+    "headwater.dev/weights",
+    "headwater.dev/priorities",
+    ALIAS_ANNOTATION,
+    "headwater.dev/policy",
 )
+#: A pod's annotation that we read, with `--pods verified`.
+POD_WEIGHT_ANNOTATION: Final = "headwater.dev/weight"
+#: The most characters of its value that are kept: a weight has five.
+_POD_WEIGHT: Final = 16
 
 #: Where CoreDNS keeps a port without a number (plugin/kubernetes/object/service.go).
 NO_PORT: Final = -1
@@ -144,6 +153,8 @@ class Pod(Struct, frozen=True, array_like=True, gc=False):
     namespace: str
     name: str
     addresses: tuple[str, ...]
+    weight: str = ""
+    """Its annotation `headwater.dev/weight`, cut; "" for none."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -185,6 +196,10 @@ class _ServiceAnnotations(Struct, gc=False):
     publish: str | None = field(default=None, name=ANNOTATIONS[2])
     max_answers: str | None = field(default=None, name=ANNOTATIONS[3])
     pod_names: str | None = field(default=None, name=ANNOTATIONS[4])
+    weights: str | None = field(default=None, name=ANNOTATIONS[5])
+    priorities: str | None = field(default=None, name=ANNOTATIONS[6])
+    alias: str | None = field(default=None, name=ANNOTATIONS[7])
+    policy: str | None = field(default=None, name=ANNOTATIONS[8])
 
 
 class _SliceAnnotations(Struct, gc=False):
@@ -276,8 +291,16 @@ class _PodStatus(Struct, rename="camel", gc=False):
     pod_ips: list[_PodIP] | None = field(default=None, name="podIPs")
 
 
+class _PodAnnotations(Struct, gc=False):
+    weight: str | None = field(default=None, name=POD_WEIGHT_ANNOTATION)
+
+
+class _PodMeta(_Meta, rename="camel", gc=False):
+    annotations: _PodAnnotations | None = None
+
+
 class _ApiPod(Struct, gc=False):
-    metadata: _Meta
+    metadata: _PodMeta
     status: _PodStatus | None = None
 
 
@@ -313,7 +336,10 @@ def _service(api: _ApiService) -> Decoded:
 
 
 def _annotations(api: _ServiceAnnotations) -> tuple[tuple[str, str], ...]:
-    values = (api.tolerate, api.ttl, api.publish, api.max_answers, api.pod_names)
+    values = (
+        api.tolerate, api.ttl, api.publish, api.max_answers, api.pod_names, api.weights, api.priorities, api.alias,
+        api.policy,
+    )  # fmt: skip
     return tuple((name, value) for name, value in zip(ANNOTATIONS, values, strict=True) if value is not None)
 
 
@@ -384,7 +410,8 @@ def _pod(api: _ApiPod) -> Decoded:
     addresses = [item.ip for item in status.pod_ips or () if item.ip]
     if not addresses and status.pod_ip:
         addresses = [status.pod_ip]
-    pod = Pod(meta.namespace or "default", meta.name, tuple(addresses))
+    weight = "" if meta.annotations is None else (meta.annotations.weight or "")[:_POD_WEIGHT]
+    pod = Pod(meta.namespace or "default", meta.name, tuple(addresses), weight)
     # One that is being deleted keeps its name until it is gone, as in CoreDNS.
     return Decoded(pod, meta.resource_version or "", absent=status.phase in _GONE)
 

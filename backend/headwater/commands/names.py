@@ -147,7 +147,10 @@ def _compared(before: _Source, after: _Source, settings: Settings) -> Difference
 
 
 def _list(found: list[Name], *, as_json: bool) -> int:
-    rows = [{"name": item.name, "types": list(item.types)} for item in found]
+    rows = [
+        {"name": item.name, "types": list(item.types)} | ({"policy": item.policy} if item.policy else {})
+        for item in found
+    ]
     click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(map(_line, found)))
     return 0
 
@@ -168,4 +171,4 @@ def _show(found: Differences, *, as_json: bool) -> None:
 
 
 def _line(item: Name) -> str:
-    return f"{item.name} {','.join(item.types)}"
+    return f"{item.name} {','.join(item.types)}" + (f"  # policy: {item.policy}" if item.policy else "")

@@ -56,6 +56,7 @@ class Cause(StrEnum):
     HOST_HAS_NO_HOSTNAME = "host-has-no-hostname"
     HOST_ELSEWHERE = "host-under-another-service"
     HOST_LEFT_OUT = "host-left-out"
+    POLICY = "policy"
     """Its hostname cannot be a label."""
     PORT_UNKNOWN = "port-unknown"
     PORT_HAS_NO_NAME = "port-has-no-name"

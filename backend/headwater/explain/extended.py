@@ -116,6 +116,8 @@ class Reasons:
             )
         if isinstance(service, Service) and service.type == "ExternalName":
             return _external(form, question, exists)
+        if isinstance(service, Service) and held.decided(service) is not None:
+            return None  # a policy decided; `explain` tells what
         if exists:
             return _no_type(form, question, zone, held)
         slices = held.slices_of(form.namespace, form.service, imported=zone.clusters)

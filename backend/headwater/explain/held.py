@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from headwater.cluster.objects import EndpointSlice, Resource, Service, ServiceImport, packed_version, unpack
 from headwater.explain.explanation import Ref
+from headwater.records import decisions
+from headwater.records.decisions import Decided
 from headwater.store.environment import Snapshot
 
 KINDS: dict[Resource, str] = {
@@ -58,6 +60,20 @@ class Held:
             if data is not None:
                 found.append(unpack("endpointslices", data))
         return found
+
+    def pod_weights(self, service: Service, slices: Iterable[EndpointSlice]) -> dict[str, str]:
+        """Return the weights that a Service's pods have of their own."""
+        found = {}
+        for pod in {item.pod for piece in slices for item in piece.endpoints if item.pod}:
+            data = self._data("pods", service.namespace, pod)
+            if data is not None and (weight := unpack("pods", data).weight):
+                found[pod] = weight
+        return found
+
+    def decided(self, service: Service) -> Decided | None:
+        """Return what the policy decided for a Service."""
+        data = self.snapshot.value("decisions", f"{service.namespace}/{service.name}/".encode())
+        return None if data is None else decisions.unpack(data)
 
     def slices_in(self, namespace: str) -> Iterator[EndpointSlice]:
         """Yield every EndpointSlice of a namespace."""

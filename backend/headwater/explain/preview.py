@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from headwater.answer.find import address_of_label
 from headwater.explain.look import Item
+from headwater.records import decisions
 from headwater.settings.settings import Settings
 from headwater.store.environment import Snapshot
 from headwater.store.node import HEAD, Flag
@@ -36,6 +37,8 @@ class Name(Struct, frozen=True, order=True):
 
     name: str
     types: tuple[str, ...]
+    policy: str = ""
+    """What a policy decided for its Service."""
 
 
 def expand(items: Iterable[Item]) -> list[Item]:
@@ -124,7 +127,28 @@ def without_addresses(text: str) -> str:
 
 def listed(snapshot: Snapshot) -> list[Name]:
     """Return every name with records in the store, without the names that every zone has."""
-    return sorted({Name(_MADE_UP.sub("ADDRESS", text), types) for text, types, _ in _nodes(snapshot)})
+    decided = _decided(snapshot)
+    return sorted(
+        {
+            Name(_MADE_UP.sub("ADDRESS", text), types, without_addresses(decided.get(_owner(text), "")))
+            for text, types, _ in _nodes(snapshot)
+        }
+    )
+
+
+def _decided(snapshot: Snapshot) -> dict[tuple[str, str], str]:
+    """Return what a policy decided, by (Service, namespace)."""
+    found = {}
+    for key, data in snapshot.scan("decisions", b""):
+        namespace, name, _ = key.decode().split("/")
+        found[name, namespace] = str(decisions.unpack(data))
+    return found
+
+
+def _owner(text: str) -> tuple[str, str]:
+    """Return (Service, namespace) of a name; of others nothing that a Service is called."""
+    labels = text.split(".svc.", 1)[0].split(".")
+    return (labels[-2], labels[-1]) if len(labels) > 1 else ("", "")
 
 
 def comparable(snapshot: Snapshot, settings: Settings, namespaces: frozenset[str]) -> list[Name]:

@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from headwater.cluster.objects import Condition, Endpoint, EndpointSlice, Service, ServiceImport
+from headwater.cluster.objects import ALIAS_ANNOTATION, Condition, Endpoint, EndpointSlice, Service, ServiceImport
 from headwater.explain.explanation import Cause, Deciding, Look, Outcome, Ref, command, kubectl
 from headwater.explain.form import Fixed, OfHost, OfNamespace, OfPod, OfPort, OfService, Zonal, form_of
 from headwater.explain.held import Held
 from headwater.records.compiler import Changes, Compiler
+from headwater.records.decisions import Decided, applied, selected
 from headwater.records.options import Options, options_of, silent
 from headwater.settings.settings import Settings
+from headwater.store.choice import OF_A, OF_AAAA, OF_SRV, choice_of
 from headwater.store.node import HEAD, Flag, base_of_shared, other_of, unshared
 from headwater.wire import names
 from headwater.wire.names import BadName
@@ -29,6 +31,9 @@ FEW: Final = 3
 _MIRRORED_AT_MOST: Final = 1000
 #: The label that names the Service of a slice.
 _LABEL: Final = "metadata.labels[kubernetes.io/service-name]"
+_ALIAS: Final = ALIAS_ANNOTATION
+#: The most characters of an annotation that are shown.
+_VALUE: Final = 200
 #: kubectl's output format for a table of StatefulSets and the Services that they name.
 _SERVICE_NAMES: Final = "custom-columns=NAME:.metadata.name,SERVICE:.spec.serviceName"
 #: Names that belong to a Service.
@@ -237,7 +242,9 @@ class _Walk:
         if isinstance(service, ServiceImport):
             self.compiler.service_import((None, ()), (service, slices), changes)
         else:
-            self.compiler.service((None, ()), (service, slices), changes)
+            weights = self.held.pod_weights(service, slices) if self.compiler.asks_pods(service) else {}
+            decided = self.held.decided(service)
+            self.compiler.service((None, ()), (service, slices), changes, weights, (None, decided))
         return next((node for name in self._keys() if (node := _node(changes, name)) is not None), None)
 
     def _keys(self) -> list[bytes]:
@@ -301,6 +308,7 @@ class _Walk:
             if isinstance(form, OfService):
                 left_out = [detail for reason, *_, detail in asked.reports if reason in ("endpoint", "address")]
                 hints += tuple(f"Left out of the answer: {detail}." for detail in left_out[:FEW])
+            hints += self._of_weights(form, service, node)
             return Finding(
                 Outcome.ANSWER, Cause.ANSWERED, verdict, sources=tuple(slices), hints=hints,
                 looks=self._maybe_cut(service, slices),
@@ -327,6 +335,8 @@ class _Walk:
         """Return a sentence on what the name is, and hints on its answer."""
         name = self.asked.name
         match form:
+            case OfHost(host=host) if targets := self._targets(host, service, slices):
+                return f"{name} is another name for {_some(targets)} of {what}, by the annotation {_ALIAS}.", ()
             case OfHost(host=host):
                 pods = {item.pod for piece in slices for item in piece.endpoints
                         if item.hostname.lower() == host and item.conditions & Condition.READY}  # fmt: skip
@@ -351,6 +361,32 @@ class _Walk:
             )
             return verdict, (dashed,)
         return verdict, ()
+
+    def _of_weights(self, form: _Owned, service: Service | ServiceImport, node: bytes) -> tuple[str, ...]:
+        """Say which annotations do not parse, and what weights do to the answer."""
+        wrong = [detail for reason, *_, detail in self.asked.reports if reason == "annotation"]
+        found = [f"It counts as absent: {detail}." for detail in wrong[:FEW]]
+        decided = self.held.decided(service) if isinstance(service, Service) else None
+        if decided is not None:
+            found.append(f"The policy (--policy) decided for {_called(service)}: {decided}.")
+        weighed = self._options(service).weights is not None
+        if weighed and not service.headless:
+            found.append("Its weights and priorities do nothing: they are for headless Services.")
+        elif weighed and node[0] & Flag.LIMITED and not isinstance(form, OfHost):
+            shown = choice_of(node, OF_SRV if self.asked.qtype == SRV else OF_A if self.asked.qtype == A else OF_AAAA)
+            part = f" A reply shows {shown.shown:,} of them." if shown.drawn else ""
+            found.append(f"Its endpoints have weights and priorities: these say which one is first.{part}")
+        return tuple(found)
+
+    def _targets(self, host: str, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> Sequence[str]:
+        """Return the endpoints that an alias stands for; none for an endpoint's own name."""
+        options = self._options(service)
+        by_pod = options.pod_names or self.settings.endpoint_pod_names
+        for piece in slices:
+            for item in piece.endpoints:
+                if host in _labels_of(item) or (by_pod and item.pod.lower() == host):
+                    return ()
+        return options.aliases.get(host, ())
 
     def _maybe_cut(self, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> tuple[Look, ...]:
         """Return a look-up of the Endpoints if its slices may mirror one that was cut."""
@@ -393,6 +429,14 @@ class _Walk:
         for reason, _, _, detail in self.asked.reports:
             if reason == "name":
                 return _nxdomain(Cause.NAME_TOO_LONG, f"{self.asked.name} cannot be a DNS name: {detail}.")
+        decided = self.held.decided(service) if isinstance(service, Service) else None
+        if decided is not None and decided.endpoints is not None:
+            if self._is_left_out_by(decided, form, service, slices):
+                return _nxdomain(
+                    Cause.POLICY, f"The policy (--policy) leaves it out of {_called(service)}. It decided: {decided}.",
+                    deciding=(Deciding(self._ref(service), "--policy", str(decided)),), sources=tuple(slices),
+                )  # fmt: skip
+            slices = selected(slices, decided)
         match form:
             case Zonal() if not self.settings.zonal or not service.headless:
                 return self._zonal(service)
@@ -405,6 +449,20 @@ class _Walk:
             case OfPort(port=port, protocol=protocol):
                 return self._no_port(port, protocol, service, slices)
         return self._no_endpoints(service, slices)
+
+    def _is_left_out_by(
+        self, decided: Decided, form: _Owned, service: Service | ServiceImport, slices: Sequence[EndpointSlice]
+    ) -> bool:
+        """Return whether the policy has taken away what the name stands for."""
+        wanted = self._options(service).conditions
+        published = [
+            [item for piece in some for item in piece.endpoints if item.conditions & wanted or not wanted]
+            for some in (slices, selected(slices, decided))
+        ]
+        if isinstance(form, OfHost):
+            there = [any(form.host in _labels_of(item) for item in some) for some in published]
+            return there == [True, False]
+        return bool(published[0]) and not published[1]
 
     def _zonal(self, service: Service | ServiceImport) -> Finding:
         if not self.settings.zonal:
@@ -431,7 +489,7 @@ class _Walk:
             )
         changes = self.compiler.changes()
         assert isinstance(service, Service)
-        self.compiler.service((None, ()), (service, slices), changes)
+        self.compiler.service((None, ()), (service, slices), changes, decided=(None, self.held.decided(service)))
         base = names.name(self.asked.below(f"{service.name}.{service.namespace}.svc"))
         if _node(changes, base) is None:
             return self._no_endpoints(service, slices)
@@ -511,7 +569,9 @@ class _Walk:
         )  # fmt: skip
 
     def _options(self, service: Service | ServiceImport) -> Options:
-        return options_of(service, silent) if isinstance(service, Service) else Options()
+        if not isinstance(service, Service):
+            return Options()
+        return applied(options_of(service, silent), self.held.decided(service))
 
     def _no_host(self, host: str, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> Finding:
         """Explain why an endpoint's name does not exist."""
@@ -528,6 +588,8 @@ class _Walk:
         of_pod = [one for one in mine if one[2].pod.lower() == label]
         if of_pod:
             return self._no_hostname(label, what, service, of_pod[0])
+        if targets := self._targets(label, service, slices):
+            return self._no_target(label, targets, service, mine)
         owners = [owner for owner in self._owners_of_host(namespace, label) if owner != name]
         if owners:
             full = self.asked.below(f"{label}.{owners[0]}.{namespace}.svc")
@@ -561,6 +623,24 @@ class _Walk:
             commands=(list_slices, kubectl(namespace, "get", "pod", label, "-o", "wide")),
             looks=(Look("Pod", namespace, label, name, "whether the pod is there, and what its subdomain is"),),
             hints=hints,
+        )  # fmt: skip
+
+    def _no_target(
+        self, alias: str, targets: Sequence[str], service: Service | ServiceImport,
+        mine: Sequence[tuple[EndpointSlice, int, Endpoint]],
+    ) -> Finding:  # fmt: skip
+        """Explain an alias without an endpoint."""
+        what, said = _called(service), f"{alias} is another name for {_some(targets)}"
+        found = [one for one in mine if {*_labels_of(one[2]), one[2].pod.lower()} & set(targets)]
+        if found:
+            told = self._not_published(targets[0], what, service, found)
+            return replace(told, verdict=f"{said}: {told.verdict}")
+        value = dict(service.annotations)[_ALIAS] if isinstance(service, Service) else ""
+        return _nxdomain(
+            Cause.HOST_UNKNOWN, f"{said}, and no endpoint of {what} is called so.",
+            deciding=(Deciding(self._ref(service), f"metadata.annotations[{_ALIAS}]", value[:_VALUE]),),
+            commands=(kubectl(service.namespace, "get", "endpointslices", "-l",
+                              f"kubernetes.io/service-name={service.name}", "-o", "yaml"),),
         )  # fmt: skip
 
     def _not_published(

@@ -145,6 +145,8 @@ class WatchSnapshot(Struct, tag="watch"):
     """Lists that would have taken much away, by outcome (`writer.opinion.Opinion`)."""
     seeds: dict[str, int] = field(default_factory=dict)
     """Tries to take another instance's store, by what became of them (`peers.outcome.Taken`)."""
+    policy: dict[str, int] = field(default_factory=dict)
+    """Calls of the policy, by result (`writer.policy`)."""
     history_entries: int = 0
     history_bytes: int = 0
     cpu: float = 0.0
@@ -171,6 +173,8 @@ class WatchSnapshot(Struct, tag="watch"):
         self.audits += other.audits
         for name, count in other.audit_differences.items():
             self.audit_differences[name] = self.audit_differences.get(name, 0) + count
+        for result, count in other.policy.items():
+            self.policy[result] = self.policy.get(result, 0) + count
         for opinion, count in other.second_opinions.items():
             self.second_opinions[opinion] = self.second_opinions.get(opinion, 0) + count
         for result, count in other.seeds.items():

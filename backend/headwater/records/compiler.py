@@ -13,9 +13,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headwater.cluster.objects import Condition, EndpointSlice, Pod, Port, Service, ServiceImport
-from headwater.records import endpoints, limits, multicluster, pods, reverse, services, sets, topology, zone
-from headwater.records.endpoints import Group
-from headwater.records.options import DEFAULTS, Options, Report, options_of, silent
+from headwater.records import aliases, endpoints, limits, multicluster, pods, reverse, services, sets, topology, zone
+from headwater.records.decisions import Decided, applied, selected
+from headwater.records.endpoints import NO_PODS, Group
+from headwater.records.options import DEFAULTS, Options, Report, asks_pods, options_of, silent
 from headwater.records.sets import Writer
 from headwater.records.zone import NameServer, Zone
 from headwater.settings.settings import PodMode, Settings
@@ -158,8 +159,13 @@ class Compiler:
         before: tuple[Service | None, Sequence[EndpointSlice]],
         after: tuple[Service | None, Sequence[EndpointSlice]],
         changes: Changes,
+        pod_weights: Mapping[str, str] = NO_PODS,
+        decided: tuple[Decided | None, Decided | None] = (None, None),
     ) -> None:
         """The names of one Service, given all its slices in the order of their names.
+
+        `pod_weights`: its pods' own weights, if it `asks_pods`. `decided`: what a policy decided
+        before and after.
 
         A Service is None in a namespace that does not exist or is not served, or when the store has
         none yet. Slices that are the same object before and after are not read one by one when the
@@ -167,20 +173,21 @@ class Compiler:
         """
         old, new = self._state(*before, silent), self._state(*after, self._report)
         only = None
-        if old.service is not None and old.service == new.service:
-            only = self._differing_labels(old, new)
-        options = DEFAULTS if new.service is None else options_of(new.service, self._report)
-        groups = [] if new.service is None else self._groups(new, options)
+        options = DEFAULTS if new.service is None else applied(options_of(new.service, self._report), decided[1])
+        if old.service is not None and old.service == new.service and decided[0] == decided[1]:
+            only = self._differing_labels(old, new, options)
+        chosen = _State(new.service, selected(new.slices, decided[1]))
+        groups = [] if new.service is None else self._groups(chosen, options, pod_weights)
         serving = new.service if new.service is not None and not self._is_hidden(new.service, groups) else None
         for item in self._own:
-            before_names = self._names_before(old, new, only, item)
+            before_names = self._names_before(old, new, only, item, decided[0])
             nodes: dict[bytes, bytes] = {}
             if serving is not None:
                 nodes = services.nodes(serving, groups, item, self._ttl, self._report, only, options)
                 writer = self._headless_writer(serving, item, options) if self._zonal else None
                 # A Service without endpoints is NXDOMAIN, so nothing is below it (RFC 8020).
                 if writer is not None and writer.base in nodes:
-                    nodes.update(topology.nodes(writer, new.slices, self._pod_names, options))
+                    nodes.update(topology.nodes(writer, chosen.slices, self._pod_names, options, pod_weights))
             changes.merge(nodes, before_names)
 
     @staticmethod
@@ -189,7 +196,7 @@ class Compiler:
             return _State(None, slices)
         return _State(limits.of_service(service, report), limits.of_slices(slices, report))
 
-    def _differing_labels(self, old: _State, new: _State) -> set[bytes]:
+    def _differing_labels(self, old: _State, new: _State, options: Options) -> set[bytes]:
         """The labels of endpoint names to write or drop for an unchanged Service.
 
         A hostname may also be a label of ours, such as _tcp. Those are always among them, because
@@ -203,16 +210,23 @@ class Compiler:
         assert new.service is not None
         ports = _distinct_ports(new.service, (*old.slices, *new.slices))
         protocols = {protocol for _, protocol in sets.ports_by_name(ports)} | sets.unusual_protocols(ports)
-        return {*found, names.MARKER, *protocols}
+        others = aliases.labels(options.aliases)
+        return {*found, names.MARKER, *protocols, *others}
 
-    def _groups(self, state: _State, options: Options) -> list[Group]:
-        return endpoints.gather(state.slices, self._pod_names, self._report, options)
+    def asks_pods(self, service: Service | None) -> bool:
+        """Whether its endpoints have the weights that their pods name."""
+        return self._pods == "verified" and asks_pods(service)
+
+    def _groups(self, state: _State, options: Options, pod_weights: Mapping[str, str]) -> list[Group]:
+        return endpoints.gather(state.slices, self._pod_names, self._report, options, pod_weights=pod_weights)
 
     def _is_hidden(self, service: Service, groups: Sequence[Group]) -> bool:
         """Whether `--ignore-empty-service` leaves it out."""
         return self._ignore_empty and not groups and not service.headless and service.type != "ExternalName"
 
-    def _names_before(self, old: _State, new: _State, only: Collection[bytes] | None, item: Zone) -> Iterable[bytes]:
+    def _names_before(
+        self, old: _State, new: _State, only: Collection[bytes] | None, item: Zone, decided: Decided | None
+    ) -> Iterable[bytes]:
         """The names in one zone that the Service may have had; of endpoints, those in `only`."""
         if old.service is None:
             return
@@ -221,6 +235,7 @@ class Compiler:
             # Those of the new slices too: a hostname may have been left out before, say for its
             # length.
             labels = set(endpoints.labels((*old.slices, *new.slices), self._pod_names, aliases=True))
+            labels.update(aliases.labels(applied(options_of(old.service, silent), decided).aliases))
         yield from services.names_of(old.service, old.slices, labels, item)
         if self._zonal and (writer := self._headless_writer(old.service, item)) is not None:
             yield from topology.names_of(writer.base, old.slices)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from headwater.cluster.objects import NO_PORT, Endpoint, EndpointSlice, Port
+from headwater.cluster.objects import ALIAS_ANNOTATION, NO_PORT, POD_WEIGHT_ANNOTATION, Endpoint, EndpointSlice, Port
+from headwater.records.aliases import by_target
 from headwater.records.options import DEFAULTS, Options, Report
+from headwater.records.weights import Preference, Weights, number
 from headwater.wire import names, rdata
 from headwater.wire.names import BadName
 
 #: A slice without ports still has endpoints: one entry each, without SRV.
 _NO_PORTS: Final = (Port("", "", NO_PORT),)
+#: No pod has a weight of its own.
+NO_PODS: Final[Mapping[str, str]] = {}
 
 
 @dataclass(slots=True)
@@ -27,25 +31,33 @@ class Group:
     """The number of addresses, duplicates included."""
     aliases: dict[bytes, list[bytes]] = field(default_factory=dict)
     """Packed addresses by pod name, if that is wanted and is not the endpoint's own name."""
+    preferences: dict[bytes, Preference] = field(default_factory=dict)
+    """By endpoint name, where the Service's owner gave weights or priorities."""
+    others: dict[bytes, list[bytes]] = field(default_factory=dict)
+    """Packed addresses by the other names that the Service's owner gave endpoints. `gather` has put
+    into `aliases` those that are no endpoint's own name."""
 
 
 def gather(
-    slices: Iterable[EndpointSlice],
+    slices: Sequence[EndpointSlice],
     pod_names: bool,
     report: Report,
     options: Options = DEFAULTS,
     *,
     clusters: bool = False,
+    pod_weights: Mapping[str, str] = NO_PODS,
 ) -> list[Group]:
     """The endpoints of a Service's slices that are to be published, grouped by ports.
 
     `pod_names` is `--endpoint-pod-names`; with `clusters` a name has its cluster
-    as a second label. Addresses that do not parse and names that no label can
+    as a second label. `pod_weights`: the pods' own weights by pod, as their annotations have them.
+    Addresses that do not parse and names that no label can
     hold are reported and left out.
     """
     groups: dict[tuple[Port, ...], Group] = {}
     address_of, label_of = rdata.address, names.label
-    wanted, aliases, tail = options.conditions, options.pod_names, b""
+    wanted, aliases, tail, weights = options.conditions, options.pod_names, b"", options.weights
+    others = by_target(options.aliases) if options.aliases else None
     for piece in slices:
         ports = piece.ports or _NO_PORTS
         group = groups.get(ports)
@@ -81,7 +93,47 @@ def gather(
                     known.append(packed)
                 if aliases and endpoint.pod:
                     _add_alias(group, endpoint.pod, label, packed, piece, report)
+                if others:
+                    _add_others(group, others, endpoint, label, packed)
+                if weights is not None and label not in group.preferences:
+                    preference = _preference(weights, endpoint, label, pod_weights, piece, report)
+                    group.preferences[label] = preference
+    if others:
+        _settle_others(groups.values(), slices, report)
     return [group for group in groups.values() if group.count]
+
+
+def _add_others(
+    group: Group, others: Mapping[str, Sequence[bytes]], endpoint: Endpoint, label: bytes, packed: bytes
+) -> None:
+    for name in dict.fromkeys((label[1:].decode("ascii").lower(), endpoint.pod.lower())):
+        for alias in others.get(name, ()):
+            known = group.others.setdefault(alias, [])
+            if packed not in known:
+                known.append(packed)
+
+
+def _settle_others(groups: Collection[Group], slices: Sequence[EndpointSlice], report: Report) -> None:
+    """Make aliases of the other names that no endpoint, and no pod, has itself."""
+    taken = {label.lower() for group in groups for label in (*group.hosts, *group.aliases)}
+    for alias in {label for group in groups for label in group.others}:
+        if alias in taken:
+            piece = slices[0]
+            text = f"{ALIAS_ANNOTATION}: {alias[1:].decode()} is an endpoint's own name"
+            report("annotation", piece.namespace, piece.service, text)
+            continue
+        for group in groups:
+            if alias in group.others:
+                group.aliases[alias] = group.others[alias]
+
+
+def _preference(
+    weights: Weights, endpoint: Endpoint, label: bytes, pods: Mapping[str, str], piece: EndpointSlice, report: Report
+) -> Preference:
+    own = pods.get(endpoint.pod, "") if weights.from_pods else ""
+    if own and number(own) is None:
+        report("annotation", piece.namespace, endpoint.pod, f"{POD_WEIGHT_ANNOTATION}: {own!r} is not a weight")
+    return weights.of((label[1:].decode("ascii").lower(), endpoint.pod.lower()), own)
 
 
 def _add_alias(group: Group, pod: str, label: bytes, packed: bytes, piece: EndpointSlice, report: Report) -> None:

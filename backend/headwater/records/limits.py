@@ -28,6 +28,8 @@ MAX_OWN_ADDRESSES: Final = 16
 #: Slices with this host as an endpoint that are read for the zones' name servers.
 HOST_SLICES_OF_A_NAMESPACE: Final = 8
 HOST_SLICES: Final = 32
+#: Services of a namespace that are compiled anew when a pod's own weight changes.
+WEIGHED_BY_PODS: Final = 64
 #: Bytes of a Service's slices that are read at all, as the store keeps them.
 MAX_READ: Final = 4 << 20
 #: The bytes that the smallest slice counts for.

@@ -9,15 +9,21 @@ headwater.dev/ttl           seconds, for the records of the Service
 headwater.dev/publish       ready | serving | all: which endpoints have records
 headwater.dev/max-answers   how many members of a headless set one reply shows
 headwater.dev/pod-names     "true": endpoints have their pod's name as well
+headwater.dev/weights       by name, how often an endpoint is chosen; as in web-0=10,web-1=90
+headwater.dev/priorities    by name, which endpoints come before others; as in web-1=10
+headwater.dev/alias         other names for endpoints; as in primary=db-0
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from headwater.cluster.objects import Condition, Service
+from headwater.records import aliases, weights
+from headwater.records.aliases import Aliases
+from headwater.records.weights import Weights
 
 _T = TypeVar("_T")
 
@@ -27,7 +33,8 @@ Report = Callable[[str, str, str, str], None]
 #: RFC 2181 section 8.
 _MAX_TTL: Final = 2**31 - 1
 _MAX_ANSWERS: Final = 0xFFFF
-_PUBLISH: Final = {"ready": int(Condition.READY), "serving": int(Condition.SERVING), "all": 0}
+#: Which of its conditions an endpoint needs (`Options.conditions`).
+PUBLISH: Final = {"ready": int(Condition.READY), "serving": int(Condition.SERVING), "all": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +48,14 @@ class Options:
     max_answers: int = 0
     """0 for all."""
     pod_names: bool = False
+    weights: Weights | None = None
+    """None when endpoints have no weights and priorities of their own."""
+    aliases: Aliases = field(default_factory=dict)
+    """Other names of endpoints."""
 
 
 DEFAULTS: Final = Options()
+_NO_WEIGHTS: Final = Weights()
 
 
 def silent(reason: str, namespace: str, name: str, detail: str) -> None:
@@ -55,6 +67,9 @@ def options_of(service: Service, report: Report) -> Options:
     if not service.annotations:
         return DEFAULTS
     ttl, conditions, max_answers, pod_names = None, DEFAULTS.conditions, 0, False
+    by_name: dict[str, dict[str, int]] = {}
+    from_pods = False
+    others: Aliases = {}
     for name, value in service.annotations:
         try:
             match name.rpartition("/")[2]:
@@ -63,14 +78,34 @@ def options_of(service: Service, report: Report) -> Options:
                 case "ttl":
                     ttl = _number(value, 0, _MAX_TTL)
                 case "publish":
-                    conditions = _one_of(value, _PUBLISH)
+                    conditions = _one_of(value, PUBLISH)
                 case "max-answers":
                     max_answers = _number(value, 1, _MAX_ANSWERS)
                 case "pod-names":
                     pod_names = _one_of(value, {"true": True, "false": False})
+                case "alias":
+                    others, wrong = aliases.parse(value)
+                    if wrong:
+                        report("annotation", service.namespace, service.name, f"{name}: {wrong}")
+                case "weights" | "priorities" as which:
+                    numbers, pods, wrong = weights.parse(value)
+                    from_pods |= pods and which == "weights"
+                    by_name[which] = numbers
+                    if wrong:
+                        report("annotation", service.namespace, service.name, f"{name}: {wrong}")
         except ValueError as error:
             report("annotation", service.namespace, service.name, f"{name}: {error}")
-    return Options(ttl, conditions, max_answers, pod_names)
+    found = Weights(by_name.get("weights", {}), by_name.get("priorities", {}), from_pods)
+    given = found if found != _NO_WEIGHTS else None
+    return Options(ttl, conditions, max_answers, pod_names, given, others)
+
+
+def asks_pods(service: Service | None) -> bool:
+    """Whether its owner wants the weights that its pods' annotations name."""
+    if service is None or not service.annotations:
+        return False
+    found = options_of(service, silent).weights
+    return found is not None and found.from_pods
 
 
 def _number(value: str, low: int, high: int) -> int:

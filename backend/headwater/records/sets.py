@@ -21,7 +21,9 @@ from headwater.cluster.objects import Port, Service, ServiceImport
 from headwater.records import limits
 from headwater.records.endpoints import Group
 from headwater.records.options import DEFAULTS, Options, Report
+from headwater.records.weights import Preference, chosen
 from headwater.records.zone import Zone
+from headwater.store.choice import Choice, pack_tail
 from headwater.store.node import (
     HAS_SRV,
     HEAD,
@@ -33,6 +35,7 @@ from headwater.store.node import (
     pack_shared,
     pack_srv_own,
     pack_srv_table,
+    pack_srv_weighed,
 )
 from headwater.wire import names, rdata
 from headwater.wire.names import BadName
@@ -97,12 +100,15 @@ class Writer:
     base: bytes
     limit: int = 0
     """How many members of a set a reply shows; 0 for all."""
+    weighed: bool = False
+    """Whether endpoints have weights and priorities of their own (`Group.preferences`)."""
 
     @classmethod
     def of(cls, zone: Zone, ttl: int, service: Service | ServiceImport, options: Options = DEFAULTS) -> Writer:
         """`ttl` is `--ttl`. Raises BadName when the Service's name does not fit."""
         base = names.label(service.name) + names.label(service.namespace) + zone.svc
-        return cls(zone, ttl if options.ttl is None else options.ttl, names.fits(base), options.max_answers)
+        seconds = ttl if options.ttl is None else options.ttl
+        return cls(zone, seconds, names.fits(base), options.max_answers, options.weights is not None)
 
     @property
     def room(self) -> int:
@@ -134,6 +140,8 @@ class Writer:
 
     def set_of(self, kind: Kind, parts: Sequence[tuple[Group, Sequence[Port]]]) -> bytes:
         """The node of several endpoints: each group with its ports that count here."""
+        if self.weighed:
+            return self._weighed_set(kind, parts)
         if len(parts) == 1 and not self.zone.clusters:
             plain = _plain_addresses(parts[0][0])
             # Labels are at most 64 bytes with their length.
@@ -147,6 +155,9 @@ class Writer:
         Its sets of ports are of the groups for which `_table` made rows, in the same order.
         """
         sets = [numbers for _, ports in parts if (numbers := port_numbers(ports))]
+        if self.weighed:
+            srv = pack_srv_weighed(self.ttl, len(self.base), sets, ()) if sets else b""
+            return pack_shared(zone=self.zone.index, kind=Kind.PORT, base=len(self.base), srv=srv)
         srv = pack_srv_table(self.ttl, weight(_entries(parts)), len(self.base), sets, (), self._form) if sets else b""
         return pack_shared(zone=self.zone.index, kind=Kind.PORT, base=len(self.base), srv=srv)
 
@@ -160,6 +171,17 @@ class Writer:
         Endpoints without a port number count for the weight, but have no record and no glue
         (plugin/backend_lookup.go: port -1).
         """
+        sets, rows = self._rows(parts, most)
+        if not rows:
+            return b""
+        skip = 0 if self.zone.clusters else 1
+        table = ((index, label[skip:], *_split(packed)) for label, (index, packed) in rows.items())
+        return pack_srv_table(self.ttl, weight(_entries(parts)), len(self.base), sets, table, self._form)
+
+    def _rows(
+        self, parts: Sequence[tuple[Group, Sequence[Port]]], most: int = limits.MAX_PORTS
+    ) -> tuple[list[tuple[int, ...]], dict[bytes, tuple[int, list[bytes]]]]:
+        """The sets of ports, and by endpoint name which of them it has, and its addresses."""
         sets: list[tuple[int, ...]] = []
         joined: dict[tuple[int, ...], int] = {}
         rows: dict[bytes, tuple[int, list[bytes]]] = {}
@@ -182,11 +204,42 @@ class Writer:
                 if index == len(sets):
                     sets.append(both)
                 rows[label] = index, [*known[1], *packed]
-        if not rows:
-            return b""
-        skip = 0 if self.zone.clusters else 1
-        table = ((index, label[skip:], *_split(packed)) for label, (index, packed) in rows.items())
-        return pack_srv_table(self.ttl, weight(_entries(parts)), len(self.base), sets, table, self._form)
+        return sets, rows
+
+    def _weighed_set(self, kind: Kind, parts: Sequence[tuple[Group, Sequence[Port]]]) -> bytes:
+        """The same, where endpoints have weights: members in the order of `weights.chosen`."""
+        preferences: dict[bytes, Preference] = {}
+        of_address: dict[bytes, Preference] = {}
+        for group, _ in parts:
+            preferences |= group.preferences
+            for label, packed in group.hosts.items():
+                mine = group.preferences[label]
+                for item in packed:
+                    # Of several endpoints with one address the one that is chosen most often.
+                    known = of_address.setdefault(item, mine)
+                    of_address[item] = min(known, mine, key=lambda one: (one[0], -one[1]))
+        families: list[list[bytes]] = []
+        choices: list[Choice] = []
+        for family in _split(of_address):
+            order, _, choice = chosen([of_address[item] for item in family], self.limit)
+            families.append([family[at] for at in order])
+            choices.append(choice)
+        sets, rows = self._rows(parts)
+        labels = list(rows)
+        order, numbers, choice = chosen([preferences[label] for label in labels], self.limit)
+        table = (
+            (own, rows[labels[at]][0], labels[at][1:], *_split(rows[labels[at]][1]))
+            for at, own in zip(order, numbers, strict=True)
+        )
+        a_head, aaaa_head = rdata.address_heads(self.ttl)
+        return pack_node(
+            zone=self.zone.index,
+            kind=kind,
+            a=[a_head + item for item in families[0]],
+            aaaa=[aaaa_head + item for item in families[1]],
+            srv=pack_srv_weighed(self.ttl, len(self.base), sets, table) if rows else b"",
+            tail=pack_tail([*choices, choice]),
+        )
 
     def _plain_set(self, kind: Kind, group: Group, ports: Sequence[Port], packed: Sequence[bytes]) -> bytes:
         """The same in constant bytes, for endpoints that have one IPv4 address each."""
@@ -214,7 +267,7 @@ class Writer:
         self, groups: Sequence[Group], only: Collection[bytes] | None, report: Report, service: Service | ServiceImport
     ) -> dict[bytes, bytes]:
         """The nodes of the endpoint names, all or those in `only`."""
-        most = limits.ports_each(sum(group.count for group in groups))
+        most = limits.ports_each(sum(group.count + len(group.others) for group in groups))
         if any(len(group.ports) > most for group in groups):
             report("limit", service.namespace, service.name, f"SRV of endpoints' names: more than {most:,} ports each")
         if len(groups) == 1 and only is None and not groups[0].aliases and _plain_addresses(groups[0]) is not None:

@@ -10,7 +10,7 @@ NODATA while the last exists.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import msgspec
 
@@ -24,7 +24,11 @@ from headwater.wire.names import MARKER, PIN, BadName
 
 
 def nodes(
-    writer: Writer, slices: Iterable[EndpointSlice], pod_names: bool, options: Options
+    writer: Writer,
+    slices: Iterable[EndpointSlice],
+    pod_names: bool,
+    options: Options,
+    pod_weights: Mapping[str, str] = endpoints.NO_PODS,
 ) -> Iterator[tuple[bytes, bytes]]:
     """The nodes below a headless Service that has endpoints."""
     marker = MARKER + writer.base
@@ -42,7 +46,7 @@ def nodes(
                 for part in parts
             ]
             # Values that make no record were reported with the Service's own names.
-            groups = endpoints.gather(pieces, pod_names, silent, options)
+            groups = endpoints.gather(pieces, pod_names, silent, options, pod_weights=pod_weights)
             if groups:
                 yield owner, writer.set_of(Kind.TOPOLOGY, [(group, group.ports) for group in groups])
 

@@ -224,6 +224,8 @@ OPTIONS: Final = (
            "in 5m; 0: answer on.", "DURATION", parse=parse_duration, show=duration_text, basic=False),
     Option("--extended-errors", "extended_errors", ANSWERS, "Say in NXDOMAIN and NODATA why, to clients that sent EDNS "
            "(RFC 8914), as in 'prod/db: 3 endpoints, none ready'.", kind="switch", basic=False),
+    Option("--policy", "policy", ANSWERS, "An own rule in Python for what Services answer: a function, or an entry "
+           "point of headwater.policy.", "MODULE:FUNCTION", unset="none", basic=False),
     Option("--upstream", "upstreams", ANSWERS, "Where the targets of ExternalName Services outside the zones are "
            "asked. Repeatable.", "HOST:PORT", many=True, unset="the system's resolvers", parse=_each(Address.parse),
            show=_addresses, basic=False),

@@ -10,7 +10,7 @@ import hashlib
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from headwater.settings import validate
+from headwater.settings import policies, validate
 from headwater.settings.address import Address
 
 PodMode = Literal["disabled", "insecure", "verified"]
@@ -30,6 +30,7 @@ _SHAPES_RECORDS = (
     "zonal",
     "ignore_empty_service",
     "namespaces",
+    "policy",
 )
 
 
@@ -60,6 +61,8 @@ class Settings:
     endpoint_pod_names: bool = False
     zonal: bool = False
     ignore_empty_service: bool = False
+    policy: str | None = None
+    """MODULE:FUNCTION, or an entry point, of an own rule (docs/policy.md)."""
     namespaces: tuple[str, ...] = ()
     namespace_labels: str = ""
     labels: str = ""
@@ -104,8 +107,13 @@ class Settings:
         return tuple(self.listen.of_worker(index, self.workers) for index in range(self.workers))
 
     def records_fingerprint(self) -> str:
-        """16 hex digits; another value means that stored records cannot be served."""
+        """16 hex digits; another value means that stored records cannot be served.
+
+        Raises SettingsError when the policy's code is gone.
+        """
         shape = [(name, getattr(self, name)) for name in _SHAPES_RECORDS]
+        if self.policy:
+            shape.append(("the policy's version", policies.version(self.policy)))
         return hashlib.sha256(repr(shape).encode()).hexdigest()[:16]
 
 

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from headwater.settings import selectors
+from headwater.settings import policies, selectors
 from headwater.settings.error import SettingsError
 from headwater.settings.parse import MAX_LABEL, REVERSE
 
@@ -82,6 +82,12 @@ def answers(settings: Settings) -> None:
     _seconds("--max-staleness", settings.max_staleness)
     for upstream in settings.upstreams:
         _host_and_port("--upstream", upstream)
+
+
+def policy(settings: Settings) -> None:
+    """A policy whose code is there. Only its own process imports it."""
+    if settings.policy:
+        policies.version(settings.policy)
 
 
 def transport(settings: Settings) -> None:
@@ -161,7 +167,7 @@ def observing(settings: Settings) -> None:
 
 
 #: In the order in which a mistake is looked for.
-TOPICS: Final = (sources, zones, selection, transport, tls, answers, state, peers, observing)
+TOPICS: Final = (sources, zones, selection, transport, tls, answers, policy, state, peers, observing)
 
 
 def is_loopback(address: Address) -> bool:

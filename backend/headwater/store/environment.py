@@ -34,7 +34,7 @@ from headwater.store.history import HISTORY, SUM
 from headwater.store.identity import PREFIX, WITHDRAWN, Identity, condemn, discard, is_condemned, point, published
 
 #: Another number discards the store. Raise it whenever a stored byte gets another meaning.
-FORMAT: Final = b"4"
+FORMAT: Final = b"5"
 
 _MAP_SIZE: Final = 4 << 30
 _MAX_READERS: Final = 512
@@ -58,7 +58,9 @@ MAX_KEY: Final = 511
 _HEARD: Final = struct.Struct(">d?")
 #: A file in the folder of a generation whose time says when its writer was last at work.
 _ALIVE: Final = "alive"
-_SUB_DATABASES: Final = ("meta", "objects", "slices", "pods", "hosts", "staging", "faulty", "addresses", "records")
+_SUB_DATABASES: Final = (
+    "meta", "objects", "slices", "pods", "hosts", "staging", "faulty", "decisions", "addresses", "records"
+)  # fmt: skip
 #: Those that a store of an earlier version may lack: readers do without until the writer makes
 #: them.
 _LATER: Final = (HISTORY,)

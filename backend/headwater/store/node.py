@@ -9,7 +9,7 @@
            ..  if OTHER: u8 count, then per type: qtype u16, ancount u16,
                arcount u16, length u16, bytes (answer and additional section)
            ..  if SRV: the SRV part
-           ..  if LIMITED: u16, how many members of a set one reply shows; the last two bytes
+           ..  if LIMITED: the tail, which members of a set one reply shows (`store.choice`)
 
 All integers are big-endian, as in DNS. Owner names are the pointer 0xC00C: in
 a reply the question's name always starts at offset 12. So the bytes are final,
@@ -21,13 +21,14 @@ the largest part of the store. The node says how to write it:
            0   ttl       u32
            4   weight    u16
            6   base      u8   length of the Service's own name, the end of the qname
-           7   form      u8   OWN, TABLE or NAMES
+           7   form      u8   OWN, TABLE, NAMES or WEIGHED
     OWN    8   n         u16, then n ports u16: one target, the Service's name (for
                an endpoint, which is its own base: its name), glue as under A, AAAA
     TABLE  8   n_sets    u16, per set: n u16, n ports u16
            ..  rows to the end: set u16, n_a u16, n_aaaa u16, length u8, label,
                addresses of 4 and 16 bytes; the target is label + base
     NAMES      the same, but that "label" is any number of labels in wire format
+    WEIGHED    as TABLE, and each row begins with its priority u16 and weight u16
 
 A SHARED node is the Service's own with other ports. Otherwise each port name of a Service would
 store all its endpoints again. It has no addresses. Behind the head it has
@@ -43,6 +44,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum, IntFlag
 from typing import Any, Final, NamedTuple
 
+from headwater.store.choice import tail_size
+
 
 class Flag(IntFlag):
     """The parts of a node besides addresses, and the work that it asks for."""
@@ -56,7 +59,7 @@ class Flag(IntFlag):
     ALIAS = 16
     """A CNAME: A and AAAA are its target's."""
     LIMITED = 32
-    """A reply shows a part of the set, another one each time."""
+    """A reply shows a part of the set, another one each time, or begins it by weights."""
     SHARED = 64
     """The set is the Service's own, under other ports: `unshared` makes the node of both."""
 
@@ -87,12 +90,15 @@ class SrvForm(IntEnum):
     OWN = 0
     TABLE = 1
     NAMES = 2
+    WEIGHED = 3
 
 
 HEAD: Final = struct.Struct(">BBBHH")
 OTHER: Final = struct.Struct(">HHHH")
 SRV: Final = struct.Struct(">IHBB")
 SRV_ROW: Final = struct.Struct(">HHHB")
+#: Priority and weight, before a row of WEIGHED.
+PREFERENCE: Final = struct.Struct(">HH")
 #: Bytes before the address in a stored record: owner, type, class, TTL, length.
 _RECORD_HEAD: Final = 12
 A_SIZE: Final = _RECORD_HEAD + 4
@@ -112,31 +118,34 @@ def pack_node(
     other: Sequence[tuple[int, int, int, bytes]] = (),
     srv: bytes = b"",
     limit: int = 0,
+    tail: bytes = b"",
 ) -> bytes:
     """One value of `records`.
 
     `a` and `aaaa` are whole records (16 and 28 bytes, owner 0xC00C); `other` is
     (qtype, ancount, arcount, bytes) per type; `srv` comes from `pack_srv_own` or
     `pack_srv_table`; `limit` is the size of the part that a reply shows, 0 for
-    all. More than 65,535 addresses of a family are cut, because no message holds a sixteenth of
-    them.
+    all; `tail` stands in its place when members have weights (`choice.pack_tail`). More than 65,535
+    addresses of a family are cut, because no message holds a sixteenth of them.
     """
     if len(a) > 0xFFFF or len(aaaa) > 0xFFFF:
         a, aaaa = a[:0xFFFF], aaaa[:0xFFFF]
-    flags |= (HAS_OTHER if other else 0) | (HAS_SRV if srv else 0) | (IS_LIMITED if limit else 0)
+    flags |= (HAS_OTHER if other else 0) | (HAS_SRV if srv else 0) | (IS_LIMITED if limit or tail else 0)
     parts = [HEAD.pack(flags, zone, kind, len(a), len(aaaa)), *a, *aaaa]
     if other:
         parts.append(bytes((len(other),)))
         for qtype, ancount, arcount, data in other:
             parts += OTHER.pack(qtype, ancount, arcount, len(data)), data
     parts.append(srv)
-    if limit:
+    if tail:
+        parts.append(tail)
+    elif limit:
         parts.append(limit.to_bytes(2, "big"))
     return b"".join(parts)
 
 
 def limit_of(node: Any) -> int:
-    """The number of members that one reply shows, for a node that is LIMITED."""
+    """The number of members that one reply shows, for a node that is LIMITED; 0: by weights."""
     limit: int = node[-2] << 8 | node[-1]
     return limit
 
@@ -191,6 +200,20 @@ def pack_srv_table(
         body += a
         body += aaaa
     head = SRV.pack(ttl, weight, base, form) + struct.pack(">H", len(sets))
+    return b"".join((head, *map(_ports, sets), *body))
+
+
+def pack_srv_weighed(
+    ttl: int,
+    base: int,
+    sets: Sequence[Sequence[int]],
+    rows: Iterable[tuple[tuple[int, int], int, bytes, Sequence[bytes], Sequence[bytes]]],
+) -> bytes:
+    """The same of form WEIGHED; a row begins with its (priority, weight)."""
+    body: list[bytes] = []
+    for preference, index, label, a, aaaa in rows:
+        body += PREFERENCE.pack(*preference), SRV_ROW.pack(index, len(a), len(aaaa), len(label)), label, *a, *aaaa
+    head = SRV.pack(ttl, 0, base, SrvForm.WEIGHED) + struct.pack(">H", len(sets))
     return b"".join((head, *map(_ports, sets), *body))
 
 
@@ -265,7 +288,7 @@ def srv_rows(node: Any, form: int, at: int) -> Iterator[tuple[int, int, int, int
     Each is (which set of ports, IPv4 addresses, IPv6 addresses, the label's offset, that of the
     addresses). The label of TABLE begins with its length octet, the row's last field.
     """
-    end = len(node) - 2 if node[0] & IS_LIMITED else len(node)
+    end = _end_of_rows(node)
     unpack, size = SRV_ROW.unpack_from, SRV_ROW.size
     back = 1 if form == SrvForm.TABLE else 0
     while at < end:
@@ -274,6 +297,23 @@ def srv_rows(node: Any, form: int, at: int) -> Iterator[tuple[int, int, int, int
         addresses = label + length
         yield ports, n_a, n_aaaa, label - back, addresses
         at = addresses + 4 * n_a + 16 * n_aaaa
+
+
+def srv_weighed_rows(node: Any, at: int) -> Iterator[tuple[tuple[int, int], tuple[int, int, int, int, int]]]:
+    """((priority, weight), row as `srv_rows` has it) of a table of form WEIGHED."""
+    end = _end_of_rows(node)
+    while at < end:
+        priority, weight = PREFERENCE.unpack_from(node, at)
+        at += PREFERENCE.size
+        ports, n_a, n_aaaa, length = SRV_ROW.unpack_from(node, at)
+        label = at + SRV_ROW.size
+        addresses = label + length
+        yield (priority, weight), (ports, n_a, n_aaaa, label - 1, addresses)
+        at = addresses + 4 * n_a + 16 * n_aaaa
+
+
+def _end_of_rows(node: Any) -> int:
+    return len(node) - tail_size(node) if node[0] & IS_LIMITED else len(node)
 
 
 # Compared

@@ -35,6 +35,7 @@ from typing import Final, cast
 
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Progress, Remove, Upsert
 from headwater.cluster.objects import Decoded, Resource, is_behind, is_older, packed_version, version_number
+from headwater.records import decisions
 from headwater.records.compiler import Compiler
 from headwater.store.environment import READY, SERIAL, ReadTransaction, Store, Transaction
 from headwater.store.node import Kind
@@ -46,6 +47,7 @@ from headwater.writer.lists import version_key
 from headwater.writer.opinion import Loss, Opinion
 from headwater.writer.outcome import Outcome
 from headwater.writer.owners import Owner, key_of, owners_of
+from headwater.writer.policy import Decider
 from headwater.writer.posting import Posting, object_key, storable_key, stored
 from headwater.writer.scales import StoreScales
 
@@ -80,6 +82,7 @@ class Ledger:
         on_sign: Callable[[], None] = lambda: None,
         chronicle: Chronicle | None = None,
         withheld: bool = False,
+        decider: Decider | None = None,
     ) -> None:
         """Take over a store, and compile what its settings or its host changed. Raises StoreFull.
 
@@ -87,8 +90,9 @@ class Ledger:
         for a second one (`opinion`), which the caller asks for. `meter` counts the seconds that
         this thread works. `on_sign` is called after each transaction, and after each owner that is
         compiled in one. Without a `chronicle` no history is kept. What is `withheld` is not
-        published before `release`.
+        published before `release`. `decider` is the policy.
         """
+        self._decider = decider
         self._chronicle = chronicle
         self._store = store
         self._compiler = compiler
@@ -373,6 +377,7 @@ class Ledger:
             meter=self._meter,
             on_owner=self._on_sign,
             draft=draft,
+            decider=self._decider,
         )
 
     def _write(self, work: Callable[[Transaction], Posting], costs: dict[tuple[str, str], float] | None = None) -> int:
@@ -413,6 +418,32 @@ class Ledger:
 
     def _left_out(self, key: tuple[str, str], error: Exception) -> None:
         self._compiler.report("unexpected", *key, told(error))
+
+    def decide_again(self, keys: Sequence[tuple[str, str]]) -> int:
+        """Compile Services whose policy is to be asked again. Raises StoreFull."""
+        if not self.ready:
+            return 0
+
+        def work(txn: Transaction) -> Posting:
+            batch = self._batch(txn, compiling=True)
+            for key in keys:
+                batch.touch_service(key)
+            return self._finish(txn, batch)
+
+        return self._write(work)
+
+    def undecided(self) -> list[tuple[str, str]]:
+        """Return the Services that had the default for a reason that may have passed."""
+
+        def read(txn: ReadTransaction) -> list[tuple[str, str]]:
+            found = []
+            for key, data in txn.scan("decisions"):
+                if decisions.unpack(data).passing:
+                    namespace, name, _ = key.decode().split("/")
+                    found.append((namespace, name))
+            return found
+
+        return self._store.read(read)
 
     # Lists
 
@@ -615,7 +646,7 @@ class Ledger:
     def _begin_records(self, txn: Transaction) -> Posting:
         # Until the end the records are incomplete.
         txn.set_meta(READY, b"")
-        for db in ("records", "faulty"):
+        for db in ("records", "faulty", "decisions"):
             txn.clear(db)
         batch = self._batch(txn, compiling=True)
         batch.counts = [0] * len(Kind)

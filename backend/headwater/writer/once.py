@@ -6,6 +6,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,10 +19,13 @@ from headwater.cluster.reflector import Reflector, Trouble
 from headwater.cluster.source import selectors_of, source_of
 from headwater.records.compiler import Compiler
 from headwater.records.options import Report, silent
+from headwater.settings.error import SettingsError
+from headwater.settings.policies import resolved
 from headwater.settings.settings import Settings
 from headwater.store.environment import Store
 from headwater.store.identity import Identity
 from headwater.writer.ledger import Ledger
+from headwater.writer.policy import PolicyProcess
 from headwater.writer.process import required_resources
 
 if TYPE_CHECKING:
@@ -54,7 +58,8 @@ def write(settings: Settings, state_dir: Path, report: Report = silent) -> Ident
         for resource in resources:
             page: Sequence[object] = list(objects[resource].values())
             changes += ListPageArrived(resource, page, first=True), ListComplete(resource, "files")  # type: ignore[arg-type]
-        Ledger(store, Compiler(settings, (), report), resources).commit(changes)
+        with decided(settings, report) as decider:
+            Ledger(store, Compiler(settings, (), report), resources, decider=decider).commit(changes)
     finally:
         store.close()
     return identity
@@ -71,15 +76,31 @@ def write_cluster(settings: Settings, state_dir: Path, server: ApiServer, report
     store, _ = Store.open(state_dir, identity)
     try:
         recognition = Recognition(store.folder)
-        ledger = Ledger(store, Compiler(settings, (), report), resources)
-        for resource in resources:
-            for change in _listed(resource, server, recognition, report):
-                ledger.commit([change])
+        with decided(settings, report) as decider:
+            ledger = Ledger(store, Compiler(settings, (), report), resources, decider=decider)
+            for resource in resources:
+                for change in _listed(resource, server, recognition, report):
+                    ledger.commit([change])
         if recognition.another:
             raise Unlisted(f"the API server changed while it was listed: {recognition.another}")
     finally:
         store.close()
     return identity
+
+
+@contextmanager
+def decided(settings: Settings, report: Report) -> Iterator[PolicyProcess | None]:
+    """The policy of these settings, and the end of its process. Raises SettingsError."""
+    if not settings.policy:
+        yield None
+        return
+    policy = PolicyProcess(resolved(settings.policy), report)
+    try:
+        if problem := policy.load():
+            raise SettingsError("--policy", problem)
+        yield policy
+    finally:
+        policy.close()
 
 
 def _listed(resource: Resource, server: ApiServer, recognition: Recognition, report: Report) -> Iterator[Change]:

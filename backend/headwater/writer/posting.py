@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar, cast
 
@@ -31,8 +31,10 @@ from headwater.cluster.objects import (
     unpack,
     unpack_labels,
 )
-from headwater.records import limits
+from headwater.records import decisions, limits
 from headwater.records.compiler import Changes, Compiler
+from headwater.records.decisions import Decided
+from headwater.records.options import asks_pods, silent
 from headwater.records.zone import NameServer
 from headwater.store.environment import MAX_KEY, StoreDamaged, Transaction
 from headwater.store.history import Owner as Whose
@@ -41,10 +43,15 @@ from headwater.store.node import Kind
 from headwater.writer.chronicle import Draft
 from headwater.writer.isolation import NOT_AN_OBJECTS, Unstorable, told
 from headwater.writer.owners import IMPORT
+from headwater.writer.policy import Decider
 
 _SEPARATOR: Final = b"/"
 #: The owners that a slice without owner labels seems to have.
 _NOBODY: Final = frozenset({"", IMPORT})
+_DECISIONS: Final = "decisions"
+#: A prefix in `meta`, before namespace/name/ of Services that take their pods' own weights.
+_FROM_PODS: Final = b"from-pods/"
+_TOO_MANY_WEIGHED: Final = f"pods' own weights of more than {limits.WEIGHED_BY_PODS} Services: it follows later"
 #: About how long it takes to write a name, in seconds.
 _WRITTEN: Final = 5e-6
 _NAMES: Final = msgspec.msgpack.Decoder(list[bytes])
@@ -120,14 +127,16 @@ class Posting:
         meter: Callable[[], float] = time.thread_time,
         on_owner: Callable[[], None] = lambda: None,
         draft: Draft | None = None,
+        decider: Decider | None = None,
     ) -> None:
         """`counts` and `objects` are copies of the ledger's counts; they
         hold once the commit succeeds.
 
         `meter` counts the seconds that this thread works. `on_owner` is called after each Service
         or ServiceImport that is compiled: a namespace that comes or goes may have thousands.
-        `draft` hears what is to be told in the history.
+        `draft` hears what is to be told in the history. `decider` is the policy.
         """
+        self._decider = decider
         self.draft = draft
         self._meter = meter
         self._on_owner = on_owner
@@ -205,6 +214,10 @@ class Posting:
     def _service_changed(self, key: tuple[str, str], data: bytes | None, now: Service | None) -> None:
         before: Service | None = None if data is None else stored("services", data)
         self._index_addresses(self._addresses("services", before), self._addresses("services", now))
+        if self._guarded(now, lambda: asks_pods(now), False):
+            self._txn.index("meta", _FROM_PODS + index_key(*key, ""))
+        elif before is not None and before.annotations:
+            self._txn.unindex("meta", _FROM_PODS + index_key(*key, ""))
         if self._compiling:
             self._services.setdefault(key, before)
             self._touched[key] = None
@@ -288,7 +301,47 @@ class Posting:
         for namespace, address in new - old:
             self._txn.index("pods", index_key(namespace, address, pod.name))
         self._pods.update(dict.fromkeys(old ^ new))
+        if (before.weight if before is not None else "") != (now.weight if now is not None else ""):
+            self._touch_weighed(pod.namespace)
         self._tell([Whose(OwnerKind.POD, *place) for place in old ^ new], "pods", key, before, now)
+
+    def _touch_weighed(self, namespace: str) -> None:
+        """Mark the Services to be compiled whose endpoints have their pods' own weights."""
+        if not self._compiling:
+            return
+        found = [
+            key.decode().split("/")[2] for key, _ in self._txn.scan("meta", _FROM_PODS + namespace.encode() + b"/")
+        ]
+        if len(found) > limits.WEIGHED_BY_PODS:
+            self._report("limit", namespace, found[limits.WEIGHED_BY_PODS], _TOO_MANY_WEIGHED)
+        self._touched.update(dict.fromkeys((namespace, name) for name in found[: limits.WEIGHED_BY_PODS]))
+
+    def _pod_weights(self, service: Service | None, slices: Iterable[EndpointSlice]) -> Mapping[str, str]:
+        """Return the weights that a Service's pods have of their own, if its owner wants them."""
+        if service is None or not self._compiler.asks_pods(service):
+            return {}
+        found: dict[str, str] = {}
+        for pod in {item.pod for piece in slices for item in piece.endpoints if item.pod}:
+            data = self._txn.get("objects", object_key("pods", (service.namespace, pod)))
+            if data is not None and (weight := cast("Pod", stored("pods", data)).weight):
+                found[pod] = weight
+        return found
+
+    def _decide(self, service: Service | None, slices: Sequence[EndpointSlice]) -> Decided | None:
+        """Ask the policy for a Service that has names."""
+        if service is None or self._decider is None:
+            return None
+        return self._decider.decide(service, limits.of_slices(slices, silent))
+
+    def _decided(self, key: tuple[str, str]) -> Decided | None:
+        """Return what the policy decided the last time. Raises StoreDamaged."""
+        data = self._txn.get(_DECISIONS, index_key(*key, ""))
+        if data is None:
+            return None
+        try:
+            return decisions.unpack(data)
+        except msgspec.MsgspecError as error:
+            raise StoreDamaged(f"a decision in it does not unpack: {error}") from error
 
     # What has to be compiled although it did not change
 
@@ -432,7 +485,7 @@ class Posting:
         names = Changes()
         try:
             if resource == "services":
-                self._compiler.service((None, ()), self._service_before(key), names)
+                self._compiler.service((None, ()), self._service_before(key), names, decided=(None, self._decided(key)))
             else:
                 self._compiler.service_import((None, ()), self._import_before(key), names)
         except NOT_AN_OBJECTS:
@@ -466,11 +519,19 @@ class Posting:
         after = self._service(key)
         before = self._services.get(key, after)
         slices_before, slices_after = self._slices_of(key)
+        service = after if exists else None
+        decided = self._decide(service, slices_after)
         self._compiler.service(
             (None, ()) if nothing_before else (before if existed else None, slices_before),
-            (after if exists else None, slices_after),
+            (service, slices_after),
             changes,
+            self._pod_weights(service, slices_after),
+            (self._decided(key), decided),
         )
+        if decided is not None:
+            self._txn.index(_DECISIONS, index_key(*key, ""), decisions.pack(decided))
+        else:
+            self._txn.unindex(_DECISIONS, index_key(*key, ""))
 
     def _compile_import(self, key: tuple[str, str], changes: Changes, *, nothing_before: bool) -> None:
         existed, exists = self._existence(key[0])

@@ -43,6 +43,7 @@ from headwater.process.counters import LATENCY_BUCKETS, Histogram, ResourceState
 from headwater.process.progress import Progress
 from headwater.records.compiler import Compiler
 from headwater.settings.error import SettingsError
+from headwater.settings.policies import resolved
 from headwater.settings.settings import Settings
 from headwater.store.environment import Store, StoreDamaged, StoreFull
 from headwater.store.identity import Identity, discard
@@ -52,6 +53,7 @@ from headwater.writer.audit import Auditor
 from headwater.writer.chronicle import Chronicle
 from headwater.writer.ledger import Ledger
 from headwater.writer.outcome import Outcome
+from headwater.writer.policy import PolicyProcess
 from headwater.writer.seeding import Seeding
 from headwater.writer.skipped import Skipped
 from headwater.writer.turns import Turn, Turns
@@ -147,17 +149,26 @@ class Watcher:
         self.chronicle = Chronicle(settings.history, compiler, wall, from_files=bool(settings.manifests))
         if self.seeding.peer:
             self.chronicle.without = "the records were taken from another instance"
+        self.policy = PolicyProcess(resolved(settings.policy), self.skipped.report, clock) if settings.policy else None
+        if self.policy is not None and (problem := self.policy.load()):
+            if not store.is_published:
+                raise SettingsError("--policy", problem)
+            _log.error("--policy: %s (answers stay as they are without it; it is tried again)", problem)
         self.ledger = Ledger(
             store,
             compiler,
             self._resources,
             wall,
+            decider=self.policy,
             second_opinion=asks,
             meter=meter,
             on_sign=on_sign,
             chronicle=self.chronicle,
             withheld=self.seeding.withheld,
         )
+        if self.policy is not None:
+            for key in self.ledger.undecided():
+                self.policy.remember(key, clock())
         self.auditor: Auditor | None = None
         self._followers: dict[Resource, Follower] = {}
         self._recognition = Recognition(store.folder, clock)
@@ -379,6 +390,9 @@ class Watcher:
         for resource in [item for item, moment in self._ask_again.items() if now >= moment]:
             del self._ask_again[resource]
             self._followers[resource].relist(confirm=True)
+        if self.policy is not None and not self._refused and (again := self.policy.due()):
+            with contextlib.suppress(StoreFull), self.progress.commit():
+                self._records_changed += self.ledger.decide_again(again)
         if now - self._told_alive > _ALIVE:
             self._told_alive = now
             self._store.note_alive(self._wall())
@@ -526,6 +540,7 @@ class Watcher:
             audit_differences=dict(self.auditor.differences) if self.auditor is not None else {},
             second_opinions=dict(self._second_opinions),
             seeds=dict(self.seeding.outcomes),
+            policy=dict(self.policy.counts) if self.policy is not None else {},
             history_entries=self.chronicle.ring.entries,
             history_bytes=self.chronicle.ring.bytes,
             cpu=usage.cpu(),
