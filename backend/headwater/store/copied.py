@@ -20,7 +20,7 @@ from msgspec import Struct
 
 #: The sub-databases in the order in which they are sent. Not the staging area, which belongs to a
 #: list under way, and not the history, which tells what this instance's clients were answered.
-SENT: Final = ("meta", "objects", "slices", "pods", "hosts", "faulty", "addresses", "records")
+SENT: Final = ("meta", "objects", "slices", "pods", "hosts", "faulty", "decisions", "addresses", "records")
 
 #: Keys of `meta` that say something of the objects and the records. All others say something of the
 #: instance, and are made anew: when the machine started, when the source was heard.
