@@ -259,7 +259,8 @@ def test_capitals_explain_a_cut_reply_of_the_other_server_only(
     name: str, theirs: int, ours: int, allowed: bool
 ) -> None:
     query = QUERY._replace(name=name)
-    case = Case(query, *(parse(reply(*TWO, flags=flags, query=query)) for flags in (theirs, ours)), oracle(set(), []))
+    said = [parse(reply(*TWO, flags=flags, query=query)) for flags in (theirs, ours)]
+    case = Case(query, said[0], said[1], oracle(set(), []))
     assert names_differ_in_length(case) == allowed
 
 
