@@ -218,5 +218,7 @@ def questions(
         if chance.random() < 0.02:
             asked.append(chance.choice(_RARE))
         for qtype in dict.fromkeys(asked):
-            written = other_case(chance, name) if chance.random() < 0.1 else name
+            # SRV most of all: its targets repeat the end of the question.
+            capitals = 0.4 if qtype == "SRV" else 0.1
+            written = other_case(chance, name) if chance.random() < capitals else name
             yield Query(written, TYPES[qtype], chance.choice(WAYS))

@@ -18,7 +18,7 @@ import dns.rrset
 import pytest
 from headwater.commands.compare import _dns_server
 from headwater.compare.comparison import MOST_KEPT, MOST_UNEXPLAINED, Finding, Tally
-from headwater.compare.deviations import Case, Oracle, deviation_of
+from headwater.compare.deviations import Case, Oracle, deviation_of, names_differ_in_length
 from headwater.compare.judgement import Kind, judge, level
 from headwater.compare.messages import TYPES, Query, Way, encode_name, parse, readable, written
 from headwater.compare.report import classes_of
@@ -244,6 +244,24 @@ def oracle(existing: set[str], under: list[str]) -> Oracle:
 def test_nxdomain_of_a_service_is_a_deviation_where_only_names_below_exist(existing: set[str], deviation: str) -> None:
     case = Case(QUERY, parse(NXDOMAIN), parse(NODATA), oracle(existing, [f"a.{NAME}"]))
     assert deviation_of(case) == deviation
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "ours", "allowed"),
+    [
+        (NAME.upper(), 0x8700, 0x8500, True),  # theirs is longer: it repeats the question in lower case
+        (NAME.upper(), 0x8500, 0x8700, False),  # ours has the question's own letters
+        (NAME.upper(), 0x8700, 0x8700, False),
+        (NAME, 0x8700, 0x8500, False),
+    ],
+)
+def test_capitals_explain_a_cut_reply_of_the_other_server_only(
+    name: str, theirs: int, ours: int, allowed: bool
+) -> None:
+    query = QUERY._replace(name=name)
+    said = [parse(reply(*TWO, flags=flags, query=query)) for flags in (theirs, ours)]
+    case = Case(query, said[0], said[1], oracle(set(), []))
+    assert names_differ_in_length(case) == allowed
 
 
 # -- what is kept

@@ -423,14 +423,16 @@ def deviation_of(case: Case) -> str:
 def names_differ_in_length(case: Case) -> bool:
     """Whether one may fit into a datagram where the other does not, though they say the same.
 
-    CoreDNS compresses only what is written alike, so capitals in a question make its own names
-    longer; and a pod's name with dots is not as long as a dashed address (`dotted_pod_name`).
+    CoreDNS compresses only what is written alike. Its plugin writes the zone with the letters of
+    the question and all else in lower case, so capitals can make its message longer. Headwater's
+    has the letters of the question wherever names repeat it, so it is never the longer one. And a
+    pod's name with dots is not as long as a dashed address (`dotted_pod_name`).
     """
     relative = ".".join(case.relative or [])
     dotted = case.oracle.endpoint_pod_names and any(
         f".{relative}".endswith(f".{base}") for base in case.oracle.dotted.values()
     )
-    return dotted or case.query.name != case.name
+    return dotted or (case.query.name != case.name and case.theirs.truncated and not case.ours.truncated)
 
 
 def theirs_of(query: Query, message: bytes | None) -> Reply | None:
