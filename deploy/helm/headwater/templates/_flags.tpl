@@ -78,6 +78,9 @@ them too, but only in the pod's log.
 {{- if gt (add (len $h.zones) (len $h.multiclusterZones) (len (include "headwater.reverseZones" . | fromJsonArray))) 250 -}}
 {{- fail "headwater.reverseZones: no more than 250 zones can be served; a CIDR that does not end at a full octet stands for several" -}}
 {{- end -}}
+{{- if not (or .Values.coredns.image.tag .Values.coredns.image.digest) -}}
+{{- fail "coredns.image.tag: a tag or a digest is needed" -}}
+{{- end -}}
 {{- if eq .Values.mode "split" -}}
 {{- if $h.ignoreEmptyService -}}
 {{- fail "headwater.ignoreEmptyService: CoreDNS has no endpoints in mode split, so it cannot know which are empty: use mode standalone" -}}
