@@ -161,6 +161,8 @@ OTHERWISE: dict[str, Any] = {
     "maxStaleness": "5m",
     "extendedErrors": True,
     "upstreams": ["192.0.2.53:53", "[2001:db8::53]:53"],
+    # Any module will do: nothing runs it here.
+    "policy": "headwater.policy.api:Decision",
     "workers": 15,
     "transport": "grpcio",
     "list": "stream",
@@ -176,6 +178,8 @@ NOT_VALUES = {
     "--kubeconfig", "--context", "--manifests", "--listen", "--dns", "--state-dir", "--admin",
     # CoreDNS and Headwater share a folder, not a network.
     "--tls-cert", "--tls-key", "--tls-client-ca",
+    # deploy/overlays/seeded has them. They need a Secret that no chart should make.
+    "--peer-listen", "--seed", "--peer-cert", "--peer-key", "--peer-ca", "--peer-token",
 }  # fmt: skip
 #: Values that are called as the list of them is, or otherwise than their flag.
 CALLED = {"zones": "zone", "reverseZones": "reverse-zone", "multiclusterZones": "multicluster-zone",
@@ -241,13 +245,21 @@ def corefiles() -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("values", list(corefiles()), ids=lambda values: json.dumps(values)[:80])
-def test_corefile_is_the_one_that_headwater_prints_for_these_flags(values: dict[str, Any], tmp_path: Path) -> None:
-    found = objects(template(tmp_path, merged(values, nested("coredns.reverseForward", False))))
+@pytest.mark.parametrize("forward", [True, False], ids=["forward", "alone"])
+def test_corefile_is_the_one_that_headwater_prints_for_these_flags(
+    forward: bool, values: dict[str, Any], tmp_path: Path
+) -> None:
+    found = objects(template(tmp_path, merged(values, nested("coredns.reverseForward", forward))))
     blocks, dot, _ = corefile_of(found).partition("\n# Every other name.")
     assert dot
-    ours = [line for line in directives(blocks) if line != "prometheus :9153"]
-    assert ours == directives(stanza(settings_of(found), mode=MODES[values["mode"]]))
-    assert len(directives(blocks)) == len(ours) + 1, "each block counts its queries"
+    settings = settings_of(found)
+    onwards = "/etc/resolv.conf" if forward else None
+    ours = directives(blocks)
+    theirs = directives(stanza(settings, mode=MODES[values["mode"]], reverse_forward=onwards))
+    assert [line for line in ours if line != "prometheus :9153"] == theirs
+    # Each block counts its own queries, but for the one inside, whose queries are counted already.
+    counting = sum(line.endswith("{") and ":53 " in line for line in theirs)
+    assert len(ours) == len(theirs) + counting == len(theirs) + (2 if forward and settings.reverse_zones else 1)
 
 
 def test_mode_sidecar_has_the_same_blocks(tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ deploy/base spells out too. Each text goes through toJson: no value can end its 
   (list "ttl" ($h.ttl | int64) 5)
   (list "negative-ttl" ($h.negativeTtl | int64) 5)
   (list "max-staleness" $h.maxStaleness "0")
+  (list "policy" $h.policy "")
   (list "transport" $h.transport "native")
   (list "list" $h.list "pages")
   (list "audit-interval" $h.auditInterval "1h")
