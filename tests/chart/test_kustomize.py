@@ -12,19 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 import pytest
 import yaml
 
-from tests.harness.helm import CASES, ROOT, Object, merged, nested, objects, only, template
+from tests.harness.helm import CASES, ROOT, Object, nested, objects, only, template
 from tests.harness.processes import require_tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEPLOY: Final = ROOT / "deploy"
-#: Choices that deploy/base may have made otherwise.
-_BASE: Final = (DEPLOY / "base" / "deployment.yaml").read_text()
-CHOICES: Final[dict[str, Any]] = {
-    "headwater": {} if "--reverse-zone" in _BASE else {"reverseZones": []},
-    "coredns": {} if "GOGC" in _BASE else {"gogc": 0},
-}
 #: What Helm's releases have beyond a kustomization.
 HELMS_LABELS: Final = {
     "app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "app.kubernetes.io/version", "helm.sh/chart",
@@ -86,18 +80,6 @@ def order_of_flags_and_rules_means_nothing(found: list[Object]) -> None:
             item["rules"].sort(key=repr)
 
 
-def token_of_one_container(found: list[Object]) -> None:
-    """Where deploy/base leaves the token to every container."""
-    for item in found:
-        if item["kind"] == "Deployment":
-            spec = item["spec"]["template"]["spec"]
-            spec.pop("automountServiceAccountToken", None)
-            spec["volumes"] = [volume for volume in spec["volumes"] if volume["name"] != "headwater-token"]
-            for container in spec["initContainers"]:
-                mounts = container["volumeMounts"]
-                container["volumeMounts"] = [mount for mount in mounts if mount["name"] != "headwater-token"]
-
-
 EXCEPTIONS: Final[tuple[Callable[[list[Object]], None], ...]] = (
     namespace_is_made_by_helm,
     the_test_is_helms,
@@ -105,7 +87,6 @@ EXCEPTIONS: Final[tuple[Callable[[list[Object]], None], ...]] = (
     the_name_of_the_corefile_is_a_hash_of_each_kind,
     the_role_has_service_imports_only_where_they_are_served,
     order_of_flags_and_rules_means_nothing,
-    token_of_one_container,
 )
 
 
@@ -122,14 +103,14 @@ def compared(found: list[Object]) -> dict[tuple[str, str, str], Object]:
 )
 def test_standalone_is_the_base(folder: str, values: dict[str, Any], tmp_path: Path) -> None:
     theirs = compared(kustomize(DEPLOY / folder))
-    ours = compared(objects(template(tmp_path, merged(CHOICES, values), "--values", CASES["base"])))
+    ours = compared(objects(template(tmp_path, values, "--values", CASES["base"])))
     assert ours.keys() == theirs.keys()
     for place, item in theirs.items():
         assert ours[place] == item, place
 
 
 def test_a_difference_is_found(tmp_path: Path) -> None:
-    values = merged(CHOICES, nested("coredns.preStopSeconds", 6))
+    values = nested("coredns.preStopSeconds", 6)
     theirs = compared(kustomize(DEPLOY / "base"))
     ours = compared(objects(template(tmp_path, values, "--values", CASES["base"])))
     assert [place[0] for place, item in theirs.items() if ours[place] != item] == ["Deployment"]
@@ -145,7 +126,7 @@ def test_an_exception_that_nothing_needs_is_gone(name: Callable[[list[Object]], 
 
 
 def test_mode_sidecar_is_the_patch(tmp_path: Path) -> None:
-    found = objects(template(tmp_path, merged(CHOICES, {"mode": "sidecar"})))
+    found = objects(template(tmp_path, {"mode": "sidecar"}))
     config = only(found, "ConfigMap")
     ours = yaml.safe_load(config["data"]["patch.yaml"])
     theirs = yaml.safe_load((DEPLOY / "overlays" / "patch-coredns" / "sidecar.yaml").read_text())

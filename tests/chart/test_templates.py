@@ -94,6 +94,53 @@ def test_a_long_name_of_a_release_is_cut_where_kubernetes_would_refuse_it(tmp_pa
     assert all(len(item["metadata"]["name"]) <= 63 for item in found if not item["kind"].startswith("ClusterRole"))
 
 
+@pytest.mark.parametrize("name", ["123", "true", "0x1f", "null"])
+@pytest.mark.parametrize("mode", ["standalone", "split", "sidecar"])
+def test_names_that_yaml_would_take_for_something_else_stay_texts(mode: str, name: str, tmp_path: Path) -> None:
+    """All of them are names that Kubernetes allows."""
+    values = {
+        "mode": mode, "fullnameOverride": name,
+        "sidecar": dict.fromkeys(("namespace", "deployment", "container", "serviceAccount"), name),
+        "serviceAccount": {"name": name}, "priorityClassName": name, "coredns": {"image": {"tag": name}},
+        "monitoring": {"job": name, "corednsJob": name, "podMonitor": {"enabled": True, "namespace": name}},
+    }  # fmt: skip
+    text = helm("template", "123", CHART, "--namespace", name, folder=tmp_path, values=values)
+    found = objects(text)
+    assert [path for item in found for path in not_texts(item)] == []
+    if mode == "sidecar":
+        for file in ("patch.yaml", "coredns-values.yaml"):
+            assert list(not_texts(yaml.safe_load(only(found, "ConfigMap")["data"][file]))) == []
+
+
+#: Fields of Kubernetes that hold names.
+NAMES = {"name", "namespace", "serviceAccountName", "priorityClassName", "replacement", "image", "containerName"}
+
+
+def not_texts(value: Any, path: str = "") -> Iterator[str]:
+    """Where a name or a label is no text."""
+    if isinstance(value, dict):
+        for key, child in value.items():
+            named = key in NAMES or path.endswith(("labels", "matchLabels", "annotations"))
+            if named and not isinstance(child, str | dict):
+                yield f"{path}.{key}: {child!r}"
+            yield from not_texts(child, f"{path}.{key}")
+    elif isinstance(value, list):
+        for child in value:
+            if path.endswith("matchNames") and not isinstance(child, str):
+                yield f"{path}: {child!r}"
+            yield from not_texts(child, path)
+
+
+def test_an_annotation_may_be_the_users_own(tmp_path: Path) -> None:
+    """Twice in one mapping would be no YAML."""
+    own = {"prometheus.io/scrape": "false", "more": "x"}
+    found = objects(template(tmp_path, {"podAnnotations": own, "service": {"annotations": own}}))
+    pods = only(found, "Deployment")["spec"]["template"]["metadata"]["annotations"]
+    assert own.items() <= pods.items()
+    assert pods["prometheus.io/port"] == "9353"
+    assert own.items() <= only(found, "Service")["metadata"]["annotations"].items()
+
+
 # One source for flags and Corefile
 
 
@@ -114,6 +161,8 @@ OTHERWISE: dict[str, Any] = {
     "maxStaleness": "5m",
     "extendedErrors": True,
     "upstreams": ["192.0.2.53:53", "[2001:db8::53]:53"],
+    # Any module will do: nothing runs it here.
+    "policy": "headwater.policy.api:Decision",
     "workers": 15,
     "transport": "grpcio",
     "list": "stream",
@@ -129,6 +178,8 @@ NOT_VALUES = {
     "--kubeconfig", "--context", "--manifests", "--listen", "--dns", "--state-dir", "--admin",
     # CoreDNS and Headwater share a folder, not a network.
     "--tls-cert", "--tls-key", "--tls-client-ca",
+    # deploy/overlays/seeded has them. They need a Secret that no chart should make.
+    "--peer-listen", "--seed", "--peer-cert", "--peer-key", "--peer-ca", "--peer-token",
 }  # fmt: skip
 #: Values that are called as the list of them is, or otherwise than their flag.
 CALLED = {"zones": "zone", "reverseZones": "reverse-zone", "multiclusterZones": "multicluster-zone",
@@ -194,13 +245,21 @@ def corefiles() -> Iterator[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("values", list(corefiles()), ids=lambda values: json.dumps(values)[:80])
-def test_corefile_is_the_one_that_headwater_prints_for_these_flags(values: dict[str, Any], tmp_path: Path) -> None:
-    found = objects(template(tmp_path, merged(values, nested("coredns.reverseForward", False))))
+@pytest.mark.parametrize("forward", [True, False], ids=["forward", "alone"])
+def test_corefile_is_the_one_that_headwater_prints_for_these_flags(
+    forward: bool, values: dict[str, Any], tmp_path: Path
+) -> None:
+    found = objects(template(tmp_path, merged(values, nested("coredns.reverseForward", forward))))
     blocks, dot, _ = corefile_of(found).partition("\n# Every other name.")
     assert dot
-    ours = [line for line in directives(blocks) if line != "prometheus :9153"]
-    assert ours == directives(stanza(settings_of(found), mode=MODES[values["mode"]]))
-    assert len(directives(blocks)) == len(ours) + 1, "each block counts its queries"
+    settings = settings_of(found)
+    onwards = "/etc/resolv.conf" if forward else None
+    ours = directives(blocks)
+    theirs = directives(stanza(settings, mode=MODES[values["mode"]], reverse_forward=onwards))
+    assert [line for line in ours if line != "prometheus :9153"] == theirs
+    # Each block counts its own queries, but for the one inside, whose queries are counted already.
+    counting = sum(line.endswith("{") and ":53 " in line for line in theirs)
+    assert len(ours) == len(theirs) + counting == len(theirs) + (2 if forward and settings.reverse_zones else 1)
 
 
 def test_mode_sidecar_has_the_same_blocks(tmp_path: Path) -> None:
@@ -486,6 +545,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("monitoring.job", 'a"}) or vector(1) #', r"'/monitoring/job'"),
     ("monitoring.podMonitor.interval", "15", r"'/monitoring/podMonitor/interval'"),
     ("monitoring.prometheusRule.runbooks", "javascript:1", r"'/monitoring/prometheusRule/runbooks'"),
+    ("coredns.image.tag", "", r"coredns.image.tag: a tag or a digest is needed"),
     ("serviceAccount", {"create": False}, r"serviceAccount.name: with serviceAccount.create=false, name"),
     ("podDisruptionBudget.minAvailable", 1, r"podDisruptionBudget.minAvailable: maxUnavailable is there too"),
 ]  # fmt: skip

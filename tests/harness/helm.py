@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -36,7 +37,7 @@ def helm(*args: str | Path, folder: Path, values: Mapping[str, Any] | None = Non
         words += ["--values", "-"]
     homes = {f"HELM_{name}_HOME": str(folder / name.lower()) for name in ("CACHE", "CONFIG", "DATA")}
     done = subprocess.run(
-        words, input=None if values is None else yaml.safe_dump(dict(values)), capture_output=True, text=True,
+        words, input=None if values is None else json.dumps(dict(values)), capture_output=True, text=True,
         timeout=timeout, check=False, env=os.environ | homes | {"HOME": str(folder)},
     )  # fmt: skip
     if done.returncode:

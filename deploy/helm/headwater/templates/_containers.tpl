@@ -111,7 +111,7 @@ lifecycle:
 - name: COREDNS_MEMORY_LIMIT_MIB
   valueFrom:
     resourceFieldRef:
-      containerName: {{ index . 1 }}
+      containerName: {{ index . 1 | toJson }}
       resource: limits.memory
       divisor: 1Mi
 - name: GOMEMLIMIT

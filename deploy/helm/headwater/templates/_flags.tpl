@@ -32,6 +32,7 @@ deploy/base spells out too. Each text goes through toJson: no value can end its 
   (list "ttl" ($h.ttl | int64) 5)
   (list "negative-ttl" ($h.negativeTtl | int64) 5)
   (list "max-staleness" $h.maxStaleness "0")
+  (list "policy" $h.policy "")
   (list "transport" $h.transport "native")
   (list "list" $h.list "pages")
   (list "audit-interval" $h.auditInterval "1h")
@@ -77,6 +78,9 @@ them too, but only in the pod's log.
 {{- end -}}
 {{- if gt (add (len $h.zones) (len $h.multiclusterZones) (len (include "headwater.reverseZones" . | fromJsonArray))) 250 -}}
 {{- fail "headwater.reverseZones: no more than 250 zones can be served; a CIDR that does not end at a full octet stands for several" -}}
+{{- end -}}
+{{- if not (or .Values.coredns.image.tag .Values.coredns.image.digest) -}}
+{{- fail "coredns.image.tag: a tag or a digest is needed" -}}
 {{- end -}}
 {{- if eq .Values.mode "split" -}}
 {{- if $h.ignoreEmptyService -}}

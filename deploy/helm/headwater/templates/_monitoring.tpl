@@ -14,7 +14,7 @@
       sourceLabels: [__meta_kubernetes_pod_phase]
       regex: Running
     - targetLabel: job
-      replacement: {{ index . 1 }}
+      replacement: {{ index . 1 | toJson }}
     {{- with $monitor.relabelings }}
     {{- toYaml . | nindent 4 }}
     {{- end }}

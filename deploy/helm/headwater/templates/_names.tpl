@@ -9,6 +9,11 @@
 {{- end -}}
 {{- end -}}
 
+{{/* (context, Corefile): a name with its content's hash. */}}
+{{- define "headwater.corefileName" -}}
+{{- printf "%s-%s" (include "headwater.fullname" (index . 0)) (index . 1 | sha256sum | trunc 10) -}}
+{{- end -}}
+
 {{- define "headwater.serviceName" -}}
 {{- .Values.service.name | default (include "headwater.fullname" .) -}}
 {{- end -}}
@@ -42,7 +47,7 @@
 {{- toYaml .Values.selectorLabels -}}
 {{- else -}}
 app.kubernetes.io/name: headwater
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | toJson }}
 {{- end -}}
 {{- end -}}
 

@@ -3,15 +3,15 @@
 apiVersion: apps/v1
 kind: Deployment
 metadata:
-  name: {{ .Values.sidecar.deployment }}
-  namespace: {{ .Values.sidecar.namespace }}
+  name: {{ .Values.sidecar.deployment | toJson }}
+  namespace: {{ .Values.sidecar.namespace | toJson }}
 spec:
   template:
     spec:
       initContainers:
         - {{ include "headwater.container" (list . true) | nindent 10 | trim }}
       containers:
-        - name: {{ .Values.sidecar.container }}
+        - name: {{ .Values.sidecar.container | toJson }}
           {{- with include "headwater.corednsEnv" (list . .Values.sidecar.container) | trim }}
           env:
             {{- . | nindent 12 }}
