@@ -36,6 +36,7 @@ def test_a_stop_does_not_wait_for_answer_processes_that_could_have_a_store() -> 
         supervisor = object.__new__(Supervisor)
         watch = Played()
         supervisor._watch, supervisor._answers = watch, [Played()]  # type: ignore[assignment, list-item]
+        supervisor._peers = []
         asked = asyncio.create_task(supervisor._nothing_to_serve())
         await asyncio.sleep(0)
         watch.stopping = True
