@@ -4,7 +4,7 @@
 
 CoreDNS's `kubernetes` plugin, Headwater that lists, and Headwater that takes the store of another
 instance start in turn on the same API server. `ready` is as in `bench.scale`. The API server's CPU
-is that from exec until some seconds after ready, without what it takes at rest. Requests are those
+is that from exec until some seconds after ready, without what it took as long just before. Requests are those
 of Headwater in the API server's own audit log. The last start has no API server: its kubeconfig
 names a port at which nobody listens.
 """
@@ -63,8 +63,6 @@ class Bench:
             entry["cluster"]["server"] = f"https://127.0.0.1:{free_port()}"
         self._nobody = folder / "nobody"
         self._nobody.write_text(yaml.safe_dump(config))
-        self.idle = 0.0
-        """CPU seconds that the API server takes in a second at rest."""
 
     def sibling(self) -> Running:
         """Start the instance that the others ask, and wait until it knows all."""
@@ -73,22 +71,26 @@ class Bench:
         running = start("Headwater", folder, self._plane.kubeconfig, port, "--peer-listen", f"127.0.0.1:{self._peer}")
         wait_for_answer(port, self._question, running)
         time.sleep(SETTLE)
+        return running
+
+    def _at_rest(self) -> float:
+        """CPU seconds of the API server in a second without a start."""
         before, began = self._cpu(), time.monotonic()
         time.sleep(SETTLE)
-        self.idle = (self._cpu() - before) / (time.monotonic() - began)
-        return running
+        return (self._cpu() - before) / (time.monotonic() - began)
 
     def run(self, way: str, figures: Figures) -> None:
         folder, port = Path(tempfile.mkdtemp(prefix="headwater-seeding-")), free_port()
         kubeconfig = self._nobody if way == WAYS[3] else self._plane.kubeconfig
         flags = ["--seed", f"127.0.0.1:{self._peer}"] if "sibling" in way else []
         try:
+            rest = self._at_rest()
             mark, before, began = self._audit.mark(), self._cpu(), time.monotonic()
             with start("CoreDNS" if way == "CoreDNS" else "Headwater", folder, kubeconfig, port, *flags) as server:
                 figures.ready.append(wait_for_answer(port, self._question, server) - began)
                 time.sleep(SETTLE)
-                figures.api.append(max(0.0, self._cpu() - before - self.idle * (time.monotonic() - began)))
-            asked: Counter[tuple[str, str]] = self._audit.since(mark, "CoreDNS" if way == "CoreDNS" else "headwater")
+                figures.api.append(max(0.0, self._cpu() - before - rest * (time.monotonic() - began)))
+            asked: Counter[tuple[str, str]] = self._audit.since(mark, "coredns" if way == "CoreDNS" else "headwater")
             figures.lists.append(sum(count for (verb, _), count in asked.items() if verb in ("list", "watch-list")))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
