@@ -4,9 +4,9 @@
 
 CoreDNS's `kubernetes` plugin, Headwater that lists, and Headwater that takes the store of another
 instance start in turn on the same API server. `ready` is as in `bench.scale`. The API server's CPU
-is that from exec until some seconds after ready, without what it took as long just before. Requests are those
-of Headwater in the API server's own audit log. The last start has no API server: its kubeconfig
-names a port at which nobody listens.
+is that from exec until some seconds after ready, without what it took at rest just before. Requests
+are those in the API server's own audit log. The last start has no API server: its kubeconfig names
+a port at which nobody listens.
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def replace_without_api_server(arena: Arena, seen: Seen) -> None:
         replace(arena, seen)
     finally:
         arena.plane.start("kube-apiserver")
-    wait_for_watches(arena.plane)
+    seen.ended = wait_for_watches(arena.plane)
 
 
 def kill_api_server(arena: Arena, seen: Seen) -> None:
