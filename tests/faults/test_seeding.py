@@ -361,8 +361,15 @@ def _flipped(data: bytes) -> bytes:
     return data[:at] + bytes((data[at] ^ 64,)) + data[at + 1 :]
 
 
+def _flipped_index(data: bytes) -> bytes:
+    """In an index, which the store's checksum does not cover: only the digest tells."""
+    at = data.index(b"slices", data.index(b"\r\n\r\n")) + 20
+    return data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
+
+
 LIES: dict[str, tuple[Callable[[Recorded], bytes], str]] = {
     "a flipped bit": (lambda copy: _flipped(copy.bytes()), "damaged"),
+    "a flipped bit in an index": (lambda copy: _flipped_index(copy.bytes()), "damaged"),
     "cut in the middle": (lambda copy: copy.bytes()[:-1000], "damaged"),
     "cut before the last byte": (lambda copy: copy.bytes()[:-1], "damaged"),
     "cut after the head": (lambda copy: copy.bytes()[: -len(copy.body())], "cut"),
