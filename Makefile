@@ -76,6 +76,7 @@ bench: $(READY) ## Measure everything beside Go and beside CoreDNS (45 minutes)
 	@$(BIN)/python -m bench.profile
 	@$(BIN)/python -m bench.serving
 	@$(BIN)/python -m bench.scale --services $(SERVICES)
+	@$(BIN)/python -m bench.seeding --services $(SERVICES)
 	@$(BIN)/python -m bench.propagation --services $(SERVICES)
 	@$(BIN)/python -m bench.requests --services $(SERVICES)
 

@@ -128,8 +128,8 @@ def wait_for_answer(port: int, question: Question, server: Running) -> float:
     raise PlaneError(f"{server.name}: no right answer within {_PATIENCE:g} s; its log ends with:\n{server.log_tail()}")
 
 
-def start(which: Server, folder: Path, kubeconfig: Path, port: int) -> Running:
-    """Start CoreDNS, or Headwater on an empty state, on a loopback port."""
+def start(which: Server, folder: Path, kubeconfig: Path, port: int, *flags: str) -> Running:
+    """Start CoreDNS, or Headwater on an empty state with more flags, on a loopback port."""
     if which == "CoreDNS":
         corefile = folder / "Corefile"
         corefile.write_text(_COREFILE.format(port=port, kubeconfig=kubeconfig))
@@ -137,7 +137,7 @@ def start(which: Server, folder: Path, kubeconfig: Path, port: int) -> Running:
     headwater = Path(sys.executable).with_name("headwater")
     command: list[str | Path] = [
         headwater, "serve", "--kubeconfig", kubeconfig, "--state-dir", folder / "state",
-        "--listen", f"unix:{folder / 'dns.sock'}", "--dns", f"127.0.0.1:{port}", "--admin", "off",
+        "--listen", f"unix:{folder / 'dns.sock'}", "--dns", f"127.0.0.1:{port}", "--admin", "off", *flags,
     ]  # fmt: skip
     return Running(which, command, folder / "headwater.process.log", cwd=folder)
 

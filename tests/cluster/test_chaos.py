@@ -43,7 +43,7 @@ from tests.harness.arena import (
 )
 from tests.harness.instance import Headwater
 from tests.harness.prober import PROMISED, Query, Value, judge
-from tests.harness.processes import CoreDNS, wait_until
+from tests.harness.processes import CoreDNS, free_port, wait_until
 
 pytestmark = [pytest.mark.coredns, pytest.mark.timeout(300)]
 
@@ -61,11 +61,20 @@ NAMESPACE: Final = "chaos"
 
 @pytest.fixture(scope="module")
 def arena(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Arena]:
-    folder = tmp_path_factory.mktemp("chaos")
+    folder, port = tmp_path_factory.mktemp("chaos"), free_port()
     with (
         staged(folder / "plane", NAMESPACE) as stage,
         small_disk(folder / "headwater-state"),
-        Headwater(folder, "--kubeconfig", stage.plane.kubeconfig) as headwater,
+        Headwater(
+            folder,
+            "--kubeconfig",
+            stage.plane.kubeconfig,
+            "--peer-listen",
+            f"127.0.0.1:{port}",
+            workers=1,
+            name="sibling",
+        ),
+        Headwater(folder, "--kubeconfig", stage.plane.kubeconfig, "--seed", f"127.0.0.1:{port}") as headwater,
         CoreDNS(folder, headwater.grpc_corefile_stanza()) as coredns,
         running(stage, headwater, coredns, after=AFTER) as arena,
     ):
@@ -96,6 +105,31 @@ def kill_supervisor(arena: Arena, seen: Seen) -> None:
     arena.headwater.start()
     seen.ended = time.monotonic()
     seen.remark = f"started anew after 1 s, ready {seen.ended - began:.1f} s later"
+
+
+def replace(arena: Arena, seen: Seen) -> None:
+    """Another replica with nothing stored takes its place, and takes the store of its sibling."""
+    headwater = arena.headwater
+    headwater.kill9("supervisor")
+    (headwater.state_dir / "current").unlink()
+    for store in headwater.state_dir.glob("store-*"):
+        shutil.rmtree(store)
+    pause(1.0)
+    began = time.monotonic()
+    headwater.start()
+    seen.ended = time.monotonic()
+    seen.remark = f"a new replica, ready {seen.ended - began:.1f} s after its start; {arena.relists()}"
+    assert arena.metric(r'headwater_seeds_total{result="taken"}') == 1
+    assert arena.metric(r"headwater_watch_relists_total\b") == 0
+
+
+def replace_without_api_server(arena: Arena, seen: Seen) -> None:
+    arena.plane.kill("kube-apiserver")
+    try:
+        replace(arena, seen)
+    finally:
+        arena.plane.start("kube-apiserver")
+    seen.ended = wait_for_watches(arena.plane)
 
 
 def kill_api_server(arena: Arena, seen: Seen) -> None:
@@ -181,6 +215,8 @@ FAULTS: Final[dict[str, Callable[[Arena, Seen], None]]] = {
     "kill -9 of answer process 0": kill_role("answer 0"),
     "kill -9 of answer process 1": kill_role("answer 1"),
     "kill -9 of the supervisor": kill_supervisor,
+    "replaced by a new replica": replace,
+    "the same without kube-apiserver": replace_without_api_server,
     f"kill -9 of kube-apiserver, {DOWN:g} s": kill_api_server,
     f"kill -9 of etcd, {DOWN:g} s, compacted": kill_etcd,
     f"SIGSTOP of kube-apiserver, {SILENT:g} s": silence,
@@ -204,7 +240,7 @@ def test_answers_stay_true(arena: Arena, name: str) -> None:
     assert verdict.wrong()[:5] == [], log
     # On a busy machine there are fewer questions; with very few, the test would prove nothing.
     assert verdict.asked > (0.8 if LONG else 0.2) * RATE * (seen.ended + AFTER - seen.began)
-    if FAULTS[name] is kill_supervisor:
+    if FAULTS[name] in (kill_supervisor, replace, replace_without_api_server):
         assert verdict.answered_again < redial(seen.ended - seen.began), log
     else:
         assert (verdict.lost, verdict.refused[:5]) == (0, []), log

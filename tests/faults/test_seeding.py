@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 import os
 import socket
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +24,7 @@ from tests.fakeapi.role import IMPATIENT
 from tests.fakeapi.server import Behaviour, FakeApiServer
 from tests.fakeapi.truth import Truth
 from tests.fakeapi.watching import DEADLINE, Watching
+from tests.harness.instance import Headwater
 from tests.harness.peers import Liar, Peer, Recorded, record
 from tests.harness.processes import free_port, wait_until
 
@@ -357,8 +361,15 @@ def _flipped(data: bytes) -> bytes:
     return data[:at] + bytes((data[at] ^ 64,)) + data[at + 1 :]
 
 
+def _flipped_index(data: bytes) -> bytes:
+    """In an index, which the store's checksum does not cover: only the digest tells."""
+    at = data.index(b"slices", data.index(b"\r\n\r\n")) + 20
+    return data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
+
+
 LIES: dict[str, tuple[Callable[[Recorded], bytes], str]] = {
     "a flipped bit": (lambda copy: _flipped(copy.bytes()), "damaged"),
+    "a flipped bit in an index": (lambda copy: _flipped_index(copy.bytes()), "damaged"),
     "cut in the middle": (lambda copy: copy.bytes()[:-1000], "damaged"),
     "cut before the last byte": (lambda copy: copy.bytes()[:-1], "damaged"),
     "cut after the head": (lambda copy: copy.bytes()[: -len(copy.body())], "cut"),
@@ -514,6 +525,26 @@ def test_one_copy_at_a_time(tmp_path: Path) -> None:
             assert connection.recv(1000).startswith(b"HTTP/1.1 503 busy\r\nHeadwater-Why: busy\r\n")
             connection.close()
         assert here.record().head.version == version_number(here.first.view.version("services"))
+
+
+def test_a_copy_that_kills_whoever_reads_it_is_not_taken_twice(tmp_path: Path) -> None:
+    """Its digest and its checksum hold, and its objects are none: the next life lists."""
+    with scene(tmp_path) as here:
+        copy = here.record()
+        for db, entries in copy.pieces:
+            if db == "objects":
+                entries[:] = [(key, b"\xc1") for key, _ in entries]
+        checked = [entry for db, some in copy.pieces if db in ("objects", "addresses", "records") for entry in some]
+        checksum = functools.reduce(operator.xor, (zlib.crc32(value, zlib.crc32(key)) for key, value in checked))
+        data = copy.but(checksum=checksum).bytes()
+        file = tmp_path / "kubeconfig.real"
+        file.write_text(here.api.kubeconfig())
+        with Liar(lambda end: end.sendall(data)).lying() as liar:
+            flags = (*EVERYTHING, "--ttl", "30", "--seed", f"127.0.0.1:{liar.port}")
+            with Headwater(tmp_path, "--kubeconfig", file, *flags, workers=1) as headwater:
+                assert headwater.records(APP) == ["10.44.9.1"]
+                assert len(liar.asked) == 1
+                assert "the last store of another instance led to no good: listing" in headwater.log.read_text()
 
 
 # Disks and deaths

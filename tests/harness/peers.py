@@ -16,8 +16,19 @@ from headwater.peers.outcome import HEAD, PATH
 from headwater.peers.server import PeerServer
 from headwater.process.progress import Progress
 from headwater.settings.settings import Settings
-from headwater.store.copied import DIGEST, SIZE, Head, decode_head, decode_piece, encode_head, encode_piece
-from headwater.store.environment import Reader
+from headwater.store.copied import (
+    DIGEST,
+    PIECE,
+    SENT,
+    SIZE,
+    VERSION,
+    Head,
+    decode_head,
+    decode_piece,
+    encode_head,
+    encode_piece,
+)
+from headwater.store.environment import Reader, Snapshot
 
 from tests.harness.processes import wait_until
 
@@ -94,6 +105,19 @@ def record(port: int) -> Recorded:
         at += SIZE.size + size
     assert len(body) == at + SIZE.size + DIGEST
     return Recorded(decode_head(response.headers[HEAD].encode()), pieces)
+
+
+def copy_of(snapshot: Snapshot, source: str) -> Recorded:
+    """The copy that a peer would send of a store."""
+    pieces = [
+        (db, [(bytes(key), bytes(value)) for key, value in zip(flat[::2], flat[1::2], strict=True)])
+        for db in SENT
+        for flat in snapshot.pieces(db, PIECE)
+    ]
+    versions = [int(value) for _, value in snapshot.scan("meta", VERSION) if value.isdigit()]
+    return Recorded(
+        Head("4", source, "simulated", "", 0.0, max(versions, default=0), snapshot.checksum(), 0, ""), pieces
+    )
 
 
 class Liar:

@@ -416,7 +416,8 @@ class Client:
         self.prepare()
         if self._api.down:
             raise RequestFailed(Trouble.UNREACHABLE, "the API server cannot be reached")
-        return b'{"items": [{"metadata": {"name": "kube-system", "uid": "simulated"}}]}'
+        newest = b'{"resourceVersion": "%d"}' % self._api.version
+        return b'{"metadata": %b, "items": [{"metadata": {"name": "kube-system", "uid": "simulated"}}]}' % newest
 
     def page(self, resource: Resource, limit: int, continue_token: str, *, metadata_only: bool = False) -> bytes:
         self.prepare()

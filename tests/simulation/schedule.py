@@ -18,6 +18,8 @@ WEIGHTS: Final[dict[str, int]] = {
     "refuse": 5, "squeeze": 4, "full": 3, "room": 2, "unpublish": 1, "slow": 2, "die": 2, "die_at": 4, "start": 4,
     "restart": 1,
     "wall": 2, "remove": 1,
+    # a sibling, and an instance in the place of this one that takes its store
+    "sibling": 3, "replace": 2,
     # demands on the process
     "poison": 2, "cure": 1, "audit": 1, "calm": 1,
 }  # fmt: skip

@@ -7,6 +7,7 @@ take a step. All randomness comes from the action's number.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import queue
 import random
@@ -36,15 +37,20 @@ from headwater.cluster.objects import (
     Service,
     ServiceImport,
 )
+from headwater.cluster.recognition import seen
 from headwater.cluster.reflector import RequestFailed
+from headwater.peers.client import Copy, NoCopy
 from headwater.records.compiler import Compiler
+from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
 from headwater.store.environment import SERIAL, Reader, Store, StoreDamaged, StoreFull
 from headwater.store.identity import Identity, discard, published
-from headwater.writer import host, ledger, lists, process, turns
+from headwater.writer import host, ledger, lists, process, seeding, turns
 from headwater.writer.process import Watcher, required_resources
+from headwater.writer.seeding import Seeding
 
+from tests.harness.peers import Recorded, copy_of
 from tests.harness.small import settings
 from tests.simulation import truth
 from tests.simulation.api import RESOURCES, Api, Client, Stream
@@ -90,6 +96,17 @@ class Task:
     @property
     def stream(self) -> Stream | None:
         return cast("Client", self.follower.server).stream
+
+
+@dataclass(slots=True)
+class _Sibling:
+    """The store of a sibling, as it was once."""
+
+    copy: Recorded
+    heard: float
+    """When the API server was heard, on the world's clock."""
+    is_doubtful: bool = False
+    """Whether the API server was restored from a backup since."""
 
 
 @dataclass(slots=True)
@@ -142,10 +159,11 @@ class _Places(threading.Semaphore):
 class _Watcher(Watcher):
     """The watch process, with its threads as tasks."""
 
-    def __init__(self, world: World, store: Store) -> None:
+    def __init__(self, world: World, store: Store, seeded: Seeding | None = None) -> None:
         super().__init__(
-            world.settings, store, changes=_Handed(), clock=world.clock, wall=lambda: world.wall, wait=world.sleep
-        )
+            world.settings, store, changes=_Handed(), clock=world.clock, wall=lambda: world.wall, wait=world.sleep,
+            seeded=seeded,
+        )  # fmt: skip
         self.tasks: dict[str, Task] = {}
         self.places = _Places(self._inbox.pages._value)
         self._inbox = replace(self._inbox, pages=self.places)
@@ -180,6 +198,7 @@ class World:
         """The random numbers of the current action."""
         self.watcher: _Watcher | None = None
         self.store: Store | None = None
+        self.copy: _Sibling | None = None
         self.owners = _owners()
         self._questions: dict[Owner, list[Question]] = {owner: owner.questions() for owner in self.owners}
         self.sick: dict[Owner, Sick] = {}
@@ -216,6 +235,7 @@ class World:
             "second_opinion": draw.choice(("on", "on", "off")),
             "labels": labels,
             "max_staleness": draw.choice((0.0, 0.0, 30.0)),
+            "peer_listen": Address(host="127.0.0.1", port=1),
         }
         return settings(**changes)
 
@@ -298,7 +318,8 @@ class World:
                 self._forget()
             if published(self.folder) is None or not self.store.is_published:
                 self._forget()
-            self.watcher = _Watcher(self, self.store)
+            seeded = self._seeded()  # the store may be another one then
+            self.watcher = _Watcher(self, self.store, seeded)
             self.watcher.start_sources()
         except (StoreFull, OSError) as error:
             self.note(f"the watch process ends: {error}")
@@ -317,6 +338,36 @@ class World:
             raise Wrong("crash", f"the watch process dies as it starts: {type(error).__name__}: {error}") from error
         else:
             self.note("the watch process starts")
+
+    def _seeded(self) -> Seeding | None:
+        """Take the store of a sibling, if there is one and nothing is stored."""
+        assert self.store is not None
+        sibling, found, asked = self.copy, Seeding(), seeding.Word()
+        if sibling is None or self.store.is_published or sibling.copy.head.source != self.identity.source:
+            return None
+        age = self.now - sibling.heard
+        if self.settings.max_staleness and age > self.settings.max_staleness:
+            return None
+        try:
+            asked.seen = seen(headwater.cluster.api.ApiServer(None, None, {}))
+        except RequestFailed as error:
+            asked.trouble = error.trouble
+        recorded = sibling.copy.but(age=age)
+        file = io.BytesIO(recorded.body())
+        copy = Copy(Address(host="127.0.0.1", port=1), recorded.head, file, self.now)
+        try:
+            seeding.compare(copy, asked, found)
+            if sibling.is_doubtful:  # whether its version is one of another course of events cannot be known
+                return None
+            seeding.fill(self.store, copy)
+        except (NoCopy, StoreFull) as error:
+            self.note(f"no store is taken from a sibling: {error}")
+            self.store.close()
+            self.store, _ = Store.open(self.folder, self.identity)
+            return None
+        self.note(f"the store of a sibling is taken, at version {recorded.head.version}, {age:.1f} s old")
+        found.peer = "a sibling"
+        return found
 
     def _end(self) -> None:
         """End the watch process."""
@@ -549,6 +600,8 @@ class World:
 
     def _do_restore(self, draw: Random) -> None:
         back = self.api.restore(draw.randrange(3))
+        if self.copy is not None:
+            self.copy.is_doubtful = True
         self.note(f"the API server is restored from a backup: {back} versions back")
         for owner in self.owners:
             if self._is_poisoned(owner):
@@ -642,6 +695,28 @@ class World:
     def _do_die_at(self, draw: Random) -> None:
         """Plan to kill the watch process at one of its next writes."""
         self.disk.plan(draw.randrange(12), draw.choice([fault for fault in FAULTS if fault.startswith("dies")]))
+
+    def _do_sibling(self, draw: Random) -> None:
+        """Let a sibling have the store as it is now, for whoever starts with nothing."""
+        snapshot = self.askers[0].reader.begin()
+        if snapshot is None:
+            return
+        try:
+            heard = snapshot.heard()
+            if heard is not None and self.askers[0].reader.is_ready(snapshot):
+                self.copy = _Sibling(copy_of(snapshot, self.identity.source), heard[0])
+                self.note(f"a sibling has the store at version {self.copy.copy.head.version}")
+        finally:
+            snapshot.close()
+
+    def _do_replace(self, draw: Random) -> None:
+        """Replace the instance by one with nothing stored."""
+        self._end()
+        for asker in self.askers:
+            asker.reader.close()
+        discard(self.folder)
+        self._forget()
+        self._configure()
 
     def _do_start(self, draw: Random) -> None:
         self._boot()

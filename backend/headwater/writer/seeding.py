@@ -73,16 +73,25 @@ def published(state_dir: Path) -> None:
         (state_dir / _MARK).unlink(missing_ok=True)
 
 
-class _Asked:
+@dataclass(slots=True)
+class Word:
+    """What the API server said of itself; neither while it has not answered."""
+
+    seen: tuple[Origin, int] | None = None
+    """Its cluster, and how far it is."""
+    trouble: Trouble | None = None
+    """Why there is no answer."""
+
+
+class _Asked(Word):
     """The API server's word, asked for in a thread of its own."""
 
     def __init__(self, connect: Callable[[], ApiServer]) -> None:
+        super().__init__()
         self._connect = connect
         self._prepared = threading.Event()
         self._began = 0.0
         self._thread = threading.Thread(target=self._ask, name="seeding", daemon=True)
-        self.seen: tuple[Origin, int] | None = None
-        self.trouble: Trouble | None = None
         self._thread.start()
 
     def _ask(self) -> None:
@@ -180,17 +189,17 @@ def _take(settings: Settings, store: Store, peer: Address, asked: _Asked, mark: 
     )
     with contextlib.closing(copy.file):
         if asked.is_over:
-            _compare(copy, asked, found)
+            compare(copy, asked, found)
         try:
             mark.touch()
-            _fill(store, copy)
+            fill(store, copy)
             Origin(copy.head.uid, copy.head.address).write(store.folder)
         except (StoreFull, OSError) as error:
             raise NoCopy(Taken.DISK, f"the copy cannot be stored: {error}") from None
         except StoreDamaged as error:
             raise NoCopy(Taken.DAMAGED, f"the copy cannot be stored: {error}") from None
         asked.wait()
-        _compare(copy, asked, found)
+        compare(copy, asked, found)
     _log.info(
         "the store of %s is taken: %s objects in %.1f s; the API server was last heard %.1f s ago",
         peer,
@@ -200,7 +209,7 @@ def _take(settings: Settings, store: Store, peer: Address, asked: _Asked, mark: 
     )
 
 
-def _compare(copy: Copy, asked: _Asked, found: Seeding) -> None:
+def compare(copy: Copy, asked: Word, found: Seeding) -> None:
     """Whether it is of the API server's cluster, and not of its future. Raises NoCopy."""
     head = copy.head
     if asked.seen is None:
@@ -218,7 +227,7 @@ def _compare(copy: Copy, asked: _Asked, found: Seeding) -> None:
     found.withheld = found.impatient = True
 
 
-def _fill(store: Store, copy: Copy) -> None:
+def fill(store: Store, copy: Copy) -> None:
     """Put a copy into an empty store. Raises NoCopy, StoreFull, StoreDamaged."""
     meta: dict[bytes, bytes] = {}
     batch: list[tuple[str, list[tuple[bytes, bytes]]]] = []
