@@ -144,24 +144,23 @@ def test_plain_dns_waits_too(tmp_path: Path, clients: ThreadPoolExecutor) -> Non
 def test_coredns_waits_with_it_and_its_deadline_is_respected(tmp_path: Path, clients: ThreadPoolExecutor) -> None:
     write(tmp_path, ready=False)
     flags = ("--manifests", tmp_path / "manifest.yaml")
-    with Headwater(tmp_path, *flags) as headwater:
-        with CoreDNS(tmp_path, headwater.grpc_corefile_stanza()) as coredns:
+    with Headwater(tmp_path, *flags) as headwater, CoreDNS(tmp_path, headwater.grpc_corefile_stanza()) as coredns:
 
-            def ask(name: str) -> tuple[dns.message.Message, float]:
-                began = time.monotonic()
-                query = dns.message.make_query(name, "A")
-                return dns.query.udp(query, "127.0.0.1", timeout=15, port=coredns.port), time.monotonic() - began
+        def ask(name: str) -> tuple[dns.message.Message, float]:
+            began = time.monotonic()
+            query = dns.message.make_query(name, "A")
+            return dns.query.udp(query, "127.0.0.1", timeout=15, port=coredns.port), time.monotonic() - began
 
-            reply, took = ask(DB)
-            assert reply.rcode() == dns.rcode.NXDOMAIN, "not SERVFAIL: CoreDNS gives up after 5 s"
-            assert 2.0 < took < 5.0
-            asked: list[Future[tuple[dns.message.Message, float]]] = [clients.submit(ask, DB) for _ in range(40)]
-            stop = threading.Event()
-            others = clients.submit(lambda: [ask(WEB)[1] for _ in iter(stop.is_set, True)])
-            write(tmp_path, ready=True)
-            for one in asked:
-                reply, took = one.result(20)
-                assert reply.rcode() == dns.rcode.NOERROR
-                assert [item.to_text() for item in reply.answer[0]] == ["10.44.0.1"]
-            stop.set()
-            assert median(others.result(20)) < 0.2
+        reply, took = ask(DB)
+        assert reply.rcode() == dns.rcode.NXDOMAIN, "not SERVFAIL: CoreDNS gives up after 5 s"
+        assert 2.0 < took < 5.0
+        asked: list[Future[tuple[dns.message.Message, float]]] = [clients.submit(ask, DB) for _ in range(40)]
+        stop = threading.Event()
+        others = clients.submit(lambda: [ask(WEB)[1] for _ in iter(stop.is_set, True)])
+        write(tmp_path, ready=True)
+        for one in asked:
+            reply, took = one.result(20)
+            assert reply.rcode() == dns.rcode.NOERROR
+            assert [item.to_text() for item in reply.answer[0]] == ["10.44.0.1"]
+        stop.set()
+        assert median(others.result(20)) < 0.2

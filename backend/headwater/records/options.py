@@ -82,7 +82,8 @@ def options_of(service: Service, report: Report) -> Options:
     ttl, conditions, max_answers, pod_names = None, DEFAULTS.conditions, 0, False
     by_name: dict[str, dict[str, int]] = {}
     from_pods = False
-    patience, stateful_sets = 0, ()
+    patience = 0
+    stateful_sets: tuple[str, ...] = ()
     others: Aliases = {}
     for name, value in service.annotations:
         try:
