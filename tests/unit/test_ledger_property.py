@@ -73,9 +73,11 @@ _OWN: Final = (
     ("ExternalName", True, ()),
 )  # fmt: skip
 _TARGETS: Final = ("", "t.a.svc.z", "example.org.", "10.0.0.1", "bad..name")
-_VALUES: Final = ((None, "true"), (None, "7", "x"), (None, "ready", "serving", "all"), (None, "1", "2"), (None, "true"),
-                  (None, None, "h=3,*=1", "from-pods", "bad"), (None, None, "h=1", "i=2,*=1"),
-                  (None, "first=h", "first=p,i=h,h=i", "a=h,a=i,a=10-0-0-1"), (None, "x"))  # fmt: skip
+_VALUES: Final = (
+    (None, "true"), (None, "7", "x"), (None, "ready", "serving", "all"), (None, "1", "2"), (None, "true"),
+    (None, None, "h=3,*=1", "from-pods", "bad"), (None, None, "h=1", "i=2,*=1"),
+    (None, "first=h", "first=p,i=h,h=i", "a=h,a=i,a=10-0-0-1"), (None, "x"), (None, None, "1s", "500ms,h", "bad"),
+)  # fmt: skip
 
 
 def _annotations(draw: Random) -> tuple[tuple[str, str], ...]:
@@ -87,7 +89,7 @@ def _endpoint(draw: Random) -> Endpoint:
     return Endpoint(
         tuple(draw.sample(_ADDRESSES, draw.choice((1, 1, 2)))),
         draw.choice((3, 3, 3, 0, 2, 6)),
-        draw.choice(("", "", "h", "i")),
+        draw.choice(("", "", "h", "i", "h-0")),
         draw.choice(("", "p", "h", "dotted.name")),
         draw.choice(("", "za", "Zb.c")),
     )

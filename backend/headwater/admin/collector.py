@@ -177,6 +177,12 @@ class HeadwaterCollector(Collector):
         for result, count in sorted(total.upstream.items()):
             lookups.add_metric([result], count)
         yield lookups
+        patience = CounterMetricFamily(
+            "headwater_patience", "Questions for awaited names, by what became of them.", labels=["result"]
+        )
+        for result, count in total.patience.items():
+            patience.add_metric([result], count)
+        yield patience
 
     @staticmethod
     def _watch(watch: WatchSnapshot) -> Iterator[Metric]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from headwater.store.environment import Snapshot
 from headwater.store.node import other_of
 from headwater.wire.rdata import OWNER, RECORD_HEAD, record, type_of_address
 from headwater.wire.types import CNAME
@@ -27,6 +28,10 @@ class Pending:
     """The reply, given that name's records (whole, uncompressed), or none of them."""
     tenant: bytes = b""
     """The namespace whose Service leads there, as a label."""
+    patience: float = 0.0
+    """Seconds that the reply may wait for `target` to be in our own zones; no server is asked."""
+    again: Callable[[Snapshot], bytes | Pending | None] | None = None
+    """Asks once more, of a later snapshot, where the reply waits."""
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from headwater.answer.srv import SrvSets, srv_of_itself
 from headwater.answer.state import State
 from headwater.answer.zones import Zone
 from headwater.store.environment import Reader, Snapshot
-from headwater.store.node import A_SIZE, AAAA_SIZE, HEAD, HEAD_SIZE, Flag, other_of
+from headwater.store.node import A_SIZE, AAAA_SIZE, HEAD, HEAD_SIZE, Flag, Kind, other_of, patience_of
 from headwater.wire.edns import OPT_SIZE, opt
 from headwater.wire.header import (
     AA,
@@ -38,6 +38,7 @@ _ONE_AUTHORITY: Final = COUNTS.pack(0, 1, 0)
 #: By reason. Plain integers, because to hash an enumeration's member, or to read its value, costs a
 #: call.
 _RCODES: Final = [int(RCODES[reason]) for reason in Reason]
+_AWAITED: Final = int(Kind.AWAITED)
 #: The rcodes of answers from a zone.
 _ANSWERED: Final = (int(Rcode.NOERROR), int(Rcode.NXDOMAIN))
 
@@ -131,6 +132,8 @@ class LongWay:
         sections: Found | None
         if found is not None:
             node, key = found
+            if node[2] == _AWAITED:
+                return self._awaited(query, zone, snapshot, node)
             if qtype in ADDRESSES and node[0] & Flag.ALIAS:
                 return self._alias(query, zone, snapshot, node)
             sections = self._of_node(query, zone, snapshot, node, key)
@@ -195,6 +198,18 @@ class LongWay:
             return 1, 0, (record(query.qtype, self._state.ttl, address),), False
         return NOTHING
 
+    def _awaited(self, query: Query, zone: Zone, snapshot: Snapshot, node: Any) -> bytes | Pending:
+        """NXDOMAIN, for which a question for addresses or SRV may wait."""
+        if query.qtype not in ADDRESSES and query.qtype != SRV:
+            return self._negative(query, zone, Reason.NXDOMAIN, snapshot)
+        soa = zone.soa(len(query.name), snapshot)
+        tenant = b"".join(labels_of(query.key, zone.wire)[-2:-1])
+
+        def reply(_: Sequence[bytes]) -> bytes:
+            return self._reply(query, Reason.NXDOMAIN, _ONE_AUTHORITY, (soa,))
+
+        return Pending(query.key, query.qtype, reply, tenant, patience_of(node))
+
     # CNAMEs
 
     def _alias(self, query: Query, zone: Zone, snapshot: Snapshot, node: Any) -> bytes | Pending:
@@ -238,7 +253,7 @@ class LongWay:
                     return chain
                 zone = outer
             found = find(target, zone.wire, snapshot, clusters=zone.clusters) if target != zone.wire else None
-            if found is None:
+            if found is None or found[0][2] == _AWAITED:
                 pod = pod_from_name(target, zone.wire, snapshot)
                 if pod is not None:
                     chain.arrive(qtype, [pod[0]], self._state.ttl)

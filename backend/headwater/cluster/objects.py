@@ -29,6 +29,7 @@ TRIGGER_TIME_ANNOTATION: Final = "endpoints.kubernetes.io/last-change-trigger-ti
 IMPORT_NAME_LABEL: Final = "multicluster.kubernetes.io/service-name"
 SOURCE_CLUSTER_LABEL: Final = "multicluster.kubernetes.io/source-cluster"
 ALIAS_ANNOTATION: Final = "headwater.dev/alias"
+PATIENCE_ANNOTATION: Final = "headwater.dev/patience"
 #: A Service's annotations that we read (docs/answers.md); the first is the specification's (section
 #: 2.1).
 ANNOTATIONS: Final = (
@@ -41,6 +42,7 @@ ANNOTATIONS: Final = (
     "headwater.dev/priorities",
     ALIAS_ANNOTATION,
     "headwater.dev/policy",
+    PATIENCE_ANNOTATION,
 )
 #: A pod's annotation that we read, with `--pods verified`.
 POD_WEIGHT_ANNOTATION: Final = "headwater.dev/weight"
@@ -200,6 +202,7 @@ class _ServiceAnnotations(Struct, gc=False):
     priorities: str | None = field(default=None, name=ANNOTATIONS[6])
     alias: str | None = field(default=None, name=ANNOTATIONS[7])
     policy: str | None = field(default=None, name=ANNOTATIONS[8])
+    patience: str | None = field(default=None, name=ANNOTATIONS[9])
 
 
 class _SliceAnnotations(Struct, gc=False):
@@ -338,7 +341,7 @@ def _service(api: _ApiService) -> Decoded:
 def _annotations(api: _ServiceAnnotations) -> tuple[tuple[str, str], ...]:
     values = (
         api.tolerate, api.ttl, api.publish, api.max_answers, api.pod_names, api.weights, api.priorities, api.alias,
-        api.policy,
+        api.policy, api.patience,
     )  # fmt: skip
     return tuple((name, value) for name, value in zip(ANNOTATIONS, values, strict=True) if value is not None)
 

@@ -41,7 +41,9 @@ class StoreServer:
             if snapshot is not None:
                 snapshot.close()
         if isinstance(reply, Pending):
-            records = await self._upstream.lookup(reply.target, reply.qtype, reply.tenant)
+            records: Sequence[bytes] = ()
+            if not reply.patience:  # a name that is awaited is not there now
+                records = await self._upstream.lookup(reply.target, reply.qtype, reply.tenant)
             reply = reply.finish(records)
         else:
             await asyncio.sleep(0)  # others have their turn

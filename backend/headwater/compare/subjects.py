@@ -22,7 +22,7 @@ from headwater.compare.deviations import reverse_address, split
 from headwater.compare.messages import TYPES, Query, decode_name, encode_name, usual_ways
 from headwater.settings.settings import Settings
 from headwater.store.environment import Snapshot
-from headwater.store.node import Flag
+from headwater.store.node import Flag, exists
 from headwater.wire.names import dashed
 
 #: The types that every name is asked for.
@@ -96,6 +96,8 @@ def subjects_of(snapshot: Snapshot, settings: Settings) -> Subjects:
         if split(name, zones) is None:
             continue  # what a reverse zone has beside addresses depends on where it is cut
         names[name] = None
+        if not exists(node):
+            continue
         if node[0] & Flag.ALIAS:
             found.aliases.add(name)
     addresses: dict[str, None] = {}

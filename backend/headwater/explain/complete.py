@@ -16,7 +16,7 @@ from typing import Any, Final
 from headwater.explain.completion import Completion, Named
 from headwater.settings.settings import Settings
 from headwater.store.environment import Reader, Snapshot
-from headwater.store.node import HEAD, Flag, Kind
+from headwater.store.node import HEAD, Flag, Kind, exists
 from headwater.wire import names
 from headwater.wire.names import BadName
 
@@ -74,11 +74,12 @@ def _part(text: str) -> bytes:
 
 def _beginning(snapshot: Snapshot, whole: bytes, last: bytes) -> Iterator[Named]:
     """The names with these first labels, and then one that begins so."""
-    if not last and (node := snapshot.get(whole + names.ROOT)) is not None:
+    if not last and exists(node := snapshot.get(whole + names.ROOT)):
         yield _named(whole + names.ROOT, node)  # a whole name, with its last dot
     for length in range(max(1, len(last)), names.MAX_LABEL + 1):
         for key, node in snapshot.nodes(whole + bytes((length,)) + last):
-            yield _named(key, node)
+            if exists(node):
+                yield _named(key, node)
 
 
 def _named(wire: bytes, node: Any) -> Named:
@@ -116,7 +117,7 @@ def _service(key: bytes, snapshot: Snapshot, zone: str) -> Named | None:
     except BadName:
         return None
     node = snapshot.get(wire)
-    if node is None:
+    if not exists(node):
         return Named(f"{service}.{namespace}.svc.{zone}".lower(), Kind.SERVICE.name.lower(), 0, answers=False)
     return _named(wire, node)
 

@@ -13,7 +13,7 @@ from headwater.explain.told import Answered, Page, Record, address_text, moment_
 from headwater.process.control import History
 from headwater.settings.settings import Settings
 from headwater.store.history import HISTORY, Entry, Kind, Owner, OwnerKind, decode, horizon, key_of, newest, number_of
-from headwater.store.node import Flag, addresses_of, alias_of, ttl_of
+from headwater.store.node import Flag, addresses_of, alias_of, exists, ttl_of
 from headwater.wire import names, rdata
 from headwater.wire.names import BadName
 from headwater.wire.types import A
@@ -175,6 +175,7 @@ class _State:
     """A name at one moment, and back from there."""
 
     def __init__(self, node: Any) -> None:
+        node = node if exists(node) else None
         self.exists = node is not None
         self.addresses = addresses_of(node) if node is not None else []
         self.alias = alias_of(node) if node is not None else b""

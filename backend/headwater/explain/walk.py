@@ -11,7 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-from headwater.cluster.objects import ALIAS_ANNOTATION, Condition, Endpoint, EndpointSlice, Service, ServiceImport
+from headwater.cluster.objects import (
+    ALIAS_ANNOTATION,
+    PATIENCE_ANNOTATION,
+    Condition,
+    Endpoint,
+    EndpointSlice,
+    Service,
+    ServiceImport,
+)
 from headwater.explain.explanation import Cause, Deciding, Look, Outcome, Ref, command, kubectl
 from headwater.explain.form import Fixed, OfHost, OfNamespace, OfPod, OfPort, OfService, Zonal, form_of
 from headwater.explain.held import Held
@@ -20,7 +28,7 @@ from headwater.records.decisions import Decided, applied, selected
 from headwater.records.options import Options, options_of, silent
 from headwater.settings.settings import Settings
 from headwater.store.choice import OF_A, OF_AAAA, OF_SRV, choice_of
-from headwater.store.node import HEAD, Flag, base_of_shared, other_of, unshared
+from headwater.store.node import HEAD, Flag, base_of_shared, exists, other_of, patience_of, unshared
 from headwater.wire import names
 from headwater.wire.names import BadName
 from headwater.wire.types import AAAA, SRV, A
@@ -233,7 +241,8 @@ class _Walk:
         if isinstance(service, Service) and service.type == "ExternalName":
             return self._external(form, service, node)
         if node is None:
-            return replace(self._left_out(form, service, slices), service=service)
+            found = self._left_out(form, service, slices)
+            return replace(found, service=service, hints=(*found.hints, *self._patience()))
         return replace(self._has_node(form, service, slices, node), service=service)
 
     def _compiled(self, service: Service | ServiceImport, slices: Sequence[EndpointSlice]) -> bytes | None:
@@ -361,6 +370,17 @@ class _Walk:
             )
             return verdict, (dashed,)
         return verdict, ()
+
+    def _patience(self) -> tuple[str, ...]:
+        """Say whether a question for this name waits."""
+        try:
+            node = self.held.snapshot.get(names.name(self.asked.name))
+        except BadName:
+            return ()
+        if node is None or exists(node):
+            return ()
+        waits = f"up to {patience_of(node):g} s for it, by the annotation {PATIENCE_ANNOTATION}"
+        return (f"The name is awaited: a question for A, AAAA or SRV waits {waits}.",)
 
     def _of_weights(self, form: _Owned, service: Service | ServiceImport, node: bytes) -> tuple[str, ...]:
         """Say which annotations do not parse, and what weights do to the answer."""
@@ -783,6 +803,8 @@ def _node(changes: Changes, key: bytes) -> bytes | None:
     gets a copy of it (answer.find).
     """
     node = changes.put.get(key)
+    if not exists(node):
+        return None
     if node is not None and node[0] & Flag.SHARED:
         own = changes.put.get(key[len(key) - base_of_shared(node) :])
         return node if own is None else unshared(node, own)

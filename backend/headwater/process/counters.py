@@ -60,6 +60,8 @@ class AnswerSnapshot(Struct, tag="answer"):
     """Reads that met a damaged page of the store."""
     upstream: dict[str, int] = field(default_factory=dict)
     """Lookups at other servers, by result."""
+    patience: dict[str, int] = field(default_factory=dict)
+    """Questions for awaited names, by what became of them (`serve.patience`)."""
     ready: bool = False
     stale: bool = False
     """Whether everything is SERVFAIL because of `--max-staleness`."""
@@ -78,6 +80,8 @@ class AnswerSnapshot(Struct, tag="answer"):
         self.damage += other.damage
         for result, count in other.upstream.items():
             self.upstream[result] = self.upstream.get(result, 0) + count
+        for result, count in other.patience.items():
+            self.patience[result] = self.patience.get(result, 0) + count
 
 
 class PeerSnapshot(Struct, tag="peer"):

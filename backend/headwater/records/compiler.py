@@ -9,11 +9,24 @@ change of one pod does not rewrite the names of a thousand.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from headwater.cluster.objects import Condition, EndpointSlice, Pod, Port, Service, ServiceImport
-from headwater.records import aliases, endpoints, limits, multicluster, pods, reverse, services, sets, topology, zone
+from headwater.records import (
+    aliases,
+    endpoints,
+    limits,
+    multicluster,
+    patience,
+    pods,
+    reverse,
+    services,
+    sets,
+    topology,
+    zone,
+)
 from headwater.records.decisions import Decided, applied, selected
 from headwater.records.endpoints import NO_PODS, Group
 from headwater.records.options import DEFAULTS, Options, Report, asks_pods, options_of, silent
@@ -188,7 +201,27 @@ class Compiler:
                 # A Service without endpoints is NXDOMAIN, so nothing is below it (RFC 8020).
                 if writer is not None and writer.base in nodes:
                     nodes.update(topology.nodes(writer, chosen.slices, self._pod_names, options, pod_weights))
+                if options.patience and serving.type != "ExternalName":
+                    self._await(nodes, chosen, groups, item, only, options)
             changes.merge(nodes, before_names)
+
+    def _await(
+        self,
+        nodes: dict[bytes, bytes],
+        state: _State,
+        groups: Sequence[Group],
+        item: Zone,
+        only: Collection[bytes] | None,
+        options: Options,
+    ) -> None:
+        """Add the names for which a question may wait."""
+        service = state.service
+        assert service is not None
+        with contextlib.suppress(BadName):
+            writer = Writer.of(item, self._ttl, service, options)
+            patience.add(
+                nodes, writer, state.slices, groups, only, options, pod_names=self._pod_names, headless=service.headless
+            )
 
     @staticmethod
     def _state(service: Service | None, slices: Sequence[EndpointSlice], report: Report) -> _State:
@@ -211,7 +244,8 @@ class Compiler:
         ports = _distinct_ports(new.service, (*old.slices, *new.slices))
         protocols = {protocol for _, protocol in sets.ports_by_name(ports)} | sets.unusual_protocols(ports)
         others = aliases.labels(options.aliases)
-        return {*found, names.MARKER, *protocols, *others}
+        members = patience.members(old.slices, options) | patience.members(new.slices, options)
+        return {*found, names.MARKER, *protocols, *others, *members}
 
     def asks_pods(self, service: Service | None) -> bool:
         """Whether its endpoints have the weights that their pods name."""
@@ -235,7 +269,8 @@ class Compiler:
             # Those of the new slices too: a hostname may have been left out before, say for its
             # length.
             labels = set(endpoints.labels((*old.slices, *new.slices), self._pod_names, aliases=True))
-            labels.update(aliases.labels(applied(options_of(old.service, silent), decided).aliases))
+            options = applied(options_of(old.service, silent), decided)
+            labels.update(aliases.labels(options.aliases), patience.members(old.slices, options))
         yield from services.names_of(old.service, old.slices, labels, item)
         if self._zonal and (writer := self._headless_writer(old.service, item)) is not None:
             yield from topology.names_of(writer.base, old.slices)

@@ -11,11 +11,13 @@ headwater.dev/max-answers   how many members of a headless set one reply shows
 headwater.dev/pod-names     "true": endpoints have their pod's name as well
 headwater.dev/weights       by name, how often an endpoint is chosen; as in web-0=10,web-1=90
 headwater.dev/priorities    by name, which endpoints come before others; as in web-1=10
+headwater.dev/patience      how long a question for a name without an address may wait; as in 1s
 headwater.dev/alias         other names for endpoints; as in primary=db-0
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
@@ -52,7 +54,18 @@ class Options:
     """None when endpoints have no weights and priorities of their own."""
     aliases: Aliases = field(default_factory=dict)
     """Other names of endpoints."""
+    patience: int = 0
+    """Milliseconds; 0: none."""
+    stateful_sets: tuple[str, ...] = ()
+    """StatefulSets whose pods are awaited, in lower case."""
 
+
+#: Milliseconds of `headwater.dev/patience`: CoreDNS's `grpc` gives up after 5 s.
+MAX_PATIENCE: Final = 3_000
+_MAX_PATIENCE_TEXT: Final = 1_024
+_MAX_STATEFUL_SETS: Final = 4
+_DURATION: Final = re.compile(r"([0-9]{1,5}(?:\.[0-9]{1,3})?)(ms|s)", re.ASCII)
+_NAME: Final = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 
 DEFAULTS: Final = Options()
 _NO_WEIGHTS: Final = Weights()
@@ -69,6 +82,8 @@ def options_of(service: Service, report: Report) -> Options:
     ttl, conditions, max_answers, pod_names = None, DEFAULTS.conditions, 0, False
     by_name: dict[str, dict[str, int]] = {}
     from_pods = False
+    patience = 0
+    stateful_sets: tuple[str, ...] = ()
     others: Aliases = {}
     for name, value in service.annotations:
         try:
@@ -83,6 +98,8 @@ def options_of(service: Service, report: Report) -> Options:
                     max_answers = _number(value, 1, _MAX_ANSWERS)
                 case "pod-names":
                     pod_names = _one_of(value, {"true": True, "false": False})
+                case "patience":
+                    patience, stateful_sets = _patience(value)
                 case "alias":
                     others, wrong = aliases.parse(value)
                     if wrong:
@@ -97,7 +114,7 @@ def options_of(service: Service, report: Report) -> Options:
             report("annotation", service.namespace, service.name, f"{name}: {error}")
     found = Weights(by_name.get("weights", {}), by_name.get("priorities", {}), from_pods)
     given = found if found != _NO_WEIGHTS else None
-    return Options(ttl, conditions, max_answers, pod_names, given, others)
+    return Options(ttl, conditions, max_answers, pod_names, given, others, patience, stateful_sets)
 
 
 def asks_pods(service: Service | None) -> bool:
@@ -113,6 +130,18 @@ def _number(value: str, low: int, high: int) -> int:
     if value.isascii() and value.isdigit() and len(value) <= len(str(high)) and low <= int(value) <= high:
         return int(value)
     raise ValueError(f"{value[:40]!r} is not a number from {low} to {high}")
+
+
+def _patience(value: str) -> tuple[int, tuple[str, ...]]:
+    """Milliseconds, and the StatefulSets whose pods are awaited."""
+    text, *sets = (part.strip() for part in value[:_MAX_PATIENCE_TEXT].split(","))
+    found = _DURATION.fullmatch(text)
+    milliseconds = 0 if found is None else round(float(found[1]) * (1 if found[2] == "ms" else 1000))
+    if not 1 <= milliseconds <= MAX_PATIENCE or len(value) > _MAX_PATIENCE_TEXT:
+        raise ValueError(f"{value[:40]!r} is not a time up to {MAX_PATIENCE // 1000}s, as in 1s or 500ms")
+    if len(sets) > _MAX_STATEFUL_SETS or not all(_NAME.fullmatch(name) for name in sets):
+        raise ValueError(f"{value[:40]!r} names no StatefulSets, up to {_MAX_STATEFUL_SETS} of them")
+    return milliseconds, tuple(sets)
 
 
 def _one_of(value: str, known: Mapping[str, _T]) -> _T:

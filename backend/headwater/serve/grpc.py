@@ -192,7 +192,7 @@ class Calls:
                         elif reply is None:
                             raise no_id()
                         else:
-                            waiting.append(Waiting(stream, message, reply, seconds))
+                            waiting.append(Waiting(stream, message, batch.patient(message, reply), seconds))
                     else:
                         self._others(connection, stream, to, timeout, body)
                 except Refused as refused:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable
@@ -90,19 +91,21 @@ class _Handlers(grpc.GenericRpcHandler):  # type: ignore[misc, unused-ignore]
             reply = self._queries.answer(message)
             if reply is None:
                 raise no_id()
-            return pack(self._completed(reply) if isinstance(reply, Pending) else reply)
+            return pack(self._completed(reply, context) if isinstance(reply, Pending) else reply)
         except Refused as refused:
             _refuse(context, refused)
         except Failed:
             _refuse(context, bug())
 
-    def _completed(self, pending: Pending) -> bytes:
+    def _completed(self, pending: Pending, context: grpc.ServicerContext) -> bytes:
         """The reply when the other server has answered, or without it. Raises Failed."""
         if not self._places.acquire(blocking=False):
             return self._queries.finished(pending)
         try:
             with self._threads.waiting():
-                return asyncio.run_coroutine_threadsafe(self._queries.complete(pending), self._loop).result()
+                left = context.time_remaining()
+                reply = self._queries.complete(pending, math.inf if left is None else left)
+                return asyncio.run_coroutine_threadsafe(reply, self._loop).result()
         finally:
             self._places.release()
 

@@ -54,7 +54,7 @@ def run(
     reader = Reader(Path(settings.state_dir), assignment.identity)
     reader.follow()
     resolver = Resolver(reader, settings, say)
-    queries = Queries(reader, resolver, Upstream(settings.upstreams), settings.max_staleness)
+    queries = Queries(reader, resolver, Upstream(settings.upstreams), settings.max_staleness, settings.workers)
     explaining = Explaining(explain, tell, reader, resolver, settings)
     handlers: dict[type[control.Request], control.Handler] = {
         control.Snapshot: lambda _, reply: reply(queries.snapshot()),

@@ -6,8 +6,11 @@ A bug costs one query only.
 from __future__ import annotations
 
 import logging
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from time import monotonic, perf_counter
 from typing import Final
 
@@ -15,6 +18,7 @@ from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
 from headwater.process import usage
 from headwater.process.counters import BUCKETS, AnswerSnapshot, Histogram
+from headwater.serve.patience import Patience
 from headwater.serve.upstream import Upstream
 from headwater.store.environment import Reader, Snapshot, is_damage
 from headwater.wire.edns import Ede
@@ -32,8 +36,14 @@ class Failed(Exception):  # noqa: N818 (what became of the query)
 class Queries:
     """Every listener of an answer process hands its messages to it."""
 
-    def __init__(self, reader: Reader, resolver: Resolver, upstream: Upstream, max_staleness: float = 0.0) -> None:
-        """`max_staleness` in seconds: no answer comes from older truth; 0: no limit."""
+    def __init__(
+        self, reader: Reader, resolver: Resolver, upstream: Upstream, max_staleness: float = 0.0, workers: int = 1
+    ) -> None:
+        """`max_staleness` in seconds: no answer comes from older truth; 0: no limit.
+
+        `workers`: how many answer processes there are.
+        """
+        self._patience = Patience(reader, workers, self.failed, self.damaged)
         self._reader = reader
         self._resolver = resolver
         self._upstream = upstream
@@ -47,7 +57,8 @@ class Queries:
         """One query: see `Session.answer`. Raises Failed."""
         session = self.begin()
         try:
-            return session.answer(query)
+            reply = session.answer(query)
+            return session.patient(query, reply) if isinstance(reply, Pending) else reply
         finally:
             session.end()
 
@@ -55,11 +66,14 @@ class Queries:
         """For queries that came together; they are answered from one moment of the store."""
         return Session(self, self._resolver, self._reader, self._durations)
 
-    async def complete(self, pending: Pending) -> bytes:
-        """The reply to a query that needs another server. Runs in the upstream's event loop.
+    async def complete(self, pending: Pending, seconds: float = math.inf) -> bytes:
+        """The reply to a query that needs another server, or waits for a name.
 
-        Raises Failed.
+        Runs in the upstream's event loop. `seconds`: how long the client waits. Raises Failed.
         """
+        if pending.patience:
+            reply = await self._patience.wait(pending, seconds)
+            return self.finished(pending) if reply is None else reply
         return self.finished(pending, await self._upstream.lookup(pending.target, pending.qtype, pending.tenant))
 
     def finished(self, pending: Pending, records: Sequence[bytes] = ()) -> bytes:
@@ -152,6 +166,7 @@ class Queries:
             ready=self.is_ready(),
             stale=self._resolver.stale != 0,
             upstream=dict(self._upstream.counts),
+            patience=dict(self._patience.counts),
             cpu=usage.cpu(),
             memory=usage.memory(),
         )
@@ -189,6 +204,10 @@ class Session:
             durations.counts[bisect_left(BUCKETS, now - self._at)] += 1
             durations.total += now - self._at
             self._at = now
+
+    def patient(self, query: bytes, pending: Pending) -> Pending:
+        """A reply that waits, which can ask again if it waits for a name of ours."""
+        return replace(pending, again=partial(self._resolver.answer, query)) if pending.patience else pending
 
     def _unreadable(self, query: bytes, error: Exception, snapshot: Snapshot) -> bytes | Pending | None:
         """SERVFAIL, as without a store: CoreDNS's next address reads the same file."""

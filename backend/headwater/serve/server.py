@@ -52,6 +52,8 @@ _COLLECTED_AFTER: Final = 64
 #: Connections to accept, and handshakes to begin, before others have their turn.
 _ACCEPTED_AT_ONCE: Final = 32
 _BEGUN_AT_ONCE: Final = 4
+#: Calls of one connection, which has 512 streams, that may wait for a name to come.
+_MAX_PATIENT: Final = 256
 #: In seconds.
 _TICK: Final = 1.0
 _LONGEST: Final = 60.0
@@ -139,6 +141,9 @@ class Peer(asyncio.BufferedProtocol):
         try:
             while True:
                 for call in self._calls.answer(connection):
+                    if call.pending.patience and len(self._waiting) >= _MAX_PATIENT:
+                        self._calls.finish(connection, call.stream, self._server.queries.finished(call.pending))
+                        continue
                     task = asyncio.create_task(self._complete(call))
                     self._waiting[call.stream] = task
                 while connection.cancelled:
@@ -161,7 +166,7 @@ class Peer(asyncio.BufferedProtocol):
         connection = self.connection
         try:
             async with asyncio.timeout(min(call.seconds, _LONGEST)):
-                reply = await self._server.queries.complete(call.pending)
+                reply = await self._server.queries.complete(call.pending, call.seconds)
         except TimeoutError:
             self._calls.refuse(connection, call.stream, Refused(Status.DEADLINE_EXCEEDED, "the other server is slow"))
         except Failed:

@@ -30,6 +30,9 @@ the largest part of the store. The node says how to write it:
     NAMES      the same, but that "label" is any number of labels in wire format
     WEIGHED    as TABLE, and each row begins with its priority u16 and weight u16
 
+An AWAITED node is the head, with the flag ALIAS, and u16, the milliseconds that a question may
+wait. For everybody else there is no such name.
+
 A SHARED node is the Service's own with other ports. Otherwise each port name of a Service would
 store all its endpoints again. It has no addresses. Behind the head it has
 
@@ -82,6 +85,8 @@ class Kind(IntEnum):
     PORT = 4
     POD = 5
     TOPOLOGY = 6
+    AWAITED = 7
+    """A name that is not there: only how long a question may wait for it."""
 
 
 class SrvForm(IntEnum):
@@ -215,6 +220,22 @@ def pack_srv_weighed(
         body += PREFERENCE.pack(*preference), SRV_ROW.pack(index, len(a), len(aaaa), len(label)), label, *a, *aaaa
     head = SRV.pack(ttl, 0, base, SrvForm.WEIGHED) + struct.pack(">H", len(sets))
     return b"".join((head, *map(_ports, sets), *body))
+
+
+def pack_awaited(*, zone: int, milliseconds: int) -> bytes:
+    """The node of a name that is awaited. By its flag the short way passes it on."""
+    return HEAD.pack(IS_ALIAS, zone, Kind.AWAITED, 0, 0) + milliseconds.to_bytes(2, "big")
+
+
+def patience_of(node: Any) -> float:
+    """Seconds that a question may wait for a name that is AWAITED."""
+    milliseconds: int = node[HEAD_SIZE] << 8 | node[HEAD_SIZE + 1]
+    return milliseconds / 1000
+
+
+def exists(node: Any) -> bool:
+    """Whether there is such a name: it is stored, and not only awaited."""
+    return node is not None and node[2] != Kind.AWAITED
 
 
 def pack_shared(*, zone: int, kind: Kind, base: int, srv: bytes) -> bytes:

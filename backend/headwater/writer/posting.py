@@ -39,7 +39,7 @@ from headwater.records.zone import NameServer
 from headwater.store.environment import MAX_KEY, StoreDamaged, Transaction
 from headwater.store.history import Owner as Whose
 from headwater.store.history import OwnerKind
-from headwater.store.node import Kind
+from headwater.store.node import Kind, exists
 from headwater.writer.chronicle import Draft
 from headwater.writer.isolation import NOT_AN_OBJECTS, Unstorable, told
 from headwater.writer.owners import IMPORT
@@ -590,7 +590,7 @@ class Posting:
         for name in changes.drop:
             if name not in changes.put and (before := txn.delete("records", name)) is not None:
                 counts[before[2]] -= 1
-                if note is not None:
+                if note is not None and exists(before):
                     note(name, before, None)
         for name, node in sorted(changes.put.items()):
             before = txn.put("records", name, node)
@@ -598,7 +598,9 @@ class Posting:
                 counts[before[2]] -= 1
             counts[node[2]] += 1
             if note is not None and before is not node:  # `put` gives back what it was given where that was there
-                note(name, before, node)
+                was, now = (item if exists(item) else None for item in (before, node))
+                if was is not None or now is not None:
+                    note(name, was, now)
 
     def fill(self, nodes: dict[bytes, bytes]) -> None:
         """Write nodes whose names are new."""
