@@ -41,11 +41,14 @@ ANNOTATIONS: Final = (
     "headwater.dev/priorities",
     ALIAS_ANNOTATION,
     "headwater.dev/policy",
+    "headwater.dev/zone",
 )
 #: A pod's annotation that we read, with `--pods verified`.
 POD_WEIGHT_ANNOTATION: Final = "headwater.dev/weight"
 #: The most characters of its value that are kept: a weight has five.
 _POD_WEIGHT: Final = 16
+#: Hints of one endpoint that are read: the API allows so many (discovery/v1, EndpointHints).
+MAX_HINTS: Final = 8
 
 #: Where CoreDNS keeps a port without a number (plugin/kubernetes/object/service.go).
 NO_PORT: Final = -1
@@ -90,6 +93,8 @@ class Service(Struct, frozen=True, array_like=True, gc=False):
     """Its slices call endpoints ready that are not (spec.publishNotReadyAddresses)."""
     selectorless: bool = False
     """No selector: somebody else than the slice controller makes its slices."""
+    distribution: str = ""
+    """spec.trafficDistribution."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -127,6 +132,9 @@ class Endpoint(Struct, frozen=True, array_like=True, gc=False):
     pod: str = ""
     zone: str = ""
     node: str = ""
+    for_zones: tuple[str, ...] = ()
+    """Its hints: the topology zones, and the nodes, whose clients it is meant for (KEP-3015)."""
+    for_nodes: tuple[str, ...] = ()
 
 
 class EndpointSlice(Struct, frozen=True, array_like=True, gc=False):
@@ -200,6 +208,7 @@ class _ServiceAnnotations(Struct, gc=False):
     priorities: str | None = field(default=None, name=ANNOTATIONS[6])
     alias: str | None = field(default=None, name=ANNOTATIONS[7])
     policy: str | None = field(default=None, name=ANNOTATIONS[8])
+    zone: str | None = field(default=None, name=ANNOTATIONS[9])
 
 
 class _SliceAnnotations(Struct, gc=False):
@@ -236,6 +245,7 @@ class _ServiceSpec(Struct, gc=False):
     external_name: str | None = field(default=None, name="externalName")
     not_ready: bool | None = field(default=None, name="publishNotReadyAddresses")
     selector: dict[str, Any] | None = None
+    distribution: str | None = field(default=None, name="trafficDistribution")
     ports: list[_ApiPort] | None = None
 
 
@@ -266,6 +276,15 @@ class _TargetRef(Struct, gc=False):
     name: str | None = None
 
 
+class _Hint(Struct, gc=False):
+    name: str | None = None
+
+
+class _Hints(Struct, rename="camel", gc=False):
+    for_zones: list[_Hint] | None = None
+    for_nodes: list[_Hint] | None = None
+
+
 class _ApiEndpoint(Struct, rename="camel", gc=False):
     addresses: list[str] | None = None
     conditions: _Conditions | None = None
@@ -273,6 +292,7 @@ class _ApiEndpoint(Struct, rename="camel", gc=False):
     target_ref: _TargetRef | None = None
     zone: str | None = None
     node_name: str | None = None
+    hints: _Hints | None = None
 
 
 class _ApiSlice(Struct, gc=False):
@@ -331,6 +351,7 @@ def _service(api: _ApiService) -> Decoded:
         annotations=() if meta.annotations is None else _annotations(meta.annotations),
         publishes_not_ready=spec.not_ready is True,
         selectorless=not spec.selector,
+        distribution=spec.distribution or "",
     )
     return Decoded(service, meta.resource_version or "")
 
@@ -338,7 +359,7 @@ def _service(api: _ApiService) -> Decoded:
 def _annotations(api: _ServiceAnnotations) -> tuple[tuple[str, str], ...]:
     values = (
         api.tolerate, api.ttl, api.publish, api.max_answers, api.pod_names, api.weights, api.priorities, api.alias,
-        api.policy,
+        api.policy, api.zone,
     )  # fmt: skip
     return tuple((name, value) for name, value in zip(ANNOTATIONS, values, strict=True) if value is not None)
 
@@ -370,8 +391,12 @@ def _conditions(conditions: _Conditions | None) -> int:
     return ready * _READY | serving * _SERVING | (conditions.terminating is True) * _TERMINATING
 
 
+def _hinted(hints: list[_Hint] | None) -> tuple[str, ...]:
+    return tuple(hint.name for hint in hints[:MAX_HINTS] if hint.name) if hints else ()
+
+
 def _endpoint(api: _ApiEndpoint) -> Endpoint:
-    target = api.target_ref
+    target, hints = api.target_ref, api.hints
     return Endpoint(
         tuple(api.addresses or ()),
         _conditions(api.conditions),
@@ -379,6 +404,8 @@ def _endpoint(api: _ApiEndpoint) -> Endpoint:
         (target.name or "") if target is not None else "",
         api.zone or "",
         api.node_name or "",
+        () if hints is None else _hinted(hints.for_zones),
+        () if hints is None else _hinted(hints.for_nodes),
     )
 
 

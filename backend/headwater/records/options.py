@@ -12,6 +12,7 @@ headwater.dev/pod-names     "true": endpoints have their pod's name as well
 headwater.dev/weights       by name, how often an endpoint is chosen; as in web-0=10,web-1=90
 headwater.dev/priorities    by name, which endpoints come before others; as in web-1=10
 headwater.dev/alias         other names for endpoints; as in primary=db-0
+headwater.dev/zone          prefer | pin | off: answers for the client's topology zone (`near`)
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ Report = Callable[[str, str, str, str], None]
 #: RFC 2181 section 8.
 _MAX_TTL: Final = 2**31 - 1
 _MAX_ANSWERS: Final = 0xFFFF
+_ZONE: Final = {name: name for name in ("prefer", "pin", "off")}
 #: Which of its conditions an endpoint needs (`Options.conditions`).
 PUBLISH: Final = {"ready": int(Condition.READY), "serving": int(Condition.SERVING), "all": 0}
 
@@ -52,6 +54,8 @@ class Options:
     """None when endpoints have no weights and priorities of their own."""
     aliases: Aliases = field(default_factory=dict)
     """Other names of endpoints."""
+    zone: str = ""
+    """prefer, pin, off; "" when only spec.trafficDistribution says something."""
 
 
 DEFAULTS: Final = Options()
@@ -70,6 +74,7 @@ def options_of(service: Service, report: Report) -> Options:
     by_name: dict[str, dict[str, int]] = {}
     from_pods = False
     others: Aliases = {}
+    zone = ""
     for name, value in service.annotations:
         try:
             match name.rpartition("/")[2]:
@@ -93,11 +98,13 @@ def options_of(service: Service, report: Report) -> Options:
                     by_name[which] = numbers
                     if wrong:
                         report("annotation", service.namespace, service.name, f"{name}: {wrong}")
+                case "zone":
+                    zone = _one_of(value, _ZONE)
         except ValueError as error:
             report("annotation", service.namespace, service.name, f"{name}: {error}")
     found = Weights(by_name.get("weights", {}), by_name.get("priorities", {}), from_pods)
     given = found if found != _NO_WEIGHTS else None
-    return Options(ttl, conditions, max_answers, pod_names, given, others)
+    return Options(ttl, conditions, max_answers, pod_names, given, others, zone)
 
 
 def asks_pods(service: Service | None) -> bool:

@@ -62,6 +62,8 @@ class Flag(IntFlag):
     """A reply shows a part of the set, another one each time, or begins it by weights."""
     SHARED = 64
     """The set is the Service's own, under other ports: `unshared` makes the node of both."""
+    NEAR = 128
+    """The name has other sets for clients in some places (`store.places`)."""
 
 
 #: The same as plain numbers: operators of an IntFlag take half a microsecond.
@@ -70,6 +72,7 @@ HAS_SRV: Final = int(Flag.SRV)
 IS_ALIAS: Final = int(Flag.ALIAS)
 IS_LIMITED: Final = int(Flag.LIMITED)
 IS_SHARED: Final = int(Flag.SHARED)
+IS_NEAR: Final = int(Flag.NEAR)
 
 
 class Kind(IntEnum):
@@ -82,6 +85,8 @@ class Kind(IntEnum):
     PORT = 4
     POD = 5
     TOPOLOGY = 6
+    PLACE = 7
+    """No name: what clients in some place get for one (`store.places`)."""
 
 
 class SrvForm(IntEnum):
