@@ -357,7 +357,9 @@ def everything(file: Path) -> dict[str, object]:
         "--log-level": "error", "--log-format": "json",
     }  # fmt: skip
     given["--namespace-labels"] = "team=db,\n\ttier!=e"
-    assert set(given) == {option.flag for option in OPTIONS} - {"--manifests", "--namespace", "--listen-zone"}, "a new option"
+    assert set(given) == {option.flag for option in OPTIONS} - {"--manifests", "--namespace", "--listen-zone"}, (
+        "a new option"
+    )
     return given
 
 

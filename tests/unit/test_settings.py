@@ -224,7 +224,7 @@ def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path
         "listen_zones": (),
         "client_option": 0,
         "zone_cidrs": (ZoneCidr("a", "10.0.0.0/8"),),
-        "client_nodes": True,
+        "client_nodes": False,
         "transport": "grpcio",
         "tls_cert": config,
         "tls_key": config,

@@ -3,12 +3,12 @@
 The prefixes of `--zone-cidr` say the zone. Nodes say both, by their podCIDRs and by their own
 addresses; the writer stores them (`--client-nodes`), and an answer process reads them again when
 one has changed. Where both know an address, the zone is that of the flag. The longest prefix
-counts.
+counts. An address that several Nodes have says only what is true of all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from ipaddress import ip_network
 from typing import Final, Generic, TypeVar
 
@@ -25,11 +25,15 @@ _BITS: Final = {4: 32, 16: 128}
 class Prefixes(Generic[_T]):
     """Values by address prefix; those of the longest prefix count."""
 
-    def __init__(self) -> None:
+    def __init__(self, both: Callable[[_T, _T], _T] = lambda first, _: first) -> None:
+        self._both = both
         self._by_length: dict[int, list[tuple[int, dict[int, _T]]]] = {4: [], 16: []}
 
     def add(self, cidr: str, value: _T) -> None:
-        """The first value of a prefix stays. Raises ValueError for what is no CIDR or address."""
+        """A prefix that has a value gets what `both` makes of the two.
+
+        Raises ValueError for what is no CIDR or address.
+        """
         network = ip_network(cidr, strict=False)
         packed = network.network_address.packed
         bits = _BITS[len(packed)] - network.prefixlen
@@ -39,7 +43,8 @@ class Prefixes(Generic[_T]):
             known = {}
             lengths.append((bits, known))
             lengths.sort(key=lambda item: item[0])
-        known.setdefault(int.from_bytes(packed, "big") >> bits, value)
+        number = int.from_bytes(packed, "big") >> bits
+        known[number] = self._both(known[number], value) if number in known else value
 
     def find(self, address: bytes) -> _T | None:
         """The value of an address of 4 or 16 bytes."""
@@ -58,7 +63,7 @@ class Whereabouts:
         self._zones: Prefixes[str] = Prefixes()
         for item in cidrs:
             self._zones.add(item.cidr, item.zone)
-        self._nodes: Prefixes[Node] = Prefixes()
+        self._nodes: Prefixes[Node] = Prefixes(_either)
         self._seen: tuple[int, bytes | None] = 0, None
         self.version = 0
         """Another number after each change."""
@@ -79,7 +84,7 @@ class Whereabouts:
         if seen == self._seen:
             return
         self._seen = seen
-        nodes: Prefixes[Node] = Prefixes()
+        nodes: Prefixes[Node] = Prefixes(_either)
         for _, data in snapshot.scan("objects", PREFIX):
             node = unpacked(data)
             for text in (*node.cidrs, *node.addresses):
@@ -89,3 +94,10 @@ class Whereabouts:
                     continue  # a Node may say anything
         self._nodes = nodes
         self.version += 1
+
+
+def _either(one: Node, other: Node) -> Node:
+    """What is true of both."""
+    if one.name == other.name:
+        return one
+    return Node("", one.zone if one.zone == other.zone else "", (), ())

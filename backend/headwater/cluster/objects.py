@@ -21,11 +21,14 @@ from typing import Annotated, Any, Final, Literal, cast
 import msgspec
 from msgspec import Meta, Struct, field
 
-Resource = Literal["namespaces", "services", "endpointslices", "pods", "serviceimports"]
+from headwater.store.nodes import Node
+
+Resource = Literal["namespaces", "services", "endpointslices", "pods", "serviceimports", "nodes"]
 
 #: Kubernetes label and annotation names that are read.
 SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
 TRIGGER_TIME_ANNOTATION: Final = "endpoints.kubernetes.io/last-change-trigger-time"
+ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 IMPORT_NAME_LABEL: Final = "multicluster.kubernetes.io/service-name"
 SOURCE_CLUSTER_LABEL: Final = "multicluster.kubernetes.io/source-cluster"
 ALIAS_ANNOTATION: Final = "headwater.dev/alias"
@@ -49,6 +52,9 @@ POD_WEIGHT_ANNOTATION: Final = "headwater.dev/weight"
 _POD_WEIGHT: Final = 16
 #: Hints of one endpoint that are read: the API allows so many (discovery/v1, EndpointHints).
 MAX_HINTS: Final = 8
+
+#: CIDRs, and addresses, of one Node that are read: there are two families, and few of either.
+MAX_OF_A_NODE: Final = 16
 
 #: Where CoreDNS keeps a port without a number (plugin/kubernetes/object/service.go).
 NO_PORT: Final = -1
@@ -169,7 +175,7 @@ class Pod(Struct, frozen=True, array_like=True, gc=False):
         return self.namespace, self.name
 
 
-Object = Namespace | Service | EndpointSlice | Pod | ServiceImport
+Object = Namespace | Service | EndpointSlice | Pod | ServiceImport | Node
 
 
 class Decoded(Struct, frozen=True, gc=False):
@@ -324,6 +330,34 @@ class _ApiPod(Struct, gc=False):
     status: _PodStatus | None = None
 
 
+class _NodeLabels(Struct, gc=False):
+    zone: str | None = field(default=None, name=ZONE_LABEL)
+
+
+class _NodeMeta(_Meta, rename="camel", gc=False):
+    labels: _NodeLabels | None = None
+
+
+class _NodeSpec(Struct, gc=False):
+    pod_cidr: str | None = field(default=None, name="podCIDR")
+    pod_cidrs: list[str] | None = field(default=None, name="podCIDRs")
+
+
+class _NodeAddress(Struct, gc=False):
+    type: str | None = None
+    address: str | None = None
+
+
+class _NodeStatus(Struct, gc=False):
+    addresses: list[_NodeAddress] | None = None
+
+
+class _ApiNode(Struct, gc=False):
+    metadata: _NodeMeta
+    spec: _NodeSpec | None = None
+    status: _NodeStatus | None = None
+
+
 def _namespace(api: _ApiNamespace) -> Decoded:
     return Decoded(Namespace(api.metadata.name), api.metadata.resource_version or "")
 
@@ -443,12 +477,30 @@ def _pod(api: _ApiPod) -> Decoded:
     return Decoded(pod, meta.resource_version or "", absent=status.phase in _GONE)
 
 
+#: The types of a Node's addresses; the others are names.
+_NODE_ADDRESSES: Final = frozenset({"InternalIP", "ExternalIP"})
+
+
+def _node(api: _ApiNode) -> Decoded:
+    meta, spec, status = api.metadata, api.spec or _NodeSpec(), api.status or _NodeStatus()
+    cidrs = spec.pod_cidrs or ([spec.pod_cidr] if spec.pod_cidr else [])
+    addresses = [item.address for item in status.addresses or () if item.type in _NODE_ADDRESSES and item.address]
+    node = Node(
+        meta.name,
+        (meta.labels.zone or "") if meta.labels is not None else "",
+        tuple(cidrs[:MAX_OF_A_NODE]),
+        tuple(addresses[:MAX_OF_A_NODE]),
+    )
+    return Decoded(node, meta.resource_version or "")
+
+
 _SHAPES: Final[dict[Resource, tuple[Any, Any]]] = {
     "namespaces": (_ApiNamespace, _namespace),
     "services": (_ApiService, _service),
     "endpointslices": (_ApiSlice, _slice),
     "pods": (_ApiPod, _pod),
     "serviceimports": (_ApiImport, _import),
+    "nodes": (_ApiNode, _node),
 }
 _NAMED: Final = msgspec.json.Decoder(_ApiNamespace)  # of any kind: nothing but its metadata
 _DECODERS: Final = {resource: msgspec.json.Decoder(shape) for resource, (shape, _) in _SHAPES.items()}
@@ -509,6 +561,7 @@ _TYPES: Final[dict[Resource, Any]] = {
     "endpointslices": EndpointSlice,
     "pods": Pod,
     "serviceimports": ServiceImport,
+    "nodes": Node,
 }
 _PACKER: Final = msgspec.msgpack.Encoder()
 _UNPACKERS: Final = {resource: msgspec.msgpack.Decoder(type_) for resource, type_ in _TYPES.items()}

@@ -131,6 +131,8 @@ def places(settings: Settings) -> None:
     for cidr in settings.zone_cidrs:
         if seen.setdefault(cidr.cidr, cidr.zone) != cidr.zone:
             raise SettingsError("--zone-cidr", f"{cidr.cidr} cannot be both in {seen[cidr.cidr]} and in {cidr.zone}")
+    if settings.client_nodes and not settings.client_option:
+        raise SettingsError("--client-nodes", "says nothing without --client-option", "--client-option")
     if settings.client_nodes and settings.manifests:
         raise SettingsError("--client-nodes", "Nodes are watched in a cluster: not with --manifests", "--manifests")
 
