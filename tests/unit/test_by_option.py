@@ -22,6 +22,7 @@ from tests.harness.small import Small, answers, headless, settings, slice_of
 from tests.unit.test_near import ALL, Z, hinted, preferring, three
 
 CODE = 65518
+OPTION_TYPE = dns.edns.OptionType.make(CODE)
 CIDRS = (ZoneCidr("a", "10.1.0.0/16"), ZoneCidr("b", "10.1.2.0/24"), ZoneCidr("c", "fd00:c::/32"))
 IN_A, IN_B, IN_C = bytes((10, 1, 1, 1)), bytes((10, 1, 2, 1)), bytes.fromhex("fd00000c") + bytes(12)
 OPTION = settings(client_option=CODE, zone_cidrs=CIDRS)
@@ -37,7 +38,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Small:
 
 
 def told(address: bytes, *more: dns.edns.Option, name: str = "web", payload: int = 1232, before: bool = False) -> bytes:
-    mine = dns.edns.GenericOption(CODE, address)
+    mine = dns.edns.GenericOption(OPTION_TYPE, address)
     options = [*more, mine] if before else [mine, *more]
     return dns.message.make_query(f"{name}.{Z}", "A", use_edns=0, options=options, payload=payload).to_wire()
 
@@ -51,8 +52,8 @@ def got(world: Small, query: bytes) -> dns.message.Message:
     return message
 
 
-COOKIE = dns.edns.GenericOption(10, b"12345678")
-FORGED = dns.edns.GenericOption(CODE, IN_B)
+COOKIE = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"12345678")
+FORGED = dns.edns.GenericOption(OPTION_TYPE, IN_B)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_who_did_not_ask_for_it_gets_the_same_bytes_as_without_the_option(world:
     for qtype in ("A", "AAAA", "SRV", "TXT"):
         for name in ("plain", "_http._tcp.plain", "h1.plain", "absent", "h1.web"):
             bare = dns.message.make_query(f"{name}.{Z}", qtype, use_edns=0, id=7)
-            option = dns.edns.GenericOption(CODE, IN_A)
+            option = dns.edns.GenericOption(OPTION_TYPE, IN_A)
             said = dns.message.make_query(f"{name}.{Z}", qtype, use_edns=0, options=[option], id=7)
             # A set of three turns: each is asked as many times as it has members.
             replies = [world.ask_wire(*[query.to_wire()] * 3) for query in (bare, said)]

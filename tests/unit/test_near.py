@@ -11,6 +11,9 @@ import pytest
 from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
 from headwater.cluster.objects import Endpoint, Object, Port, Service
+from headwater.explain.explain import explained_from
+from headwater.explain.extended import Reasons
+from headwater.explain.near import told as near_told
 from headwater.records import limits
 from headwater.settings.address import Address
 from headwater.settings.places import ZoneAddress
@@ -284,7 +287,7 @@ def test_where_both_ways_can_answer_their_replies_are_equal(world: World) -> Non
         for qtype in ("A", "AAAA"):
             for zone, node in (("a", "n1"), ("a", ""), ("b", ""), ("x", "")):
                 short = dns.message.make_query(f"{name}.{Z}", qtype, use_edns=0)
-                option = dns.edns.GenericOption(65001, b"x")
+                option = dns.edns.GenericOption(dns.edns.OptionType.make(65001), b"x")
                 long = dns.message.make_query(f"{name}.{Z}", qtype, use_edns=0, options=[option])
                 one, other = (
                     dns.message.from_wire(world.replies_at(zone, node, query.to_wire())[0]) for query in (short, long)
@@ -372,3 +375,52 @@ def test_odd_texts_of_places_make_no_keys(world: World, zone: str) -> None:
         assert world.at("a", "web") == {"10.0.0.1"}
     assert not places.is_place(zone)
     assert len(places.of_node("x" * places.MAX_PLACE)) + names.MAX_NAME <= 511
+
+
+def test_explain_says_what_each_place_gets_and_why_there_is_none(world: World) -> None:
+    def hints(name: str) -> str:
+        reader = Reader(world.state_dir, world.identity)
+        reader.follow()
+        try:
+            resolver = Resolver(reader, world.settings)
+            found = explained_from(reader, resolver, world.settings, f"{name}.{Z}", "A", ())
+        finally:
+            reader.close()
+        return "\n".join(found.hints)
+
+    many = [hinted(f"10.0.1.{at}", ["b"], hostname=f"m{at}") for at in range(9)]
+    world.fill(
+        preferring(headless("web")), slice_of("web", *three()[1:]),
+        preferring(headless("uneven")), slice_of("uneven", three()[0], *many),
+        annotated(headless("pinned"), zone="pin"), slice_of("pinned", member("10.0.0.1", "a")),
+        preferring(headless("unhinted")), slice_of("unhinted", member("10.0.0.1", "a", hostname="h1")),
+        headless("plain"), slice_of("plain", *three()),
+    )  # fmt: skip
+    assert "PreferSameZone: by the client's place, so many endpoints: zone b 1, zone c 1." in hints("web")
+    assert "zone b 1" in hints("_http._tcp.web")
+    assert "zone a" not in hints("uneven").splitlines()[0]
+    assert "a (1)" in hints("uneven")
+    assert "NODATA where the zone is another one" in hints("pinned")
+    assert "an endpoint that is ready has no hint" in hints("unhinted")
+    assert "place" not in hints("plain")
+    assert "place" not in hints("h2.web")
+    (unknown,) = near_told(preferring(headless("web")), [slice_of("web", *three())], settings())
+    assert "no client's place is known" in unknown
+
+
+def test_a_pinned_zone_without_endpoints_is_no_contradiction_for_extended_errors(world: World) -> None:
+    world.fill(annotated(headless("web"), zone="pin"), slice_of("web", member("10.0.0.1", "a")))
+    reader = Reader(world.state_dir, world.identity)
+    reader.follow()
+    resolver = Resolver(reader, world.settings, Reasons(world.settings).say)
+    snapshot = reader.begin()
+    query = dns.message.make_query(f"web.{Z}", "A", use_edns=0)
+    reply = resolver.at("z")(query.to_wire(), snapshot)
+    assert isinstance(reply, bytes)
+    message = dns.message.from_wire(reply)
+    assert status(message) == "NODATA"
+    print(message)
+    assert "none ready" not in str(message)
+    assert snapshot is not None
+    snapshot.close()
+    reader.close()
