@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from headwater.answer.extended import Say
 from headwater.answer.long import LongWay, Query
 from headwater.answer.sections import Found
 from headwater.answer.short import Answer, Plain, ShortWay
@@ -20,6 +21,7 @@ from headwater.store.environment import Snapshot
 from headwater.store.node import A_SIZE, AAAA_SIZE, IS_NEAR, IS_SHARED, base_of_shared, unshared
 from headwater.wire.edns import MIN_UDP_SIZE
 from headwater.wire.header import HEADER_SIZE
+from headwater.wire.question import Question
 from headwater.wire.types import AAAA, SRV, A
 
 #: The types of records that depend on the place.
@@ -111,6 +113,25 @@ class NearLong(LongWay):
 def _is_below(name: bytes, key: bytes) -> bool:
     """Whether a name is answered by the node of one above it, as those of `--zonal` are."""
     return len(name) > len(key) and name.endswith(key)
+
+
+def of_a_place(say: Say) -> Say:
+    """What tells reasons, for clients in a place: a zone that is kept to has its own."""
+
+    def said(question: Question, exists: bool, snapshot: Snapshot) -> str:
+        node = snapshot.get(question.name.lower()) if exists and question.qtype in _BY_PLACE else None
+        if node is not None and node[0] & IS_NEAR and _has(node, question.qtype):
+            return "the Service keeps to the client's topology zone, which has no endpoint that is ready"
+        return say(question, exists, snapshot)
+
+    return said
+
+
+def _has(node: Any, qtype: int) -> bool:
+    """Whether a node has, or shares, records of a type."""
+    if node[0] & IS_SHARED or qtype == SRV:
+        return True
+    return bool(node[3] | node[4] if qtype == A else node[5] | node[6])
 
 
 class Ways:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from headwater.answer.by_option import ByOption
 from headwater.answer.extended import Extended, Say
 from headwater.answer.long import LongWay
-from headwater.answer.near import Ways
+from headwater.answer.near import Ways, of_a_place
 from headwater.answer.short import Answer, ShortWay
 from headwater.answer.state import State
 from headwater.answer.whereabouts import Whereabouts
@@ -50,7 +50,7 @@ class Resolver:
         `small`: they take no more than 512 bytes over UDP, and CoreDNS does not know that.
         """
         way = self._ways.of(zone, node, small=small)
-        return way if self._say is None else Extended(way, self._say).answer
+        return way if self._say is None else Extended(way, of_a_place(self._say)).answer
 
     @property
     def counts(self) -> dict[int, int]:
