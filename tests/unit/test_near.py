@@ -426,3 +426,11 @@ def test_a_pinned_zone_without_endpoints_is_no_contradiction_for_extended_errors
     assert snapshot is not None
     snapshot.close()
     reader.close()
+
+
+def test_those_that_are_published_and_not_ready_are_not_judged(world: World) -> None:
+    late = hinted("10.0.0.9", [], conditions=NOT_READY)
+    web = annotated(preferring(headless("web")), publish="all")
+    world.fill(web, slice_of("web", *three(), late))
+    assert world.at("nowhere", "web") == ALL | {"10.0.0.9"}
+    assert world.at("a", "web") == {"10.0.0.1"}
