@@ -41,6 +41,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 DEPLOY = CHECKOUT / "deploy"
 BASE = DEPLOY / "base"
 PODS_VERIFIED = DEPLOY / "overlays" / "pods-verified"
+CLIENT_NODES = DEPLOY / "overlays" / "client-nodes"
 PATCH_COREDNS = DEPLOY / "overlays" / "patch-coredns"
 COMPLETE = [BASE, PODS_VERIFIED]
 ALL = [*COMPLETE, PATCH_COREDNS]
@@ -290,9 +291,10 @@ def test_role_is_bound_to_the_pods_account(objects: list[dict[str, Any]]) -> Non
     [
         (BASE, BASE_USER, WATCHED),
         (PODS_VERIFIED, BASE_USER, WATCHED | {"pods"}),
+        (CLIENT_NODES, BASE_USER, WATCHED | {"nodes"}),
         (PATCH_COREDNS / "rbac", COREDNS_USER, WATCHED),
     ],
-    ids=["base", "pods-verified", "patch-coredns"],
+    ids=["base", "pods-verified", "client-nodes", "patch-coredns"],
 )
 def test_server_allows_list_and_watch_of_these_only(source: Path, user: str, watched: set[str], plane: Plane) -> None:
     roles = [item for item in render(plane, source) if item["kind"].startswith("ClusterRole")]

@@ -287,7 +287,7 @@ def test_who_comes_while_a_process_cannot_be_started_is_turned_away(tmp_path: Pa
         raise AssertionError("it is not to be started")
 
     async def play() -> None:
-        role = Child(Kind.ANSWER, "answer 0", never, reserve=Reserve(), listening=listening.socket)
+        role = Child(Kind.ANSWER, "answer 0", never, reserve=Reserve(), listening=(listening.socket,))
         assert not await asyncio.to_thread(listening.is_turned_away)
         with role._turning_away(0.0):
             await asyncio.sleep(0)  # it runs in the loop's next turn

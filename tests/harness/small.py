@@ -32,6 +32,7 @@ from headwater.records.compiler import Compiler
 from headwater.settings.settings import Settings
 from headwater.store.environment import Reader, Store
 from headwater.store.identity import Identity
+from headwater.store.nodes import Node
 from headwater.writer.ledger import Ledger
 from headwater.writer.outcome import Outcome
 
@@ -104,6 +105,8 @@ def resource_of(item: Object) -> Resource:
             return "pods"
         case ServiceImport():
             return "serviceimports"
+        case Node():
+            return "nodes"
 
 
 def upsert(item: Object, version: str = "9") -> Upsert:

@@ -30,6 +30,7 @@ from headwater.cluster.reflector import RequestFailed, Trouble
 from headwater.cluster.refusals import failure
 from headwater.settings.error import SettingsError
 from headwater.settings.selectors import Selector
+from headwater.store.nodes import Node
 
 from tests.harness.small import resource_of
 
@@ -519,6 +520,8 @@ def to_api(held: Held) -> dict[str, Any]:
                 for endpoint in item.endpoints
             ]
             return {"metadata": meta, "endpoints": some, "ports": _ports(item)}
+        case Node():
+            raise AssertionError("no Nodes are simulated")
 
 
 def _ports(item: Service | ServiceImport | EndpointSlice) -> list[dict[str, Any]]:

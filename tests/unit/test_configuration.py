@@ -346,6 +346,8 @@ def everything(file: Path) -> dict[str, object]:
         "--labels": "x", "--endpoint-pod-names": True, "--zonal": True, "--ignore-empty-service": True, "--ttl": "0",
         "--negative-ttl": "7", "--max-staleness": "1h1m1.5s", "--upstream": ("192.0.2.1:53", "[::1]:53"),
         "--extended-errors": True, "--policy": "json:loads",
+        "--client-option": "65518", "--zone-cidr": ("a=10.0.0.0/8", "b=fd00::/8"),
+        "--client-nodes": True,
         "--listen": "127.0.0.1:1000", "--workers": "3", "--transport": "grpcio", "--tls-cert": "tls",
         "--tls-key": "tls", "--tls-client-ca": "tls", "--dns": "127.0.0.1:53", "--state-dir": "/a\x7f b",
         "--audit-interval": "0",
@@ -355,7 +357,9 @@ def everything(file: Path) -> dict[str, object]:
         "--log-level": "error", "--log-format": "json",
     }  # fmt: skip
     given["--namespace-labels"] = "team=db,\n\ttier!=e"
-    assert set(given) == {option.flag for option in OPTIONS} - {"--manifests", "--namespace"}, "a new option"
+    assert set(given) == {option.flag for option in OPTIONS} - {"--manifests", "--namespace", "--listen-zone"}, (
+        "a new option"
+    )
     return given
 
 
@@ -365,7 +369,9 @@ def reread(configuration: Configuration, file: Path) -> Configuration:
 
 
 def test_what_is_printed_can_be_read_and_is_the_same(file: Path) -> None:
-    for flags in ({}, everything(file), {"--manifests": ("tls", "config"), "--namespace": ("a", "b")}):
+    for flags in ({}, everything(file), {
+        "--manifests": ("tls", "config"), "--namespace": ("a", "b"), "--listen-zone": ("a=127.0.0.1:70", "b=unix:/b"),
+    }):  # fmt: skip
         first = configure(flags, {})
         again = reread(first, file)
         assert again.settings == first.settings

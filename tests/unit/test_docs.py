@@ -106,7 +106,7 @@ def test_pages_name_what_can_be_looked_up() -> None:
         ("tests/unit/test_docs.py", True), ("tests/unit/nothing.py", False), ("tools/*/go.mod", True),
         ("bench.resolver", True), ("bench.rezolver", False), ("tests.harness.processes.wait_until", True),
         ("tests.harness.processes.wait_for_ever", False), ("Resolver.answer", True), ("Resolver.reply", False),
-        ("cluster.local", None), ("gc.freeze", None), ("ready", None), ("Node.spec", None),
+        ("cluster.local", None), ("gc.freeze", None), ("ready", None), ("Lease.spec", None),
     ],
 )  # fmt: skip
 def test_a_name_is_looked_up(name: str, expected: bool | None) -> None:

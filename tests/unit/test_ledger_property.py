@@ -49,7 +49,7 @@ _FOLDER: Final = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 _HOST: Final = ("10.0.0.1", "fd00::1")
 _EVERYTHING: Final = settings(
     zones=("z", "y.z"), reverse_zones=("in-addr.arpa", "ip6.arpa"), multicluster_zones=("m",), zonal=True,
-    pods="verified",
+    pods="verified", client_option=65518,
 )  # fmt: skip
 #: The compared sub-databases; `meta` has versions and times, and `staging` has to be empty.
 _SUB_DATABASES: Final = ("objects", "slices", "pods", "hosts", "addresses", "records")
@@ -77,6 +77,7 @@ _VALUES: Final = (
     (None, "true"), (None, "7", "x"), (None, "ready", "serving", "all"), (None, "1", "2"), (None, "true"),
     (None, None, "h=3,*=1", "from-pods", "bad"), (None, None, "h=1", "i=2,*=1"),
     (None, "first=h", "first=p,i=h,h=i", "a=h,a=i,a=10-0-0-1"), (None, "x"), (None, None, "1s", "500ms,h", "bad"),
+    (None, None, "prefer", "pin", "off"),
 )  # fmt: skip
 
 
@@ -92,6 +93,9 @@ def _endpoint(draw: Random) -> Endpoint:
         draw.choice(("", "", "h", "i", "h-0")),
         draw.choice(("", "p", "h", "dotted.name")),
         draw.choice(("", "za", "Zb.c")),
+        "",
+        draw.choice(((), ("za",), ("za",), ("zb", "za"))),
+        draw.choice(((), ("n1",), ("n1", "n2"))),
     )
 
 
@@ -102,7 +106,8 @@ def _object(kind: Resource, draw: Random) -> Object:
     if kind == "services":
         type_, headless, addresses = draw.choice(_OWN)
         target = draw.choice(_TARGETS)
-        return Service(namespace, name, type_, headless, addresses, target, draw.choice(_PORTS), _annotations(draw))
+        own = Service(namespace, name, type_, headless, addresses, target, draw.choice(_PORTS), _annotations(draw))
+        return msgspec.structs.replace(own, distribution=draw.choice(("", "", "PreferSameZone", "PreferSameNode")))
     if kind == "endpointslices":
         endpoints = tuple(_endpoint(draw) for _ in range(draw.randrange(4)))
         owner, shared, cluster = (

@@ -115,7 +115,17 @@ NAMESPACE = """{"kind":"Namespace","apiVersion":"v1","metadata":{"name":"default
                     "headless-svc-x7k2p",
                     "headless-svc",
                     (Port("", "TCP", 80),),
-                    (Endpoint(("10.44.0.7",), READY_SERVING, "web-stateful-0", "web-stateful-0", "zone-a", "node-a"),),
+                    (
+                        Endpoint(
+                            ("10.44.0.7",),
+                            READY_SERVING,
+                            "web-stateful-0",
+                            "web-stateful-0",
+                            "zone-a",
+                            "node-a",
+                            ("zone-a",),
+                        ),
+                    ),
                 ),
                 "402",
                 "2026-11-01T10:00:07Z",

@@ -12,6 +12,7 @@ import pytest
 from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
 from headwater.settings.parse import parse_reverse_zone, parse_zone
+from headwater.settings.places import ZoneCidr
 from headwater.settings.settings import Settings
 from headwater.settings.validate import MAX_WORKERS
 
@@ -220,6 +221,10 @@ def test_the_fingerprint_changes_exactly_with_what_shapes_records(tmp_path: Path
         "multicluster_zones": ("clusterset.local",),
         "listen": Address(host="127.0.0.1", port=5300),
         "workers": 3,
+        "listen_zones": (),
+        "client_option": 0,
+        "zone_cidrs": (ZoneCidr("a", "10.0.0.0/8"),),
+        "client_nodes": False,
         "transport": "grpcio",
         "tls_cert": config,
         "tls_key": config,

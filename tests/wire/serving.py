@@ -82,6 +82,7 @@ class FakeResolver:
     def __init__(self) -> None:
         self.counts: dict[int, int] = {}
         self.stale = 0
+        self.near = 0, 0
         self.asked = 0
 
     def answer(self, message: bytes, snapshot: object) -> bytes | Pending | None:

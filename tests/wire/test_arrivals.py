@@ -15,12 +15,13 @@ from asyncio import sslproto
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import Final
+from typing import Final, cast
 
 import pytest
 from headwater.serve import arrivals
 from headwater.serve import server as native
 from headwater.serve.arrivals import Arrival, Places
+from headwater.serve.grpc import Calls
 from headwater.serve.grpc import frame as message_frame
 from headwater.serve.server import Server
 from headwater.serve.service import pack
@@ -321,7 +322,7 @@ def test_without_descriptors_an_arrival_gives_up_its_own(tmp_path: Path, caplog:
 
 
 def arrival(host: str) -> Arrival:
-    return Arrival(socket.socket.__new__(socket.socket), (host, 1), 0)
+    return Arrival(socket.socket.__new__(socket.socket), (host, 1), 0, cast("Calls", None))
 
 
 def test_the_oldest_of_the_host_that_has_most_goes() -> None:

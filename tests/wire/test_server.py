@@ -462,7 +462,7 @@ def test_deadlines_hold_in_a_drain(hasty: None, server: Serving, caplog: pytest.
 def test_the_listening_socket_outlives_the_server(server: Serving) -> None:
     """A client that connects between two processes waits, if somebody holds the socket."""
     assert server.server is not None
-    with server.server._listening.dup() as held:
+    with next(iter(server.server._listening)).dup() as held:
         server.stop(1.0)
         with raw(server) as client:
             client.send(client.client.call(1, MESSAGE))

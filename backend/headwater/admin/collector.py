@@ -169,6 +169,14 @@ class HeadwaterCollector(Collector):
         )
         yield CounterMetricFamily("headwater_query_failures", "Queries that met a bug.", total.failures)
         yield CounterMetricFamily("headwater_store_damage", "Reads that met a damaged page.", total.damage)
+        by_place = CounterMetricFamily(
+            "headwater_answers_by_place",
+            "Replies with a set of the client's place (near), or of names that have such sets with all (far).",
+            labels=["set"],
+        )
+        by_place.add_metric(["near"], total.near)
+        by_place.add_metric(["far"], total.far)
+        yield by_place
         lookups = CounterMetricFamily(
             "headwater_upstream_lookups",
             "Names outside the zones that other servers were asked for, by what became of it.",

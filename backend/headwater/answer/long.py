@@ -46,7 +46,7 @@ _ANSWERED: Final = (int(Rcode.NOERROR), int(Rcode.NXDOMAIN))
 class Query(Question):
     """A question on its way to a reply, handed on whole."""
 
-    __slots__ = ("flags", "key", "zone")
+    __slots__ = ("flags", "key", "most", "place", "zone")
 
     flags: int
     """Its header's."""
@@ -54,10 +54,14 @@ class Query(Question):
     """Its name in lower case, as in the store."""
     zone: Zone | None
     """The served zone that it is in."""
+    most: int
+    """Bytes of its reply."""
+    place: bytes
+    """Whose set the reply has (`store.places`): nothing for everybody's."""
 
     def room(self) -> int:
         """Bytes that the reply has for records."""
-        return MAX_MESSAGE - self.end - (OPT_SIZE if self.edns is not None else 0)
+        return self.most - self.end - (OPT_SIZE if self.edns is not None else 0)
 
 
 class LongWay:
@@ -81,6 +85,8 @@ class LongWay:
             return self._malformed(message, flags, malformed.end)
         state = self._state
         query.flags = flags
+        query.most = MAX_MESSAGE
+        query.place = b""
         query.key = key = query.name.lower()
         query.zone = zone = state.zones.of(key)
         refusal = _refusal(query)
@@ -155,7 +161,7 @@ class LongWay:
             ancount, body, cut = self._addresses(node, qtype, query.room())
             return ancount, 0, body, cut
         if qtype == SRV and flags & Flag.SRV:
-            return self._srv.get(node, key, query.name, query.room(), self._state.next_turn())
+            return self._srv.get(node, key, query.name, query.room(), self._state.next_turn(), query.place)
         if qtype == SOA and flags & Flag.APEX:
             return 1, 0, (zone.soa(len(query.name), snapshot),), False
         return (*other_of(node, qtype), False) if flags & Flag.OTHER else NOTHING

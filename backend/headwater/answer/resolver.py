@@ -6,10 +6,13 @@ byte (`long`). Where both can answer, their replies are equal: a test asks both.
 
 from __future__ import annotations
 
+from headwater.answer.by_option import ByOption
 from headwater.answer.extended import Extended, Say
 from headwater.answer.long import LongWay
+from headwater.answer.near import Ways, of_a_place
 from headwater.answer.short import Answer, ShortWay
 from headwater.answer.state import State
+from headwater.answer.whereabouts import Whereabouts
 from headwater.settings.settings import Settings
 from headwater.store.environment import Reader
 
@@ -28,16 +31,36 @@ class Resolver:
     def __init__(self, reader: Reader, settings: Settings, say: Say | None = None) -> None:
         """`say` tells the reasons of negative replies, for `--extended-errors`."""
         self._state = State(settings)
-        self._long_way = LongWay(reader, self._state).answer
+        self._say = say
+        long_way = LongWay(reader, self._state)
+        self._long_way = long_way.answer
+        self._ways = Ways(self._state, long_way)
         # The method of an attribute: that is one call less than a method that calls it.
         self.answer = ShortWay(self._state, self._long_way).answer
         if say is not None:
             self.answer = Extended(self.answer, say).answer
+        self.whereabouts = Whereabouts(settings.zone_cidrs)
+        """The places of clients by their addresses."""
+        if settings.client_option:
+            self.answer = ByOption(settings.client_option, self.answer, self.whereabouts, self.at).answer
+
+    def at(self, zone: str, node: str = "", *, small: bool = False) -> Answer:
+        """As `answer`, for clients in that topology zone and on that node; "" when not known.
+
+        `small`: they take no more than 512 bytes over UDP, and CoreDNS does not know that.
+        """
+        way = self._ways.of(zone, node, small=small)
+        return way if self._say is None else Extended(way, of_a_place(self._say)).answer
 
     @property
     def counts(self) -> dict[int, int]:
         """Queries by `counts.count_key`: (zone index + 1, query type, reason)."""
         return self._state.counts
+
+    @property
+    def near(self) -> tuple[int, int]:
+        """Replies with a set of the client's place; and, of names that have some, with all."""
+        return self._state.near, self._state.far
 
     @property
     def stale(self) -> int:

@@ -43,7 +43,7 @@ Answer: TypeAlias = Callable[[bytes, Snapshot | None], bytes | Pending | None]
 #: The end of a plain query: its type, or 0 for the long way; its OPTs (0 or 1); our OPT.
 _Tail: TypeAlias = tuple[int, int, bytes]
 #: A plain query: the flags and question count of its reply, the offset behind its name, its end.
-_Plain: TypeAlias = tuple[bytes, int, _Tail]
+Plain: TypeAlias = tuple[bytes, int, _Tail]
 
 #: Plain integers, because an enumeration's attribute costs a call.
 _ANSWER: Final = int(Reason.ANSWER)
@@ -132,7 +132,7 @@ class ShortWay:
                         return reply
         return self._otherwise(query, snapshot)
 
-    def _addresses(self, query: bytes, plain: _Plain, node: Any, snapshot: Snapshot) -> bytes | None:
+    def _addresses(self, query: bytes, plain: Plain, node: Any, snapshot: Snapshot) -> bytes | None:
         """The reply to a plain query for A or AAAA of a stored name; None for an alias."""
         flags, end, (qtype, more, opt) = plain
         if qtype == A:
@@ -169,7 +169,7 @@ class ShortWay:
             counted[key] = 1
         return reply
 
-    def _absent(self, query: bytes, plain: _Plain, name: bytes, snapshot: Snapshot) -> bytes | None:
+    def _absent(self, query: bytes, plain: Plain, name: bytes, snapshot: Snapshot) -> bytes | None:
         """NXDOMAIN for A or AAAA of a name that is not stored; None for the long way."""
         size = len(name)
         if size > MAX_NAME:

@@ -23,6 +23,7 @@ from headwater.store.node import (
     srv_rows,
     srv_weighed_rows,
 )
+from headwater.wire.edns import MIN_UDP_SIZE
 from headwater.wire.rdata import (
     FIXED,
     IPV4,
@@ -98,11 +99,12 @@ class SrvSets:
         self._room = MAX_KNOWN
         self._lock = threading.Lock()
 
-    def get(self, node: Any, key: bytes, name: bytes, room: int, turn: int) -> Sections:
-        """As `srv_set`."""
+    def get(self, node: Any, key: bytes, name: bytes, room: int, turn: int, place: bytes = b"") -> Sections:
+        """As `srv_set`; `place`: whose set it is (`store.places`), nothing for everybody's."""
         data = bytes(node)
         lower = name.lower()
-        known = self._known.get(lower)
+        where = lower + place
+        known = self._known.get(where)
         if known is not None and known.node == data and known.key == key and len(known.answer.body[0]) <= room:
             if name == lower:
                 return known.answer
@@ -112,7 +114,7 @@ class SrvSets:
         answer = written.asked_as(lower)
         if not answer.cut and not _varies(data):
             with self._lock:
-                self._remember(lower, _Known(data, key, answer, None if name == lower else written))
+                self._remember(where, _Known(data, key, answer, None if name == lower else written))
         return answer if name == lower else written.asked_as(name)
 
     def _remember(self, name: bytes, found: _Known) -> None:
@@ -236,16 +238,20 @@ def _of_endpoints(asked: _Asked, turn: int) -> Written:
             arcount += n_a + n_aaaa
             left -= len(ports) * (_SRV_SIZE + size + base) + n_a * (A_SIZE + size) + n_aaaa * (AAAA_SIZE + size)
     if left < 0:
-        return _cut(answers, base, glue, room)
+        return _cut(answers, base, glue, room, turn)
     answers.append(b"".join(glue))
     return Written(ancount, arcount, answers, base)
 
 
-def _cut(answers: list[bytes], base: int, glue: list[bytes], room: int) -> Written:
+def _cut(answers: list[bytes], base: int, glue: list[bytes], room: int, turn: int) -> Written:
     """Cut to whole records that fit; an answer is two pieces, glue is three.
 
-    Answers first: glue is a courtesy, the set is not (RFC 2181 section 9).
+    Answers first: glue is a courtesy, the set is not (RFC 2181 section 9). Where they have to fit
+    into the least UDP message, others are first each time: nobody asks again over TCP.
     """
+    if room < MIN_UDP_SIZE:
+        first = turn * len(answers) >> 32
+        answers = answers[first:] + answers[:first]
     pieces: list[bytes] = []
     for piece in answers:
         room -= len(piece) + base

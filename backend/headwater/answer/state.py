@@ -21,7 +21,7 @@ BITS_32: Final = 0xFFFFFFFF
 class State:
     """The zones, and the state that changes with queries. Threads may share it."""
 
-    __slots__ = ("counts", "ready_generation", "stale", "ttl", "turn", "zones")
+    __slots__ = ("counts", "far", "near", "ready_generation", "stale", "ttl", "turn", "zones")
 
     def __init__(self, settings: Settings) -> None:
         self.zones = Zones(settings)
@@ -32,6 +32,9 @@ class State:
         """The extended error in the SERVFAIL of every name; 0: answer as usual."""
         self.turn = 0
         """Where the next set begins, as a fraction of 2**32; each rotated reply advances it."""
+        self.near = 0
+        """Replies with a set of the client's place; and, of names that have some, with all."""
+        self.far = 0
         self.counts: dict[int, int] = {}
         """Queries by `counts.count_key`."""
 

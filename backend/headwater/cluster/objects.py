@@ -21,11 +21,14 @@ from typing import Annotated, Any, Final, Literal, cast
 import msgspec
 from msgspec import Meta, Struct, field
 
-Resource = Literal["namespaces", "services", "endpointslices", "pods", "serviceimports"]
+from headwater.store.nodes import Node
+
+Resource = Literal["namespaces", "services", "endpointslices", "pods", "serviceimports", "nodes"]
 
 #: Kubernetes label and annotation names that are read.
 SERVICE_NAME_LABEL: Final = "kubernetes.io/service-name"
 TRIGGER_TIME_ANNOTATION: Final = "endpoints.kubernetes.io/last-change-trigger-time"
+ZONE_LABEL: Final = "topology.kubernetes.io/zone"
 IMPORT_NAME_LABEL: Final = "multicluster.kubernetes.io/service-name"
 SOURCE_CLUSTER_LABEL: Final = "multicluster.kubernetes.io/source-cluster"
 ALIAS_ANNOTATION: Final = "headwater.dev/alias"
@@ -43,11 +46,17 @@ ANNOTATIONS: Final = (
     ALIAS_ANNOTATION,
     "headwater.dev/policy",
     PATIENCE_ANNOTATION,
+    "headwater.dev/zone",
 )
 #: A pod's annotation that we read, with `--pods verified`.
 POD_WEIGHT_ANNOTATION: Final = "headwater.dev/weight"
 #: The most characters of its value that are kept: a weight has five.
 _POD_WEIGHT: Final = 16
+#: Hints of one endpoint that are read: the API allows so many (discovery/v1, EndpointHints).
+MAX_HINTS: Final = 8
+
+#: CIDRs, and addresses, of one Node that are read: there are two families, and few of either.
+MAX_OF_A_NODE: Final = 16
 
 #: Where CoreDNS keeps a port without a number (plugin/kubernetes/object/service.go).
 NO_PORT: Final = -1
@@ -92,6 +101,8 @@ class Service(Struct, frozen=True, array_like=True, gc=False):
     """Its slices call endpoints ready that are not (spec.publishNotReadyAddresses)."""
     selectorless: bool = False
     """No selector: somebody else than the slice controller makes its slices."""
+    distribution: str = ""
+    """spec.trafficDistribution."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -129,6 +140,9 @@ class Endpoint(Struct, frozen=True, array_like=True, gc=False):
     pod: str = ""
     zone: str = ""
     node: str = ""
+    for_zones: tuple[str, ...] = ()
+    """Its hints: the topology zones, and the nodes, whose clients it is meant for (KEP-3015)."""
+    for_nodes: tuple[str, ...] = ()
 
 
 class EndpointSlice(Struct, frozen=True, array_like=True, gc=False):
@@ -163,7 +177,7 @@ class Pod(Struct, frozen=True, array_like=True, gc=False):
         return self.namespace, self.name
 
 
-Object = Namespace | Service | EndpointSlice | Pod | ServiceImport
+Object = Namespace | Service | EndpointSlice | Pod | ServiceImport | Node
 
 
 class Decoded(Struct, frozen=True, gc=False):
@@ -203,6 +217,7 @@ class _ServiceAnnotations(Struct, gc=False):
     alias: str | None = field(default=None, name=ANNOTATIONS[7])
     policy: str | None = field(default=None, name=ANNOTATIONS[8])
     patience: str | None = field(default=None, name=ANNOTATIONS[9])
+    zone: str | None = field(default=None, name=ANNOTATIONS[10])
 
 
 class _SliceAnnotations(Struct, gc=False):
@@ -239,6 +254,7 @@ class _ServiceSpec(Struct, gc=False):
     external_name: str | None = field(default=None, name="externalName")
     not_ready: bool | None = field(default=None, name="publishNotReadyAddresses")
     selector: dict[str, Any] | None = None
+    distribution: str | None = field(default=None, name="trafficDistribution")
     ports: list[_ApiPort] | None = None
 
 
@@ -269,6 +285,15 @@ class _TargetRef(Struct, gc=False):
     name: str | None = None
 
 
+class _Hint(Struct, gc=False):
+    name: str | None = None
+
+
+class _Hints(Struct, rename="camel", gc=False):
+    for_zones: list[_Hint] | None = None
+    for_nodes: list[_Hint] | None = None
+
+
 class _ApiEndpoint(Struct, rename="camel", gc=False):
     addresses: list[str] | None = None
     conditions: _Conditions | None = None
@@ -276,6 +301,7 @@ class _ApiEndpoint(Struct, rename="camel", gc=False):
     target_ref: _TargetRef | None = None
     zone: str | None = None
     node_name: str | None = None
+    hints: _Hints | None = None
 
 
 class _ApiSlice(Struct, gc=False):
@@ -307,6 +333,34 @@ class _ApiPod(Struct, gc=False):
     status: _PodStatus | None = None
 
 
+class _NodeLabels(Struct, gc=False):
+    zone: str | None = field(default=None, name=ZONE_LABEL)
+
+
+class _NodeMeta(_Meta, rename="camel", gc=False):
+    labels: _NodeLabels | None = None
+
+
+class _NodeSpec(Struct, gc=False):
+    pod_cidr: str | None = field(default=None, name="podCIDR")
+    pod_cidrs: list[str] | None = field(default=None, name="podCIDRs")
+
+
+class _NodeAddress(Struct, gc=False):
+    type: str | None = None
+    address: str | None = None
+
+
+class _NodeStatus(Struct, gc=False):
+    addresses: list[_NodeAddress] | None = None
+
+
+class _ApiNode(Struct, gc=False):
+    metadata: _NodeMeta
+    spec: _NodeSpec | None = None
+    status: _NodeStatus | None = None
+
+
 def _namespace(api: _ApiNamespace) -> Decoded:
     return Decoded(Namespace(api.metadata.name), api.metadata.resource_version or "")
 
@@ -334,6 +388,7 @@ def _service(api: _ApiService) -> Decoded:
         annotations=() if meta.annotations is None else _annotations(meta.annotations),
         publishes_not_ready=spec.not_ready is True,
         selectorless=not spec.selector,
+        distribution=spec.distribution or "",
     )
     return Decoded(service, meta.resource_version or "")
 
@@ -341,7 +396,7 @@ def _service(api: _ApiService) -> Decoded:
 def _annotations(api: _ServiceAnnotations) -> tuple[tuple[str, str], ...]:
     values = (
         api.tolerate, api.ttl, api.publish, api.max_answers, api.pod_names, api.weights, api.priorities, api.alias,
-        api.policy, api.patience,
+        api.policy, api.patience, api.zone,
     )  # fmt: skip
     return tuple((name, value) for name, value in zip(ANNOTATIONS, values, strict=True) if value is not None)
 
@@ -373,8 +428,12 @@ def _conditions(conditions: _Conditions | None) -> int:
     return ready * _READY | serving * _SERVING | (conditions.terminating is True) * _TERMINATING
 
 
+def _hinted(hints: list[_Hint] | None) -> tuple[str, ...]:
+    return tuple(hint.name for hint in hints[:MAX_HINTS] if hint.name) if hints else ()
+
+
 def _endpoint(api: _ApiEndpoint) -> Endpoint:
-    target = api.target_ref
+    target, hints = api.target_ref, api.hints
     return Endpoint(
         tuple(api.addresses or ()),
         _conditions(api.conditions),
@@ -382,6 +441,8 @@ def _endpoint(api: _ApiEndpoint) -> Endpoint:
         (target.name or "") if target is not None else "",
         api.zone or "",
         api.node_name or "",
+        () if hints is None else _hinted(hints.for_zones),
+        () if hints is None else _hinted(hints.for_nodes),
     )
 
 
@@ -419,12 +480,30 @@ def _pod(api: _ApiPod) -> Decoded:
     return Decoded(pod, meta.resource_version or "", absent=status.phase in _GONE)
 
 
+#: The types of a Node's addresses; the others are names.
+_NODE_ADDRESSES: Final = frozenset({"InternalIP", "ExternalIP"})
+
+
+def _node(api: _ApiNode) -> Decoded:
+    meta, spec, status = api.metadata, api.spec or _NodeSpec(), api.status or _NodeStatus()
+    cidrs = spec.pod_cidrs or ([spec.pod_cidr] if spec.pod_cidr else [])
+    addresses = [item.address for item in status.addresses or () if item.type in _NODE_ADDRESSES and item.address]
+    node = Node(
+        meta.name,
+        (meta.labels.zone or "") if meta.labels is not None else "",
+        tuple(cidrs[:MAX_OF_A_NODE]),
+        tuple(addresses[:MAX_OF_A_NODE]),
+    )
+    return Decoded(node, meta.resource_version or "")
+
+
 _SHAPES: Final[dict[Resource, tuple[Any, Any]]] = {
     "namespaces": (_ApiNamespace, _namespace),
     "services": (_ApiService, _service),
     "endpointslices": (_ApiSlice, _slice),
     "pods": (_ApiPod, _pod),
     "serviceimports": (_ApiImport, _import),
+    "nodes": (_ApiNode, _node),
 }
 _NAMED: Final = msgspec.json.Decoder(_ApiNamespace)  # of any kind: nothing but its metadata
 _DECODERS: Final = {resource: msgspec.json.Decoder(shape) for resource, (shape, _) in _SHAPES.items()}
@@ -485,6 +564,7 @@ _TYPES: Final[dict[Resource, Any]] = {
     "endpointslices": EndpointSlice,
     "pods": Pod,
     "serviceimports": ServiceImport,
+    "nodes": Node,
 }
 _PACKER: Final = msgspec.msgpack.Encoder()
 _UNPACKERS: Final = {resource: msgspec.msgpack.Decoder(type_) for resource, type_ in _TYPES.items()}

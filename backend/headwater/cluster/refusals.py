@@ -13,6 +13,7 @@ PATHS: Final[dict[Resource, str]] = {
     "endpointslices": "/apis/discovery.k8s.io/v1/endpointslices",
     "pods": "/api/v1/pods",
     "serviceimports": "/apis/multicluster.x-k8s.io/v1alpha1/serviceimports",
+    "nodes": "/api/v1/nodes",
 }
 
 #: The API groups of resources outside the core group.

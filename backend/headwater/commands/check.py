@@ -71,6 +71,11 @@ def checks(settings: Settings) -> Iterator[Check]:
     yield "state directory", lambda: _writable(settings.state_dir)
     for address in settings.listen_addresses():
         yield f"bind {address}", partial(_listenable, address)
+    for index in range(settings.workers):
+        for item in settings.zone_addresses(index):
+            yield f"bind {item}", partial(_listenable, item.address)
+    if settings.client_option:
+        yield f"client option {settings.client_option}", partial(_told_by_option, settings)
     if (files := Certificates.of(settings)) is not None:
         yield "TLS", partial(_loadable, files)
     for what, other, kind, flag in (
@@ -156,6 +161,17 @@ def _listenable(address: Address) -> str:
             if address.path is not None:  # before it is closed: afterwards another process may own the path
                 Path(address.path).unlink(missing_ok=True)
     return ""
+
+
+def _told_by_option(settings: Settings) -> str:
+    """What CoreDNS does to replies where it adds the option (docs/near.md)."""
+    known = "no client's place is known: --zone-cidr or --client-nodes says it. " if not (
+        settings.zone_cidrs or settings.client_nodes
+    ) else ""  # fmt: skip
+    return (
+        f"{known}needs `rewrite edns0 local set {settings.client_option:#06x} {{client_ip}}` and no `cache` in "
+        "CoreDNS's block; then clients without EDNS get an OPT, and UDP replies over 512 bytes without TC"
+    )
 
 
 def _bindable(address: Address, kind: socket.SocketKind, flag: str) -> str:

@@ -15,10 +15,10 @@ listens on loopback only and asks Headwater, and then to the other servers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Final, Literal
 
 import click
@@ -72,6 +72,9 @@ _flag = partial(flag, group="CoreDNS")
     default="zone",
     help="All of the zone from here, or ClusterIP Services from CoreDNS's kubernetes plugin. [zone]",
 )
+@_flag(
+    "--by-zone", is_flag=True, help="Blocks with `view` for each --listen-zone, by --zone-cidr or the Nodes' podCIDRs."
+)
 @_flag("--port", metavar="PORT", type=click.IntRange(1, 65535), default=53, help="CoreDNS's own port. [53]")
 @_flag(
     "--reverse-forward",
@@ -86,6 +89,7 @@ _flag = partial(flag, group="CoreDNS")
 def command(
     configuration: Configuration,
     mode: Mode,
+    by_zone: bool,
     port: int,
     reverse_forward: str | None,
     coredns_ca: str | None,
@@ -94,7 +98,13 @@ def command(
     server_name: str | None,
 ) -> int:
     tls = ClientTls(coredns_ca, coredns_cert, coredns_key, server_name)
-    text = stanza(configuration.settings, mode=mode, port=port, tls=tls, reverse_forward=reverse_forward)
+    settings = configuration.settings
+    if by_zone:
+        if reverse_forward is not None:
+            raise SettingsError("--by-zone", "cannot be used together with --reverse-forward", "--reverse-forward")
+        text = stanzas_by_zone(settings, cidrs_of(settings), mode=mode, port=port, tls=tls)
+    else:
+        text = stanza(settings, mode=mode, port=port, tls=tls, reverse_forward=reverse_forward)
     click.echo(text, nl=False)
     return 0
 
@@ -115,7 +125,7 @@ def stanza(
     CoreDNS's `forward` takes as TO, the reverse zones have blocks of their own. Raises
     SettingsError for flags that no Corefile can express.
     """
-    grpc = _grpc(settings, tls or ClientTls())
+    grpc = [*_told_who_asks(settings), *_grpc(settings, tls or ClientTls(), settings.listen_addresses())]
     reverse = tuple(zone for zone in dict.fromkeys(settings.reverse_zones) if zone not in settings.forward_zones())
     apart = reverse_forward is not None and bool(reverse)
     zones = dict.fromkeys((*settings.forward_zones(), *(() if apart else reverse)))
@@ -147,8 +157,19 @@ def _block(zones: Iterable[str], port: int, plugins: Iterable[str], bind: str | 
     ]
 
 
-def _grpc(settings: Settings, tls: ClientTls) -> list[str]:
-    upstreams = " ".join(upstream(address) for address in settings.listen_addresses())
+def _told_who_asks(settings: Settings) -> list[str]:
+    """Return what puts the client's address into an EDNS option (docs/near.md).
+
+    With `bufsize` clients name no larger size, so that a larger one is CoreDNS's own, of a client
+    without EDNS.
+    """
+    if not settings.client_option:
+        return []
+    return ["bufsize 1232", f"rewrite edns0 local set {settings.client_option:#06x} {{client_ip}}"]
+
+
+def _grpc(settings: Settings, tls: ClientTls, addresses: Iterable[Address]) -> list[str]:
+    upstreams = " ".join(upstream(address) for address in addresses)
     return [
         f"grpc . {upstreams} {{",
         f"{_INDENT}policy round_robin",
@@ -174,6 +195,71 @@ def _onwards(servers: str) -> list[str]:
         "}",
         f"forward . {' '.join(words)}",
     ]
+
+
+def stanzas_by_zone(
+    settings: Settings,
+    cidrs: Mapping[str, Sequence[str]],
+    *,
+    mode: Mode = "zone",
+    port: int = 53,
+    tls: ClientTls | None = None,
+) -> str:
+    """Return a block with `view` for each topology zone that has a socket, and one for all others.
+
+    `cidrs` are the clients' prefixes by topology zone. Raises SettingsError when a zone has none.
+    """
+    if not settings.listen_zones:
+        raise SettingsError("--listen-zone", "--by-zone needs a socket for each topology zone")
+    lines = [
+        '# Paste beside the "." block. CoreDNS takes the first block whose `view` holds for a client,',
+        "# so the last one is for everybody else. Each block may have a `cache` of its own.",
+    ]
+    zones = dict.fromkeys((*settings.forward_zones(), *settings.reverse_zones))
+    kubernetes = _kubernetes(settings, zones) if mode == "split" else []
+    for number, item in enumerate(settings.listen_zones):
+        prefixes = cidrs.get(item.zone, ())
+        if not prefixes:
+            raise SettingsError("--zone-cidr", f"no address is known to be in {item.zone!r}", "--listen-zone")
+        addresses = [settings.zone_addresses(index)[number].address for index in range(settings.workers)]
+        holds = " || ".join(f"incidr(client_ip(), '{prefix}')" for prefix in prefixes)
+        view = [f"view {item.zone} {{", f"{_INDENT}expr {holds}", "}"]
+        lines += _block(zones, port, [*view, *kubernetes, *_grpc(settings, tls or ClientTls(), addresses)])
+    everybody = _grpc(settings, tls or ClientTls(), settings.listen_addresses())
+    lines += _block(zones, port, [*_told_who_asks(settings), *kubernetes, *everybody])
+    return "\n".join([*lines, ""])
+
+
+def cidrs_of(settings: Settings) -> dict[str, list[str]]:
+    """Clients' prefixes by topology zone: those of --zone-cidr; without any, the Nodes' podCIDRs.
+
+    Raises SettingsError when they cannot be read, or are none.
+    """
+    found: dict[str, list[str]] = {}
+    for item in settings.zone_cidrs:
+        found.setdefault(item.zone, []).append(item.cidr)
+    if found or settings.manifests:
+        return found
+    # Only here: they cost half a second.
+    from headwater.cluster.api import ApiServer
+    from headwater.cluster.reflector import RequestFailed
+    from headwater.commands.nodes import listed
+
+    try:
+        server = ApiServer(settings.kubeconfig, settings.context, {})
+        server.reload()
+        nodes = listed(server)
+    except (RequestFailed, OSError) as error:
+        raise SettingsError("--zone-cidr", f"none is given, and the Nodes cannot be read: {error}") from None
+    for node in nodes:
+        for cidr in node.cidrs:
+            try:
+                prefix = str(ip_network(cidr))
+            except ValueError:
+                continue  # a Node may say anything
+            if node.zone:
+                found.setdefault(node.zone, []).append(prefix)
+    return {zone: sorted(prefixes) for zone, prefixes in found.items()}
 
 
 def upstream(address: Address) -> str:

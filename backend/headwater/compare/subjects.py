@@ -23,6 +23,7 @@ from headwater.compare.messages import TYPES, Query, decode_name, encode_name, u
 from headwater.settings.settings import Settings
 from headwater.store.environment import Snapshot
 from headwater.store.node import Flag, exists
+from headwater.store.places import is_of_a_place
 from headwater.wire.names import dashed
 
 #: The types that every name is asked for.
@@ -92,6 +93,8 @@ def subjects_of(snapshot: Snapshot, settings: Settings) -> Subjects:
     names: dict[str, None] = {}
     reverse: dict[str, None] = {}
     for key, node in snapshot.scan("records", b""):
+        if is_of_a_place(key):
+            continue  # we are asked as everybody
         name = decode_name(key)
         if split(name, zones) is None:
             continue  # what a reverse zone has beside addresses depends on where it is cut
@@ -211,7 +214,7 @@ class Changes:
         if moment == self._moment:
             return []
         self._moment = moment
-        now = {key: crc32(node) for key, node in snapshot.scan("records", b"")}
+        now = {key: crc32(node) for key, node in snapshot.scan("records", b"") if not is_of_a_place(key)}
         if self._reverse_zones:
             for key, targets in snapshot.addresses(b""):
                 address = ip_address(_address_of(key))

@@ -17,6 +17,7 @@ from headwater.explain.completion import Completion, Named
 from headwater.settings.settings import Settings
 from headwater.store.environment import Reader, Snapshot
 from headwater.store.node import HEAD, Flag, Kind, exists
+from headwater.store.places import is_of_a_place
 from headwater.wire import names
 from headwater.wire.names import BadName
 
@@ -78,7 +79,7 @@ def _beginning(snapshot: Snapshot, whole: bytes, last: bytes) -> Iterator[Named]
         yield _named(whole + names.ROOT, node)  # a whole name, with its last dot
     for length in range(max(1, len(last)), names.MAX_LABEL + 1):
         for key, node in snapshot.nodes(whole + bytes((length,)) + last):
-            if exists(node):
+            if exists(node) and not is_of_a_place(key):
                 yield _named(key, node)
 
 

@@ -20,7 +20,9 @@ from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
 from headwater.answer.reverse import ptr_targets
 from headwater.cluster.objects import Resource, Service
+from headwater.explain import near
 from headwater.explain.explanation import Cause, Deciding, Explanation, Look, Origin, Outcome, Ref, Shown
+from headwater.explain.form import OfPort, OfService, form_of
 from headwater.explain.held import Held
 from headwater.explain.history import Ages
 from headwater.explain.named import named
@@ -90,6 +92,10 @@ def explain(
     found.commands = list(dict.fromkeys(finding.commands))
     found.looks = list(finding.looks)
     found.hints = list(finding.hints)
+    form = form_of(asked.labels, clusters=asked.clusters)
+    if isinstance(finding.service, Service) and isinstance(form, OfService | OfPort):
+        slices = held.slices_of(finding.service.namespace, finding.service.name)
+        found.hints += near.told(finding.service, slices, settings)
     _aliased(found, reply)
     ages = _dated(found, text, snapshot, settings)
     origins = _Origins(finding, held, {} if ages is None else ages.since)

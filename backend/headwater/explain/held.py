@@ -17,6 +17,7 @@ KINDS: dict[Resource, str] = {
     "endpointslices": "EndpointSlice",
     "pods": "Pod",
     "serviceimports": "ServiceImport",
+    "nodes": "Node",
 }
 #: The bytes that the smallest object counts for when a look is bounded.
 _LEAST: Final = 1024

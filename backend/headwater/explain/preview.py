@@ -21,6 +21,7 @@ from headwater.records import decisions
 from headwater.settings.settings import Settings
 from headwater.store.environment import Snapshot
 from headwater.store.node import HEAD, Flag
+from headwater.store.places import is_of_a_place
 from headwater.wire import names
 
 #: The most pods of one workload: a manifest may give any number.
@@ -179,7 +180,7 @@ def _nodes(snapshot: Snapshot) -> Iterator[tuple[str, tuple[str, ...], Any]]:
     """Yield each name with records, the types of these, and its node."""
     for key, node in snapshot.scan("records", b""):
         text = names.text_of(key).rstrip(".")
-        if ".svc." not in text and ".pod." not in text:
+        if is_of_a_place(key) or (".svc." not in text and ".pod." not in text):
             continue
         flags, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
         # A port's node may be its Service's own set; it has records in any case.

@@ -58,6 +58,11 @@ class AnswerSnapshot(Struct, tag="answer"):
     """Queries that raised: a bug of ours."""
     damage: int = 0
     """Reads that met a damaged page of the store."""
+    near: int = 0
+    """Replies with a set of the client's place; and, to clients whose place was looked at, of names
+    that have such sets, with all.
+    """
+    far: int = 0
     upstream: dict[str, int] = field(default_factory=dict)
     """Lookups at other servers, by result."""
     patience: dict[str, int] = field(default_factory=dict)
@@ -78,6 +83,8 @@ class AnswerSnapshot(Struct, tag="answer"):
         self.cpu += other.cpu
         self.failures += other.failures
         self.damage += other.damage
+        self.near += other.near
+        self.far += other.far
         for result, count in other.upstream.items():
             self.upstream[result] = self.upstream.get(result, 0) + count
         for result, count in other.patience.items():

@@ -19,6 +19,7 @@ from headwater.records import (
     endpoints,
     limits,
     multicluster,
+    near,
     patience,
     pods,
     reverse,
@@ -87,6 +88,7 @@ class Compiler:
         self._pod_names = settings.endpoint_pod_names
         self._ignore_empty = settings.ignore_empty_service
         self._zonal = settings.zonal
+        self._near = settings.near
         self._reverse = bool(settings.reverse_zones)
         self._namespaces = frozenset(settings.namespaces)
         self._host = tuple(zone.name_servers_of(host))
@@ -201,6 +203,17 @@ class Compiler:
                 # A Service without endpoints is NXDOMAIN, so nothing is below it (RFC 8020).
                 if writer is not None and writer.base in nodes:
                     nodes.update(topology.nodes(writer, chosen.slices, self._pod_names, options, pod_weights))
+                if self._near and (writer := self._headless_writer(serving, item, options)) is not None:
+                    near.add(
+                        nodes,
+                        writer,
+                        serving,
+                        chosen.slices,
+                        options,
+                        pod_names=self._pod_names,
+                        pod_weights=pod_weights,
+                        report=self._report,
+                    )
                 if options.patience and serving.type != "ExternalName":
                     self._await(nodes, chosen, groups, item, only, options)
             changes.merge(nodes, before_names)
@@ -274,6 +287,9 @@ class Compiler:
         yield from services.names_of(old.service, old.slices, labels, item)
         if self._zonal and (writer := self._headless_writer(old.service, item)) is not None:
             yield from topology.names_of(writer.base, old.slices)
+        if self._near and (writer := self._headless_writer(old.service, item)) is not None:
+            options = applied(options_of(old.service, silent), decided)
+            yield from near.names_of(writer.base, old.service, selected(old.slices, decided), options)
 
     def _headless_writer(self, service: Service | None, item: Zone, options: Options = DEFAULTS) -> Writer | None:
         if service is None or not service.headless or service.type == "ExternalName":

@@ -42,6 +42,18 @@ _PORTS_EACH: Final = 16
 #: Addresses repeated under port names that only a part of the slices has: in all, and per address.
 _REPEATED: Final = 256
 _REPEATED_EACH: Final = 8
+#: Names of places, counting each with the Service's own name and with each of its ports; and how
+#: many places a Service may have in any case.
+_NAMES_OF_PLACES: Final = 16_384
+_PLACES_ANYWAY: Final = 4
+#: Members of all places together, for each endpoint: the slice controller names one zone and one
+#: node.
+MEMBERS_OF_PLACES: Final = 4
+
+
+def places(ports: int) -> int:
+    """How many zones and nodes of one Service with so many ports may have sets of their own."""
+    return max(_PLACES_ANYWAY, _NAMES_OF_PLACES // (1 + ports))
 
 
 def ports_each(names: int) -> int:

@@ -13,6 +13,7 @@ headwater.dev/weights       by name, how often an endpoint is chosen; as in web-
 headwater.dev/priorities    by name, which endpoints come before others; as in web-1=10
 headwater.dev/patience      how long a question for a name without an address may wait; as in 1s
 headwater.dev/alias         other names for endpoints; as in primary=db-0
+headwater.dev/zone          prefer | pin | off: answers for the client's topology zone (`near`)
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ Report = Callable[[str, str, str, str], None]
 #: RFC 2181 section 8.
 _MAX_TTL: Final = 2**31 - 1
 _MAX_ANSWERS: Final = 0xFFFF
+_ZONE: Final = {name: name for name in ("prefer", "pin", "off")}
 #: Which of its conditions an endpoint needs (`Options.conditions`).
 PUBLISH: Final = {"ready": int(Condition.READY), "serving": int(Condition.SERVING), "all": 0}
 
@@ -58,6 +60,8 @@ class Options:
     """Milliseconds; 0: none."""
     stateful_sets: tuple[str, ...] = ()
     """StatefulSets whose pods are awaited, in lower case."""
+    zone: str = ""
+    """prefer, pin, off; "" when only spec.trafficDistribution says something."""
 
 
 #: Milliseconds of `headwater.dev/patience`: CoreDNS's `grpc` gives up after 5 s.
@@ -85,6 +89,7 @@ def options_of(service: Service, report: Report) -> Options:
     patience = 0
     stateful_sets: tuple[str, ...] = ()
     others: Aliases = {}
+    zone = ""
     for name, value in service.annotations:
         try:
             match name.rpartition("/")[2]:
@@ -110,11 +115,13 @@ def options_of(service: Service, report: Report) -> Options:
                     by_name[which] = numbers
                     if wrong:
                         report("annotation", service.namespace, service.name, f"{name}: {wrong}")
+                case "zone":
+                    zone = _one_of(value, _ZONE)
         except ValueError as error:
             report("annotation", service.namespace, service.name, f"{name}: {error}")
     found = Weights(by_name.get("weights", {}), by_name.get("priorities", {}), from_pods)
     given = found if found != _NO_WEIGHTS else None
-    return Options(ttl, conditions, max_answers, pod_names, given, others, patience, stateful_sets)
+    return Options(ttl, conditions, max_answers, pod_names, given, others, patience, stateful_sets, zone)
 
 
 def asks_pods(service: Service | None) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     import asyncio
 
+    from headwater.serve.grpc import Calls
     from headwater.serve.server import Peer
 
 #: Connections that have sent nothing yet, or that wait for their handshake to begin. Each is only a
@@ -32,10 +33,11 @@ PATIENCE: Final = 12
 class Arrival:
     """One connection on its way in."""
 
-    __slots__ = ("begun", "born", "connected", "host", "peer", "task")
+    __slots__ = ("begun", "born", "calls", "connected", "host", "peer", "task")
 
-    def __init__(self, connected: socket.socket, address: Any, born: int) -> None:
-        """`address` is the peer's, from `accept`; `born` is the tick."""
+    def __init__(self, connected: socket.socket, address: Any, born: int, calls: Calls) -> None:
+        """`address` is the peer's, from `accept`; `born` is the tick; `calls` answers it."""
+        self.calls = calls
         self.connected = connected
         self.host = host_of(address)
         self.born = born

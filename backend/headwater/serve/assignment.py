@@ -23,15 +23,19 @@ class Assignment:
     """Bound by the supervisor; None under grpcio, which binds its own."""
     dns: tuple[socket.socket, socket.socket] | None
     """The development listener's, UDP and TCP."""
+    zones: tuple[tuple[str, socket.socket], ...] = ()
+    """Those of topology zones, as `listening`."""
 
     @contextlib.contextmanager
     def held(self) -> Iterator[Assignment]:
-        """Yield it with a socket of its own, which nobody else closes while it is sent.
+        """Yield it with sockets of its own, which nobody else closes while it is sent.
 
         Raises OSError when the socket is closed already.
         """
         if self.listening is None:
             yield self
             return
-        with self.listening.dup() as listening:
-            yield replace(self, listening=listening)
+        with contextlib.ExitStack() as stack:
+            listening = stack.enter_context(self.listening.dup())
+            zones = tuple((zone, stack.enter_context(other.dup())) for zone, other in self.zones)
+            yield replace(self, listening=listening, zones=zones)

@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Final
 
 from headwater.answer.alias import Pending
+from headwater.answer.short import Answer
 from headwater.serve.fields import Headers
 from headwater.serve.http2 import Block, Connection, block
 from headwater.serve.queries import Failed, Queries
@@ -166,10 +167,12 @@ class Waiting:
 
 
 class Calls:
-    """All calls of an answer process, on any connection."""
+    """All calls of an answer process, on any connection to one of its addresses."""
 
-    def __init__(self, queries: Queries) -> None:
+    def __init__(self, queries: Queries, way: Answer | None = None) -> None:
+        """`way`: how they are answered, by default as everybody."""
         self._queries = queries
+        self._way = way
 
     def answer(self, connection: Connection[Route]) -> Sequence[Waiting]:
         """Answer the requests while there is room for replies; returns calls that need time."""
@@ -185,7 +188,7 @@ class Calls:
                         else:
                             message = message_of(unframe(body))
                         if batch is None:
-                            batch = self._queries.begin()
+                            batch = self._queries.begin(self._way)
                         reply = batch.answer(message)
                         if isinstance(reply, bytes):
                             connection.send(stream, _HEAD, _framed(reply), _TAIL)

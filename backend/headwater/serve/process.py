@@ -76,6 +76,8 @@ async def _serve(
 ) -> None:
     settings = assignment.settings
     reader.follow()  # before the first query
+    if settings.client_nodes:
+        queries.look_at_nodes()
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
@@ -84,7 +86,7 @@ async def _serve(
         stop = _start_grpcio(settings.listen_addresses()[assignment.index], queries, files)
     else:
         server = Server(queries, files)
-        server.start(assignment.listening)
+        server.start(assignment.listening, assignment.zones)
         stop = server.stop
     listener = DnsListener(queries)
     if assignment.dns is not None:
@@ -94,6 +96,8 @@ async def _serve(
         progress.step()
         reader.follow()
         queries.look_at_age()
+        if settings.client_nodes:
+            queries.look_at_nodes()
         try:
             async with asyncio.timeout(_FOLLOW[queries.is_ready()]):
                 await stopping.wait()

@@ -16,6 +16,7 @@ from typing import Final
 
 from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
+from headwater.answer.short import Answer
 from headwater.process import usage
 from headwater.process.counters import BUCKETS, AnswerSnapshot, Histogram
 from headwater.serve.patience import Patience
@@ -62,9 +63,30 @@ class Queries:
         finally:
             session.end()
 
-    def begin(self) -> Session:
-        """For queries that came together; they are answered from one moment of the store."""
-        return Session(self, self._resolver, self._reader, self._durations)
+    def begin(self, way: Answer | None = None) -> Session:
+        """For queries that came together; they are answered from one moment of the store.
+
+        `way`: how they are answered, by default as everybody.
+        """
+        return Session(self, way or self._resolver.answer, self._reader, self._durations)
+
+    def at(self, zone: str) -> Answer:
+        """The way for clients in a topology zone."""
+        return self._resolver.at(zone)
+
+    def look_at_nodes(self) -> None:
+        """Read the Nodes again if one has changed."""
+        snapshot = self._reader.begin()
+        if snapshot is None:
+            return
+        try:
+            self._resolver.whereabouts.follow(snapshot)
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            self.damaged(error, snapshot)
+        finally:
+            snapshot.close()
 
     async def complete(self, pending: Pending, seconds: float = math.inf) -> bytes:
         """The reply to a query that needs another server, or waits for a name.
@@ -158,6 +180,7 @@ class Queries:
 
     def snapshot(self) -> AnswerSnapshot:
         """The counters as they are now."""
+        near, far = self._resolver.near
         return AnswerSnapshot(
             queries=dict(self._resolver.counts),
             durations=Histogram(list(self._durations.counts), self._durations.total),
@@ -165,6 +188,8 @@ class Queries:
             damage=self._damage,
             ready=self.is_ready(),
             stale=self._resolver.stale != 0,
+            near=near,
+            far=far,
             upstream=dict(self._upstream.counts),
             patience=dict(self._patience.counts),
             cpu=usage.cpu(),
@@ -175,11 +200,11 @@ class Queries:
 class Session:
     """Queries answered from one snapshot. `end` it at once: it pins old pages."""
 
-    __slots__ = ("_at", "_durations", "_queries", "_reader", "_resolver", "_snapshot")
+    __slots__ = ("_at", "_durations", "_queries", "_reader", "_snapshot", "_way")
 
-    def __init__(self, queries: Queries, resolver: Resolver, reader: Reader, durations: Histogram) -> None:
+    def __init__(self, queries: Queries, way: Answer, reader: Reader, durations: Histogram) -> None:
         self._queries = queries
-        self._resolver = resolver
+        self._way = way
         self._durations = durations
         self._at = perf_counter()
         self._reader = reader
@@ -191,7 +216,7 @@ class Session:
         Raises Failed for a bug of ours; the next query is answered as usual.
         """
         try:
-            return self._resolver.answer(query, self._snapshot)
+            return self._way(query, self._snapshot)
         except Exception as error:
             if self._snapshot is not None and is_damage(error):
                 return self._unreadable(query, error, self._snapshot)
@@ -207,7 +232,7 @@ class Session:
 
     def patient(self, query: bytes, pending: Pending) -> Pending:
         """A reply that waits, which can ask again if it waits for a name of ours."""
-        return replace(pending, again=partial(self._resolver.answer, query)) if pending.patience else pending
+        return replace(pending, again=partial(self._way, query)) if pending.patience else pending
 
     def _unreadable(self, query: bytes, error: Exception, snapshot: Snapshot) -> bytes | Pending | None:
         """SERVFAIL, as without a store: CoreDNS's next address reads the same file."""
@@ -216,7 +241,7 @@ class Session:
         self._snapshot = None
         snapshot.close()
         self._snapshot = self._reader.begin()
-        return self._resolver.answer(query, None)
+        return self._way(query, None)
 
     def end(self) -> None:
         if self._snapshot is not None:

@@ -23,6 +23,7 @@ import gc
 import logging
 import socket
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, Final, cast
 
@@ -74,7 +75,7 @@ class Peer(asyncio.BufferedProtocol):
         self._arrival: Arrival | None = arrival  # None once it is established
         self.host = arrival.host
         self._buffer = server.buffer
-        self._calls = server.calls
+        self._calls = arrival.calls
         self.connection: Connection[Route] = Connection(route)
         self._waiting: dict[int, asyncio.Task[None]] = {}
         self._full = False  # the peer does not read
@@ -205,7 +206,7 @@ class Peer(asyncio.BufferedProtocol):
 
 
 class Server:
-    """gRPC on one listening socket."""
+    """gRPC on the listening sockets of an answer process. All of them share its places."""
 
     def __init__(self, queries: Queries, files: Certificates | None = None) -> None:
         """Raises SettingsError for TLS files that cannot be used."""
@@ -230,14 +231,16 @@ class Server:
         self._complained = -_QUIET
         self._stopping = False
 
-    def start(self, listening: socket.socket) -> None:
-        """Serve on a socket that is bound and listens."""
+    def start(self, listening: socket.socket, zones: Iterable[tuple[str, socket.socket]] = ()) -> None:
+        """Serve on a socket that is bound and listens, and on those of topology zones."""
         self._loop = asyncio.get_running_loop()
         self._empty = asyncio.Event()
-        self._listening = listening
-        listening.setblocking(False)
-        listening.listen(_BACKLOG)
-        self._loop.add_reader(listening, self._accept)
+        self._listening = {listening: self.calls}
+        self._listening |= {other: Calls(self.queries, self.queries.at(zone)) for zone, other in zones}
+        for one, calls in self._listening.items():
+            one.setblocking(False)
+            one.listen(_BACKLOG)
+            self._loop.add_reader(one, self._accept, one, calls)
         self._timer = self._loop.call_later(_TICK, self._tick)
 
     async def stop(self, grace: float) -> None:
@@ -246,8 +249,9 @@ class Server:
         Connections in the backlog go on waiting as long as another process holds the socket.
         """
         self._stopping = True
-        self._loop.remove_reader(self._listening)
-        self._listening.close()
+        for listening in self._listening:
+            self._loop.remove_reader(listening)
+            listening.close()
         for arrival in (*self._silent, *self._beginning):
             self._turn_away(arrival)
         if self._next is not None:
@@ -266,17 +270,17 @@ class Server:
 
     # Arrivals: silent until the first byte, then beginning, then established
 
-    def _accept(self) -> None:
+    def _accept(self, listening: socket.socket, calls: Calls) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
             try:
-                connected, address = self._listening.accept()
+                connected, address = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
                 self._cannot_accept(error)
                 return
             connected.setblocking(False)
-            arrival = Arrival(connected, address, self._ticks)
+            arrival = Arrival(connected, address, self._ticks, calls)
             self._turn_away(self._silent.take(arrival))
             if self._context is None:
                 self._queue(arrival)  # it costs little, and HTTP/2 servers speak first
@@ -293,7 +297,8 @@ class Server:
             _log.warning("no further connection can be accepted now: %s", error.strerror)
         arrival = self._silent.make_room() or self._beginning.make_room()
         if arrival is None:
-            self._loop.remove_reader(self._listening)
+            for listening in self._listening:
+                self._loop.remove_reader(listening)
         self._turn_away(arrival)
 
     def _speaks(self, arrival: Arrival) -> None:
@@ -406,7 +411,8 @@ class Server:
                 self._turn_away(arrival)
         if self._stopping:
             return
-        self._loop.add_reader(self._listening, self._accept)
+        for listening, calls in self._listening.items():
+            self._loop.add_reader(listening, self._accept, listening, calls)
         if self._files is not None and self._ticks % _LOOK == 0:
             self._look(self._files)
 

@@ -23,6 +23,7 @@ from headwater.settings.parse import (
     parse_zone,
     size_text,
 )
+from headwater.settings.places import ZoneAddress, ZoneCidr
 from headwater.settings.settings import Settings
 
 #: A value as a file spells it: a string, a number, true or false, or an array of strings.
@@ -181,7 +182,7 @@ def _seeds(texts: Iterable[str], flag: str) -> tuple[Address, ...]:
     return tuple(Address.parse(text, flag) for text in texts if not text.startswith("$("))
 
 
-def _addresses(addresses: Iterable[Address]) -> Given:
+def _addresses(addresses: Iterable[object]) -> Given:
     return tuple(map(str, addresses))
 
 
@@ -222,6 +223,13 @@ OPTIONS: Final = (
     Option("--negative-ttl", "negative_ttl", ANSWERS, "TTL of NXDOMAIN and NODATA.", "SECONDS", "number", basic=False),
     Option("--max-staleness", "max_staleness", ANSWERS, "SERVFAIL when the API server was not heard for that long, as "
            "in 5m; 0: answer on.", "DURATION", parse=parse_duration, show=duration_text, basic=False),
+    Option("--client-option", "client_option", ANSWERS, "The EDNS option in which CoreDNS puts the client's address, "
+           "as in 65518: answers by the client's place (docs/near.md); 0: none is looked at.", "CODE", "number",
+           basic=False),
+    Option("--zone-cidr", "zone_cidrs", ANSWERS, "Clients with these addresses are in that topology zone. Repeatable.",
+           "ZONE=CIDR", many=True, parse=_each(ZoneCidr.parse), show=_addresses, basic=False),
+    Option("--client-nodes", "client_nodes", ANSWERS, "Watch Nodes, whose podCIDRs and addresses say on which node and "
+           "in which topology zone a client is.", kind="switch", basic=False),
     Option("--extended-errors", "extended_errors", ANSWERS, "Say in NXDOMAIN and NODATA why, to clients that sent EDNS "
            "(RFC 8914), as in 'prod/db: 3 endpoints, none ready'.", kind="switch", basic=False),
     Option("--policy", "policy", ANSWERS, "An own rule in Python for what Services answer: a function, or an entry "
@@ -232,6 +240,9 @@ OPTIONS: Final = (
 
     Option("--listen", "listen", TRANSPORT, "gRPC for CoreDNS: unix:/path or HOST:PORT; with several workers "
            "dns-0.sock, dns-1.sock or consecutive ports.", "ADDRESS", parse=Address.parse, show=_address),
+    Option("--listen-zone", "listen_zones", TRANSPORT, "As --listen, for clients of one topology zone: they get "
+           "answers by their place (docs/near.md). Repeatable.", "ZONE=ADDRESS", many=True,
+           parse=_each(ZoneAddress.parse), show=_addresses, basic=False),
     Option("--workers", "workers", TRANSPORT, "Answer processes.", "COUNT", "number"),
     Option("--transport", "transport", TRANSPORT, "The gRPC implementation: the own one, or grpcio's server.",
            "native|grpcio", choices=("native", "grpcio"), basic=False),

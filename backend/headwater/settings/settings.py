@@ -12,6 +12,7 @@ from typing import Literal
 
 from headwater.settings import policies, validate
 from headwater.settings.address import Address
+from headwater.settings.places import ZoneAddress, ZoneCidr
 
 PodMode = Literal["disabled", "insecure", "verified"]
 #: How a list is taken: in pages, or as the beginning of a watch (WatchList).
@@ -45,6 +46,8 @@ class Settings:
     reverse_zones: tuple[str, ...] = ()
     multicluster_zones: tuple[str, ...] = ()
     listen: Address = field(default_factory=lambda: Address(path="/run/headwater/dns.sock"))
+    listen_zones: tuple[ZoneAddress, ...] = ()
+    """Where clients of one topology zone ask."""
     workers: int = 2
     transport: Transport = "native"
     tls_cert: str | None = None
@@ -69,6 +72,11 @@ class Settings:
     list_mode: ListMode = "pages"
     max_staleness: float = 0.0
     """Seconds; no answer comes from older truth. 0: no limit."""
+    client_option: int = 0
+    """The EDNS option in which CoreDNS says who asks; 0: none is looked at."""
+    zone_cidrs: tuple[ZoneCidr, ...] = ()
+    client_nodes: bool = False
+    """Whether Nodes are watched, for the places of clients."""
     extended_errors: bool = False
     """Whether negative answers say why (RFC 8914)."""
     audit_interval: float = 3600.0
@@ -106,6 +114,15 @@ class Settings:
         """One address per answer process, in their order."""
         return tuple(self.listen.of_worker(index, self.workers) for index in range(self.workers))
 
+    def zone_addresses(self, index: int) -> tuple[ZoneAddress, ...]:
+        """Where one answer process listens for the clients of topology zones."""
+        return tuple(ZoneAddress(item.zone, item.address.of_worker(index, self.workers)) for item in self.listen_zones)
+
+    @property
+    def near(self) -> bool:
+        """Whether a client's place is known, so that answers by it are made."""
+        return bool(self.listen_zones or self.client_option)
+
     def records_fingerprint(self) -> str:
         """16 hex digits; another value means that stored records cannot be served.
 
@@ -114,6 +131,8 @@ class Settings:
         shape = [(name, getattr(self, name)) for name in _SHAPES_RECORDS]
         if self.policy:
             shape.append(("the policy's version", policies.version(self.policy)))
+        if self.near:
+            shape.append(("near", True))
         return hashlib.sha256(repr(shape).encode()).hexdigest()[:16]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from headwater.settings import policies, selectors
 from headwater.settings.error import SettingsError
 from headwater.settings.parse import MAX_LABEL, REVERSE
+from headwater.settings.places import LOCAL_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +25,8 @@ MAX_TTL: Final = 2**31 - 1
 MAX_WORKERS: Final = 15
 #: A node names its zone by one byte, and a count by one more.
 MAX_ZONES: Final = 250
+#: Each topology zone has a socket in every answer process.
+MAX_ZONE_SOCKETS: Final = 32
 
 #: Less would hold little more than the pages that a commit copies. The writer counts 12 bytes for
 #: each entry, and reads them all at its start: more would take minutes, and hundreds of MiB.
@@ -100,6 +103,40 @@ def transport(settings: Settings) -> None:
     _host_and_port("--dns", settings.dns)
 
 
+def places(settings: Settings) -> None:
+    """Sockets of zones that do not collide; how clients' places are known."""
+    zones = settings.listen_zones
+    if zones and settings.transport != "native":
+        raise SettingsError("--listen-zone", "needs --transport native", "--transport")
+    if len(zones) > MAX_ZONE_SOCKETS:
+        raise SettingsError("--listen-zone", f"at most {MAX_ZONE_SOCKETS} zones can have sockets")
+    named: set[str] = set()
+    taken = {str(address): "--listen" for address in settings.listen_addresses()}
+    for item in zones:
+        if item.zone in named:
+            raise SettingsError("--listen-zone", f"a zone is named twice: {item.zone!r}")
+        named.add(item.zone)
+        if item.address.path is None and not 0 < item.address.port <= 65535 - settings.workers + 1:
+            problem = f"{item}: {settings.workers} consecutive ports are needed from there"
+            raise SettingsError("--listen-zone", problem, "--workers")
+        for index in range(settings.workers):
+            address = str(item.address.of_worker(index, settings.workers))
+            if address in taken:
+                raise SettingsError("--listen-zone", f"{item}: {address} is also that of {taken[address]}")
+            taken[address] = item.zone
+    if settings.client_option and settings.client_option not in LOCAL_OPTIONS:
+        problem = f"{settings.client_option} is not an EDNS option for local use (65001 to 65534)"
+        raise SettingsError("--client-option", problem)
+    seen: dict[str, str] = {}
+    for cidr in settings.zone_cidrs:
+        if seen.setdefault(cidr.cidr, cidr.zone) != cidr.zone:
+            raise SettingsError("--zone-cidr", f"{cidr.cidr} cannot be both in {seen[cidr.cidr]} and in {cidr.zone}")
+    if settings.client_nodes and not settings.client_option:
+        raise SettingsError("--client-nodes", "says nothing without --client-option", "--client-option")
+    if settings.client_nodes and settings.manifests:
+        raise SettingsError("--client-nodes", "Nodes are watched in a cluster: not with --manifests", "--manifests")
+
+
 def tls(settings: Settings) -> None:
     """A certificate with its key, and a CA only with both."""
     cert, key, client_ca = settings.tls_cert, settings.tls_key, settings.tls_client_ca
@@ -167,7 +204,7 @@ def observing(settings: Settings) -> None:
 
 
 #: In the order in which a mistake is looked for.
-TOPICS: Final = (sources, zones, selection, transport, tls, answers, policy, state, peers, observing)
+TOPICS: Final = (sources, zones, selection, transport, places, tls, answers, policy, state, peers, observing)
 
 
 def is_loopback(address: Address) -> bool:

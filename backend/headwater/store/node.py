@@ -65,6 +65,8 @@ class Flag(IntFlag):
     """A reply shows a part of the set, another one each time, or begins it by weights."""
     SHARED = 64
     """The set is the Service's own, under other ports: `unshared` makes the node of both."""
+    NEAR = 128
+    """The name has other sets for clients in some places (`store.places`)."""
 
 
 #: The same as plain numbers: operators of an IntFlag take half a microsecond.
@@ -73,6 +75,7 @@ HAS_SRV: Final = int(Flag.SRV)
 IS_ALIAS: Final = int(Flag.ALIAS)
 IS_LIMITED: Final = int(Flag.LIMITED)
 IS_SHARED: Final = int(Flag.SHARED)
+IS_NEAR: Final = int(Flag.NEAR)
 
 
 class Kind(IntEnum):
@@ -87,6 +90,8 @@ class Kind(IntEnum):
     TOPOLOGY = 6
     AWAITED = 7
     """A name that is not there: only how long a question may wait for it."""
+    PLACE = 8
+    """No name: what clients in some place get for one (`store.places`)."""
 
 
 class SrvForm(IntEnum):

@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from multiprocessing.process import BaseProcess
 from typing import Final
 
@@ -57,13 +57,13 @@ class Child:
         reserve: Reserve,
         on_crash: Callable[[], None] = lambda: None,
         is_final: Callable[[], Awaitable[bool]] | None = None,
-        listening: socket.socket | None = None,
+        listening: Sequence[socket.socket] = (),
         limits: liveness.Limits | None = None,
     ) -> None:
         """`start` forks it, in a thread, and gets the process's end of the link.
 
         `is_final` says whether UNUSABLE ends this child for good; else it is started again.
-        `listening` is its socket, held open while it restarts.
+        `listening` are its sockets, held open while it restarts.
         """
         self.kind = kind
         self.name = name
@@ -76,7 +76,7 @@ class Child:
         self._reserve = reserve
         self._on_crash = on_crash
         self._is_final = is_final
-        self._listening = listening
+        self._listening = tuple(listening)
         self._limits = limits or _LIMITS[kind]
         self._pid: int | None = None
         self._link: Link | None = None
@@ -161,23 +161,22 @@ class Child:
 
         It begins after that many seconds: a process that is back sooner serves those that wait.
         """
-        loop, listening = asyncio.get_running_loop(), self._listening
-        if listening is None or listening.fileno() < 0:
-            yield
-            return
-        place = listening.fileno()
+        loop = asyncio.get_running_loop()
+        places = [(listening, listening.fileno()) for listening in self._listening if listening.fileno() >= 0]
 
         def begin() -> None:
-            if listening.fileno() == place:
-                listening.setblocking(False)
-                loop.add_reader(place, _turn_away, listening)
+            for listening, place in places:
+                if listening.fileno() == place:
+                    listening.setblocking(False)
+                    loop.add_reader(place, _turn_away, listening)
 
         timer = loop.call_later(after, begin)
         try:
             yield
         finally:
             timer.cancel()
-            loop.remove_reader(place)
+            for _, place in places:
+                loop.remove_reader(place)
 
     async def _live(self) -> int:
         """One life, and its exit code. Raises OSError or EOFError when it cannot be started."""

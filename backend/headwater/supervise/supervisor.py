@@ -26,6 +26,7 @@ from headwater.process import control, early
 from headwater.process.counters import AnswerSnapshot, Kind, ProcessView
 from headwater.serve.assignment import Assignment
 from headwater.serve.tls import Certificates
+from headwater.settings.address import Address
 from headwater.settings.settings import Settings
 from headwater.store.identity import WITHDRAWN, Identity, condemn, discard, published
 from headwater.supervise import claims, entry, forks, liveness
@@ -61,8 +62,15 @@ class Supervisor:
             files.load()  # their mistakes are reported before anything starts
         if settings.peer_listen or settings.seeds:
             Credentials.of(settings).check()
+        self._zones: list[tuple[tuple[str, socket.socket], ...]] = [()] * settings.workers
         if settings.transport == "native":
-            self._listening: Sequence[socket.socket | None] = claims.listen(settings.listen_addresses())
+            bound = claims.listen(self._addresses())
+            self._listening: Sequence[socket.socket | None] = bound[: settings.workers]
+            rest = iter(bound[settings.workers :])
+            self._zones = [
+                tuple((item.zone, next(rest)) for item in settings.zone_addresses(index))
+                for index in range(settings.workers)
+            ]
         else:
             claims.claim(settings.listen_addresses())
             self._listening = [None] * settings.workers
@@ -87,10 +95,21 @@ class Supervisor:
     def _children(self) -> list[Child]:
         return [self._watch, *self._answers, *self._peers]
 
+    def _addresses(self) -> list[Address]:
+        """Those of all answer processes, then those of topology zones."""
+        settings = self.settings
+        zones = (item.address for index in range(settings.workers) for item in settings.zone_addresses(index))
+        return [*settings.listen_addresses(), *zones]
+
+    def _sockets(self) -> list[socket.socket]:
+        own = [listening for listening in (*self._listening, self._peer_end) if listening is not None]
+        return own + [listening for zones in self._zones for _, listening in zones]
+
     # Children
 
     def _answer(self, index: int, listening: socket.socket | None) -> Child:
-        assignment = Assignment(index, self.settings, self.identity, listening, self._dns)
+        zones = self._zones[index]
+        assignment = Assignment(index, self.settings, self.identity, listening, self._dns, zones)
         name = f"answer {index}"
         return Child(
             Kind.ANSWER,
@@ -98,7 +117,7 @@ class Supervisor:
             partial(self._fork_answer, name, assignment),
             reserve=self._reserve,
             on_crash=self._crashed,
-            listening=listening,
+            listening=() if listening is None else (listening, *(other for _, other in zones)),
         )
 
     def _peer(self, listening: socket.socket) -> Child:
@@ -110,7 +129,7 @@ class Supervisor:
             reserve=self._reserve,
             # Others would meet what it has met: another store is made, and this one served.
             on_crash=self._writer_crashed,
-            listening=listening,
+            listening=(listening,),
         )
 
     def _fork_peer(self, assignment: Assignment, end: socket.socket) -> BaseProcess:
@@ -215,9 +234,8 @@ class Supervisor:
 
     async def _stop(self, lives: list[asyncio.Task[None]], at_once: asyncio.Event) -> None:
         # First, so that new connections are refused, and CoreDNS fails over instead of waiting.
-        for listening in (*self._listening, self._peer_end):
-            if listening is not None:
-                listening.close()
+        for listening in self._sockets():
+            listening.close()
         for child in self._children:
             child.stop()
         hurry = asyncio.create_task(at_once.wait())
@@ -232,7 +250,7 @@ class Supervisor:
             await asyncio.wait([drained], timeout=_GONE)
             drained.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody else asks
             drained.cancel()
-        for address in self.settings.listen_addresses():
+        for address in self._addresses():
             if address.path is not None:
                 Path(address.path).unlink(missing_ok=True)
 

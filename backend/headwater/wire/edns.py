@@ -26,6 +26,13 @@ _DO: Final = 0x8000
 OPT_SIZE: Final = len(ROOT) + _FIXED.size
 
 
+#: The beginning of an OPT: the root, its type.
+BEGINNING: Final = ROOT + _CODE.pack(OPT)
+#: An OPT up to its length, as CoreDNS makes it when a client has sent none
+#: (plugin/rewrite/edns0.go).
+MADE_BY_COREDNS: Final = ROOT + _FIXED.pack(OPT, 4096, 0, 0, 0, 0)[: -_CODE.size]
+
+
 class Option(IntEnum):
     """Options that we write or look for."""
 
@@ -79,3 +86,39 @@ def with_error(reply: bytes, ede: int, text: str, most: int) -> bytes:
     extra = text.encode(errors="replace")[:most].decode(errors="ignore").encode()
     option = _OPTION.pack(Option.EDE, _CODE.size + len(extra)) + _CODE.pack(ede) + extra
     return reply[: -_CODE.size] + _CODE.pack(len(option)) + option
+
+
+def option_head(code: int, size: int) -> bytes:
+    """What stands before the data of an option."""
+    return _OPTION.pack(code, size)
+
+
+def taken_out(message: bytes, at: int, code: int) -> tuple[bytes, bytes] | None:
+    """A query without an option, and the data of the first one; None when there is none.
+
+    The OPT is at the offset `at` and ends the message; what has another shape is left alone.
+    """
+    start = at + OPT_SIZE
+    if message[at : at + len(BEGINNING)] != BEGINNING or len(message) < start:
+        return None
+    if int.from_bytes(message[start - _CODE.size : start], "big") != len(message) - start:
+        return None
+    data: bytes | None = None
+    kept: list[bytes] = []
+    place = start
+    while place < len(message):
+        if place + _OPTION.size > len(message):
+            return None
+        found, size = _OPTION.unpack_from(message, place)
+        after = place + _OPTION.size + size
+        if after > len(message):
+            return None
+        if found != code:
+            kept.append(message[place:after])
+        elif data is None:
+            data = message[place + _OPTION.size : after]
+        place = after
+    if data is None:
+        return None
+    rest = b"".join(kept)
+    return b"".join((message[: start - _CODE.size], _CODE.pack(len(rest)), rest)), data

@@ -71,6 +71,7 @@ KINDS: Final[dict[Resource, str]] = {
     "endpointslices": "EndpointSlice",
     "pods": "Pod",
     "serviceimports": "ServiceImport",
+    "nodes": "Node",
 }
 #: Fields of a Service as the API spells them, by ours.
 _FIELDS: Final = {

@@ -62,7 +62,7 @@ _LAST: Final = b"\xff"
 #: A prefix in `meta`, before the key of an object that was removed before its turn. The value is
 #: the version of the removal.
 _GONE: Final = b"gone/"
-_ALL: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods", "serviceimports")
+_ALL: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods", "serviceimports", "nodes")
 
 Event = Upsert | Remove | Progress
 

@@ -40,6 +40,7 @@ from headwater.store.environment import MAX_KEY, StoreDamaged, Transaction
 from headwater.store.history import Owner as Whose
 from headwater.store.history import OwnerKind
 from headwater.store.node import Kind, exists
+from headwater.store.nodes import CHANGED
 from headwater.writer.chronicle import Draft
 from headwater.writer.isolation import NOT_AN_OBJECTS, Unstorable, told
 from headwater.writer.owners import IMPORT
@@ -202,6 +203,9 @@ class Posting:
                 self._slice_changed(key, data, cast("EndpointSlice | None", now))
             case "pods":
                 self._pod_changed(key, data, cast("Pod | None", now))
+            case "nodes":
+                # Answer processes read all of them again.
+                self._txn.set_meta(CHANGED, b"%d" % (int(self._txn.meta(CHANGED) or b"0") + 1))
 
     def _tell(
         self, owners: Iterable[Whose], resource: Resource, key: tuple[str, str], before: object, now: Object | None

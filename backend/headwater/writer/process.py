@@ -95,6 +95,8 @@ def required_resources(settings: Settings) -> tuple[Resource, ...]:
         found.append("pods")
     if settings.multicluster_zones:
         found.append("serviceimports")
+    if settings.client_nodes:
+        found.append("nodes")
     return tuple(found)
 
 
