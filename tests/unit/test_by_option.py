@@ -73,6 +73,21 @@ FORGED = dns.edns.GenericOption(OPTION_TYPE, IN_B)
         (dns.message.make_query(f"web.{Z}", "A").to_wire(), ALL),
         (dns.message.make_query(f"web.{Z}", "A", use_edns=0, options=[COOKIE]).to_wire(), ALL),
     ],
+    ids=(
+        "a",
+        "b",
+        "IPv6",
+        "mapped",
+        "a cookie after",
+        "a cookie before",
+        "forged",
+        "zeros",
+        "empty",
+        "a text",
+        "plain",
+        "no EDNS",
+        "no option",
+    ),
 )
 def test_the_first_option_says_where_a_client_is(world: Small, query: bytes, expected: set[str]) -> None:
     assert answers(got(world, query), "A") == expected

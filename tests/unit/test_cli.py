@@ -25,6 +25,7 @@ from headwater.commands.query import LookupFailed
 from headwater.commands.serve import progress
 from headwater.process.counters import AnswerSnapshot, Kind, ProcessView, WatchSnapshot
 from headwater.settings.address import Address
+from headwater.settings.places import ZoneAddress, ZoneCidr
 from headwater.settings.settings import Settings
 from headwater.supervise.claims import StartFailed, take_state_dir
 
@@ -38,7 +39,8 @@ SERVE_FLAGS = {
     "--ttl", "--negative-ttl", "--pods", "--endpoint-pod-names",
     "--ignore-empty-service", "--namespace", "--log-level", "--log-format", "--zonal", "--namespace-labels",
     "--labels", "--upstream", "--list", "--max-staleness", "--extended-errors", "--audit-interval",
-    "--second-opinion", "--history", "--policy",
+    "--second-opinion", "--history", "--policy", "--peer-listen", "--seed", "--peer-cert", "--peer-key", "--peer-ca",
+    "--peer-token", "--listen-zone", "--zone-cidr", "--client-option", "--client-nodes",
 }  # fmt: skip
 ALL_FLAGS = SOURCE_FLAGS | LISTEN_FLAGS | SERVE_FLAGS
 
@@ -83,6 +85,7 @@ def options(name: str) -> dict[str, click.Option]:
 SHARED = ALL_FLAGS | {"--config", "--help-all"}
 COREFILE_FLAGS = {
     "--mode",
+    "--by-zone",
     "--port",
     "--reverse-forward",
     "--coredns-ca",
@@ -140,7 +143,7 @@ def test_help_is_aligned_and_fits(
         assert shown.isascii() or "…" in shown, "what keeps words together is not printed"
         assert "\N{NO-BREAK SPACE}" not in shown
         assert max(map(len, shown.splitlines())) <= min(columns, 100)
-        rows = re.findall(r"^  (?=-)((?:-\S, )?--\S+(?: [A-Za-z|:]+)? +)\S", shown, re.MULTILINE)
+        rows = re.findall(r"^  (?=-)((?:-\S, )?--\S+(?: [A-Za-z|:=]+)? +)\S", shown, re.MULTILINE)
         assert len(rows) > 1
         assert len({len(row) for row in rows}) == 1, "texts begin in one column"
 
@@ -159,6 +162,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         "credentials",
         "help",
         "kubectl",
+        "nodes",
         "options",
         "previewed",
         "quiet",
@@ -265,6 +269,16 @@ VALUES: dict[str, tuple[str, Any]] = {
     "--namespace-labels": ("team=db", "team=db"),
     "--labels": ("app in (db, web)", "app in (db, web)"),
     "--upstream": ("192.0.2.1:53", (Address(host="192.0.2.1", port=53),)),
+    "--peer-listen": ("127.0.0.1:9443", Address(host="127.0.0.1", port=9443)),
+    "--seed": ("127.0.0.1:9443", (Address(host="127.0.0.1", port=9443),)),
+    "--peer-cert": ("FILE", "FILE"),
+    "--peer-key": ("FILE", "FILE"),
+    "--peer-ca": ("FILE", "FILE"),
+    "--peer-token": ("FILE", "FILE"),
+    "--listen-zone": ("a=127.0.0.1:5400", (ZoneAddress("a", Address(host="127.0.0.1", port=5400)),)),
+    "--zone-cidr": ("a=10.44.0.0/16", (ZoneCidr("a", "10.44.0.0/16"),)),
+    "--client-option": ("65518", 65518),
+    "--client-nodes": ("true", True),
     "--log-level": ("debug", "debug"),
     "--log-format": ("json", "json"),
 }
@@ -275,6 +289,9 @@ NEEDED = {
     "--tls-cert": ("--tls-key",),
     "--tls-key": ("--tls-cert",),
     "--tls-client-ca": ("--tls-cert", "--tls-key"),
+    "--peer-cert": ("--peer-key",),
+    "--peer-key": ("--peer-cert",),
+    "--client-nodes": ("--client-option",),
 }
 
 
@@ -300,7 +317,7 @@ def test_every_flag_and_its_variable(
     assert option.name
     arguments = ["serve"]
     for needed in NEEDED.get(flag, ()):
-        arguments += [needed, placed("FILE")]
+        arguments += [needed, placed(VALUES[needed][0])]
     if how == "variable":
         monkeypatch.setenv(variable(flag), text)
     else:

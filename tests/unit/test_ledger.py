@@ -299,7 +299,7 @@ def test_names_are_counted_by_kind(tmp_path: Path) -> None:
     counts = dict(zip(Kind, ledger.counts, strict=True))
     assert counts == {
         Kind.ZONE: 6, Kind.NAMESPACE: 1, Kind.SERVICE: 2, Kind.ENDPOINT: 2, Kind.PORT: 4, Kind.POD: 0, Kind.TOPOLOGY: 0,
-        Kind.PLACE: 0,
+        Kind.AWAITED: 0, Kind.PLACE: 0,
     }  # fmt: skip
     assert sum(counts.values()) == store.read(lambda txn: txn.count("records"))
     store.close()

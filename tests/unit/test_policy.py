@@ -279,6 +279,10 @@ def test_a_policy_that_is_always_slow_is_not_asked_at_all(world: World) -> None:
     assert world.policy.counts["skipped"] == 3
 
 
+def _too_late(*_: object, **__: object) -> None:
+    raise running._Gone("no answer in time")
+
+
 def test_a_service_that_had_the_default_for_a_passing_reason_is_asked_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -286,7 +290,7 @@ def test_a_service_that_had_the_default_for_a_passing_reason_is_asked_again(
     world.fill(db("Decision(ttl=3)"), THREE)
     # A machine that stood still: the call is slow, and would not be again.
     with monkeypatch.context() as patched:
-        patched.setattr(running, "PATIENCE", 0.0)
+        patched.setattr(running, "_wait", _too_late)
         world.commit(upsert(db("Decision(ttl=4)"), "10"))
     assert {rrset.ttl for rrset in world.ask(DB).answer} == {5}
     store, ledger = world.open()

@@ -145,7 +145,7 @@ def test_a_full_disk_in_the_middle_of_relists_takes_nothing_away(case: str, tmp_
 
             refusing = Refusing(store, refused, nothing_is_missing)
             settle(ledger, batch)
-            assert ledger.objects == {**dict.fromkeys(("serviceimports",), 0), **_counted(store)}
+            assert ledger.objects == {**dict.fromkeys(("serviceimports", "nodes"), 0), **_counted(store)}
             assert store.read(lambda txn: txn.checksum_holds())
             return everything(store), refusing.calls
         finally:
