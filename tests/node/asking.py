@@ -3,9 +3,10 @@
     python -m tests.node.asking SERVER RATE [--ports N]     until its standard input ends
 
 Every question comes from a port of its own, as libc's does. With --ports N there are N sockets that
-live on, as a resolver's may. It does not wait for replies. Sources are the 64 addresses that
-boot.sh gives the node: from one address, fresh ports would meet connection tracking's memory of
-earlier ones. Names are read from NAMES. The last line of output is JSON.
+live on, as a resolver's may. It does not wait for replies. Sources are the addresses that boot.sh
+gives the node, and no port of one is used twice within hours: connection tracking remembers a port
+for two minutes, and would send its next question to the pod of the one before, which may be gone.
+The last line of output is JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ NAMES: Final = (
     ("web.default", 28, 0), ("nothing.default", 1, 3),
 )  # fmt: skip
 TIMEOUT: Final = 2.0  # seconds after which a question is lost
-SOURCES: Final = [f"10.43.0.{number}" for number in range(10, 74)]
+FRESH_SOURCES: Final = [f"10.43.0.{number}" for number in range(10, 250)]
+LONG_LIVED_SOURCES: Final = [f"10.43.0.{number}" for number in range(250, 254)]
+#: 500 questions a second take 2.1 ports of each fresh source, so runs one after the other share none.
+PORTS_PER_SECOND: Final = 3
+LOWEST_PORT: Final = 10000
+PORTS: Final = 50000
 
 
 def questions() -> list[tuple[bytes, int]]:
@@ -49,6 +55,8 @@ class Asker:
         self._sockets: dict[int, socket.socket] = {}
         self._waiting: collections.OrderedDict[tuple[int, int], tuple[float, int]] = collections.OrderedDict()
         self._opened = 0
+        self._lives_on = ports > 0
+        self._first_port = int(time.time()) * PORTS_PER_SECOND
         self._fixed = [self._open() for _ in range(ports)]
         self._questions = questions()
         self.asked = 0
@@ -59,7 +67,11 @@ class Asker:
     def _open(self) -> socket.socket:
         opened = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         opened.setblocking(False)
-        opened.bind((SOURCES[self._opened % len(SOURCES)], 0))
+        if self._lives_on:
+            opened.bind((LONG_LIVED_SOURCES[self._opened % len(LONG_LIVED_SOURCES)], 0))
+        else:
+            used = self._first_port + self._opened // len(FRESH_SOURCES)
+            opened.bind((FRESH_SOURCES[self._opened % len(FRESH_SOURCES)], LOWEST_PORT + used % PORTS))
         opened.connect((self._server, 53))
         self._opened += 1
         self._poll.register(opened, select.EPOLLIN)

@@ -34,7 +34,7 @@ mount --make-rshared /
 NODE=10.43.0.1                                                     # the node's own address: a bridge without ports (this kernel has no dummy device)
 ip link set lo up
 ip link add node0 type bridge; ip addr add $NODE/24 dev node0; ip link set node0 up
-for i in $(seq 10 73); do ip addr add 10.43.0.$i/32 dev node0; done   # ask.py's: one address has too few ports for fresh ones
+for i in $(seq 10 253); do ip addr add 10.43.0.$i/32 dev node0; done  # asking.py's
 ip route add 172.16.0.0/12 dev node0                               # Services: kube-proxy rewrites before anything goes out
 sysctl -qw net.ipv4.ip_forward=1 net.bridge.bridge-nf-call-iptables=1
 echo "nameserver $NODE" > "$S/resolv.conf"                         # upstream of the pods with dnsPolicy Default
