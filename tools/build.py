@@ -98,7 +98,7 @@ TOOLS = {
             for name in ("prometheus", "promtool")
         ),
         Tool("helm", "helm", "helm.sh/helm/v3/cmd/helm", "helm.sh/helm/v3", _HELM_LDFLAGS),
-        # A real node (tests/node), in a module of its own: a new pin leaves the control plane as it is.
+        # A real node (tests/node), in modules of its own: a new pin leaves the control plane alone.
         *(
             Tool(name, "node/kubernetes", f"k8s.io/kubernetes/cmd/{name}", "k8s.io/kubernetes", _KUBERNETES_LDFLAGS)
             for name in ("kubelet", "kube-proxy")

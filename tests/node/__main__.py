@@ -8,8 +8,7 @@ import tempfile
 from pathlib import Path
 
 from tests.harness.processes import require_tool
-from tests.node import ground, machine
-from tools import images
+from tests.node import ground, images, machine
 
 
 def main() -> int:

@@ -30,7 +30,7 @@ NAMES: Final = (
 TIMEOUT: Final = 2.0  # seconds after which a question is lost
 FRESH_SOURCES: Final = [f"10.43.0.{number}" for number in range(10, 250)]
 LONG_LIVED_SOURCES: Final = [f"10.43.0.{number}" for number in range(250, 254)]
-#: 500 questions a second take 2.1 ports of each fresh source, so runs one after the other share none.
+#: 500 questions a second take 2.1 ports of each fresh source: runs one after the other share none.
 PORTS_PER_SECOND: Final = 3
 LOWEST_PORT: Final = 10000
 PORTS: Final = 50000

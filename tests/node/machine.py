@@ -20,7 +20,8 @@ import msgspec.json
 import pytest
 
 from tests.harness.processes import require_tool, wait_until
-from tools import build, images
+from tests.node import images
+from tools import build
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

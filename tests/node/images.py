@@ -1,14 +1,9 @@
-#!/usr/bin/env python3
-"""Make the images of tests/node without a registry, with debootstrap and buildah, as root.
-
-    tools/images.py       make what is missing, and print a line with the archive of each
+"""Make the node's images without a registry, with debootstrap and buildah, as root.
 
 Archives (docker-archive) go to the folder `node` of the tools' cache, each named by what it is made
 from: a second run makes nothing, and a changed source file of Headwater makes one image, on layers
 that are there. `headwater` is made by deploy/Dockerfile. Its base, python:3.11-slim, is Debian 12
 with Debian's own Python; it comes from the mirror of the machine's apt.
-
-Standard library only: this runs before the virtual environment exists.
 """
 
 from __future__ import annotations
@@ -18,17 +13,13 @@ import os
 import shutil
 import struct
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-if __name__ == "__main__":  # run as a script: the checkout is not on the path yet
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from tools import build
 
-ROOT: Final = Path(__file__).resolve().parents[1]
+ROOT: Final = Path(__file__).resolve().parents[2]
 COMMANDS: Final = ("buildah", "debootstrap", "chroot")
 SUITE: Final = "bookworm"
 BASE: Final = "localhost/python:3.11-slim"
@@ -197,17 +188,3 @@ def make() -> dict[str, Path]:
             ),
             "headwater": _headwater(),
         }
-
-
-def main() -> int:
-    try:
-        for name, archive in make().items():
-            print(f"{name}\t{archive}")
-    except ImageError as error:
-        print(error, file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
