@@ -28,6 +28,7 @@ MOST_LOST: Final = 3
 #: Seconds of half the questions (one of two pods) that a death may cost.
 DEATH: Final = 6.0
 HANG: Final = 12.0
+ANSWER_PROCESSES: Final = 2
 AROUND: Final = 3.0  # seconds of questions before and after
 RESTART_TIMEOUT: Final = 90.0
 
@@ -71,6 +72,11 @@ def lost_almost_nothing(seen: Seen) -> None:
     assert "NXDOMAIN" not in seen.seen, seen.bad
 
 
+def hardly_any_servfail(seen: Seen) -> None:
+    """A socket that kube-proxy leaves with an old pod may ask while CoreDNS is about to end."""
+    assert seen.seen.get("SERVFAIL", 0) <= MOST_LOST, f"{seen}; {seen.bad}"
+
+
 def test_a_start_has_no_warnings(machine: Machine) -> None:
     """Probes do not fail at an ordinary start: an operator would read them as a fault."""
     assert not ground.warnings(machine, BASE.namespace)
@@ -79,7 +85,7 @@ def test_a_start_has_no_warnings(machine: Machine) -> None:
 def test_a_rolling_restart_of_base_loses_nothing(machine: Machine) -> None:
     asked = seen_during(machine, BASE, "rolling restart of `deploy/base`", lambda: ground.restart(machine, BASE))
     lost_almost_nothing(asked.fresh)
-    assert "SERVFAIL" not in asked.long_lived.seen, asked.long_lived.bad
+    hardly_any_servfail(asked.long_lived)
 
 
 def death(machine: Machine, container: str, pid: int) -> Callable[[], str]:
@@ -115,9 +121,12 @@ def test_a_sidecar_that_hangs_is_left_out_and_then_restarted(machine: Machine) -
     def act() -> str:
         before = ground.restarts(machine, BASE, "headwater")
         supervisor = ground.supervisors(machine)[0]
-        children = machine.run("pgrep", "-P", str(supervisor)).split()
-        for pid in (supervisor, *map(int, children)):
-            machine.kill("STOP", pid)
+        # By the namespace: answer processes are no children of the supervisor.
+        inside = machine.run("pgrep", "--ns", str(supervisor), "--nslist", "pid", ".").split()
+        names = machine.run("ps", "-o", "args=", "-p", ",".join(inside))
+        assert names.count("headwater: answer") == ANSWER_PROCESSES, names
+        for pid in inside:
+            machine.kill("STOP", int(pid))
         wait_until(lambda: ground.restarts(machine, BASE, "headwater") > before, RESTART_TIMEOUT, "it starts again")
         wait_until(lambda: ground.all_ready(machine, BASE), RESTART_TIMEOUT, "all pods are ready")
         return "restarted by its liveness probe"
@@ -125,6 +134,7 @@ def test_a_sidecar_that_hangs_is_left_out_and_then_restarted(machine: Machine) -
     asked = seen_during(machine, BASE, "SIGSTOP of the whole sidecar", act)
     row = ROWS[-1]
     row.note = f"failures over {asked.fresh.last() - AROUND:.1f} s; {row.note}"
+    assert asked.fresh.failed, "all of it hung, and nobody noticed: something else was stopped"
     assert asked.fresh.failed <= RATE / 2 * HANG, f"{asked.fresh}; {asked.fresh.bad}"
 
 
@@ -177,7 +187,7 @@ def test_scaling_and_three_replicas_lose_nothing(machine: Machine) -> None:
     ):
         asked = seen_during(machine, BASE, what, act)
         lost_almost_nothing(asked.fresh)
-        assert "SERVFAIL" not in asked.long_lived.seen, asked.long_lived.bad
+        hardly_any_servfail(asked.long_lived)
 
 
 @long_form
@@ -193,7 +203,7 @@ def test_the_patched_coredns_loses_no_more_than_coredns_alone(machine: Machine) 
         machine, COREDNS, "rolling restart of CoreDNS with `patch-coredns`", lambda: ground.restart(machine, COREDNS)
     )
     lost_almost_nothing(asked.fresh)
-    assert "SERVFAIL" not in asked.long_lived.seen, asked.long_lived.bad
+    hardly_any_servfail(asked.long_lived)
     base = next((row.asked for row in ROWS if row.what.startswith("rolling restart of `deploy/base`")), asked)
     for ours in (asked, base):
         # Which sockets belong to which pod is chance: twice as many is the same.
