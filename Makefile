@@ -23,11 +23,13 @@ LIMIT ?= 420
 QUICK := not cluster and not coredns and not slow
 # Tests that mostly wait run side by side; those that judge times through CoreDNS have the machine to themselves.
 SIDE_BY_SIDE := tests/unit tests/chart tests/faults tests/fuzz tests/simulation
-ALONE := tests/wire tests/cluster tests/e2e tests/monitoring tests/image
+ALONE := tests/wire tests/cluster tests/e2e tests/monitoring tests/image tests/node
+# What a real node needs beside what tools/build.py builds.
+NODE := runc buildah debootstrap nft iptables conntrack /usr/lib/cni/bridge
 
 .PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege alerts monitoring chart simulate simulate-mutants fuzz \
 	fuzz-answers scale-answers tools \
-	cluster screenshots proto requirements dist image clean
+	cluster node node-test screenshots proto requirements dist image clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
@@ -41,7 +43,7 @@ run: $(READY) ## Serve the bundled example, CoreDNS in front, and show the first
 	@$(BIN)/headwater demo
 
 test: $(READY) lint ## Everything: lint, unit, wire, end to end, and a real control plane
-	@tools/setup packages dig dnsperf h2load chromium chromedriver w3m buildah debootstrap runc
+	@tools/setup packages dig dnsperf h2load chromium chromedriver w3m $(NODE)
 	@$(PYTHON) tools/build.py || test -z "$${CI:-}"
 	@wrong=; $(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(SIDE_BY_SIDE) || wrong=1; \
 		$(BIN)/python -m pytest $(ALONE) || wrong=1; test -z "$$wrong"
@@ -98,6 +100,11 @@ alerts: $(READY) ## Make each alert fire that can be, before a real Prometheus; 
 	@$(PYTHON) tools/build.py
 	@$(BIN)/python -m tests.monitoring
 
+node-test: $(READY) ## Rollouts, deaths and mistakes on a real node, as root; docs/reliability.md has the table (15 minutes)
+	@tools/setup packages $(NODE)
+	@$(PYTHON) tools/build.py
+	@HEADWATER_NODE=long $(BIN)/python -m pytest tests/node
+
 fuzz: $(READY) ## Each target under atheris for FUZZ=120 seconds; what it finds goes into the corpus
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'
 	@for target in http2 question resolver; do $(BIN)/python -m tests.fuzz $$target $(FUZZ) || exit 1; done
@@ -117,6 +124,10 @@ tools: ## Build what tests are run with (CoreDNS, a control plane, Prometheus, H
 
 cluster: $(READY) tools ## A real control plane on loopback, until Ctrl-C
 	@$(BIN)/python -m tests.harness.plane
+
+node: $(READY) tools ## A real node with deploy/base on it, as root, until Ctrl-C
+	@tools/setup packages $(NODE)
+	@$(BIN)/python -m tests.node
 
 screenshots: $(READY) ## Draw the pictures of docs/page.md anew (16 minutes)
 	@tools/setup packages chromium chromedriver

@@ -2,8 +2,8 @@
 """Build the programs that Headwater is tested, measured and shown with, from Go modules.
 
 CoreDNS; etcd, Kubernetes's API server, controllers, scheduler and kubectl, and kwok: the control
-plane of the tests; h2spec; Prometheus and promtool; the Go echo of the benchmarks. On 2 cores all
-of them take 13 minutes, once.
+plane of the tests; kubelet, kube-proxy and containerd: a real node; h2spec; Prometheus and
+promtool; the Go echo of the benchmarks. On 2 cores all of them take 15 minutes, once.
 
     tools/build.py [NAME ...]      build what is missing (default: everything)
     tools/build.py --path NAME     print where NAME is, exit 1 when it is not built
@@ -98,6 +98,23 @@ TOOLS = {
             for name in ("prometheus", "promtool")
         ),
         Tool("helm", "helm", "helm.sh/helm/v3/cmd/helm", "helm.sh/helm/v3", _HELM_LDFLAGS),
+        # A real node (tests/node), in modules of its own: a new pin leaves the control plane alone.
+        *(
+            Tool(name, "node/kubernetes", f"k8s.io/kubernetes/cmd/{name}", "k8s.io/kubernetes", _KUBERNETES_LDFLAGS)
+            for name in ("kubelet", "kube-proxy")
+        ),
+        *(
+            Tool(
+                name,
+                "node/containerd",
+                f"github.com/containerd/containerd/v2/cmd/{name}",
+                "github.com/containerd/containerd/v2",
+                "-s -w -X github.com/containerd/containerd/v2/version.Version=v{version}",
+                "no_btrfs,no_zfs,no_devmapper,no_tracing",
+            )
+            for name in ("containerd", "containerd-shim-runc-v2", "ctr")
+        ),
+        Tool("pause", "node/pause", ".", "go"),
         Tool("h2spec", "h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "github.com/summerwind/h2spec"),
     )
 }

@@ -132,6 +132,8 @@ def test_ci_runs_what_a_developer_runs() -> None:
         "fuzz",
         "tools",
         "cluster",
+        "node",
+        "node-test",
         "requirements",
         "dist",
         "clean",

@@ -19,6 +19,7 @@ startupProbe:
   httpGet:
     path: /healthz
     port: headwater-http
+  initialDelaySeconds: 2
   periodSeconds: 1
   failureThreshold: 60
 # Every answer can be given: the first list is complete, or an earlier one is on disk.
@@ -26,16 +27,17 @@ readinessProbe:
   httpGet:
     path: /readyz
     port: headwater-http
-  periodSeconds: 5
-  timeoutSeconds: 5
+  periodSeconds: 2
+  timeoutSeconds: 2
 # The supervisor restarts a dead process within a second. This probe is for when it cannot.
 livenessProbe:
   httpGet:
     path: /healthz
     port: headwater-http
-  periodSeconds: 10
+  periodSeconds: 5
   timeoutSeconds: 5
-  failureThreshold: 6
+  failureThreshold: 4
+  terminationGracePeriodSeconds: 5
 {{- with $.Values.headwater.resources }}
 resources:
   {{- toYaml . | nindent 2 }}

@@ -1,0 +1,211 @@
+"""What is installed on the node, and the questions that are asked while it is broken."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from tests.harness.processes import wait_until
+from tests.node.machine import NodeError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.node.machine import Machine
+
+ROOT: Final = Path(__file__).resolve().parents[2]
+HERE: Final = Path(__file__).resolve().parent
+RATE: Final = 500.0  # questions a second, of each kind
+LONG_LIVED: Final = 50  # sockets
+ROLLOUT_TIMEOUT: Final = 150  # seconds
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A DNS Deployment on the node, and the Service through which it is asked."""
+
+    namespace: str
+    deployment: str
+    service: str
+    selector: str
+
+
+BASE: Final = Deployed("headwater", "headwater-dns", "headwater-dns", "app.kubernetes.io/name=headwater")
+COREDNS: Final = Deployed("kube-system", "coredns", "kube-dns", "k8s-app=kube-dns")
+
+#: What `headwater corefile` prints for the overlay's flags.
+BLOCK: Final = """cluster.local:53 {
+    errors
+    grpc . unix:///run/headwater/dns-0.sock unix:///run/headwater/dns-1.sock {
+        policy round_robin
+    }
+}
+"""
+
+
+@dataclass
+class Seen:
+    """What became of the questions of one kind."""
+
+    asked: int = 0
+    seen: dict[str, int] = field(default_factory=dict)
+    bad: list[Any] = field(default_factory=list)
+
+    @property
+    def failed(self) -> int:
+        return sum(count for what, count in self.seen.items() if what != "right")
+
+    def __str__(self) -> str:
+        wrong = ", ".join(f"{count} {what}" for what, count in sorted(self.seen.items()) if what != "right")
+        return f"{self.asked:,} asked: {wrong or 'all right'}"
+
+    def last(self) -> float:
+        """Return when the last question was asked that failed: seconds after the first question."""
+        return float(self.bad[-1][0]) if self.bad else 0.0
+
+
+@dataclass
+class Asked:
+    """Both kinds of questions during one scenario."""
+
+    fresh: Seen = field(default_factory=Seen)
+    long_lived: Seen = field(default_factory=Seen)
+
+
+def address(machine: Machine, deployed: Deployed) -> str:
+    """Return the Service's ClusterIP."""
+    return str(machine.get("service", "-n", deployed.namespace, deployed.service)["spec"]["clusterIP"])
+
+
+@contextmanager
+def asking(machine: Machine, server: str) -> Iterator[Asked]:
+    """Ask `server` as long as the block lasts; what was seen is there after it."""
+    asked = Asked()
+    command = machine.command("env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "tests.node.asking", server, str(RATE))
+    with (
+        _piped(command) as fresh,
+        _piped([*command, "--ports", str(LONG_LIVED)]) as long_lived,
+    ):
+        yield asked
+        for child, seen in ((fresh, asked.fresh), (long_lived, asked.long_lived)):
+            output, _ = child.communicate(timeout=30)
+            found = json.loads(output.splitlines()[-1])
+            seen.asked, seen.seen, seen.bad = found["asked"], found["seen"], found["bad"]
+
+
+@contextmanager
+def _piped(command: list[str]) -> Iterator[subprocess.Popen[str]]:
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def pass_time(seconds: float) -> None:
+    """Return after so many seconds: the length of a scenario, and not a wait for anything."""
+    end = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() >= end, seconds + 10, "the time passes")
+
+
+def roll_out(machine: Machine, deployed: Deployed) -> None:
+    """Wait until the Deployment has rolled out and its old pods are gone."""
+    machine.kubectl(
+        "-n", deployed.namespace, "rollout", "status", f"deployment/{deployed.deployment}",
+        f"--timeout={ROLLOUT_TIMEOUT}s", timeout=ROLLOUT_TIMEOUT + 10,
+    )  # fmt: skip
+    wait_until(
+        lambda: all("deletionTimestamp" not in pod["metadata"] for pod in pods(machine, deployed)),
+        60, "the old pods are gone", interval=0.5,
+    )  # fmt: skip
+
+
+def restart(machine: Machine, deployed: Deployed) -> None:
+    machine.kubectl("-n", deployed.namespace, "rollout", "restart", f"deployment/{deployed.deployment}")
+    roll_out(machine, deployed)
+
+
+def scale(machine: Machine, deployed: Deployed, replicas: int) -> None:
+    machine.kubectl("-n", deployed.namespace, "scale", f"--replicas={replicas}", f"deployment/{deployed.deployment}")
+    roll_out(machine, deployed)
+    wait_until(lambda: len(pods(machine, deployed)) == replicas, 60, f"{replicas} pods", interval=0.5)
+
+
+def pods(machine: Machine, deployed: Deployed) -> list[Any]:
+    return list(machine.get("pods", "-n", deployed.namespace, "-l", deployed.selector)["items"])
+
+
+def restarts(machine: Machine, deployed: Deployed, container: str) -> int:
+    """Return how often this container was started again, in all pods."""
+    return sum(
+        int(status["restartCount"])
+        for pod in pods(machine, deployed)
+        for status in (*pod["status"].get("initContainerStatuses", ()), *pod["status"].get("containerStatuses", ()))
+        if status["name"] == container
+    )
+
+
+def all_ready(machine: Machine, deployed: Deployed) -> bool:
+    found = pods(machine, deployed)
+    return bool(found) and all(
+        condition["status"] == "True"
+        for pod in found
+        for condition in pod["status"].get("conditions", ())
+        if condition["type"] == "Ready"
+    )
+
+
+def warnings(machine: Machine, namespace: str) -> list[str]:
+    """Return what `kubectl get events` warns of in this namespace."""
+    return [
+        f"{event['reason']}: {event['message']}"
+        for event in machine.get("events", "-n", namespace)["items"]
+        if event["type"] == "Warning"
+    ]
+
+
+def install_web(machine: Machine) -> None:
+    machine.kubectl("apply", "-f", HERE / "web.yaml")
+    machine.kubectl("rollout", "status", "statefulset/web", "--timeout=90s", timeout=100)
+
+
+def install_base(machine: Machine) -> None:
+    """Apply deploy/base as it stands."""
+    machine.kubectl("apply", "-k", ROOT / "deploy" / "base")
+    roll_out(machine, BASE)
+
+
+def install_coredns(machine: Machine) -> None:
+    """Apply CoreDNS as kubeadm installs it."""
+    machine.kubectl("apply", "-f", HERE / "kubeadm.yaml")
+    roll_out(machine, COREDNS)
+
+
+def patch_coredns(machine: Machine) -> None:
+    """Add the sidecar to CoreDNS, then its block, as docs/operations.md says."""
+    overlay = ROOT / "deploy" / "overlays" / "patch-coredns"
+    machine.kubectl("apply", "-k", overlay / "rbac")
+    machine.kubectl("-n", "kube-system", "patch", "deployment", "coredns", "--patch-file", overlay / "sidecar.yaml")
+    roll_out(machine, COREDNS)
+    corefile = str(machine.get("configmap", "-n", "kube-system", "coredns")["data"]["Corefile"])
+    without = re.sub(r"health \{\s*lameduck 5s\s*\}", "health", corefile)
+    assert without != corefile
+    data = {"data": {"Corefile": BLOCK + without}}
+    machine.kubectl("-n", "kube-system", "patch", "configmap", "coredns", "-p", json.dumps(data))
+    restart(machine, COREDNS)
+
+
+def supervisors(machine: Machine) -> list[int]:
+    """Return the sidecars' first processes, oldest first."""
+    found = machine.pids("^headwater: supervisor")
+    if not found:
+        raise NodeError("no sidecar runs")
+    return found

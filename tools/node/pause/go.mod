@@ -1,0 +1,3 @@
+module headwater.dev/tools/node/pause
+
+go 1.26.0
