@@ -180,7 +180,7 @@ NOT_VALUES = {
     "--tls-cert", "--tls-key", "--tls-client-ca",
     # deploy/overlays/seeded has them. They need a Secret that no chart should make.
     "--peer-listen", "--seed", "--peer-cert", "--peer-key", "--peer-ca", "--peer-token",
-    # Answers by place need a Corefile that says who asks: `headwater corefile` prints it (docs/near.md).
+    # Answers by place need a Corefile that says who asks (`headwater corefile`, docs/near.md).
     "--listen-zone", "--zone-cidr", "--client-option", "--client-nodes",
 }  # fmt: skip
 #: Values that are called as the list of them is, or otherwise than their flag.
