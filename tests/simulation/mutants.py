@@ -95,7 +95,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
                 "",
             ),
         ),
-        (13,),
+        (10,),
     ),
     Mutant(
         "credentials that cannot be read end the process, a store or not",
@@ -106,12 +106,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
                 "        connect().reload()\n",
             ),
         ),
-        (17, 60),
+        (5,),
     ),
     Mutant(
         "one object that fails stops the process",
         (Change("writer.ledger:in_parts", "        except NOT_AN_OBJECTS:\n", "        except Exception:\n"),),
-        (4,),
+        (15,),
     ),
     Mutant(
         "the versions are written before what they stand for",
@@ -124,12 +124,12 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
                 "                self._write(partial(self._post, events=these), outcome.costs)\n",
             ),
         ),
-        (4,),
+        (44,),
     ),
     Mutant(
         "a list that broke off leaves its pages to the next one",
         (Change("writer.lists:begin", "    end(txn, resource, resources)\n", ""),),
-        (18,),
+        (29,),
     ),
     Mutant(
         "the checksum forgets what is deleted",
@@ -140,7 +140,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
                 "",
             ),
         ),
-        (1,),
+        (0,),
     ),
     Mutant(
         "ready before the last resource is listed",
@@ -156,7 +156,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "the serial follows the clock back",
         (Change("writer.ledger:Ledger._advance_serial", "max(before, int(self._clock()))", "int(self._clock())"),),
-        (17,),
+        (16,),
     ),
     Mutant(
         "a Service that is deleted leaves its address in the index",
@@ -167,17 +167,17 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
                 "        if now is not None: self._index_addresses(",
             ),
         ),
-        (1,),
+        (5,),
     ),
     Mutant(
         "what a transaction that was refused has counted counts",
         (Change("writer.ledger:Ledger._batch", "list(self.counts), dict(self.objects)", "self.counts, self.objects"),),
-        (4,),
+        (15,),
     ),
     Mutant(
         "a page that does not come keeps its place",
         (Change("cluster.follower:Follower._list_page", "            self._inbox.pages.release()\n", ""),),
-        (14,),
+        (1,),
     ),
     Mutant(
         "an event that comes too late is believed",
@@ -185,7 +185,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             Change("cluster.reflector:Reflector.event", "if is_older(", "if False and is_older("),
             Change("writer.ledger:Ledger._is_over", "if event.resource in self.doubts or not number:", "if True:"),
         ),
-        (12,),
+        (270,),
     ),
     Mutant(
         "a version that is gone is asked for again and again",
@@ -196,27 +196,27 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
                 "                self._expired = True\n",
             ),
         ),
-        (4,),
+        (1,),
     ),
     Mutant(
         "a version that the server does not know yet is waited for for ever",
         (Change("cluster.reflector:Reflector.failed", "if self._ahead >= _AHEAD:", "if False:"),),
-        (1,),
+        (10,),
     ),
     Mutant(
         "the first list that takes much away is believed",
         (Change("writer.ledger:Ledger._end_list", "if loss is not None and not change.confirms:", "if False:"),),
-        (62,),
+        (44,),
     ),
     Mutant(
         "a second list is as doubtful as the first",
         (Change("writer.ledger:Ledger._end_list", "loss is not None and not change.confirms", "loss is not None"),),
-        (1,),
+        (10,),
     ),
     Mutant(
         "while a list is in doubt, events move the version on",
         (Change("writer.ledger:Ledger._post", "if event.resource in self.doubts:", "if False:"),),
-        (18,),
+        (196,),
     ),
     Mutant(
         "a removed CRD's absence is told once in a lifetime of a streaming reflector",
@@ -226,7 +226,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "namespaces that come and go touch nobody in them",
         (Change("writer.posting:Posting.compile", "if existed != exists and not anew:", "if False:"),),
-        (1,),
+        (5,),
     ),
     Mutant(
         "a store of other settings is served while it is compiled",
@@ -236,17 +236,17 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             ),
             Change("writer.ledger:Ledger._begin_records", '        txn.set_meta(READY, b"")\n', ""),
         ),
-        (174,),
+        (3,),
     ),
     Mutant(
         "what is deleted while a streamed list comes is not taken out of it",
         (Change("writer.ledger:Ledger._end_list", "if change.gone:", "if False:"),),
-        (3,),
+        (0,),
     ),
     Mutant(
         "an object of a list is applied page by page",
         (Change("writer.ledger:Ledger._post_page", "        if self.ready:\n", "        if False:\n"),),
-        (1,),
+        (4,),
     ),
     Mutant(
         "slices of one Service are applied in transactions of their own",
@@ -258,6 +258,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
             ),
             Change("writer.lists:chunks", "size >= _CHUNK", "True"),
         ),
-        (1,),
+        (10,),
     ),
 )

@@ -27,6 +27,7 @@ from headwater.cluster.objects import (
 from headwater.store.environment import SERIAL, StoreFull, Transaction
 from headwater.store.node import Kind
 from headwater.wire import names
+from headwater.writer import lists
 from headwater.writer.ledger import Ledger
 from headwater.writer.lists import version_key
 from headwater.writer.outcome import Outcome
@@ -217,6 +218,38 @@ def test_a_namespace_that_comes_late_brings_its_services_and_pods(tmp_path: Path
     world.commit(remove(Namespace("default")))
     assert world.status("api.default.svc.cluster.local") == "NXDOMAIN"
     assert world.status("10-0-0-1.default.pod.cluster.local") == "NXDOMAIN"
+
+
+def test_an_address_that_passed_to_another_pod_is_never_nobodys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list shows it, and each owner has a transaction of its own."""
+    monkeypatch.setattr(lists, "_CHUNK", 1)
+    world = Small(tmp_path, settings(pods="verified"))
+    world.fill(*(Pod("default", f"p-{i}", (f"10.0.0.{i}",)) for i in range(6)))
+    # p-0 is gone, and p-9 has its address; p-1 and p-2 changed theirs; p-3 is new under p-2's.
+    now = {"p-1": 7, "p-2": 1, "p-3": 2, "p-4": 4, "p-5": 3, "p-9": 0, "q": 8}
+    pods = [Pod("default", name, (f"10.0.0.{last}",)) for name, last in now.items()]
+    store, ledger = world.open()
+    kept = {f"\x0810-0-0-{last}\x07default\x03pod\x07cluster\x05local\0".encode() for last in (0, 1, 2, 3, 4)}
+    commits = 0
+    write = store.write
+
+    def watched(work: Any) -> Any:
+        nonlocal commits
+        done = write(work)
+        commits += 1
+        assert kept <= set(store.read(lambda txn: dict(txn.scan("records"))))
+        return done
+
+    monkeypatch.setattr(store, "write", watched)
+    try:
+        ledger.commit(listed(["pods"], pods, "20"))
+    finally:
+        store.close()
+    assert commits > 3, "it was not one transaction"
+    assert world.answers("10-0-0-7.default.pod.cluster.local") == {"10.0.0.7"}
+    assert world.status("10-0-0-5.default.pod.cluster.local") == "NXDOMAIN"
 
 
 def test_how_far_a_resource_was_read_is_kept_with_its_objects(tmp_path: Path) -> None:

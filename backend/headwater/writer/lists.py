@@ -7,7 +7,7 @@ that is handed in twice, or whose pages were never taken, therefore deletes noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from operator import itemgetter
@@ -131,10 +131,12 @@ def differing(txn: ReadTransaction, resource: Resource, start: bytes) -> tuple[l
 
     Return the differing objects by owner, and the next key. The range begins at the key `start` and
     stops at the end of a namespace. The next key is `b""` after the last range. The owner is the
-    Service, so that its objects are applied together.
+    Service, so that its objects are applied together, and the first of the pods that share an
+    address.
     """
     prefix = resource.encode() + _SEPARATOR
     found: list[tuple[Owner, bytes, int]] = []
+    addresses: dict[bytes, set[tuple[bytes, str]]] = {}
     read = 0
     last, rest = b"", b""
     both = _merged(txn.scan("staging", prefix, start or prefix), txn.scan("objects", prefix, start or prefix))
@@ -149,11 +151,41 @@ def differing(txn: ReadTransaction, resource: Resource, start: bytes) -> tuple[l
         if now != before:
             owners = {owner_of_stored(resource, key, data) for data in (now, before) if data is not None}
             found.append((min(owners), key, size))
+            if resource == "pods":
+                these = (stored("pods", data).addresses for data in (now, before) if data is not None)
+                addresses[key] = {(namespace, address) for some in these for address in some}
     groups: list[Group] = []
+    if resource == "pods":
+        found = _by_address(found, addresses)
     for owner, some in groupby(sorted(found), itemgetter(0)):
         its = list(some)
         groups.append(Group(owner, [key for _, key, _ in its], sum(size for _, _, size in its)))
     return groups, rest
+
+
+def _by_address(
+    found: Iterable[tuple[Owner, bytes, int]], addresses: Mapping[bytes, Iterable[tuple[bytes, str]]]
+) -> list[tuple[Owner, bytes, int]]:
+    """Give pods one owner, the first of them, if they have or had an address in common.
+
+    One pod loses what another one gets: in two transactions it would be nobody's for a moment.
+    """
+    leader: dict[Owner, Owner] = {}
+    holder: dict[tuple[bytes, str], Owner] = {}
+
+    def leader_of(owner: Owner) -> Owner:
+        while (above := leader.get(owner, owner)) != owner:
+            leader[owner] = leader.get(above, above)
+            owner = above
+        return owner
+
+    found = list(found)
+    for owner, key, _ in found:
+        for address in addresses[key]:
+            one, two = sorted((leader_of(owner), leader_of(holder.setdefault(address, owner))))
+            if one != two:
+                leader[two] = one
+    return [(leader_of(owner), key, size) for owner, key, size in found]
 
 
 def owners_that_differ(store: Store, resource: Resource) -> frozenset[Owner]:
