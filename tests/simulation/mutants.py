@@ -221,7 +221,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "a removed CRD's absence is told once in a lifetime of a streaming reflector",
         (Change("cluster.reflector:Reflector.initial_end", "        self._absent = False\n", ""),),
-        (102,),
+        (),
     ),
     Mutant(
         "namespaces that come and go touch nobody in them",
