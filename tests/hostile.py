@@ -161,7 +161,7 @@ def long_annotations(namespace: str, size: int) -> list[Object]:
     return [
         service(namespace, "annotated", 1, annotations=values),
         service(namespace, "weighed", 1, annotations=lists),
-        service(namespace, "aliased", 1, annotations=others),
+        service(namespace, "renamed", 1, annotations=others),
     ]
 
 

@@ -114,6 +114,10 @@ def wait_until(
         time.sleep(interval)
 
 
+#: Ports that were given: whoever has one may not listen on it yet.
+_given: set[int] = set()
+
+
 @contextmanager
 def _free_ports(count: int) -> Iterator[list[int]]:
     """Ports that are free for TCP and UDP on loopback, held until the block ends.
@@ -131,6 +135,10 @@ def _free_ports(count: int) -> Iterator[list[int]]:
         ports: list[int] = []
         while len(ports) < count:
             port = random.randint(lowest, highest)
+            if port in _given:
+                continue
+            if len(_given) > (highest - lowest) // 2:
+                _given.clear()
             with ExitStack() as attempt:
                 try:
                     for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
@@ -139,6 +147,7 @@ def _free_ports(count: int) -> Iterator[list[int]]:
                     continue
                 held.push(attempt.pop_all())
                 ports.append(port)
+                _given.add(port)
         yield ports
 
 
