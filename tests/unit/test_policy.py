@@ -246,7 +246,9 @@ def test_whatever_it_does_the_service_has_the_default_and_the_next_is_asked(
     assert {rrset.ttl for rrset in world.ask("other.default.svc.cluster.local").answer} == {3}
     ((reason, namespace, name, detail),) = world.reports
     assert (reason, namespace, name) == ("policy", "default", "db")
-    assert detail.startswith(f"the policy: {problem}")
+    # A busy machine may not give it the 100 ms of processor time within the second.
+    some = (problem, "no answer in time") if problem == "it took longer than 100 ms" else (problem,)
+    assert detail.startswith(tuple(f"the policy: {text}" for text in some))
     assert len(detail) < 300
     assert any(f"default: {problem[:20]}" in hint for hint in explained(world, DB).hints)
     assert world.policy.counts["decided"] == 1
