@@ -25,8 +25,11 @@ SENT: Final = ("meta", "objects", "slices", "pods", "hosts", "faulty", "decision
 #: Keys of `meta` that say something of the objects and the records. All others say something of the
 #: instance, and are made anew: when the machine started, when the source was heard.
 _META: Final = frozenset((b"ready", b"shape", b"serial", b"counts", b"host"))
-_META_PREFIXES: Final = (b"version/", b"gone/")
+#: Before the name of a resource; the value is the version up to which it was read.
 VERSION: Final = b"version/"
+#: Before the key of an object that was removed before its turn; the value is the removal's version.
+GONE: Final = b"gone/"
+_META_PREFIXES: Final = (VERSION, GONE)
 
 SIZE: Final = struct.Struct(">I")
 #: About how many bytes of entries make a piece; one entry may be larger.

@@ -37,6 +37,7 @@ from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Pro
 from headwater.cluster.objects import Decoded, Resource, is_behind, is_older, packed_version, version_number
 from headwater.records import decisions
 from headwater.records.compiler import Compiler
+from headwater.store.copied import GONE
 from headwater.store.environment import READY, SERIAL, ReadTransaction, Store, Transaction
 from headwater.store.node import Kind
 from headwater.writer import lists, opinion
@@ -59,9 +60,6 @@ _KINDS: Final = struct.Struct(f">{len(Kind)}q")
 _SEPARATOR: Final = b"/"
 #: Sorts after every namespace.
 _LAST: Final = b"\xff"
-#: A prefix in `meta`, before the key of an object that was removed before its turn. The value is
-#: the version of the removal.
-_GONE: Final = b"gone/"
 _ALL: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods", "serviceimports", "nodes")
 
 Event = Upsert | Remove | Progress
@@ -103,7 +101,7 @@ class Ledger:
         self._on_sign = on_sign
         self.scales = StoreScales(store)
         self._some_gone: set[Resource] = set(_ALL)
-        """Resources that may have removed objects noted in `meta` (`_GONE`)."""
+        """Resources that may have removed objects noted in `meta` (`copied.GONE`)."""
         self._applying: tuple[ListComplete, Iterator[Outcome]] | None = None
         """The end of the list that is being applied, and its remaining steps."""
         self.serial = self._advanced = 0
@@ -315,7 +313,7 @@ class Ledger:
                 batch.upsert(event.resource, event.decoded)
         for key, version in gone.items():
             self._some_gone.update(_ALL)
-            txn.set_meta(_GONE + key, version.encode())
+            txn.set_meta(GONE + key, version.encode())
         return self._finish(txn, batch)
 
     def _is_over(self, txn: Transaction, event: Upsert | Remove) -> bool:
@@ -334,7 +332,7 @@ class Ledger:
         data = txn.get("objects", place)
         if data is not None:
             return not is_behind(packed_version(data), number) and packed_version(data) != number
-        return event.resource in self._some_gone and is_older(version, (txn.meta(_GONE + place) or b"").decode())
+        return event.resource in self._some_gone and is_older(version, (txn.meta(GONE + place) or b"").decode())
 
     def _is_contested(self, txn: Transaction, event: Upsert | Remove) -> bool:
         """Return whether a slice's event must be skipped until the second
@@ -358,11 +356,11 @@ class Ledger:
         """
         if resource not in self._some_gone:
             return
-        over = [key for key, value in txn.scan("meta", _GONE + resource.encode() + _SEPARATOR)
+        over = [key for key, value in txn.scan("meta", GONE + resource.encode() + _SEPARATOR)
                 if not is_older(version, value.decode())]  # fmt: skip
         for key in over:
             txn.unindex("meta", key)
-        if not over and not any(True for _ in txn.scan("meta", _GONE + resource.encode() + _SEPARATOR)):
+        if not over and not any(True for _ in txn.scan("meta", GONE + resource.encode() + _SEPARATOR)):
             self._some_gone.discard(resource)
 
     def _batch(self, txn: Transaction, *, compiling: bool) -> Posting:

@@ -14,6 +14,7 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from headwater.cluster.objects import Decoded, Resource, pack, packed_version
+from headwater.store.copied import VERSION
 from headwater.store.environment import ReadTransaction, Store, Transaction
 from headwater.store.holders import Holder, holder_of
 from headwater.writer.isolation import Unstorable
@@ -47,7 +48,7 @@ class Group(NamedTuple):
 
 def version_key(resource: Resource) -> bytes:
     """Return the key of `meta` that keeps the resourceVersion up to which a resource was read."""
-    return b"version/" + resource.encode()
+    return VERSION + resource.encode()
 
 
 def forget(txn: Transaction, resource: Resource) -> None:
