@@ -15,6 +15,7 @@ from headwater.explain.explain import explained_from
 from headwater.records.options import options_of
 from headwater.records.weights import MAX_ENTRIES, MAX_TEXT, Weights, chosen, parse
 from headwater.store.choice import Choice, ranges
+from headwater.store.copied import FROM_PODS, is_copied
 from headwater.store.environment import Reader
 from hypothesis import given
 from hypothesis import strategies as st
@@ -380,3 +381,16 @@ def test_explain_names_weights_and_what_is_wrong_with_them(world: Small) -> None
 def test_explain_reads_the_weights_of_pods(verified: Small) -> None:
     found = hints(verified, WEB, "SRV")
     assert "It counts as absent: headwater.dev/weight: 'x' is not a weight." in found
+
+
+def test_another_instance_takes_the_index_of_services_with_weights_from_pods(tmp_path: Path) -> None:
+    """Otherwise it would not notice that a pod has another weight."""
+    world = Small(tmp_path, settings(pods="verified"))
+    world.fill(annotated(headless("web"), weights="from-pods"), slice_of("web", at("10.0.0.1", pod="p-1")))
+    store, _ = world.open()
+    try:
+        found = [key for key, _ in store.read(lambda txn: list(txn.scan("meta", FROM_PODS)))]
+    finally:
+        store.close()
+    assert found == [FROM_PODS + b"default/web/"]
+    assert all(map(is_copied, found))

@@ -29,7 +29,9 @@ _META: Final = frozenset((b"ready", b"shape", b"serial", b"counts", b"host"))
 VERSION: Final = b"version/"
 #: Before the key of an object that was removed before its turn; the value is the removal's version.
 GONE: Final = b"gone/"
-_META_PREFIXES: Final = (VERSION, GONE)
+#: Before namespace/name/ of a Service whose endpoints take their pods' own weights: an index.
+FROM_PODS: Final = b"from-pods/"
+_META_PREFIXES: Final = (VERSION, GONE, FROM_PODS)
 
 SIZE: Final = struct.Struct(">I")
 #: About how many bytes of entries make a piece; one entry may be larger.

@@ -36,6 +36,7 @@ from headwater.records.compiler import Changes, Compiler
 from headwater.records.decisions import Decided
 from headwater.records.options import asks_pods, silent
 from headwater.records.zone import NameServer
+from headwater.store.copied import FROM_PODS
 from headwater.store.environment import MAX_KEY, StoreDamaged, Transaction
 from headwater.store.history import Owner as Whose
 from headwater.store.history import OwnerKind
@@ -50,8 +51,6 @@ _SEPARATOR: Final = b"/"
 #: The owners that a slice without owner labels seems to have.
 _NOBODY: Final = frozenset({"", IMPORT})
 _DECISIONS: Final = "decisions"
-#: A prefix in `meta`, before namespace/name/ of Services that take their pods' own weights.
-_FROM_PODS: Final = b"from-pods/"
 _TOO_MANY_WEIGHED: Final = f"pods' own weights of more than {limits.WEIGHED_BY_PODS} Services: it follows later"
 #: About how long it takes to write a name, in seconds.
 _WRITTEN: Final = 5e-6
@@ -219,9 +218,9 @@ class Posting:
         before: Service | None = None if data is None else stored("services", data)
         self._index_addresses(self._addresses("services", before), self._addresses("services", now))
         if self._guarded(now, lambda: asks_pods(now), False):
-            self._txn.index("meta", _FROM_PODS + index_key(*key, ""))
+            self._txn.index("meta", FROM_PODS + index_key(*key, ""))
         elif before is not None and before.annotations:
-            self._txn.unindex("meta", _FROM_PODS + index_key(*key, ""))
+            self._txn.unindex("meta", FROM_PODS + index_key(*key, ""))
         if self._compiling:
             self._services.setdefault(key, before)
             self._touched[key] = None
@@ -313,9 +312,7 @@ class Posting:
         """Mark the Services to be compiled whose endpoints have their pods' own weights."""
         if not self._compiling:
             return
-        found = [
-            key.decode().split("/")[2] for key, _ in self._txn.scan("meta", _FROM_PODS + namespace.encode() + b"/")
-        ]
+        found = [key.decode().split("/")[2] for key, _ in self._txn.scan("meta", FROM_PODS + namespace.encode() + b"/")]
         if len(found) > limits.WEIGHED_BY_PODS:
             self._report("limit", namespace, found[limits.WEIGHED_BY_PODS], _TOO_MANY_WEIGHED)
         self._touched.update(dict.fromkeys((namespace, name) for name in found[: limits.WEIGHED_BY_PODS]))
