@@ -260,4 +260,13 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
         (10,),
     ),
+    Mutant(
+        "a list that was put aside is forgotten when the process dies",
+        (
+            Change(
+                "writer.process:Watcher.start_sources", "            if resource in due:\n", "            if False:\n"
+            ),
+        ),
+        (963,),
+    ),
 )

@@ -100,6 +100,39 @@ def test_other_lists_do_not_count_as_the_second(doubting: Doubting) -> None:
     assert doubting.hears("services", [], "53") == ["asked"], "and a new doubt is a new question"
 
 
+def test_a_list_in_doubt_stays_due_when_the_process_dies(doubting: Doubting) -> None:
+    """The new history may have passed the stored version when the next process asks."""
+    assert doubting.hears("services", [], "50") == ["asked"]
+    for _ in range(2):
+        doubting.store.close()
+        doubting.open()
+        assert doubting.ledger.due() == {"services"}
+        assert (doubting.held("services"), doubting.version("services"), doubting.ledger.ready) == (36, "1", True)
+    doubting.hears("services", _SERVICES, "60")
+    assert doubting.ledger.due() == set()
+
+
+def test_a_list_under_way_stays_due_when_the_process_dies(doubting: Doubting) -> None:
+    page, *_ = listed(["services"], _SERVICES[:2])
+    doubting.ledger.commit([page])
+    doubting.store.close()
+    doubting.open()
+    assert doubting.ledger.due() == {"services"}
+
+
+@pytest.mark.parametrize("due", [False, True])
+def test_the_watch_process_lists_what_is_due(due: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = Small(tmp_path, settings(state_dir=str(tmp_path)))
+    world.fill(*[item for item in _WORLD if not isinstance(item, Namespace)], namespaces=("default", "web"))
+    watcher = Steps(world).watcher
+    if due:
+        watcher.ledger.commit([listed(["services"], [])[0]])
+    monkeypatch.setattr(watcher, "_thread", lambda *_: None)
+    watcher.start_sources()
+    listing = {resource for resource, follower in watcher._followers.items() if follower.reflector.must_list}
+    assert listing == ({"services"} if due else set())
+
+
 @pytest.mark.parametrize(
     ("resource", "left", "doubtful"),
     [

@@ -27,11 +27,13 @@ SENT: Final = ("meta", "objects", "slices", "pods", "hosts", "faulty", "decision
 _META: Final = frozenset((b"ready", b"shape", b"serial", b"counts", b"host"))
 #: Before the name of a resource; the value is the version up to which it was read.
 VERSION: Final = b"version/"
+#: Before the name of a resource; the value says that a list of it has begun, or is due.
+LIST: Final = b"list/"
 #: Before the key of an object that was removed before its turn; the value is the removal's version.
 GONE: Final = b"gone/"
 #: Before namespace/name/ of a Service whose endpoints take their pods' own weights: an index.
 FROM_PODS: Final = b"from-pods/"
-_META_PREFIXES: Final = (VERSION, GONE, FROM_PODS)
+_META_PREFIXES: Final = (VERSION, LIST, GONE, FROM_PODS)
 
 SIZE: Final = struct.Struct(">I")
 #: About how many bytes of entries make a piece; one entry may be larger.

@@ -158,7 +158,7 @@ class Ledger:
         counts = txn.meta(_COUNTS)
         self.counts = list(_KINDS.unpack(counts)) if counts else [0] * len(Kind)
         for resource in _ALL:
-            lists.end(txn, resource, _ALL)  # an unfinished list begins again
+            lists.end(txn, resource, _ALL, due=lists.is_due(txn, resource))  # an unfinished list begins again
         # A resource that is not watched any more cannot stay true.
         for resource in _ALL:
             if resource not in self._resources and txn.meta(version_key(resource)):
@@ -173,6 +173,10 @@ class Ledger:
             return {item: (txn.meta(version_key(item)) or b"").decode() for item in self._resources}
 
         return self._store.read(read)
+
+    def due(self) -> set[Resource]:
+        """Return the resources to list: their versions are no place to go on from (`lists`)."""
+        return self._store.read(lambda txn: {item for item in self._resources if lists.is_due(txn, item)})
 
     def stored_version(self, key: bytes) -> int | None:
         """Return the version of the object under this key of `objects`, or None.
@@ -526,7 +530,7 @@ class Ledger:
         if loss is not None and not change.confirms:
             if resource == "endpointslices":
                 self._contested = lists.owners_that_differ(self._store, resource)
-            self._store.write(lambda txn: lists.end(txn, resource, self._resources))
+            self._store.write(lambda txn: lists.end(txn, resource, self._resources, due=True))
             known = resource in self.doubts
             self.doubts[resource] = loss
             if not known:

@@ -3,6 +3,10 @@
 A list is *open* from its first page to its end. The transaction that takes the first page also
 notes that the list is open. A page, or an end, of a list that is not open has no effect. An end
 that is handed in twice, or whose pages were never taken, therefore deletes nothing.
+
+A list is *due* when one was opened, or put aside, and none was completed since: the version up to
+which the resource was read is then no place to go on from. The API server may have been restored
+from a backup, and its new history may have passed that version by now.
 """
 
 from __future__ import annotations
@@ -14,7 +18,7 @@ from operator import itemgetter
 from typing import Final, NamedTuple
 
 from headwater.cluster.objects import Decoded, Resource, pack, packed_version
-from headwater.store.copied import VERSION
+from headwater.store.copied import LIST, VERSION
 from headwater.store.environment import ReadTransaction, Store, Transaction
 from headwater.store.holders import Holder, holder_of
 from headwater.writer.isolation import Unstorable
@@ -29,7 +33,8 @@ _BYTES: Final = 32 << 20
 #: changes wait meanwhile.
 _CHUNK: Final = 256
 _COST: Final = 0.1
-_OPEN: Final = b"list/"
+_OPEN: Final = b"open"
+_DUE: Final = b"due"
 _SEPARATOR: Final = b"/"
 
 #: The kind of holder under which a resource's objects are in the index of addresses.
@@ -71,7 +76,12 @@ def forget(txn: Transaction, resource: Resource) -> None:
 
 def is_open(txn: ReadTransaction, resource: Resource) -> bool:
     """Whether a list of it has begun and not ended."""
-    return bool(txn.meta(_OPEN + resource.encode()))
+    return txn.meta(LIST + resource.encode()) == _OPEN
+
+
+def is_due(txn: ReadTransaction, resource: Resource) -> bool:
+    """Whether a list of it has begun, or was put aside, and none was completed since."""
+    return bool(txn.meta(LIST + resource.encode()))
 
 
 def begin(txn: Transaction, resource: Resource, resources: Iterable[Resource]) -> None:
@@ -80,12 +90,12 @@ def begin(txn: Transaction, resource: Resource, resources: Iterable[Resource]) -
     `resources` are all resources of the store.
     """
     end(txn, resource, resources)
-    txn.set_meta(_OPEN + resource.encode(), b"1")
+    txn.set_meta(LIST + resource.encode(), _OPEN)
 
 
-def end(txn: Transaction, resource: Resource, resources: Iterable[Resource]) -> None:
-    """Close a list, and forget what it has staged."""
-    txn.set_meta(_OPEN + resource.encode(), b"")
+def end(txn: Transaction, resource: Resource, resources: Iterable[Resource], *, due: bool = False) -> None:
+    """Close a list, and forget what it has staged; `due`: it was not completed."""
+    txn.set_meta(LIST + resource.encode(), _DUE if due else b"")
     if not any(is_open(txn, other) for other in resources):
         txn.clear("staging")  # it frees the pages without reading them
         return

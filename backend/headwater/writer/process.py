@@ -224,10 +224,12 @@ class Watcher:
 
         if not self._store.is_published:
             connect().reload()
-        versions = self.ledger.versions()
+        versions, due = self.ledger.versions(), self.ledger.due()
         for resource in self._resources:
             stream = self._settings.list_mode == "stream"
             reflector = Reflector(versions[resource], self._clock, stream=stream, timing=self._timing)
+            if resource in due:
+                reflector.relist()
             if self.seeding.peer and versions[resource]:
                 reflector.state.proof_of_life = self._heard[0]  # the peer's word, until there is one of ours
             follower = Follower(resource, reflector, connect(), self._inbox, self._recognition)
