@@ -2,6 +2,9 @@
 
 import gc
 
+import headwater.serve.process
+import headwater.writer.process  # noqa: F401
+
 # Freeze these objects, so that no child's collector touches them and copies their pages.
 gc.collect()
 gc.freeze()
