@@ -231,7 +231,7 @@ class Pod:
         )  # fmt: skip
         try:
             network.plug(self._held.pid)
-            # A hardware address by the pod's: an address that moves is found at its new pod at once.
+            # A hardware address made of it: an address that moves is found at its new pod at once.
             hardware = ":".join(("02", "00", *(f"{int(part):02x}" for part in address.split("."))))
             for words in (
                 ("link", "set", "eth0", "address", hardware, "up"),

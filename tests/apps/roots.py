@@ -21,6 +21,8 @@ from tests.harness.processes import require_tool
 from tests.node.images import ImageError, mirror
 from tools import build
 
+#: Whether the long forms run: `make apps`.
+LONG: Final = os.environ.get("HEADWATER_APPS") == "long"
 SUITE: Final = "bookworm"
 #: By system: the servers, what they need to run at all, and clients in Python.
 PACKAGES: Final = {

@@ -127,10 +127,13 @@ class Site:
         self.headwater: Headwater | None = None
         self.history: dict[str, History] = {name: [(0.0, frozenset())] for name in _ABOVE}
         """By name, and by address the names that PTR gives: (since when, value), oldest first."""
+        self.in_dns = 0.0
+        """Seconds from the last `replace`'s publication to its answer."""
         self.disks = folder / "disks"
         self._names: dict[str, str] = {}
         self._publishes = publishes
-        self._clients: list[Pod] = []
+        self.clients: list[Pod] = []
+        """Pods that no Service selects."""
         self._began = time.monotonic()
         self._stack = ExitStack()
         self._version = 0
@@ -195,7 +198,7 @@ class Site:
         return bool(self.ask(f"dns-version.{ZONE}", "TXT"))
 
     def _end_pods(self) -> None:
-        for pod in [*self.members.values(), *self._clients]:
+        for pod in [*self.members.values(), *self.clients]:
             pod.delete()
 
     # -- what is said
@@ -234,7 +237,7 @@ class Site:
     def client(self, address: str = CLIENT, *, root: Path | None = None) -> Pod:
         """Make a pod that no Service selects, with the members' root unless another is given."""
         pod = Pod(self.network, self.folder, f"client-{address.rpartition('.')[2]}", address, root=root or self.root)
-        self._clients.append(pod)
+        self.clients.append(pod)
         return pod
 
     def remove(self, pod: Pod, how: str = "killed", *, publish: bool = True, grace: float = 30.0) -> None:
@@ -259,7 +262,8 @@ class Site:
         self.remove(pod, how)
         again = self.member(int(pod.name.rpartition("-")[2]), address)
         if self.publishes(again):
-            self.say(f"{again.name} is {address} in DNS {self.wait_dns(again.fqdn, [address]) * 1000:.0f} ms later")
+            self.in_dns = self.wait_dns(again.fqdn, [address])
+            self.say(f"{again.name} is {address} in DNS {self.in_dns * 1000:.0f} ms later")
         self.system.start(again, first=first)
         return again
 
@@ -391,7 +395,7 @@ class Site:
         return verdict
 
     def asked_by_log(self) -> Counter[tuple[str, str, str]]:
-        """Count (client's address, type, name) in CoreDNS's log, without the node's own questions."""
+        """Count (client's address, type, name) in CoreDNS's log, without the node's questions."""
         found: Counter[tuple[str, str, str]] = Counter()
         for qtype, name, _proto, remote, _rcode in _LOGGED.findall(self.log.read_text()):
             if remote not in (DNS, *NODE):
