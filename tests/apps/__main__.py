@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from tests.apps import recorded, roots
+from tests.apps.cluster import Clustered
 from tests.apps.galera import Galera
 from tests.apps.rabbitmq import RabbitMQ
 from tests.apps.site import Site
 
-SYSTEMS = {"rabbitmq": RabbitMQ, "galera": Galera}
+SYSTEMS: Final[dict[str, Callable[[], Clustered]]] = {"rabbitmq": RabbitMQ, "galera": Galera}
 
 
-def record(system: RabbitMQ | Galera) -> None:
+def record(system: Clustered) -> None:
     """Run a system through its phases, and write what it asked."""
     with tempfile.TemporaryDirectory() as folder, Site(Path(folder), system, root=roots.make()) as site:
         recording = recorded.Recording(site)

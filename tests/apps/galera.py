@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from tests.apps.pods import Pod
     from tests.apps.site import Site
+    from tests.harness.processes import Running
 
 FORMS: Final = 90.0  # seconds for a member; about 5 on an idle machine
 _USER: Final = "mysql"
@@ -45,7 +46,7 @@ class Galera:
         self.publish_not_ready = joins != "ready"
         self.ports = {"mysql": 3306, "galera": 4567}
 
-    def start(self, pod: Pod, *, first: bool = False) -> None:
+    def start(self, pod: Pod, *, first: bool = False) -> Running:
         if not (pod.disk / "data").exists():
             self._prepare(pod)
         peers = pod.subdomain
@@ -76,7 +77,7 @@ wsrep_node_name={pod.name}
 wsrep_node_address={pod.address}
 wsrep_sst_method=rsync
 """)
-        pod.start(
+        return pod.start(
             "/usr/sbin/mariadbd", f"--defaults-file={volume}/my.cnf", f"--user={_USER}",
             *(["--wsrep-new-cluster"] if first else []), log=pod.folder / f"{pod.name}.log",
         )  # fmt: skip

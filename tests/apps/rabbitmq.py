@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from tests.apps.site import Site
+    from tests.harness.processes import Running
 
 FORMS: Final = 120.0  # seconds; about 20 on an idle machine
 _BIN: Final = "/usr/lib/rabbitmq/bin"
@@ -57,10 +58,12 @@ class RabbitMQ:
         self.discovery, self.members = discovery, members
         self.ports = {"amqp": 5672, "epmd": 4369}
 
-    def start(self, pod: Pod, *, first: bool = False) -> None:
+    def start(self, pod: Pod, *, first: bool = False) -> Running:
         if not (pod.disk / "rabbitmq.conf").exists():
             self._prepare(pod)
-        pod.start(f"{_BIN}/rabbitmq-server", log=pod.folder / f"{pod.name}.log", user=_USER, env=self._environment(pod))
+        return pod.start(
+            f"{_BIN}/rabbitmq-server", log=pod.folder / f"{pod.name}.log", user=_USER, env=self._environment(pod)
+        )
 
     def _prepare(self, pod: Pod) -> None:
         if self.discovery == "dns":

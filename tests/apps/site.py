@@ -73,7 +73,7 @@ class System(Protocol):
     def publish_not_ready(self) -> bool:
         """The Service's publishNotReadyAddresses."""
 
-    def start(self, pod: Pod, *, first: bool = False) -> None:
+    def start(self, pod: Pod, *, first: bool = False) -> Running:
         """Start the server in a pod; `first` has to make the cluster, where one has to."""
 
     def whole(self, pods: Sequence[Pod]) -> bool:

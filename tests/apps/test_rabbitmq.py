@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.apps import faults, recorded, report
+from tests.apps.cluster import BACK, Cluster
 from tests.apps.rabbitmq import FORMS, RabbitMQ
 from tests.apps.roots import LONG, require_root
 from tests.apps.site import Dns, Site
@@ -20,57 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.apps.pods import Pod
-
 pytestmark = [pytest.mark.coredns, pytest.mark.slow, pytest.mark.timeout(400)]
 long_form = pytest.mark.skipif(not LONG, reason="the long form: make apps SYSTEM=rabbitmq")
 
 SYSTEM: Final = RabbitMQ("dns")
-BACK: Final = 120.0  # seconds; 5 on an idle machine
-
-
-class Cluster:
-    """Three members, a client, and what the client wrote and has not read yet."""
-
-    def __init__(self, site: Site) -> None:
-        self.site = site
-        began = time.monotonic()
-        self.pods = SYSTEM.form(site, [f"10.44.1.{number + 1}" for number in range(3)])
-        report.note("RabbitMQ", "three members form a cluster", time.monotonic() - began)
-        self.recording = recorded.Recording(site)
-        self.formed = recorded.lines(site.wire.exchanges(), {pod.address: pod.name for pod in self.pods}, "form")
-        self.client = site.client()
-        self._turn = 1
-
-    def address(self, number: int) -> str:
-        """Return an address that no pod has had."""
-        self._turn += 1
-        return f"10.44.{self._turn}.{number + 1}"
-
-    def replace(self, number: int, how: str, fault: str = "nothing") -> float:
-        """Replace a member while Headwater has a fault. Return the seconds until all is whole."""
-        site, pod = self.site, self.pods[number]
-        mark, began = site.wire.mark(), time.monotonic()
-        with faults.FAULTS[fault](site):
-            again = self.pods[number] = site.replace(pod, self.address(number), how)
-            in_dns = site.in_dns
-            site.timed(
-                lambda: SYSTEM.whole([again, *self._others(number)]), BACK, f"{again.name} is back", interval=0.5
-            )
-            took = time.monotonic() - began
-        site.assert_true(mark, (began, time.monotonic()), refused=fault in faults.UNANSWERED)
-        report.note("RabbitMQ", f"{pod.name} {how}; {fault}", took, in_dns)
-        return took
-
-    def _others(self, number: int) -> list[Pod]:
-        return [pod for index, pod in enumerate(self.pods) if index != number]
 
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     root = require_root()
     with Site(tmp_path_factory.mktemp("rabbitmq"), SYSTEM, root=root) as site:
-        yield Cluster(site)
+        yield Cluster(site, SYSTEM)
 
 
 def test_members_find_one_another_as_recorded(cluster: Cluster) -> None:
@@ -115,10 +76,10 @@ def test_no_question_went_over_tcp(cluster: Cluster) -> None:
 @pytest.mark.parametrize("how", ["killed", "stopped"])
 def test_a_member_under_another_address(cluster: Cluster, how: str, fault: str) -> None:
     number = sorted(faults.FAULTS).index(fault) % 3
-    other = cluster.pods[(number + 1) % 3].fqdn
-    SYSTEM.put(cluster.client, other, f"{how} {fault}".replace(" ", "-"))
+    text = f"{how}-{fault}".replace(" ", "-")
+    SYSTEM.put(cluster.client, cluster.other(number).fqdn, text)
     cluster.replace(number, how, fault)
-    assert SYSTEM.get(cluster.client, cluster.pods[number].fqdn) == [f"{how} {fault}".replace(" ", "-")]
+    assert SYSTEM.get(cluster.client, cluster.pods[number].fqdn) == [text]
 
 
 @long_form
