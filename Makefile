@@ -23,11 +23,11 @@ LIMIT ?= 420
 QUICK := not cluster and not coredns and not slow
 # Tests that mostly wait run side by side; those that judge times through CoreDNS have the machine to themselves.
 SIDE_BY_SIDE := tests/unit tests/chart tests/faults tests/fuzz tests/simulation
-ALONE := tests/wire tests/cluster tests/e2e tests/monitoring tests/image tests/node
+ALONE := tests/wire tests/cluster tests/e2e tests/monitoring tests/image tests/node tests/apps
 # What a real node needs beside what tools/build.py builds.
 NODE := runc buildah debootstrap nft iptables conntrack /usr/lib/cni/bridge
 
-.PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege alerts monitoring chart simulate simulate-mutants fuzz \
+.PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege alerts monitoring chart apps apps-record simulate simulate-mutants fuzz \
 	fuzz-answers scale-answers tools \
 	cluster node node-test screenshots proto requirements dist image clean
 
@@ -104,6 +104,19 @@ node-test: $(READY) ## Rollouts, deaths and mistakes on a real node, as root; do
 	@tools/setup packages $(NODE)
 	@$(PYTHON) tools/build.py
 	@HEADWATER_NODE=long $(BIN)/python -m pytest tests/node
+
+# SYSTEM names one of tests/apps/test_*.py.
+SYSTEM ?= *
+
+apps: $(READY) ## Real servers that find one another by DNS, in the long form, or one of them: SYSTEM=rabbitmq
+	@tools/setup packages dig debootstrap
+	@$(PYTHON) tools/build.py
+	@HEADWATER_APPS=long $(BIN)/python -m pytest tests/apps/test_$(SYSTEM).py
+
+apps-record: $(READY) ## Write down anew what each of them asks (tests/apps/recorded)
+	@tools/setup packages debootstrap
+	@$(PYTHON) tools/build.py
+	@$(BIN)/python -m tests.apps record
 
 fuzz: $(READY) ## Each target under atheris for FUZZ=120 seconds; what it finds goes into the corpus
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'

@@ -79,7 +79,7 @@ def _sources() -> Iterator[bytes | str | Path]:
                 yield file
 
 
-def _mirror() -> str:
+def mirror() -> str:
     """Return the URI from which the machine's apt has Debian."""
     listed = _run(
         ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)", "Created-By: Packages"]
@@ -111,7 +111,7 @@ def _base() -> str:
     tree = folder() / "base.partial"
     shutil.rmtree(tree, ignore_errors=True)
     print("debootstrap ...", flush=True)
-    _run(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, tree, _mirror()])
+    _run(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, tree, mirror()])
     for name in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
         shutil.rmtree(tree / name, ignore_errors=True)
     # `python` and `pip` are where the real image has them.

@@ -1,0 +1,153 @@
+"""RabbitMQ, Debian's rabbitmq-server, with long node names: rabbit@NAME.SERVICE…
+
+`dns` finds its peers by the headless name and PTR (rabbitmq.com, cluster formation, DNS backend);
+`classic` has the three names in its configuration.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Final
+
+from tests.apps.pods import Pod, PodError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.apps.site import Site
+    from tests.harness.processes import Running
+
+FORMS: Final = 120.0  # seconds; about 20 on an idle machine
+_BIN: Final = "/usr/lib/rabbitmq/bin"
+_USER: Final = "rabbitmq"
+_COOKIE: Final = "HEADWATER"
+
+#: Publish messages to a quorum queue, each confirmed by a majority.
+_PUT: Final = """
+import pika, sys
+connection = pika.BlockingConnection(pika.ConnectionParameters(sys.argv[1], connection_attempts=3, retry_delay=1))
+channel = connection.channel()
+channel.queue_declare("q", durable=True, arguments={"x-queue-type": "quorum"})
+channel.confirm_delivery()
+for text in sys.argv[2:]:
+    channel.basic_publish("", "q", text.encode(), pika.BasicProperties(delivery_mode=2), mandatory=True)
+connection.close()
+"""
+#: Take all messages, and print them.
+_GET: Final = """
+import pika, sys
+connection = pika.BlockingConnection(pika.ConnectionParameters(sys.argv[1], connection_attempts=3, retry_delay=1))
+channel = connection.channel()
+while True:
+    method, _, body = channel.basic_get("q", auto_ack=True)
+    if method is None:
+        break
+    print(body.decode())
+connection.close()
+"""
+
+
+class RabbitMQ:
+    """The system; `discovery` is "dns" or "classic", for `members` nodes."""
+
+    name = "rabbitmq"
+    service = "rabbitmq-nodes"
+    publish_not_ready = True
+
+    def __init__(self, discovery: str = "dns", members: int = 3) -> None:
+        self.discovery, self.members = discovery, members
+        self.ports = {"amqp": 5672, "epmd": 4369}
+
+    def start(self, pod: Pod, *, first: bool = False) -> Running:
+        if not (pod.disk / "rabbitmq.conf").exists():
+            self._prepare(pod)
+        return pod.start(
+            f"{_BIN}/rabbitmq-server", log=pod.folder / f"{pod.name}.log", user=_USER, env=self._environment(pod)
+        )
+
+    def _prepare(self, pod: Pod) -> None:
+        if self.discovery == "dns":
+            formation = (
+                f"cluster_formation.peer_discovery_backend = dns\ncluster_formation.dns.hostname = {pod.subdomain}\n"
+            )
+        else:
+            formation = "cluster_formation.peer_discovery_backend = classic_config\n" + "".join(
+                f"cluster_formation.classic_config.nodes.{number + 1} = rabbit@{self.name}-{number}.{pod.subdomain}\n"
+                for number in range(self.members)
+            )
+        (pod.disk / "mnesia").mkdir()
+        (pod.disk / ".erlang.cookie").write_text(_COOKIE)
+        (pod.disk / ".erlang.cookie").chmod(0o400)
+        (pod.disk / "enabled_plugins").write_text("[].\n")
+        (pod.disk / "rabbitmq.conf").write_text(
+            f"{formation}"
+            "cluster_partition_handling = pause_minority\n"
+            "loopback_users.guest = false\n"
+            "listeners.tcp.default = 5672\n"
+            "vm_memory_high_watermark.absolute = 200MB\n"
+            "disk_free_limit.absolute = 50MB\n"
+            "log.console = true\nlog.console.level = info\nlog.file = false\n"
+        )
+        pod.run("chown", "-R", f"{_USER}:{_USER}", pod.volume)
+
+    def _environment(self, pod: Pod) -> dict[str, str]:
+        volume = pod.volume
+        return {
+            "HOME": volume, "LANG": "C.UTF-8",
+            "RABBITMQ_NODENAME": f"rabbit@{pod.fqdn}", "RABBITMQ_USE_LONGNAME": "true",
+            "RABBITMQ_MNESIA_BASE": f"{volume}/mnesia", "RABBITMQ_LOG_BASE": volume,
+            "RABBITMQ_CONFIG_FILE": f"{volume}/rabbitmq.conf",
+            "RABBITMQ_ENABLED_PLUGINS_FILE": f"{volume}/enabled_plugins",
+            "RABBITMQ_PID_FILE": "/run/rabbitmq.pid",
+            # Two cores carry everything: schedulers that spin would take them.
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
+        }  # fmt: skip
+
+    def ctl(self, pod: Pod, *words: str, timeout: float = 30.0) -> str:
+        """Run rabbitmqctl in a pod. Raises PodError."""
+        return pod.run(
+            f"{_BIN}/rabbitmqctl", "-q", "-l", "-n", f"rabbit@{pod.fqdn}", *words,
+            user=_USER, env=self._environment(pod), timeout=timeout,
+        )  # fmt: skip
+
+    def running(self, pod: Pod) -> list[str]:
+        """Return the running nodes that a node sees, without "rabbit@"."""
+        status = json.loads(self.ctl(pod, "cluster_status", "--formatter", "json"))
+        return sorted(node.removeprefix("rabbit@") for node in status["running_nodes"])
+
+    def whole(self, pods: Sequence[Pod]) -> bool:
+        names = sorted(pod.fqdn for pod in pods)
+        for pod in pods:
+            seen = self.running(pod)
+            assert seen == names, f"{pod.name} sees {seen}"
+        return True
+
+    def is_member(self, pod: Pod, pods: Sequence[Pod]) -> bool:
+        """Return whether one node sees all of these. It costs less than asking each."""
+        seen = self.running(pod)
+        assert seen == sorted(one.fqdn for one in pods), f"{pod.name} sees {seen}"
+        return True
+
+    def form(self, site: Site, addresses: Sequence[str]) -> list[Pod]:
+        """Start the members one after the other, as OrderedReady does; return when they are one
+        cluster.
+        """
+        pods: list[Pod] = []
+        for number, address in enumerate(addresses):
+            pod = site.member(number, address)
+            pods.append(pod)
+            self.start(pod)
+            site.timed(lambda pod=pod: self.running(pod), FORMS, f"{pod.name} runs")
+        site.timed(lambda: self.is_member(pods[0], pods), FORMS, "one cluster")
+        return pods
+
+    def put(self, client: Pod, host: str, *texts: str) -> None:
+        """Publish messages to a quorum queue through a host. Raises PodError."""
+        client.run("python3", "-c", _PUT, host, *texts)
+
+    def get(self, client: Pod, host: str) -> list[str]:
+        """Take all messages of the queue through a host. Raises PodError."""
+        return client.run("python3", "-c", _GET, host).split()
+
+
+__all__ = ["FORMS", "PodError", "RabbitMQ"]
