@@ -13,7 +13,18 @@ from headwater.admin.recent import Recent
 from headwater.admin.server import application
 from headwater.answer.counts import Reason, count_key
 from headwater.process import usage
-from headwater.process.control import BadQuestion, Complete, Completed, Explain, Explained, History, Refused, Told
+from headwater.process.control import (
+    Advise,
+    Advised,
+    BadQuestion,
+    Complete,
+    Completed,
+    Explain,
+    Explained,
+    History,
+    Refused,
+    Told,
+)
 from headwater.process.counters import (
     BUCKETS,
     LATENCY_BUCKETS,
@@ -94,6 +105,8 @@ class FakeInstance:
         )
         self.told: list[History] = []
         self.past: Told | BadQuestion | Refused = Refused("nothing is told here")
+        self.advised: list[Advise] = []
+        self.advice: Advised | BadQuestion | Refused = Advised(b"{}")
         self._views = list(views)
 
     async def refresh(self) -> None:
@@ -113,6 +126,10 @@ class FakeInstance:
     async def history(self, asked: History) -> Told | BadQuestion | Refused:
         self.told.append(asked)
         return self.past
+
+    async def advise(self, asked: Advise) -> Advised | BadQuestion | Refused:
+        self.advised.append(asked)
+        return self.advice
 
 
 def watch(

@@ -99,7 +99,7 @@ COREFILE_FLAGS = {
     ("command", "flags"),
     [
         ("serve", SHARED),
-        ("check", SHARED),
+        ("check", SHARED | {"--services", "--except", "--json"}),
         ("config", SHARED),
         ("corefile", SHARED | COREFILE_FLAGS),
         ("query", {"--server", "--timeout", "--short"}),
@@ -158,6 +158,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     listed = {name: text for section in COMMANDS.values() for name, text in section.items()}
     assert set(listed) == modules - {
         "__init__",
+        "advice",
         "cli",
         "credentials",
         "help",

@@ -81,7 +81,7 @@ def own_flags(command: click.Command) -> set[str]:
 
 
 #: Commands with flags that `serve` does not have.
-OWN = ["corefile", "query", "demo", "explain", "history", "names", "compare"]
+OWN = ["corefile", "query", "demo", "explain", "history", "names", "compare", "check"]
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -104,6 +104,7 @@ def test_no_other_command_has_flags_of_its_own() -> None:
         "history",
         "names",
         "compare",
+        "check",
     }
 
 

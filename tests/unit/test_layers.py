@@ -80,6 +80,8 @@ FORBIDDEN: Final[dict[tuple[str, str], set[str]]] = {
     ("admin/collector.py", "import headwater.serve.queries"): {LAYERS},
     ("explain/walk.py", "import headwater.serve.queries"): {LAYERS},
     ("answer/find.py", "import headwater.explain.held"): {LAYERS, READING},
+    ("advice/rules.py", "import headwater.explain.held"): {LAYERS},
+    ("serve/process.py", "import headwater.advice.rules"): {READING},
     ("serve/process.py", "import headwater.explain.held"): {READING},
     ("serve/process.py", "import headwater.compare.session"): {LAYERS},
     ("compare/messages.py", "import headwater.supervise.claims"): {LAYERS},

@@ -17,6 +17,7 @@ from headwater.admin.page import HEADERS, PARTS, Asked, Page, Shown, duration, r
 from headwater.admin.plot import HEIGHT, WIDTH, plot_of
 from headwater.admin.recent import STEP, STEPS, Recent
 from headwater.admin.server import application
+from headwater.advice.finding import Advice, Finding, Rule, Subject
 from headwater.explain.completion import Completion, Named
 from headwater.explain.explanation import Cause as Why
 from headwater.explain.explanation import Deciding, Explanation, Look, Near, Origin, Outcome, Ref
@@ -24,7 +25,7 @@ from headwater.explain.explanation import Shown as Record
 from headwater.explain.told import Cause, Owner, Told
 from headwater.explain.told import Page as History
 from headwater.process import control
-from headwater.process.control import BadQuestion, Completed, Explained, Refused
+from headwater.process.control import Advised, BadQuestion, Completed, Explained, Refused
 from headwater.process.counters import AnswerSnapshot, ProcessView, WatchSnapshot
 from headwater.settings.settings import Settings
 
@@ -60,6 +61,12 @@ def entry(seq: int, time: str = "2026-01-31T14:03:07.120Z", text: str = "", **mo
         "delay": 0.012, "kind": "change", "text": text, "serial": 1,
     }  # fmt: skip
     return Told(seq=seq, time=time, **{**fields, **more})
+
+
+def advice(text: str, count: int = 1, more: int = 0) -> Advised:
+    """Advice with that text in every place that has room for one."""
+    found = [Finding(Rule.TTL, Subject(text, text, f"{text}{number}"), text, text, text) for number in range(count)]
+    return Advised(msgspec.json.encode(Advice(found, more, unknown=[text])))
 
 
 def past(*entries: Told, note: str = "") -> control.Told:
@@ -241,6 +248,20 @@ def test_what_is_in_no_zone_has_no_history() -> None:
     assert instance.told == []
 
 
+def test_what_will_not_work_is_shown_without_a_script_and_nothing_when_all_is_well() -> None:
+    instance = at_work()
+    assert "will not work" not in Elements(got(instance, "/").text).text
+    instance.advice = advice("<db>", 30, 5)
+    text = Elements(got(instance, "/").text).text
+    assert "Services that will not work as written 35" in " ".join(text.split())
+    assert "<db>19" in text
+    assert "<db>20" not in text
+    assert "and 15 more" in text
+    assert got(instance, "/?part=advice").text.strip() in got(instance, "/").text
+    instance.advice = Refused("busy")
+    assert got(instance, "/").status_code == 200
+
+
 # To whom
 
 
@@ -248,9 +269,10 @@ def test_what_is_in_no_zone_has_no_history() -> None:
 def test_others_see_the_instance_without_names(path: str) -> None:
     instance = explaining(hostile("secret"))
     instance.past = past(entry(1, text="secret"))
+    instance.advice = advice("secret")
     reply = got(instance, path, client=REMOTE)
     assert reply.status_code == 200
-    assert (instance.explained, instance.completed, instance.told) == ([], [], [])
+    assert (instance.explained, instance.completed, instance.told, instance.advised) == ([], [], [], [])
     assert "secret" not in reply.text
     assert "<form" not in reply.text
     assert "services" in reply.text
@@ -259,15 +281,18 @@ def test_others_see_the_instance_without_names(path: str) -> None:
         assert "loopback only" in reply.text
 
 
-@pytest.mark.parametrize("path", ["/names?prefix=db", "/?part=explanation&name=db.prod", "/?part=changes"])
+@pytest.mark.parametrize(
+    "path", ["/names?prefix=db", "/?part=explanation&name=db.prod", "/?part=changes", "/?part=advice", "/advice"]
+)
 def test_others_are_refused_names(path: str) -> None:
     instance = explaining(hostile("secret"))
+    instance.advice = advice("secret")
     instance.past = past(entry(1, text="secret"))
     reply = got(instance, path, client=REMOTE)
     assert reply.status_code == 403
     assert "secret" not in reply.text
     assert "loopback" in reply.text
-    assert (instance.explained, instance.completed, instance.told) == ([], [], [])
+    assert (instance.explained, instance.completed, instance.told, instance.advised) == ([], [], [], [])
     instance.settings = Settings(admin_details="all")
     assert got(instance, path, client=REMOTE).status_code == 200
 
@@ -371,7 +396,8 @@ def wrong_in(html: str) -> list[str]:
 def test_what_others_wrote_is_text(text: str) -> None:
     found = explaining(hostile(text))
     found.past = past(entry(2, text=text), entry(1, text=text, kind="gap", owner=None), note=text)
-    for path in ("/", "/?part=explanation&", "/?part=changes&"):
+    found.advice = advice(text)
+    for path in ("/", "/?part=explanation&", "/?part=changes&", "/?part=advice&"):
         html = told(found, f"{path}{'' if '?' in path else '?'}name=x", accept="text/html").text
         assert wrong_in(html) == []
         parsed = Elements(html)

@@ -21,6 +21,7 @@ from msgspec import Struct
 
 from headwater.admin.overview import Overview
 from headwater.admin.plot import HEIGHT, WIDTH, plot_of
+from headwater.advice.finding import Advice
 from headwater.explain.explanation import Explanation, Look, Origin
 from headwater.explain.told import Page as History
 
@@ -42,7 +43,10 @@ HEADERS: Final = {
 #: The types that the page offers; others can be written into its address.
 TYPES: Final = ("A", "AAAA", "SRV", "PTR", "CNAME", "TXT", "NS", "SOA")
 #: Templates by the piece of the page that they are; "" is the whole of it.
-PARTS: Final = {"": "page.html", "status": "status.html", "explanation": "explanation.html", "changes": "changes.html"}
+PARTS: Final = {
+    "": "page.html", "status": "status.html", "explanation": "explanation.html", "changes": "changes.html",
+    "advice": "advice.html",
+}  # fmt: skip
 _MEDIA: Final = {"css": "text/css", "js": "text/javascript"}
 _OUTCOMES: Final = {"answer": "NOERROR", "nodata": "NODATA"}
 _PLURALS: Final = {"topology": "by topology", "zone": "of zones"}
@@ -79,6 +83,8 @@ class Shown(Struct, frozen=True):
     """The latest of all names; None where nothing is told."""
     now: float
     """Seconds since 1970."""
+    advice: Advice | None = None
+    """What will not work of the Services; None while nobody knows."""
 
 
 class Page:
@@ -110,6 +116,7 @@ class Page:
             found=asked.explanation,
             past=asked.history,
             changes=shown.changes,
+            advice=shown.advice,
             now=shown.now,
         )
 
@@ -127,6 +134,7 @@ def as_text(overview: Overview) -> str:
     lines = [f"headwater {overview.version}", *(overview.problems or ["all is well"]), ""]
     lines += ["/            the page, for a browser", "/metrics", "/healthz", "/readyz", "/status"]
     lines += ["/explain?name=NAME&type=TYPE", "/names?prefix=WHAT-IS-TYPED&limit=20"]
+    lines += ["/advice?after=NAMESPACE"]
     lines += ["/history?name=NAME&since=TIME", "/history?name=NAME&at=TIME", "/events?name=NAME"]
     return "".join(f"{line}\n" for line in lines)
 

@@ -17,13 +17,25 @@ from starlette.routing import Route
 
 from headwater.admin import events, history
 from headwater.admin.access import refusal
+from headwater.admin.advising import Advising
 from headwater.admin.collector import HeadwaterCollector
 from headwater.admin.http import RECEIVED, Server
 from headwater.admin.overview import Overview, overview_of
 from headwater.admin.recent import Recent
 from headwater.admin.scrape import Scrapes
 from headwater.admin.status import status_of
-from headwater.process.control import BadQuestion, Complete, Completed, Explain, Explained, History, Refused, Told
+from headwater.process.control import (
+    Advise,
+    Advised,
+    BadQuestion,
+    Complete,
+    Completed,
+    Explain,
+    Explained,
+    History,
+    Refused,
+    Told,
+)
 from headwater.process.counters import ProcessView
 from headwater.settings.settings import Settings
 
@@ -58,6 +70,7 @@ class Instance(Protocol):
     async def explain(self, asked: Explain) -> Explained | BadQuestion | Refused: ...
     async def complete(self, asked: Complete) -> Completed | BadQuestion | Refused: ...
     async def history(self, asked: History) -> Told | BadQuestion | Refused: ...
+    async def advise(self, asked: Advise) -> Advised | BadQuestion | Refused: ...
     def views(self) -> list[ProcessView]: ...
 
 
@@ -114,6 +127,14 @@ def application(
             return PlainTextResponse("ask as in /names?prefix=db.pr&limit=20\n", 400)
         return _told(await instance.complete(Complete(typed, int(limit))))
 
+    async def advice(request: Request) -> Response:
+        if why := _refused(request, instance):
+            return PlainTextResponse(f"{why}\n", 403)
+        after = request.query_params.get("after", "")
+        if len(after) > MAX_NAME:
+            return PlainTextResponse("ask as in /advice?after=NAMESPACE\n", 400)
+        return _told(await instance.advise(Advise(after)))
+
     routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
         "/": pages.index,
         "/assets/{name}": pages.asset,
@@ -123,6 +144,7 @@ def application(
         "/status": pages.status,
         "/explain": explain,
         "/names": names,
+        "/advice": advice,
         "/history": history.page(instance, wall),
         "/events": events.page(instance, wall),
     }
@@ -140,10 +162,10 @@ def _waiting(instance: Instance, clock: Callable[[], float]) -> str:
     return status_of(instance.views(), clock()).watch.detail
 
 
-def _told(reply: Explained | Completed | BadQuestion | Refused) -> Response:
+def _told(reply: Explained | Completed | Advised | BadQuestion | Refused) -> Response:
     """What an answer process says, as a reply."""
     match reply:
-        case Explained(json) | Completed(json):
+        case Explained(json) | Completed(json) | Advised(json):
             return Response(json, media_type="application/json", headers=_NOT_KEPT)
         case BadQuestion(why):
             return PlainTextResponse(f"{why}\n", 400)
@@ -170,6 +192,7 @@ class _Pages:
         self._closed: dict[tuple[str, str], str] = {}
         """The pages without names that were made of it, by part and refusal."""
         self._loading = asyncio.Lock()
+        self._advising = Advising(instance.advise, clock)
 
     async def _loaded(self) -> Page:
         async with self._loading:
@@ -211,7 +234,7 @@ class _Pages:
         if "text/html" not in request.headers.get("accept", ""):
             return PlainTextResponse(as_text(overview), headers=headers)
         refused = _refused(request, self._instance)
-        if part in ("explanation", "changes") and refused:
+        if part in ("explanation", "changes", "advice") and refused:
             return PlainTextResponse(f"{refused}\n", 403, headers=headers)
         page = await self._loaded()
         if refused:
@@ -222,6 +245,7 @@ class _Pages:
             await self._asked(request) if part in ("", "explanation") else Asked(),
             await self._history(History(limit=_CHANGES)) if part in ("", "changes") else None,
             self._wall(),
+            await self._advising.latest() if part in ("", "advice") else None,
         )
         return Response(page.render(part, shown), media_type="text/html", headers=headers)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from headwater.commands.help import flag
 from headwater.commands.options import settings_command
 from headwater.settings.address import Address
 from headwater.settings.configuration import Configuration, located
@@ -30,8 +31,21 @@ _WIDEST: Final = 44
 Check = tuple[str, Callable[[], str]]
 
 
-@settings_command("Try what `serve` needs, one line each.\n\nThe exit code is 0 when all of it is there, else 1.")
-def command(configuration: Configuration) -> int:
+@settings_command(
+    "Try what `serve` needs, one line each.\n\nThe exit code is 0 when all of it is there, else 1. With --services it "
+    "says instead what will not work of Services and StatefulSets, and nothing when all is well; the exit code is 3 "
+    "when it found something, 1 when it could not look. docs/advice.md says where it looks."
+)
+@flag("--services", is_flag=True, help="Say what will not work of Services and StatefulSets (docs/advice.md).")
+@flag("--except", "without", metavar="RULE", multiple=True, help="With --services: not by this rule. Repeatable.")
+@flag("--json", "as_json", is_flag=True, help="With --services: print JSON.")
+def command(configuration: Configuration, services: bool, without: tuple[str, ...], as_json: bool) -> int:
+    if services:
+        from headwater.commands.advice import advise
+
+        return advise(configuration, as_json=as_json, without=without)
+    if without or as_json:
+        raise SettingsError("--except" if without else "--json", "it goes with --services")
     return check(configuration)
 
 
@@ -78,13 +92,13 @@ def checks(settings: Settings) -> Iterator[Check]:
         yield f"client option {settings.client_option}", partial(_told_by_option, settings)
     if (files := Certificates.of(settings)) is not None:
         yield "TLS", partial(_loadable, files)
-    for what, other, kind, flag in (
+    for what, other, kind, of in (
         ("admin", settings.admin, socket.SOCK_STREAM, "--admin"),
         ("dns tcp", settings.dns, socket.SOCK_STREAM, "--dns"),
         ("dns udp", settings.dns, socket.SOCK_DGRAM, "--dns"),
     ):
         if other is not None:
-            yield f"bind {what} {other}", partial(_bindable, other, kind, flag)
+            yield f"bind {what} {other}", partial(_bindable, other, kind, of)
 
 
 def _api_checks(settings: Settings) -> Iterator[Check]:

@@ -20,7 +20,7 @@ from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
 from headwater.answer.reverse import ptr_targets
 from headwater.cluster.objects import Resource, Service
-from headwater.explain import near
+from headwater.explain import advised, near
 from headwater.explain.explanation import Cause, Deciding, Explanation, Look, Origin, Outcome, Ref, Shown
 from headwater.explain.form import OfPort, OfService, form_of
 from headwater.explain.held import Held
@@ -96,6 +96,8 @@ def explain(
     if isinstance(finding.service, Service) and isinstance(form, OfService | OfPort):
         slices = held.slices_of(finding.service.namespace, finding.service.name)
         found.hints += near.told(finding.service, slices, settings)
+    if isinstance(finding.service, Service):
+        found.hints += advised.of_service(finding.service, finding.sources, found.cause, number, settings)
     _aliased(found, reply)
     ages = _dated(found, text, snapshot, settings)
     origins = _Origins(finding, held, {} if ages is None else ages.since)

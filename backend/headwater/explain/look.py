@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
+from headwater.explain.advised import of_sets
 from headwater.explain.explanation import Cause, Deciding, Explanation, Look, Ref, kubectl
 
 #: A parsed Kubernetes object.
@@ -97,7 +98,10 @@ def refine(found: Explanation, seen: Sequence[Seen]) -> Explanation:
     hints = list(found.hints)
     deciding = list(found.deciding)
     commands = list(found.commands)
+    advice: list[str] = []
     for one in seen:
+        if one.service is not None and one.sets:
+            advice += of_sets(one.service, one.sets)
         told = _judged(found, one)
         if told is None:
             if one.unknown:
@@ -114,8 +118,8 @@ def refine(found: Explanation, seen: Sequence[Seen]) -> Explanation:
         commands = [*told.commands, *commands]
         hints += told.hints
     return msgspec.structs.replace(
-        found, looks=left, unknown=list(dict.fromkeys(unknown)), hints=list(dict.fromkeys(hints)), deciding=deciding,
-        commands=list(dict.fromkeys(commands)), **changes,
+        found, looks=left, unknown=list(dict.fromkeys(unknown)), hints=list(dict.fromkeys([*hints, *advice])),
+        deciding=deciding, commands=list(dict.fromkeys(commands)), **changes,
     )  # fmt: skip
 
 

@@ -87,7 +87,13 @@ class History(Struct, frozen=True, tag="history", omit_defaults=True):
     qtype: str = "A"
 
 
-Request = Snapshot | Reload | Explain | Complete | History
+class Advise(Struct, frozen=True, tag="advise"):
+    """What will not work of the Services in the namespaces behind this one?"""
+
+    after: str = ""
+
+
+Request = Snapshot | Reload | Explain | Complete | History | Advise
 
 
 class Asked(Struct, frozen=True):
@@ -127,13 +133,30 @@ class Told(Struct, frozen=True, tag="told"):
     json: bytes
 
 
+class Advised(Struct, frozen=True, tag="advised"):
+    """A part of the advice, as JSON: docs/advice.md has its schema."""
+
+    json: bytes
+
+
 class BadQuestion(Struct, frozen=True, tag="bad"):
     """What was asked makes no sense."""
 
     why: str
 
 
-Reply = AnswerSnapshot | WatchSnapshot | PeerSnapshot | Done | Refused | Explained | Completed | Told | BadQuestion
+Reply = (
+    AnswerSnapshot
+    | WatchSnapshot
+    | PeerSnapshot
+    | Done
+    | Refused
+    | Explained
+    | Completed
+    | Told
+    | Advised
+    | BadQuestion
+)
 
 
 class Replied(Struct, frozen=True, tag="replied"):

@@ -13,6 +13,8 @@ from typing import Final
 
 from headwater.answer.resolver import Resolver
 from headwater.process.control import (
+    Advise,
+    Advised,
     BadQuestion,
     Complete,
     Completed,
@@ -32,9 +34,9 @@ _log = logging.getLogger(__name__)
 #: queries' interpreter.
 MOST: Final = 4
 
-#: A question and a store to an Explanation or a Completion in JSON. Raises ValueError for a type
-#: that there is not.
-Explainer = Callable[[Explain | Complete, Reader, Resolver, Settings], bytes]
+#: A question and a store to an Explanation, a Completion or a part of the advice in JSON. Raises
+#: ValueError for a type that there is not.
+Explainer = Callable[[Explain | Complete | Advise, Reader, Resolver, Settings], bytes]
 
 
 #: A question about the history and a store to its page in JSON. Raises ValueError for what makes no
@@ -43,7 +45,7 @@ Historian = Callable[[History, Reader, Settings], bytes]
 
 
 class Explaining:
-    """The handler of `Explain`, `Complete` and `History`."""
+    """The handler of `Explain`, `Complete`, `Advise` and `History`."""
 
     def __init__(
         self, explain: Explainer, tell: Historian, reader: Reader, resolver: Resolver, settings: Settings
@@ -59,14 +61,14 @@ class Explaining:
         self._places = threading.Semaphore(MOST)
         self._thread = ThreadPoolExecutor(1, "explain")
 
-    def handle(self, asked: Explain | Complete | History, reply: Callable[[Reply], None]) -> None:
+    def handle(self, asked: Explain | Complete | Advise | History, reply: Callable[[Reply], None]) -> None:
         """Reply later, or at once that there are too many."""
         if not self._places.acquire(blocking=False):
             reply(Refused(f"{MOST} names are being explained already: ask again"))
             return
         self._thread.submit(self._run, asked, reply)
 
-    def _run(self, asked: Explain | Complete | History, reply: Callable[[Reply], None]) -> None:
+    def _run(self, asked: Explain | Complete | Advise | History, reply: Callable[[Reply], None]) -> None:
         try:
             found = self._found(asked)
         except ValueError as error:
@@ -78,9 +80,14 @@ class Explaining:
             self._places.release()
         reply(found)
 
-    def _found(self, asked: Explain | Complete | History) -> Reply:
+    def _found(self, asked: Explain | Complete | Advise | History) -> Reply:
         if isinstance(asked, History):
             return Told(self._tell(asked, self._reader, self._settings))
         self._resolver.set_stale(self._queries_resolver.stale)
         json = self._explain(asked, self._reader, self._resolver, self._settings)
-        return Completed(json) if isinstance(asked, Complete) else Explained(json)
+        match asked:
+            case Complete():
+                return Completed(json)
+            case Advise():
+                return Advised(json)
+        return Explained(json)

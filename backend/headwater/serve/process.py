@@ -60,6 +60,7 @@ def run(
         control.Snapshot: lambda _, reply: reply(queries.snapshot()),
         control.Explain: explaining.handle,
         control.Complete: explaining.handle,
+        control.Advise: explaining.handle,
         control.History: explaining.handle,
     }
     link.attend(progress, handlers)

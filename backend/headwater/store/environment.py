@@ -125,10 +125,13 @@ class Snapshot:
         value = self._txn.get(key, None, self._dbs[db])
         return None if value is None else bytes(value)
 
-    def scan(self, db: str, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """(key, value) of every key with that prefix, in order. Not for the hot path."""
+    def scan(self, db: str, prefix: bytes, start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """(key, value) of every key with that prefix, in order, from `start` on.
+
+        Not for the hot path.
+        """
         with self._txn.cursor(self._dbs[db]) as cursor:
-            if cursor.set_range(prefix):
+            if cursor.set_range(start or prefix):
                 for key, value in cursor:
                     if not bytes(key).startswith(prefix):
                         return

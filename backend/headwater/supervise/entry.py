@@ -47,7 +47,7 @@ def peer(assignment: Assignment, end: socket.socket) -> None:
 
 
 def _explain(
-    asked: control.Explain | control.Complete, reader: Reader, resolver: Resolver, settings: Settings
+    asked: control.Explain | control.Complete | control.Advise, reader: Reader, resolver: Resolver, settings: Settings
 ) -> bytes:
     """`serve` may not import it, and an answer process without explanations does not need it."""
     import msgspec
@@ -56,6 +56,10 @@ def _explain(
         from headwater.explain.complete import completed_from
 
         return msgspec.json.encode(completed_from(reader, settings, asked.typed, asked.limit))
+    if isinstance(asked, control.Advise):
+        from headwater.explain.advised import advised_from
+
+        return msgspec.json.encode(advised_from(reader, settings, asked.after))
     from headwater.explain.explain import explained_from
 
     return msgspec.json.encode(explained_from(reader, resolver, settings, asked.name, asked.qtype, asked.waiting))

@@ -292,7 +292,15 @@ class Supervisor:
         assert isinstance(reply, control.Completed | control.BadQuestion | control.Refused)
         return reply
 
-    async def _asked(self, asked: control.Explain | control.Complete | control.History) -> control.Reply:
+    async def advise(self, asked: control.Advise) -> control.Advised | control.BadQuestion | control.Refused:
+        """A part of the advice, from an answer process: the first that gives any."""
+        reply = await self._asked(asked)
+        assert isinstance(reply, control.Advised | control.BadQuestion | control.Refused)
+        return reply
+
+    async def _asked(
+        self, asked: control.Explain | control.Complete | control.History | control.Advise
+    ) -> control.Reply:
         why = "no answer process runs"
         for child in self._answers:
             try:
@@ -301,7 +309,9 @@ class Supervisor:
             except (Unanswered, TimeoutError) as error:
                 why = f"{child.name} does not answer: {error or 'too slow'}"
                 continue
-            if isinstance(reply, control.Explained | control.Completed | control.Told | control.BadQuestion):
+            if isinstance(
+                reply, control.Explained | control.Completed | control.Told | control.Advised | control.BadQuestion
+            ):
                 return reply
             if isinstance(reply, control.Refused):
                 why = reply.why
