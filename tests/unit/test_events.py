@@ -16,7 +16,17 @@ from headwater.admin.server import application
 from headwater.explain.named import named
 from headwater.explain.question import question
 from headwater.explain.told import Owner, Page, Told
-from headwater.process.control import BadQuestion, Complete, Completed, Explain, Explained, History, Refused
+from headwater.process.control import (
+    Advise,
+    Advised,
+    BadQuestion,
+    Complete,
+    Completed,
+    Explain,
+    Explained,
+    History,
+    Refused,
+)
 from headwater.process.control import Told as Reply
 from headwater.process.counters import ProcessView
 from headwater.settings.settings import Settings
@@ -53,6 +63,9 @@ class Instance:
         return Refused("no")
 
     async def complete(self, asked: Complete) -> Completed | BadQuestion | Refused:
+        return Refused("no")
+
+    async def advise(self, asked: Advise) -> Advised | BadQuestion | Refused:
         return Refused("no")
 
     async def history(self, asked: History) -> Reply | BadQuestion | Refused:
