@@ -27,7 +27,7 @@ ALONE := tests/wire tests/cluster tests/e2e tests/monitoring tests/image tests/n
 # What a real node needs beside what tools/build.py builds.
 NODE := runc buildah debootstrap nft iptables conntrack /usr/lib/cni/bridge
 
-.PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege alerts monitoring chart apps apps-record simulate simulate-mutants fuzz \
+.PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege alerts monitoring chart apps apps-record apps-table simulate simulate-mutants fuzz \
 	fuzz-answers scale-answers tools \
 	cluster node node-test screenshots proto requirements dist image clean
 
@@ -117,6 +117,11 @@ apps-record: $(READY) ## Write down anew what each of them asks (tests/apps/reco
 	@tools/setup packages debootstrap
 	@$(PYTHON) tools/build.py
 	@$(BIN)/python -m tests.apps record
+
+apps-table: $(READY) ## How fast they recover with which DNS; docs/systems/README.md gets the table (30 minutes)
+	@tools/setup packages debootstrap
+	@$(PYTHON) tools/build.py
+	@$(BIN)/python -m tests.apps table
 
 fuzz: $(READY) ## Each target under atheris for FUZZ=120 seconds; what it finds goes into the corpus
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'

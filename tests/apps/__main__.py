@@ -1,4 +1,8 @@
-"""`make apps-record` writes `recorded/` anew: what each system asks, by a run of each."""
+"""`make apps-record` and `make apps-table`: what each system asks, and how fast it recovers.
+
+python -m tests.apps record [SYSTEM ...]    write recorded/SYSTEM.txt anew
+python -m tests.apps table [SYSTEM ...]     write the table of docs/systems/README.md anew
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.apps import recorded, roots
+from tests.apps import measure, recorded, roots
 from tests.apps.cluster import Clustered
 from tests.apps.galera import Galera
 from tests.apps.rabbitmq import RabbitMQ
@@ -36,8 +40,15 @@ def record(system: Clustered) -> None:
 
 
 def main() -> int:
-    for name in sys.argv[1:] or SYSTEMS:
-        record(SYSTEMS[name]())
+    verb, *names = sys.argv[1:] or [""]
+    if verb == "record":
+        for name in names or SYSTEMS:
+            record(SYSTEMS[name]())
+    elif verb == "table":
+        print(measure.write(names or list(measure.SYSTEMS)))
+    else:
+        print(__doc__, file=sys.stderr)
+        return 2
     return 0
 
 

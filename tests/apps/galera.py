@@ -1,10 +1,11 @@
 """MariaDB with Galera, Debian's mariadb-server and galera-4.
 
-`ready` joins through the headless name of a Service that has ready members only. `named` has the
-three pod names in gcomm://, with publishNotReadyAddresses. `own` is the mistake between the two:
-the headless name, and publishNotReadyAddresses. Galera takes the first address that getaddrinfo
-gives, once. glibc sorts by the longest common prefix (RFC 6724, rule 9), so that the pod's own
-address is first as soon as it is in the set, and Galera leaves itself out: no peer remains.
+`named` is `examples/galera`: the three pod names in gcomm://, with publishNotReadyAddresses; its
+script decides who makes the cluster. `ready` joins through the headless name of a Service that has
+ready members only. `own` is the mistake between the two: the headless name, and
+publishNotReadyAddresses. Galera takes the first address that getaddrinfo gives, once. glibc sorts
+by the longest common prefix (RFC 6724, rule 9), so that the pod's own address is first as soon as
+it is in the set, and Galera leaves itself out: no peer remains.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import re
 import subprocess
 from typing import TYPE_CHECKING, Final
+
+from tests.apps import examples
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +25,22 @@ if TYPE_CHECKING:
 
 FORMS: Final = 90.0  # seconds for a member; about 5 on an idle machine
 _USER: Final = "mysql"
+_SERVER: Final = ("/usr/sbin/mariadbd", "--defaults-file=/disk/my.cnf", f"--user={_USER}")
+#: Around the example's configuration: where things are, less of the machine, and shorter waits for
+#: a member that is dead.
+_SMALL: Final = """\
+[mysqld]
+datadir={volume}/data
+socket={volume}/mysqld.sock
+pid-file={volume}/mysqld.pid
+innodb_flush_log_at_trx_commit=2
+innodb_buffer_pool_size=32M
+innodb_log_file_size=16M
+performance_schema=OFF
+key_buffer_size=1M
+wsrep_provider_options="gcache.size=16M;gmcast.peer_timeout=PT3S;evs.suspect_timeout=PT5S"
+!include {volume}/galera.cnf
+"""
 
 _CLIENT: Final = """
 import pymysql, sys
@@ -44,43 +63,30 @@ class Galera:
     def __init__(self, joins: str = "ready", members: int = 3) -> None:
         self.joins, self.members = joins, members
         self.publish_not_ready = joins != "ready"
-        self.ports = {"mysql": 3306, "galera": 4567}
+        self.ports = examples.ports(self.name)
 
     def start(self, pod: Pod, *, first: bool = False) -> Running:
+        """Start the server; whether `first` matters only where no script decides."""
         if not (pod.disk / "data").exists():
             self._prepare(pod)
-        peers = pod.subdomain
-        if self.joins == "named":
-            peers = ",".join(f"{self.name}-{number}.{pod.subdomain}" for number in range(self.members))
-        volume = pod.volume
-        (pod.disk / "my.cnf").write_text(f"""\
-[mysqld]
-datadir={volume}/data
-socket={volume}/mysqld.sock
-pid-file={volume}/mysqld.pid
-bind-address=0.0.0.0
-skip-name-resolve
-binlog_format=ROW
-default_storage_engine=InnoDB
-innodb_autoinc_lock_mode=2
-innodb_flush_log_at_trx_commit=2
-innodb_buffer_pool_size=32M
-innodb_log_file_size=16M
-performance_schema=OFF
-key_buffer_size=1M
-wsrep_on=ON
-wsrep_provider=/usr/lib/galera/libgalera_smm.so
-wsrep_provider_options="gcache.size=16M;gmcast.peer_timeout=PT3S;evs.suspect_timeout=PT5S"
-wsrep_cluster_name=headwater
-wsrep_cluster_address=gcomm://{peers}
-wsrep_node_name={pod.name}
-wsrep_node_address={pod.address}
-wsrep_sst_method=rsync
-""")
-        return pod.start(
-            "/usr/sbin/mariadbd", f"--defaults-file={volume}/my.cnf", f"--user={_USER}",
-            *(["--wsrep-new-cluster"] if first else []), log=pod.folder / f"{pod.name}.log",
-        )  # fmt: skip
+        config = examples.config(self.name)
+        if self.joins != "named":
+            address = f"wsrep_cluster_address=gcomm://{pod.subdomain}"
+            config["galera.cnf"] = re.sub(r"(?m)^wsrep_cluster_address=.*$", address, config["galera.cnf"])
+        for name, text in config.items():
+            (pod.disk / name).write_text(text)
+        (pod.disk / "my.cnf").write_text(_SMALL.format(volume=pod.volume))
+        log = pod.folder / f"{pod.name}.log"
+        if self.joins != "named":
+            new = ["--wsrep-new-cluster"] if first else []
+            return pod.start(*_SERVER, f"--wsrep-node-address={pod.address}", *new, log=log)
+        entrypoint = pod.disk / "bin" / "docker-entrypoint.sh"
+        entrypoint.parent.mkdir(exist_ok=True)
+        entrypoint.write_text(f'#!/bin/sh\nshift\nexec {" ".join(_SERVER)} "$@"\n')
+        entrypoint.chmod(0o755)
+        pod.run("mount", "--bind", f"{pod.volume}/data", "/var/lib/mysql")
+        env = {"PATH": f"{pod.volume}/bin:/usr/sbin:/usr/bin:/sbin:/bin", "POD_IP": pod.address}
+        return pod.start("bash", f"{pod.volume}/start.sh", log=log, env=env)
 
     def _prepare(self, pod: Pod) -> None:
         pod.run("chown", f"{_USER}:{_USER}", pod.volume)
@@ -113,6 +119,11 @@ wsrep_sst_method=rsync
         assert seen == (str(len(pods)), "Primary", "Synced"), f"{pod.name} is {seen}"
         return True
 
+    def answers(self, pod: Pod) -> bool:
+        """Return what the example's readiness probe would find."""
+        status = self.status(pod)
+        return status["wsrep_cluster_status"] == "Primary" and status["wsrep_local_state_comment"] == "Synced"
+
     def whole(self, pods: Sequence[Pod]) -> bool:
         return all(self.is_member(pod, pods) for pod in pods)
 
@@ -128,12 +139,16 @@ wsrep_sst_method=rsync
             self.start(pod, first=number == 0)
             site.timed(lambda pod=pod: self.is_member(pod, pods), FORMS, f"{pod.name} has joined")
             site.set_ready(pod)
+        self.make_database(pods[0])
+        return pods
+
+    def make_database(self, pod: Pod) -> None:
+        """Make the clients' table and user through a server."""
         self.sql(
-            pods[0],
+            pod,
             "CREATE DATABASE app; CREATE TABLE app.t (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(40));"
             "CREATE USER app IDENTIFIED BY 'app'; GRANT ALL ON app.* TO app",
         )
-        return pods
 
     def most_advanced(self, pods: Sequence[Pod]) -> int:
         """Return which of stopped members may make the cluster again (grastate.dat)."""
@@ -141,6 +156,20 @@ wsrep_sst_method=rsync
             if "safe_to_bootstrap: 1" in (pod.disk / "data" / "grastate.dat").read_text():
                 return number
         raise ValueError("no member may make the cluster")
+
+    def start_all(self, site: Site, pods: Sequence[Pod]) -> None:
+        """Start members that had all stopped: the newest makes the cluster, the others join it."""
+        if self.joins == "named":
+            for pod in pods:
+                self.start(pod)
+            return
+        first = pods[self.most_advanced(pods)]
+        self.start(first, first=True)
+        site.timed(lambda: self.is_member(first, [first]), FORMS, "the first is back")
+        site.set_ready(first)
+        for pod in pods:
+            if pod is not first:
+                self.start(pod)
 
     def put(self, client: Pod, host: str, *texts: str) -> None:
         """Write rows through a host. Raises PodError."""

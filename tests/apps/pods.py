@@ -299,6 +299,10 @@ class Pod:
             raise PodError(f"{self.name}: {words[0]}: exit status {done.returncode}: {said}")
         return done.stdout
 
+    def is_up(self) -> bool:
+        """Return whether the server that was started last still runs."""
+        return bool(self._servers) and self._servers[-1].running
+
     def stop(self, grace: float = 30.0) -> None:
         """End it as a kubelet does: SIGTERM to its servers, and SIGKILL to all after `grace` s."""
         for server in self._servers:

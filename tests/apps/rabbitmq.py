@@ -1,15 +1,17 @@
 """RabbitMQ, Debian's rabbitmq-server, with long node names: rabbit@NAME.SERVICE…
 
-`dns` finds its peers by the headless name and PTR (rabbitmq.com, cluster formation, DNS backend);
-`classic` has the three names in its configuration.
+`dns` is `examples/rabbitmq`: peers by the headless name and PTR (rabbitmq.com, cluster formation,
+DNS backend). `classic` has the three names in its configuration instead.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Final
 
-from tests.apps.pods import Pod, PodError
+from tests.apps import examples
+from tests.apps.pods import Pod
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +23,12 @@ FORMS: Final = 120.0  # seconds; about 20 on an idle machine
 _BIN: Final = "/usr/lib/rabbitmq/bin"
 _USER: Final = "rabbitmq"
 _COOKIE: Final = "HEADWATER"
+#: Besides the example's configuration: a client without an account, and less of the machine.
+_SMALL: Final = """
+loopback_users.guest = false
+vm_memory_high_watermark.absolute = 200MB
+disk_free_limit.absolute = 50MB
+"""
 
 #: Publish messages to a quorum queue, each confirmed by a majority.
 _PUT: Final = """
@@ -56,7 +64,7 @@ class RabbitMQ:
 
     def __init__(self, discovery: str = "dns", members: int = 3) -> None:
         self.discovery, self.members = discovery, members
-        self.ports = {"amqp": 5672, "epmd": 4369}
+        self.ports = examples.ports(self.name)
 
     def start(self, pod: Pod, *, first: bool = False) -> Running:
         if not (pod.disk / "rabbitmq.conf").exists():
@@ -66,28 +74,19 @@ class RabbitMQ:
         )
 
     def _prepare(self, pod: Pod) -> None:
-        if self.discovery == "dns":
-            formation = (
-                f"cluster_formation.peer_discovery_backend = dns\ncluster_formation.dns.hostname = {pod.subdomain}\n"
-            )
-        else:
-            formation = "cluster_formation.peer_discovery_backend = classic_config\n" + "".join(
+        config = examples.config(self.name)
+        if self.discovery != "dns":
+            config["rabbitmq.conf"] = re.sub(r"(?m)^cluster_formation.*\n", "", config["rabbitmq.conf"])
+            config["rabbitmq.conf"] += "cluster_formation.peer_discovery_backend = classic_config\n"
+            config["rabbitmq.conf"] += "".join(
                 f"cluster_formation.classic_config.nodes.{number + 1} = rabbit@{self.name}-{number}.{pod.subdomain}\n"
                 for number in range(self.members)
             )
         (pod.disk / "mnesia").mkdir()
         (pod.disk / ".erlang.cookie").write_text(_COOKIE)
         (pod.disk / ".erlang.cookie").chmod(0o400)
-        (pod.disk / "enabled_plugins").write_text("[].\n")
-        (pod.disk / "rabbitmq.conf").write_text(
-            f"{formation}"
-            "cluster_partition_handling = pause_minority\n"
-            "loopback_users.guest = false\n"
-            "listeners.tcp.default = 5672\n"
-            "vm_memory_high_watermark.absolute = 200MB\n"
-            "disk_free_limit.absolute = 50MB\n"
-            "log.console = true\nlog.console.level = info\nlog.file = false\n"
-        )
+        for name, text in config.items():
+            (pod.disk / name).write_text(text + (_SMALL if name == "rabbitmq.conf" else ""))
         pod.run("chown", "-R", f"{_USER}:{_USER}", pod.volume)
 
     def _environment(self, pod: Pod) -> dict[str, str]:
@@ -122,6 +121,11 @@ class RabbitMQ:
             assert seen == names, f"{pod.name} sees {seen}"
         return True
 
+    def answers(self, pod: Pod) -> bool:
+        """Return what the example's readiness probe would find."""
+        self.ctl(pod, "await_startup", "--timeout", "1")
+        return pod.fqdn in self.running(pod)
+
     def is_member(self, pod: Pod, pods: Sequence[Pod]) -> bool:
         """Return whether one node sees all of these. It costs less than asking each."""
         seen = self.running(pod)
@@ -141,6 +145,11 @@ class RabbitMQ:
         site.timed(lambda: self.is_member(pods[0], pods), FORMS, "one cluster")
         return pods
 
+    def start_all(self, site: Site, pods: Sequence[Pod]) -> None:
+        """Start members that had all ended, at the same time."""
+        for pod in pods:
+            self.start(pod)
+
     def put(self, client: Pod, host: str, *texts: str) -> None:
         """Publish messages to a quorum queue through a host. Raises PodError."""
         client.run("python3", "-c", _PUT, host, *texts)
@@ -148,6 +157,3 @@ class RabbitMQ:
     def get(self, client: Pod, host: str) -> list[str]:
         """Take all messages of the queue through a host. Raises PodError."""
         return client.run("python3", "-c", _GET, host).split()
-
-
-__all__ = ["FORMS", "PodError", "RabbitMQ"]

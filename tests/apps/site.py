@@ -39,7 +39,7 @@ from tests.harness.plane import PlaneError
 from tests.harness.processes import Running, require_tool, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from tests.harness.plane import Plane
@@ -129,6 +129,8 @@ class Site:
         """By name, and by address the names that PTR gives: (since when, value), oldest first."""
         self.in_dns = 0.0
         """Seconds from the last `replace`'s publication to its answer."""
+        self.past: Callable[[str], History] = lambda name: self.history.get(name, [])
+        """The truth by name, or by address for PTR."""
         self.disks = folder / "disks"
         self._names: dict[str, str] = {}
         self._publishes = publishes
@@ -378,10 +380,6 @@ class Site:
         return time.monotonic() - began
 
     # -- what the pods were told
-
-    def past(self, name: str) -> History:
-        """Return the history of a name, or of an address (for PTR)."""
-        return self.history.get(name, [])
 
     def verdict(self, mark: int = 0, fault: tuple[float, float] = (0.0, 0.0)) -> Verdict:
         """Judge what DNS told the pods since a mark of `wire`."""

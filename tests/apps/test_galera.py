@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.apps import faults, recorded, report
+from tests.apps import faults, recorded, report, rollouts
 from tests.apps.cluster import BACK, Cluster
 from tests.apps.galera import FORMS, Galera
 from tests.apps.pods import PodError
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.coredns, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.coredns, pytest.mark.slow, pytest.mark.timeout(600)]
 long_form = pytest.mark.skipif(not LONG, reason="the long form: make apps SYSTEM=galera")
 
 SYSTEM: Final = Galera("ready")
@@ -87,14 +87,8 @@ def test_all_members_at_once_under_other_addresses(cluster: Cluster) -> None:
     mark, began = site.wire.mark(), time.monotonic()
     for pod in cluster.pods:
         site.remove(pod, "stopped")
-    first = SYSTEM.most_advanced(cluster.pods)
     cluster.pods = [site.member(number, cluster.address(number)) for number in range(3)]
-    SYSTEM.start(cluster.pods[first], first=True)
-    site.timed(lambda: SYSTEM.is_member(cluster.pods[first], [cluster.pods[first]]), FORMS, "the first is back")
-    site.set_ready(cluster.pods[first])
-    for pod in cluster.pods:
-        if pod is not cluster.pods[first]:
-            SYSTEM.start(pod)
+    SYSTEM.start_all(site, cluster.pods)
     site.timed(lambda: SYSTEM.whole(cluster.pods), BACK, "all three are back")
     report.note(SYSTEM.name, "all three stopped at once", time.monotonic() - began)
     site.set_ready(*cluster.pods)
@@ -103,13 +97,23 @@ def test_all_members_at_once_under_other_addresses(cluster: Cluster) -> None:
 
 
 @long_form
-def test_pod_names_join_with_publish_not_ready_addresses(tmp_path: Path) -> None:
+def test_the_example_joins_by_pod_names(tmp_path: Path) -> None:
+    """Its script makes the cluster once, and again after all have stopped."""
     system = Galera("named")
     with Site(tmp_path, system, root=require_root()) as site:
         cluster = Cluster(site, system)
         system.put(cluster.client, site.service_name, "one")
         cluster.replace(1, "killed")
         assert system.get(cluster.client, cluster.pods[1].fqdn) == ["one"]
+        for pod in (*cluster.pods[1:], cluster.pods[0]):
+            site.remove(pod, "stopped")
+        began = time.monotonic()
+        cluster.pods = [site.member(number, cluster.address(number)) for number in range(3)]
+        for pod in cluster.pods:
+            system.start(pod)
+        site.timed(lambda: system.whole(cluster.pods), BACK, "all three are back")
+        report.note(system.name, "all three stopped, back by the example's script", time.monotonic() - began)
+        assert system.get(cluster.client, site.service_name) == ["one"]
         assert not any(one.name == site.service_name and one.client != cluster.client.address
                        for one in site.wire.exchanges())  # fmt: skip
 
@@ -156,3 +160,10 @@ def test_a_dead_member_in_dns_holds_a_new_one_up(tmp_path: Path) -> None:
         SYSTEM.start(again)
         site.timed(lambda: SYSTEM.whole([again, pods[0]]), FORMS, "the newcomer has joined")
         report.note(SYSTEM.name, "the same, with the dead one out of DNS", time.monotonic() - began)
+
+
+@long_form
+@pytest.mark.timeout(1200)
+def test_rollout_restart_of_the_example(tmp_path: Path) -> None:
+    """On a real control plane, with a fault in the middle of each restart."""
+    rollouts.roll(tmp_path, Galera("named"), rollouts.DURING)

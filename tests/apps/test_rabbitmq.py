@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.apps import faults, recorded, report
+from tests.apps import faults, recorded, report, rollouts
 from tests.apps.cluster import BACK, Cluster
 from tests.apps.rabbitmq import FORMS, RabbitMQ
 from tests.apps.roots import LONG, require_root
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = [pytest.mark.coredns, pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.coredns, pytest.mark.slow, pytest.mark.timeout(600)]
 long_form = pytest.mark.skipif(not LONG, reason="the long form: make apps SYSTEM=rabbitmq")
 
 SYSTEM: Final = RabbitMQ("dns")
@@ -91,8 +91,7 @@ def test_all_members_at_once_under_other_addresses(cluster: Cluster) -> None:
         site.remove(pod, publish=False)
     cluster.pods = [site.member(number, cluster.address(number), publish=False) for number in range(3)]
     site.publish()
-    for pod in cluster.pods:
-        SYSTEM.start(pod)
+    SYSTEM.start_all(site, cluster.pods)
     site.timed(lambda: SYSTEM.whole(cluster.pods), BACK, "all three are back", interval=0.5)
     report.note("RabbitMQ", "all three killed at once", time.monotonic() - began)
     site.assert_true(mark)
@@ -128,3 +127,10 @@ def test_without_reverse_zones_three_clusters_of_one(tmp_path: Path) -> None:
         reverse = [one for one in site.wire.exchanges() if one.qtype == "PTR"]
         assert reverse
         assert {one.rcode for one in reverse} == {"NXDOMAIN"}
+
+
+@long_form
+@pytest.mark.timeout(1200)
+def test_rollout_restart_of_the_example(tmp_path: Path) -> None:
+    """On a real control plane, with a fault in the middle of each restart."""
+    rollouts.roll(tmp_path, SYSTEM, rollouts.DURING)
