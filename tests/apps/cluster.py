@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from tests.apps import faults, recorded, report
 from tests.apps.site import Site, System
@@ -13,8 +13,14 @@ if TYPE_CHECKING:
 
     from tests.apps.pods import Pod
 
-MEMBERS = 3
-BACK = 120.0  # seconds until a member is back; about 5 on an idle machine
+MEMBERS: Final = 3
+BACK: Final = 120.0  # seconds until a member is back; about 5 on an idle machine
+#: How members end, and what breaks meanwhile.
+CASES: Final = [
+    *(("killed", fault) for fault in faults.FAULTS),
+    ("stopped", "nothing"),
+    ("stopped", "SIGSTOP of watch"),
+]
 
 
 class Clustered(System, Protocol):

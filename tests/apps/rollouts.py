@@ -23,7 +23,6 @@ ROLLS: Final = 300.0
 #: What breaks while the second member is replaced.
 DURING: Final[dict[str, faults.Fault]] = {
     "nothing": faults.nothing,
-    "kill -9 of watch": faults.kill("watch"),
     "SIGSTOP of watch": faults.hang("watch"),
     "no API server for 5 s": faults.no_api_server,
 }

@@ -364,7 +364,9 @@ class Site:
         Raises dns.exception.Timeout, and RuntimeError for another rcode than NOERROR and NXDOMAIN.
         """
         query = dns.message.make_query(name, qtype)
-        reply = dns.query.udp(query, DNS, timeout=timeout, sock=self._socket, ignore_unexpected=True)
+        reply = dns.query.udp(
+            query, DNS, timeout=timeout, sock=self._socket, ignore_unexpected=True, ignore_errors=True
+        )
         if reply.rcode() not in (0, 3):
             raise RuntimeError(f"{qtype} {name}: {dns.rcode.to_text(reply.rcode())}")
         wanted = dns.rdatatype.from_text(qtype)

@@ -12,9 +12,10 @@ import json
 import re
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from tests.apps import examples
+from tests.apps.cluster import Clustered
 from tests.apps.judge import History
 from tests.apps.pods import NAMESPACE, Pod, PodError
 from tests.apps.site import HEADWATER, NOT_YET, Dns, Site
@@ -25,15 +26,13 @@ from tests.harness.processes import wait_until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
-    from typing import Protocol
 
-    from tests.apps.cluster import Clustered
 
-    class Probed(Clustered, Protocol):
-        """A system with a readiness probe."""
+class Probed(Clustered, Protocol):
+    """A system with a readiness probe."""
 
-        def answers(self, pod: Pod) -> bool:
-            """Return what its readiness probe finds. Raises PodError."""
+    def answers(self, pod: Pod) -> bool:
+        """Return what its readiness probe finds. Raises PodError."""
 
 
 #: etcd stores JSON, so that the chronicle can read it.

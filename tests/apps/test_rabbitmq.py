@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.apps import faults, recorded, report, rollouts
-from tests.apps.cluster import BACK, Cluster
+from tests.apps.cluster import BACK, CASES, Cluster
 from tests.apps.rabbitmq import FORMS, RabbitMQ
 from tests.apps.roots import LONG, require_root
 from tests.apps.site import Dns, Site
@@ -72,8 +72,7 @@ def test_no_question_went_over_tcp(cluster: Cluster) -> None:
 
 
 @long_form
-@pytest.mark.parametrize("fault", faults.FAULTS)
-@pytest.mark.parametrize("how", ["killed", "stopped"])
+@pytest.mark.parametrize(("how", "fault"), CASES)
 def test_a_member_under_another_address(cluster: Cluster, how: str, fault: str) -> None:
     number = sorted(faults.FAULTS).index(fault) % 3
     text = f"{how}-{fault}".replace(" ", "-")
