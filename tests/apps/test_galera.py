@@ -143,6 +143,7 @@ def test_a_dead_member_in_dns_holds_a_new_one_up(tmp_path: Path) -> None:
     with Site(tmp_path, SYSTEM, root=require_root()) as site:
         pods = SYSTEM.form(site, [f"10.44.1.{number + 1}" for number in range(3)])
         site.remove(pods[1], publish=False)
+        site.timed(lambda: SYSTEM.whole([pods[0], pods[2]]), FORMS, "two are left")
         site.remove(pods[2], "stopped", publish=False)
         site.members[pods[1].name] = pods[1]  # as an endpoint only: its pod is dead
         site.timed(lambda: SYSTEM.is_member(pods[0], pods[:1]), FORMS, "one is left")
