@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from tests.harness.processes import Running
 
 PAGE: Final = Path(__file__).resolve().parents[2] / "docs" / "systems" / "README.md"
+_TABLE: Final = re.compile(r"(?s)(<!-- table -->\n)(.*?)(\n<!-- /table -->)")
 RUNS: Final = 3
 BACK: Final = 300.0  # seconds
 CALM: Final = 2.0  # seconds of a whole cluster between two deaths
@@ -117,15 +118,27 @@ def measure(name: str, dns: Dns, plane: Plane, root: Path) -> dict[str, list[flo
 
 
 def write(names: Sequence[str]) -> str:
-    """Measure these systems, and write the table into docs/systems/README.md."""
+    """Measure these systems, and write their rows into docs/systems/README.md.
+
+    Rows of other systems stay: they were measured on the machine that the page names.
+    """
     root = roots.make()
-    rows: list[tuple[str, ...]] = []
+    rows = {row[0]: row for row in _rows(PAGE.read_text())}
     with tempfile.TemporaryDirectory() as folder, Plane(Path(folder)) as plane:
         for name in names:
             seen = [measure(name, dns, plane, root) for dns in KINDS]
-            rows += [(f"{SYSTEMS[name][0]}: {what}", *(spread(one[what]) for one in seen)) for what in seen[0]]
-    text = table(("whole again after, s", *map(str, KINDS)), rows)
+            for what in seen[0]:
+                label = f"{SYSTEMS[name][0]}: {what}"
+                rows[label] = (label, *(spread(one[what]) for one in seen))
+    text = table(("whole again after, s", *map(str, KINDS)), list(rows.values()))
     text = f"{text}\n\nMedian [least-most] of {RUNS}. {environment('coredns', 'kube-apiserver')}."
-    page = PAGE.read_text()
-    PAGE.write_text(re.sub(r"(?s)(<!-- table -->\n).*(\n<!-- /table -->)", lambda m: f"{m[1]}{text}{m[2]}", page))
+    PAGE.write_text(_TABLE.sub(lambda found: f"{found[1]}{text}{found[3]}", PAGE.read_text()))
     return text
+
+
+def _rows(page: str) -> list[tuple[str, ...]]:
+    """Return the rows of the page's table, without its head."""
+    found = _TABLE.search(page)
+    assert found is not None
+    lines = [line for line in found[2].splitlines() if line.startswith("|")]
+    return [tuple(cell.strip() for cell in line.strip("|").split(" | ")) for line in lines[2:]]

@@ -121,7 +121,7 @@ def test_without_reverse_zones_three_clusters_of_one(tmp_path: Path) -> None:
             pod = site.member(number, f"10.44.1.{number + 1}")
             pods.append(pod)
             SYSTEM.start(pod)
-            site.timed(lambda pod=pod: SYSTEM.running(pod), FORMS, f"{pod.name} runs")
+            site.timed(lambda pod=pod: SYSTEM.has_started(pod), FORMS, f"{pod.name} runs")
         assert [SYSTEM.running(pod) for pod in pods] == [[pod.fqdn] for pod in pods]
         reverse = [one for one in site.wire.exchanges() if one.qtype == "PTR"]
         assert reverse
