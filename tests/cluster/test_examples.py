@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -35,3 +37,13 @@ def test_members_have_names(manifest: Path) -> None:
             assert service["clusterIP"] == "None"
             labels = item["spec"]["template"]["metadata"]["labels"]
             assert service["selector"].items() <= labels.items()
+
+
+@pytest.mark.parametrize(
+    "manifest", [file for file in MANIFESTS if file.parent != EXAMPLES], ids=lambda file: file.stem
+)
+def test_there_is_nothing_to_advise(manifest: Path) -> None:
+    """`headwater check --services` is quiet about what we recommend (docs/advice.md)."""
+    command = [sys.executable, "-m", "headwater", "check", "--services", "--reverse-zone", "10.244.0.0/16"]
+    done = subprocess.run([*command, "--manifests", manifest], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
