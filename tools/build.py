@@ -3,9 +3,10 @@
 
 CoreDNS; etcd, Kubernetes's API server, controllers, scheduler and kubectl, and kwok: the control
 plane of the tests; kubelet, kube-proxy and containerd: a real node; h2spec; Prometheus and
-promtool; the Go echo of the benchmarks. On 2 cores all of them take 15 minutes, once.
+promtool; the Go echo of the benchmarks. On 2 cores all of them take 15 minutes, once. FerretDB is
+built only where it is named: `make apps` does so.
 
-    tools/build.py [NAME ...]      build what is missing (default: everything)
+    tools/build.py [NAME ...]      build what is missing (default: everything but FerretDB)
     tools/build.py --path NAME     print where NAME is, exit 1 when it is not built
     tools/build.py --env           print PATH-style settings for a shell
 
@@ -45,6 +46,8 @@ class Tool:
     requires: str  # the requirement in go.mod that names the version
     ldflags: str = "-s -w"
     tags: str = ""
+    #: Whether it is built also where no tool is named.
+    always: bool = True
 
     def version(self) -> str:
         """The pinned version, read from go.mod ("1.15.0")."""
@@ -115,6 +118,8 @@ TOOLS = {
             for name in ("containerd", "containerd-shim-runc-v2", "ctr")
         ),
         Tool("pause", "node/pause", ".", "go"),
+        # The MongoDB wire protocol over SQLite (tests/apps); without its PostgreSQL backend.
+        Tool("ferretdb", "ferretdb", ".", "github.com/FerretDB/FerretDB", tags="ferretdb_no_postgresql", always=False),
         Tool("h2spec", "h2spec", "github.com/summerwind/h2spec/cmd/h2spec", "github.com/summerwind/h2spec"),
     )
 }
@@ -226,7 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         folders = [str(tool.folder()) for tool in TOOLS.values() if tool.binary().exists()]
         print(f'export PATH="{":".join(folders)}:$PATH"')
         return 0
-    wanted = [TOOLS[name] for name in options.names or TOOLS]
+    wanted = [TOOLS[name] for name in options.names] or [tool for tool in TOOLS.values() if tool.always]
     missing = [tool for tool in wanted if not tool.binary().exists()]
     if not missing:
         return 0

@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from tools import covered, dist, pythons
+from tools import build, covered, dist, jars, pythons
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 
@@ -213,3 +213,49 @@ def test_a_room_below_its_floor_is_named() -> None:
     text, below = covered.table(rooms, {"answer": 90, "store": 66, "writer": 1})
     assert below == ["store", "writer"], "one that was not seen at all is below its floor"
     assert re.search(r"^answer +85 / +90 +5 / +10 +90\.0% +90$", text, re.MULTILINE)
+
+
+# Java servers
+
+
+@pytest.mark.parametrize(
+    ("came", "why"),
+    [
+        ({"a.jar": "1"}, r"b\.jar did not come"),
+        ({"a.jar": "1", "b.jar": "2", "c.jar": "3"}, r"c\.jar came, and jars\.sum does not know it"),
+        ({"a.jar": "1", "b.jar": "3"}, r"b\.jar has the SHA-256 3, and jars\.sum says 2"),
+    ],
+)
+def test_jars_that_are_not_as_pinned_are_refused(came: dict[str, str], why: str) -> None:
+    with pytest.raises(jars.NotAsPinnedError, match=why):
+        jars.check({"a.jar": "1", "b.jar": "2"}, came)
+
+
+@pytest.mark.parametrize("name", jars.JARS)
+def test_the_pinned_jars_hold_the_server_in_its_version(name: str) -> None:
+    server = jars.JARS[name]
+    sums = server.sums()
+    assert f"{server.artifact}-{server.version()}.jar" in sums
+    assert all(re.fullmatch(r"[0-9a-f]{64}", digest) for digest in sums.values())
+    assert "://" not in server.file("pom.xml").read_text().replace("http://maven.apache.org/POM/4.0.0", "")
+
+
+def test_jars_that_are_wrong_are_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stand-in for Maven brings one jar that is not the pinned one."""
+    maven = tmp_path / "mvn"
+    maven.write_text(
+        "#!/bin/sh\nfor word; do case $word in -DoutputDirectory=*) to=${word#*=};; esac; done\n"
+        'mkdir -p "$to" && echo evil >"$to/kafka_2.13-4.3.1.jar"\n'
+    )
+    maven.chmod(0o755)
+    monkeypatch.setenv("HEADWATER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(jars, "find_maven", lambda: str(maven))
+    with pytest.raises(SystemExit, match="getting kafka failed"):
+        jars.main(["kafka"])
+    assert [path.name for path in build.cache_folder().rglob("*") if path.name.startswith("kafka")] == []
+
+
+def test_ferretdb_is_built_only_where_it_is_named() -> None:
+    assert [tool.name for tool in build.TOOLS.values() if not tool.always] == ["ferretdb"]
