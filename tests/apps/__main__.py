@@ -15,15 +15,25 @@ from typing import Final
 from tests.apps import measure, recorded, roots
 from tests.apps.cluster import Clustered
 from tests.apps.galera import Galera
+from tests.apps.kafka import Kafka
+from tests.apps.mongodb import MongoDB
 from tests.apps.rabbitmq import RabbitMQ
 from tests.apps.site import Site
 
-SYSTEMS: Final[dict[str, Callable[[], Clustered]]] = {"rabbitmq": RabbitMQ, "galera": Galera}
+SYSTEMS: Final[dict[str, Callable[[], Clustered]]] = {
+    "rabbitmq": RabbitMQ,
+    "galera": Galera,
+    "kafka": Kafka,
+    "mongodb": MongoDB,
+}
+#: Those whose pods have a file system of their own; the others have the machine's.
+ROOTED: Final = ("rabbitmq", "galera")
 
 
 def record(system: Clustered) -> None:
     """Run a system through its phases, and write what it asked."""
-    with tempfile.TemporaryDirectory() as folder, Site(Path(folder), system, root=roots.make()) as site:
+    root = roots.make() if system.name in ROOTED else None
+    with tempfile.TemporaryDirectory() as folder, Site(Path(folder), system, root=root) as site:
         recording = recorded.Recording(site)
         pods = system.form(site, [f"10.44.1.{number + 1}" for number in range(3)])
         recording.phase("form")

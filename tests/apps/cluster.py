@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.apps.pods import Pod
 
 MEMBERS: Final = 3
-BACK: Final = 120.0  # seconds until a member is back; about 5 on an idle machine
+BACK: Final = 240.0  # seconds until a member is back; about 5 on an idle machine
 #: How members end, and what breaks meanwhile.
 CASES: Final = [
     *(("killed", fault) for fault in faults.FAULTS),

@@ -26,6 +26,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/FerretDB/FerretDB/ferretdb"
 	"go.mongodb.org/mongo-driver/bson"
@@ -70,12 +71,25 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	ended := make(chan error, 1)
+	go func() { ended <- database.Run(ctx) }()
+	for { // listen when the database does, so that a readiness probe may be a connection
+		if probe, err := net.Dial("unix", socket); err == nil {
+			probe.Close()
+			break
+		}
+		select {
+		case err := <-ended:
+			log.Fatal(err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 	front, err := net.Listen("tcp", *listen)
 	if err != nil {
 		log.Fatal(err)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
 	go func() {
 		for {
 			client, err := front.Accept()
@@ -86,7 +100,7 @@ func main() {
 		}
 	}()
 	log.Printf("serving on %s, as %s", *listen, *says)
-	err = database.Run(ctx)
+	err = <-ended
 	front.Close()
 	log.Printf("ended: %v", err)
 }
