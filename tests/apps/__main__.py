@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.apps import measure, recorded, roots
+from tests.apps.cassandra import Cassandra
 from tests.apps.cluster import Clustered
 from tests.apps.galera import Galera
 from tests.apps.kafka import Kafka
@@ -25,15 +26,13 @@ SYSTEMS: Final[dict[str, Callable[[], Clustered]]] = {
     "galera": Galera,
     "kafka": Kafka,
     "mongodb": MongoDB,
+    "cassandra": Cassandra,
 }
-#: Those whose pods have a file system of their own; the others have the machine's.
-ROOTED: Final = ("rabbitmq", "galera")
 
 
 def record(system: Clustered) -> None:
     """Run a system through its phases, and write what it asked."""
-    root = roots.make() if system.name in ROOTED else None
-    with tempfile.TemporaryDirectory() as folder, Site(Path(folder), system, root=root) as site:
+    with tempfile.TemporaryDirectory() as folder, Site(Path(folder), system, root=roots.of(system.name)) as site:
         recording = recorded.Recording(site)
         pods = system.form(site, [f"10.44.1.{number + 1}" for number in range(3)])
         recording.phase("form")

@@ -91,6 +91,14 @@ def require_pods() -> None:
     require_tool("coredns")
 
 
+def of(system: str) -> Path | None:
+    """Return the root of a system's pods; None for one whose pods have the machine's own files.
+
+    Raises RootError.
+    """
+    return make() if system in PACKAGES else None
+
+
 def require_root() -> Path:
     """Return the root; skip or fail the test where it cannot be made.
 

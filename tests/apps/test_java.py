@@ -27,7 +27,7 @@ pytestmark = [
 #: By the options' `ttl`: seconds for which a JVM keeps an address, and a failure.
 KEPT: Final = {None: (30, 10), 5: (5, 5), 0: (0, 0)}
 #: A JVM that asks ten times a second may be so late on a busy machine, in seconds.
-LATE: Final = 10.0
+LATE: Final = 15.0
 
 
 def test_a_jvm_keeps_an_address_for_30_s_and_a_failure_for_10_unless_it_is_told_otherwise(tmp_path: Path) -> None:
@@ -41,11 +41,11 @@ def test_a_jvm_keeps_an_address_for_30_s_and_a_failure_for_10_unless_it_is_told_
         absent = pod.fqdn.replace("kafka-0", "kafka-1")
         client = site.client()
         logs = {}
+        began = time.monotonic()
         for ttl in KEPT:
             for name in (pod.fqdn, absent):
                 log = logs[ttl, name] = tmp_path / f"{name}-{ttl}.log"
                 client.start("java", *java.options(16, ttl=ttl), "-cp", tmp_path, "Resolve", name, log=log)
-        began = time.monotonic()
 
         def said(address: str) -> bool:
             return all(
@@ -54,10 +54,12 @@ def test_a_jvm_keeps_an_address_for_30_s_and_a_failure_for_10_unless_it_is_told_
             )
 
         wait_until(lambda: said("10.44.1.1"), 60.0, "each JVM has asked")
-        asked = time.monotonic()
         site.remove(pod)
         site.member(0, "10.44.2.1", publish=False)
-        site.member(1, "10.44.2.2")
+        other = site.member(1, "10.44.2.2")
+        for one, address in ((pod, "10.44.2.1"), (other, "10.44.2.2")):
+            site.wait_dns(one.fqdn, [address])
+        changed = time.monotonic()
         seen: dict[tuple[int | None, str], float] = {}
 
         def all_seen() -> bool:
@@ -70,8 +72,8 @@ def test_a_jvm_keeps_an_address_for_30_s_and_a_failure_for_10_unless_it_is_told_
         for ttl, (address, failure) in KEPT.items():
             for name, kept in ((pod.fqdn, address), (absent, failure)):
                 took = seen[ttl, name]
-                site.say(f"{name.partition('.')[0]}, ttl {ttl}: {took - asked:.1f} s after all had asked")
-                # It asked between `began` and `asked`, and at the latest once more since.
-                assert took <= asked + kept + LATE, (ttl, name)
+                site.say(f"{name.partition('.')[0]}, ttl {ttl}: {took - changed:.1f} s after DNS had it")
+                # It asked for the first time after `began`, and may have asked again just before.
+                assert took <= changed + kept + LATE, (ttl, name)
                 assert kept < 10 or took >= began + kept, (ttl, name)
         site.assert_true()
