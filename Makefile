@@ -27,7 +27,7 @@ ALONE := tests/wire tests/cluster tests/e2e tests/monitoring tests/image tests/n
 # What a real node needs beside what tools/build.py builds.
 NODE := runc buildah debootstrap nft iptables conntrack /usr/lib/cni/bridge
 
-.PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege alerts monitoring chart apps apps-record apps-table simulate simulate-mutants fuzz \
+.PHONY: help run test test-fast test-pythons coverage lint format bench chaos siege alerts monitoring chart apps apps-record apps-table apps-parts simulate simulate-mutants fuzz \
 	fuzz-answers scale-answers tools \
 	cluster node node-test screenshots proto requirements dist image clean
 
@@ -108,20 +108,21 @@ node-test: $(READY) ## Rollouts, deaths and mistakes on a real node, as root; do
 # SYSTEM names one of tests/apps/test_*.py.
 SYSTEM ?= *
 
-apps: $(READY) ## Real servers that find one another by DNS, in the long form, or one of them: SYSTEM=rabbitmq
-	@tools/setup packages dig debootstrap
-	@$(PYTHON) tools/build.py
+apps: $(READY) apps-parts ## Real servers that find one another by DNS, in the long form, or one of them: SYSTEM=rabbitmq
 	@HEADWATER_APPS=long $(BIN)/python -m pytest tests/apps/test_$(SYSTEM).py
 
-apps-record: $(READY) ## Write down anew what each of them asks (tests/apps/recorded)
-	@tools/setup packages debootstrap
-	@$(PYTHON) tools/build.py
+apps-record: $(READY) apps-parts ## Write down anew what each of them asks (tests/apps/recorded)
 	@$(BIN)/python -m tests.apps record
 
-apps-table: $(READY) ## How fast they recover with which DNS; docs/systems/README.md gets the table (30 minutes)
-	@tools/setup packages debootstrap
-	@$(PYTHON) tools/build.py
+apps-table: $(READY) apps-parts ## How fast they recover with which DNS; docs/systems/README.md gets the table (an hour)
 	@$(BIN)/python -m tests.apps table
+
+apps-parts: $(READY)
+	@tools/setup packages dig debootstrap java javac mvn
+	@$(PYTHON) tools/build.py
+	@$(PYTHON) tools/build.py ferretdb
+	@$(PYTHON) tools/jars.py
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[apps]'
 
 fuzz: $(READY) ## Each target under atheris for FUZZ=120 seconds; what it finds goes into the corpus
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[fuzz]'

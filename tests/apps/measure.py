@@ -18,8 +18,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from bench.report import environment, spread, table
 from tests.apps import roots
+from tests.apps.cassandra import Cassandra
 from tests.apps.cluster import MEMBERS, Clustered
 from tests.apps.galera import Galera
+from tests.apps.kafka import Kafka
+from tests.apps.mongodb import MongoDB
 from tests.apps.rabbitmq import RabbitMQ
 from tests.apps.site import Dns, Site
 from tests.harness.plane import Plane
@@ -53,6 +56,10 @@ SYSTEMS: Final[dict[str, tuple[str, Callable[[], Measured]]]] = {
     "rabbitmq": ("RabbitMQ, `dns`", RabbitMQ),
     "galera-ready": ("Galera, by the headless name", Galera),
     "galera": ("Galera, by pod names", lambda: Galera("named")),
+    "kafka": ("Kafka, JVMs that keep 5 s", Kafka),
+    "kafka-30": ("Kafka, JVMs that keep 30 s", lambda: Kafka(ttl=None)),
+    "mongodb": ("pymongo on FerretDB, `mongos`", MongoDB),
+    "cassandra": ("Cassandra", Cassandra),
 }
 
 
@@ -103,14 +110,15 @@ class Run:
         return took
 
 
-def measure(name: str, dns: Dns, plane: Plane, root: Path) -> dict[str, list[float]]:
+def measure(name: str, dns: Dns, plane: Plane) -> dict[str, list[float]]:
     """Return the seconds of each run, by what happened."""
+    system = SYSTEMS[name][1]()
     took: dict[str, list[float]] = {"one member killed": [], "all stopped": []}
     with (
         tempfile.TemporaryDirectory() as folder,
-        Site(Path(folder), SYSTEMS[name][1](), root=root, dns=dns, plane=plane) as site,
+        Site(Path(folder), system, root=roots.of(system.name), dns=dns, plane=plane) as site,
     ):
-        run = Run(site, SYSTEMS[name][1]())
+        run = Run(site, system)
         for _ in range(RUNS):
             took["one member killed"].append(run.one())
             took["all stopped"].append(run.all())
@@ -122,11 +130,10 @@ def write(names: Sequence[str]) -> str:
 
     Rows of other systems stay: they were measured on the machine that the page names.
     """
-    root = roots.make()
     rows = {row[0]: row for row in _rows(PAGE.read_text())}
     with tempfile.TemporaryDirectory() as folder, Plane(Path(folder)) as plane:
         for name in names:
-            seen = [measure(name, dns, plane, root) for dns in KINDS]
+            seen = [measure(name, dns, plane) for dns in KINDS]
             for what in seen[0]:
                 label = f"{SYSTEMS[name][0]}: {what}"
                 rows[label] = (label, *(spread(one[what]) for one in seen))
