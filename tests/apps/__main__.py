@@ -14,7 +14,7 @@ from typing import Final
 
 from tests.apps import measure, recorded, roots
 from tests.apps.cassandra import Cassandra
-from tests.apps.cluster import Clustered
+from tests.apps.cluster import BACK, Clustered
 from tests.apps.galera import Galera
 from tests.apps.kafka import Kafka
 from tests.apps.mongodb import MongoDB
@@ -41,7 +41,7 @@ def record(system: Clustered) -> None:
         system.get(client, pods[2].fqdn)
         recording.phase("client")
         pods[2] = site.replace(pods[2], "10.44.2.3")
-        site.timed(lambda: system.whole(pods), 120, "a member is back")
+        site.timed(lambda: system.whole(pods), BACK, "a member is back")
         site.set_ready(*pods)
         recording.phase("replace")
         recording.write()
