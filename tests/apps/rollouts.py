@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from tests.apps import faults, report
-from tests.apps.roots import PACKAGES, require_root
+from tests.apps.roots import PACKAGES, require_pods, require_root
 from tests.apps.stateful import MEMBERS, PLANE_FLAGS, Kubelet, Probed, deployed
 from tests.harness.arena import restored
 from tests.harness.plane import TOOLS, Plane
@@ -33,6 +33,7 @@ def roll(folder: Path, system: Probed, during: Iterable[str]) -> None:
 
     What was written before has to be there after it, and nothing that DNS told may be wrong.
     """
+    require_pods()
     root = require_root() if system.name in PACKAGES else None
     for name in TOOLS:
         require_tool(name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.apps import cluster, faults, java, recorded, report
+from tests.apps import cluster, faults, java, recorded, report, rollouts
 from tests.apps.explained import explained
 from tests.apps.kafka import FORMS, Kafka
 from tests.apps.roots import LONG, require_pods
@@ -154,3 +154,10 @@ def test_without_publish_not_ready_addresses_it_never_forms(tmp_path: Path) -> N
         site.publish()
         system.watch(site)
         site.timed(lambda: system.whole(pods), FORMS, "one cluster, with publishNotReadyAddresses")
+
+
+@pytest.mark.timeout(1200)
+def test_rollout_restart_of_the_example(tmp_path: Path) -> None:
+    """On a real control plane, whose API server is away in the middle of it."""
+    java.require("kafka")
+    rollouts.roll(tmp_path, Kafka(), ["no API server for 5 s"])

@@ -84,8 +84,7 @@ def test_the_client_that_stays_sees_all_three(formed: Cluster) -> None:
     formed.site.timed(lambda: formed.system.whole(formed.pods), LATE, "the client sees three routers")
 
 
-@pytest.mark.parametrize("fault", faults.FAULTS)
-@pytest.mark.parametrize("how", ["killed", "stopped"])
+@pytest.mark.parametrize(("how", "fault"), cluster.CASES)
 def test_a_member_under_another_address(formed: Cluster, how: str, fault: str) -> None:
     before = len(formed.system.events())
     formed.replace(sorted(faults.FAULTS).index(fault) % 3, how, fault)
