@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from bench.report import environment, spread, table
 from tests.apps import roots
-from tests.apps.cassandra import Cassandra
 from tests.apps.cluster import MEMBERS, Clustered
 from tests.apps.galera import Galera
 from tests.apps.kafka import Kafka
@@ -59,7 +58,6 @@ SYSTEMS: Final[dict[str, tuple[str, Callable[[], Measured]]]] = {
     "kafka": ("Kafka, JVMs that keep 5 s", Kafka),
     "kafka-30": ("Kafka, JVMs that keep 30 s", lambda: Kafka(ttl=None)),
     "mongodb": ("pymongo on FerretDB, `mongos`", MongoDB),
-    "cassandra": ("Cassandra", Cassandra),
 }
 
 
