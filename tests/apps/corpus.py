@@ -86,7 +86,8 @@ def read(system: str) -> Corpus:
 
 def parse(system: str, texts: Sequence[str], lines: Sequence[Line]) -> Corpus:
     """Return the corpus of a file: the world is in the comments at its beginning."""
-    service, ports = "", ()
+    service = ""
+    ports: tuple[tuple[str, int], ...] = ()
     members: dict[str, tuple[str, ...]] = {}
     for text in texts:
         match text.split():
