@@ -52,10 +52,17 @@ def begin(*, forked: bool = False) -> ForkServerContext:
         tracker._fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
-    alone = len(list(Path("/proc/self/task").iterdir())) == 1
-    with _by_fork() if forked and alone else contextlib.nullcontext():
+    with _by_fork() if forked and _is_alone() else contextlib.nullcontext():
         forkserver.ensure_running()
     return context
+
+
+def _is_alone() -> bool:
+    """Whether this process has one thread, also of those that Python does not know."""
+    try:
+        return len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208 (numbers)
+    except OSError:  # no Linux, and nobody who minds the memory
+        return False
 
 
 @contextlib.contextmanager
