@@ -47,7 +47,7 @@ def begin(*, forked: bool = False) -> ForkServerContext:
     """
     # The threads of a list would each keep a heap of their own otherwise (mallopt(3)).
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
-    tracker: Any = resource_tracker._resource_tracker  # type: ignore[attr-defined]
+    tracker: Any = resource_tracker._resource_tracker
     if tracker._fd is None:
         tracker._fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     context = multiprocessing.get_context("forkserver")
@@ -100,8 +100,8 @@ def _run_as_child(program: str, descriptors: Sequence[int]) -> NoReturn:
                 with contextlib.suppress(OSError):  # the folder's own
                     os.close(descriptor)
         # The parent's copies are locked, and name its descriptors.
-        type(forkserver._forkserver).__init__(forkserver._forkserver)  # type: ignore[attr-defined]
-        type(resource_tracker._resource_tracker).__init__(resource_tracker._resource_tracker)  # type: ignore[attr-defined]
+        type(forkserver._forkserver).__init__(forkserver._forkserver)
+        type(resource_tracker._resource_tracker).__init__(resource_tracker._resource_tracker)
         exec(program, {"__name__": "__main__"})
         code = 0
     except SystemExit:
