@@ -168,9 +168,10 @@ def start(
         corefile.write_text(_COREFILE.format(port=port, kubeconfig="" if pod else f"kubeconfig {kubeconfig}"))
         command: list[str | Path] = [find_tool("coredns"), "-conf", corefile]
     else:
+        known: list[str | Path] = [] if pod else ["--kubeconfig", kubeconfig]
         command = [
             program or Path(sys.executable).with_name("headwater"), "serve",
-            *([] if pod else ["--kubeconfig", kubeconfig]), "--state-dir", folder / "state",
+            *known, "--state-dir", folder / "state",
             "--listen", f"unix:{folder / 'dns.sock'}", "--dns", f"127.0.0.1:{port}", "--admin", "off", *flags,
         ]  # fmt: skip
     log = folder / f"{which.lower()}.process.log"
