@@ -1,6 +1,6 @@
 """Measure a start with the whole set, for Headwater and for CoreDNS's `kubernetes` plugin.
 
-    python -m bench.scale [--services 10000] [--kubeconfig F] [--runs 3]
+    python -m bench.scale [--services 10000] [--kubeconfig F] [--runs 3] [--by-kubeconfig]
 
 Both start on the same API server with nothing stored, one after the other, and alternate in going
 first. `ready` is the time from exec to the first right answer over UDP for the last name of the
@@ -9,6 +9,10 @@ the answers exist.) Some seconds later, at rest, CPU and memory are read.
 
 Every run starts each of them twice: once for the times, and once with a sample of its memory every
 50 ms, for the peak.
+
+As root both find the API server as a pod does: by its environment, with a service account's files
+at their place, in a mount namespace of their own. Otherwise, or with `--by-kubeconfig`, both read a
+kubeconfig. Headwater then loads more of the `kubernetes` package: 0.2 CPU-s.
 
 The CPU "of the watch process after its imports" is its CPU at rest without that of `import
 headwater.cluster.api` (the `kubernetes` package). It imports nothing else itself, because the other
@@ -19,6 +23,8 @@ that has imported the other modules before.
 from __future__ import annotations
 
 import argparse
+import base64
+import os
 import shutil
 import socket
 import statistics
@@ -31,10 +37,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 import dns.exception
 import dns.message
 import dns.rdatatype
+import yaml
 
 from bench.processes import MIB, Memory, Sampler, cpu, memory, title, tree
 from bench.report import environment, goal, spread, table
@@ -58,15 +66,28 @@ _COREFILE = """\
     bind 127.0.0.1
     errors
     kubernetes cluster.local {{
-        kubeconfig {kubeconfig}
+        {kubeconfig}
     }}
 }}
 """
 _IMPORT = """\
-import time, headwater.serve.process, headwater.writer.process
+import sys, time, headwater.serve.process, headwater.writer.process
 began = time.process_time()
 import headwater.cluster.api
+if sys.argv[1:]:
+    import headwater.cluster.plugins
 print(time.process_time() - began)
+"""
+#: Runs a command as in a pod: with a service account's files at their place, which nobody else
+#: sees. It gets the CA, the token, and the command.
+_AS_IN_A_POD = """\
+set -e
+mount -t tmpfs -o mode=755 none /run
+mkdir -p /run/secrets/kubernetes.io/serviceaccount
+cp "$1" /run/secrets/kubernetes.io/serviceaccount/ca.crt
+cp "$2" /run/secrets/kubernetes.io/serviceaccount/token
+shift 2
+exec "$@"
 """
 
 
@@ -128,27 +149,54 @@ def wait_for_answer(port: int, question: Question, server: Running) -> float:
     raise PlaneError(f"{server.name}: no right answer within {_PATIENCE:g} s; its log ends with:\n{server.log_tail()}")
 
 
-def start(which: Server, folder: Path, kubeconfig: Path, port: int, *flags: str) -> Running:
-    """Start CoreDNS, or Headwater on an empty state with more flags, on a loopback port."""
+def start(
+    which: Server,
+    folder: Path,
+    kubeconfig: Path,
+    port: int,
+    *flags: str,
+    program: Path | None = None,
+    pod: bool = False,
+) -> Running:
+    """Start CoreDNS, or Headwater on an empty state with more flags, on a loopback port.
+
+    `program` is another `headwater` than this environment's. `pod`: it finds the API server as in a
+    pod.
+    """
     if which == "CoreDNS":
         corefile = folder / "Corefile"
-        corefile.write_text(_COREFILE.format(port=port, kubeconfig=kubeconfig))
-        return Running(which, [find_tool("coredns"), "-conf", corefile], folder / "coredns.log", cwd=folder)
-    headwater = Path(sys.executable).with_name("headwater")
-    command: list[str | Path] = [
-        headwater, "serve", "--kubeconfig", kubeconfig, "--state-dir", folder / "state",
-        "--listen", f"unix:{folder / 'dns.sock'}", "--dns", f"127.0.0.1:{port}", "--admin", "off", *flags,
-    ]  # fmt: skip
-    return Running(which, command, folder / "headwater.process.log", cwd=folder)
+        corefile.write_text(_COREFILE.format(port=port, kubeconfig="" if pod else f"kubeconfig {kubeconfig}"))
+        command: list[str | Path] = [find_tool("coredns"), "-conf", corefile]
+    else:
+        known: list[str | Path] = [] if pod else ["--kubeconfig", kubeconfig]
+        command = [
+            program or Path(sys.executable).with_name("headwater"), "serve",
+            *known, "--state-dir", folder / "state",
+            "--listen", f"unix:{folder / 'dns.sock'}", "--dns", f"127.0.0.1:{port}", "--admin", "off", *flags,
+        ]  # fmt: skip
+    log = folder / f"{which.lower()}.process.log"
+    if not pod:
+        return Running(which, command, log, cwd=folder)
+    config = yaml.safe_load(kubeconfig.read_text())
+    cluster, user = config["clusters"][0]["cluster"], config["users"][0]["user"]
+    ca, token = folder / "ca.crt", folder / "token"
+    ca.write_bytes(base64.b64decode(cluster["certificate-authority-data"]))
+    token.write_text(user["token"])
+    server = urlsplit(cluster["server"])
+    env = {"KUBERNETES_SERVICE_HOST": str(server.hostname), "KUBERNETES_SERVICE_PORT": str(server.port)}
+    wrapped = ["unshare", "--mount", "sh", "-c", _AS_IN_A_POD, "sh", ca, token, *command]
+    return Running(which, wrapped, log, cwd=folder, env=env)
 
 
-def run_once(which: Server, kubeconfig: Path, question: Question, figures: Figures, *, sampled: bool) -> None:
+def run_once(
+    which: Server, kubeconfig: Path, question: Question, figures: Figures, *, sampled: bool, pod: bool = False
+) -> None:
     """Start a server, wait until it is at rest, take its figures, and stop it."""
     folder = Path(tempfile.mkdtemp(prefix="headwater-scale-"))
     try:
         port = free_port()
         began = time.monotonic()
-        with start(which, folder, kubeconfig, port) as server:
+        with start(which, folder, kubeconfig, port, pod=pod) as server:
             if sampled:
                 with Sampler(server.pid) as sampler:
                     wait_for_answer(port, question, server)
@@ -169,23 +217,26 @@ def run_once(which: Server, kubeconfig: Path, question: Question, figures: Figur
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def import_cpu() -> float:
+def import_cpu(*, pod: bool) -> float:
     """Return the CPU seconds of the watch process's own imports."""
-    done = subprocess.run([sys.executable, "-c", _IMPORT], capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", _IMPORT, *([] if pod else ["kubeconfig"])]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 
-def measure(kubeconfig: Path, services: int, runs: int) -> tuple[dict[Server, Figures], list[float]]:
+def measure(
+    kubeconfig: Path, services: int, runs: int, *, pod: bool = False
+) -> tuple[dict[Server, Figures], list[float]]:
     """Return both servers' figures, and the cost of the watch process's import, `runs` times."""
     question = Question(next(service for service in reversed(scale_set(services)) if service.headless))
     both: tuple[Server, ...] = ("CoreDNS", "Headwater")
     figures: dict[Server, Figures] = {name: Figures() for name in both}
     imports: list[float] = []
     for run in range(runs):
-        imports.append(import_cpu())
+        imports.append(import_cpu(pod=pod))
         for sampled in (False, True):
             for which in both if run % 2 == 0 else both[::-1]:
-                run_once(which, kubeconfig, question, figures[which], sampled=sampled)
+                run_once(which, kubeconfig, question, figures[which], sampled=sampled, pod=pod)
         mine, theirs = figures["Headwater"], figures["CoreDNS"]
         print(
             f"run {run + 1} of {runs}: ready {mine.ready[-1]:.2f} s (CoreDNS {theirs.ready[-1]:.2f}),"
@@ -265,13 +316,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--services", type=int, default=SERVICES, help="size of the set (default: %(default)s)")
     parser.add_argument("--kubeconfig", type=Path, help="an API server that has the set already (default: start one)")
     parser.add_argument("--runs", type=int, default=3, help="how often each is started (default: %(default)s)")
+    parser.add_argument("--by-kubeconfig", action="store_true", help="both read a kubeconfig, also as root")
     options = parser.parse_args(arguments)
     if options.services < 2 or options.runs < 1:
         parser.error("--services is at least 2, --runs at least 1")
     try:
         print(environment("coredns", "kube-apiserver", "etcd"), flush=True)
         with loaded(options.kubeconfig, options.services) as kubeconfig:
-            figures, imports = measure(kubeconfig, options.services, options.runs)
+            pod = os.geteuid() == 0 and not options.by_kubeconfig
+            print(f"the API server is found {'as in a pod' if pod else 'by a kubeconfig'}", flush=True)
+            figures, imports = measure(kubeconfig, options.services, options.runs, pod=pod)
     except (PlaneError, TimeoutError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
+from tests.apps import corpus
 from tests.harness.plane import Plane
 
 HOME: Final = "bench"
@@ -98,6 +99,10 @@ def _all() -> Iterator[Service]:
 SERVICES: Final = tuple(_all())
 
 
+#: The Services of recorded systems, by the namespace that each has here.
+RECORDINGS: Final = {f"recorded-{one.system}": one for one in corpus.every()}
+
+
 def headless(endpoints: int) -> list[Service]:
     """Return the headless Services with this many endpoints."""
     return [service for service in SERVICES if service.headless and service.endpoints == endpoints]
@@ -124,3 +129,8 @@ def create(plane: Plane) -> None:
         plane.api("POST", f"/api/v1/namespaces/{service.namespace}/services", service.service())
         for item in service.slices():
             plane.api("POST", f"/apis/discovery.k8s.io/v1/namespaces/{service.namespace}/endpointslices", item)
+    for namespace, recording in RECORDINGS.items():
+        plane.api("POST", "/api/v1/namespaces", {"metadata": {"name": namespace}})
+        made, piece = recording.objects(namespace)
+        plane.api("POST", f"/api/v1/namespaces/{namespace}/services", made)
+        plane.api("POST", f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices", piece)

@@ -25,7 +25,7 @@ from bench.serving.servers import headwater, replies_of
 EXAMPLE: Final = Path(__file__).resolve().parents[2] / "examples" / "statefulset"
 _KNOWN: Final = ("headless-svc.default.svc.cluster.local", "A")
 WORKERS: Final = (2, 4)
-_MOST: Final = 85.0  # MiB, with two answer processes
+_MOST: Final = 60.0  # MiB, with two answer processes
 _MOST_FOR_A_PAIR: Final = 12.0
 #: Queries that each answer process has answered before memory is read.
 _ASKED: Final = 100

@@ -1,4 +1,4 @@
-"""The questions: one kind of answer at a time, and the mix of a cluster's pods."""
+"""The questions: one kind of answer at a time, the mix of a cluster's pods, and recordings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Final
 
 import dns.message
 
-from bench.serving.cluster import AWAY, HOME, ZONE, headless, with_cluster_ip
+from bench.serving.cluster import AWAY, HOME, RECORDINGS, ZONE, headless, with_cluster_ip
 
 #: The UDP size that dnsperf offers with -e (dns.h, MAX_EDNS_PACKET).
 EDNS_SIZE: Final = 4096
@@ -81,7 +81,17 @@ SRV: Final = Case("SRV, 15", tuple((f"_http._tcp.{service.base}", "SRV") for ser
 NXDOMAIN: Final = Case("NXDOMAIN", _addresses([f"missing-{number}.{HOME}.svc.{ZONE}" for number in range(_MISSING)]))
 MIX: Final = Case("pods, Zipf", tuple(_mix()))
 
-CASES: Final = (CLUSTER_IP, ENDPOINT, *HEADLESS.values(), SRV, NXDOMAIN, MIX)
+#: What real systems asked while they formed, lost members and were used (tests/apps/recorded), each
+#: in its order. PTR is left out: these servers have no reverse zone.
+RECORDED: Final = tuple(
+    Case(
+        f"{corpus.system}, recorded",
+        tuple((name, qtype) for name, qtype in corpus.questions(namespace, ZONE) if qtype != "PTR"),
+    )
+    for namespace, corpus in RECORDINGS.items()
+)
+
+CASES: Final = (CLUSTER_IP, ENDPOINT, *HEADLESS.values(), SRV, NXDOMAIN, MIX, *RECORDED)
 
 
 def everything() -> list[Question]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from headwater.compare.deviations import DEVIATIONS
 
-from tests.answers.campaign import name_servers, run
+from tests.answers.campaign import name_servers, recorded, run
 from tests.answers.corners import CORNERS
 from tests.answers.generate import MAX_SEED
 from tests.answers.servers import CONFIGURATIONS, AnswersPlane, Configuration, pairs
@@ -65,13 +65,14 @@ def _all(folder: Path, seeds: range, configurations: Sequence[Configuration], sh
         ThreadPoolExecutor(2 * len(configurations)) as pool,
     ):
         print(f"{len(running)} configurations are up after {time.monotonic() - began:.1f} s", flush=True)
-        for seed in (None, *seeds):
-            outcome = name_servers(plane, running, pool) if seed is None else run(plane, running, seed, pool)
+        others = {"name servers": name_servers, "recorded questions": recorded}
+        for seed in (*others, *seeds):
+            outcome = run(plane, running, seed, pool) if isinstance(seed, int) else others[seed](plane, running, pool)
             messages += outcome.tally.messages
             differences += len(outcome.differences)
             deviations += outcome.tally.deviations
             corners.update(outcome.corners)
-            what = "name servers" if seed is None else f"seed {seed}"
+            what = f"seed {seed}" if isinstance(seed, int) else seed
             print(
                 f"{what}: {outcome.tally.messages:,} messages compared, {len(outcome.differences)} differences,"
                 f" {outcome.seconds:.1f} s",

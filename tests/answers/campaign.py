@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,6 +19,7 @@ from tests.answers.compare import Difference, Tally, compare, never_asked
 from tests.answers.generate import (
     MARKER,
     MAX_SEED,
+    RECORDED_SEED,
     Change,
     changes,
     creation,
@@ -26,11 +27,15 @@ from tests.answers.generate import (
     hosts,
     marker,
     mutate,
+    recorded_address,
+    recordings,
 )
 from tests.answers.names import AFTERWARDS, MATRIX, Names, names_of, questions, relative_to, within
 from tests.answers.objects import Object, SeedObjects
 from tests.answers.servers import CLUSTERSET, Pair
 from tests.answers.wire import exchange
+from tests.apps import corpus
+from tests.apps.corpus import Corpus
 from tests.harness.plane import Plane, PlaneError
 from tests.harness.processes import wait_until
 
@@ -97,6 +102,45 @@ def name_servers(plane: Plane, pairs: Sequence[Pair], pool: Executor) -> Outcome
         _compare_name_servers(pairs, pool, outcome)
     outcome.seconds = time.monotonic() - began
     return outcome
+
+
+def recorded(plane: Plane, pairs: Sequence[Pair], pool: Executor) -> Outcome:
+    """Compare the answers to what real systems asked (tests/apps/recorded).
+
+    Every question is asked before a member has an address, with all members, after one was
+    replaced, and when it is not ready. Each configuration asks as its own zone's pods would,
+    except the one that serves other namespaces.
+    """
+    began = time.monotonic()
+    pairs = [pair for pair in pairs if not pair.configuration.some_namespaces]
+    outcome = Outcome(RECORDED_SEED, ())
+    before = SeedObjects(RECORDED_SEED)
+    corpora = {before.namespace(one.system): one for one in corpus.every()}
+    for step, world in enumerate(recordings(corpora)):
+        _write(plane, [*changes(before, world)])
+        before = world
+        _settle(plane, pairs, world, f"r{step}")
+        names = names_of(world)
+        for pair in pairs:
+            queries = _recorded_queries(pair, corpora, step)
+            outcome.differences += _compare_one(pair, names, queries, pool, outcome.tally)
+    outcome.seconds = time.monotonic() - began
+    return outcome
+
+
+def _recorded_queries(pair: Pair, corpora: Mapping[str, Corpus], step: int) -> list[Query]:
+    zone = pair.configuration.zones[0]
+    asked = dict.fromkeys(
+        question
+        for number, (namespace, one) in enumerate(corpora.items())
+        for question in one.questions(namespace, zone, recorded_address(one, number))
+    )
+    served = [
+        (name, qtype)
+        for name, qtype in asked
+        if not name.endswith(".in-addr.arpa") or within(pair.reverse_zones, [name])
+    ]
+    return [Query(name, TYPES[qtype], WAYS[(index + step) % len(WAYS)]) for index, (name, qtype) in enumerate(served)]
 
 
 def _compare_name_servers(pairs: Sequence[Pair], pool: Executor, outcome: Outcome) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,12 +22,17 @@ from tests.answers.objects import (
     Object,
     SeedObjects,
 )
+from tests.apps.corpus import Corpus, Rename
 
 #: The --namespace-labels and --labels of the configurations.
 NAMESPACE_SELECTOR: Final = "answers=yes,tier notin (hidden)"
 SELECTOR: Final = "app in (a,b),!hidden"
 #: Seeds are below this, because there are not enough cluster IPs for more.
 MAX_SEED: Final = 2800
+#: The seed of the world in which recorded questions are asked.
+RECORDED_SEED: Final = MAX_SEED + 1
+#: Addresses of each recorded system.
+_OF_A_SYSTEM: Final = 20
 #: Corners for the namespaces other than the open one, one for each.
 _ELSEWHERE: Final = (
     corners.headless_with_hostnames, corners.one_address_in_two_services, corners.multicluster, corners.zones,
@@ -218,6 +223,39 @@ def hosts(addresses: Sequence[str]) -> Iterator[SeedObjects]:
     yield world(cluster=False, headless=False, slices=True)
     yield world(cluster=True, headless=True, slices=True, ready=False)
     yield world(cluster=False, headless=False, slices=False)
+
+
+def recorded_address(one: Corpus, number: int) -> Rename:
+    """Return what renames the addresses of a recorded system, by its number: each has its own."""
+    world = SeedObjects(RECORDED_SEED)
+    addresses = dict.fromkeys(address for _, known in one.members for address in known)
+    places = {address: place for place, address in enumerate(addresses)}
+    return lambda address: world.v4(number * _OF_A_SYSTEM + places.get(address, _OF_A_SYSTEM - 1))
+
+
+def recordings(corpora: Mapping[str, Corpus]) -> Iterator[SeedObjects]:
+    """Yield the worlds of recorded systems, each in its namespace: without
+    endpoints, whole, with one member replaced, and with that one not ready.
+    """
+
+    def world(at: int, *, endpoints: bool = True, ready: bool = True) -> SeedObjects:
+        found = SeedObjects(RECORDED_SEED)
+        for number, (namespace, one) in enumerate(corpora.items()):
+            found.objects["Namespace", "", namespace] = {"metadata": {"name": namespace, "labels": dict(_YES)}}
+            service, piece = one.objects(namespace, recorded_address(one, number), at=at)
+            if not endpoints:
+                piece["endpoints"] = []
+            elif not ready:
+                piece["endpoints"][-1]["conditions"] = {"ready": False, "serving": False}
+            for item in (service, piece):
+                item["metadata"]["labels"] |= {"app": "a"}
+                found.objects[item["kind"], namespace, item["metadata"]["name"]] = item
+        return found
+
+    yield world(0, endpoints=False)
+    yield world(0)
+    yield world(-1)
+    yield world(-1, ready=False)
 
 
 def marker(world: SeedObjects, name: str) -> list[Change]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from headwater.compare.deviations import DEVIATIONS
 
-from tests.answers.campaign import Outcome, name_servers, run
+from tests.answers.campaign import Outcome, name_servers, recorded, run
 from tests.answers.corners import CORNERS
 from tests.answers.generate import generate, mutate
 from tests.answers.servers import CONFIGURATIONS, AnswersPlane, Pair, pairs
@@ -28,6 +28,8 @@ from tests.harness.processes import require_tool
 SEEDS = range(8)
 #: The least number of messages of a seed over all configurations; both servers get each.
 LEAST = 10_000
+#: The same of the recorded questions.
+LEAST_RECORDED = 500
 #: Seconds that a seed may take; it takes about 15 on two cores.
 PATIENCE = 180
 ANSWERS = Path(__file__).resolve().parents[2] / "docs" / "answers.md"
@@ -67,6 +69,13 @@ def side(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Side]:
 @pytest.mark.timeout(PATIENCE)
 def test_name_servers_of_the_zones_are_those_of_coredns(side: Side) -> None:
     side.judge(name_servers(side.plane, side.pairs, side.pool))
+
+
+@pytest.mark.timeout(PATIENCE)
+def test_what_real_systems_asked_is_answered_as_in_coredns(side: Side) -> None:
+    outcome = recorded(side.plane, side.pairs, side.pool)
+    side.judge(outcome)
+    assert outcome.tally.messages > LEAST_RECORDED
 
 
 @pytest.mark.timeout(PATIENCE)

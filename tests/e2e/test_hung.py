@@ -58,15 +58,6 @@ def stopped(*pids: int) -> Iterator[None]:
                 os.kill(pid, signal.SIGCONT)
 
 
-def server(headwater: Headwater, what: str) -> psutil.Process:
-    """Return the forkserver, or multiprocessing's "resource_tracker"."""
-    for process in headwater.family():
-        with contextlib.suppress(psutil.NoSuchProcess):
-            if any(f"multiprocessing.{what}" in part for part in process.cmdline()):
-                return process
-    raise LookupError(what)
-
-
 def replaced(headwater: Headwater, old: dict[str, int], *titles: str) -> bool:
     pids = headwater.pids()
     return headwater.is_ready() and all(pids.get(title, old[title]) != old[title] for title in titles)
@@ -215,22 +206,21 @@ def test_pages_that_a_hung_reader_pins_are_freed(tmp_path: Path) -> None:
         assert metric(headwater, 'headwater_process_killed_total{process="answer 0"}') == 1.0
 
 
-# The forkserver and the resource tracker
+# The forkserver
 
 
-@pytest.mark.parametrize("what", ["forkserver", "resource_tracker"])
-def test_killed_server_takes_nobody_with_it_and_is_started_again(what: str, headwater: Headwater) -> None:
+def test_killed_server_takes_nobody_with_it_and_is_started_again(headwater: Headwater) -> None:
     before = headwater.pids()
-    old = server(headwater, what)
+    old = headwater.forkserver()
     old.kill()
 
     def again() -> bool:
         try:
-            return server(headwater, what).pid != old.pid and not old.is_running()
+            return headwater.forkserver().pid != old.pid and not old.is_running()
         except LookupError:
             return False
 
-    wait_until(again, SETTLE, f"another {what}, and no zombie of the old one")
+    wait_until(again, SETTLE, "another forkserver, and no zombie of the old one")
     assert headwater.pids() == before, "nobody went with it"
     # A dead process's connections are turned away after half a second. These processes live.
     deadline = time.monotonic() + 1.0
@@ -247,10 +237,9 @@ def test_killed_server_takes_nobody_with_it_and_is_started_again(what: str, head
     assert headwater.terminate() == 0
 
 
-@pytest.mark.parametrize("what", ["forkserver", "resource_tracker"])
-def test_stopped_server_holds_nothing_up(what: str, headwater: Headwater) -> None:
+def test_stopped_server_holds_nothing_up(headwater: Headwater) -> None:
     before = headwater.pids()
-    with stopped(server(headwater, what).pid):
+    with stopped(headwater.forkserver().pid):
         headwater.kill9("answer 0")
         wait_until(lambda: replaced(headwater, before, "answer 0"), SETTLE, "answer 0 is back")
         assert headwater.records(SERVICE, worker=0) == ["10.44.0.1"]
@@ -287,7 +276,7 @@ def test_nobody_waits_for_a_process_that_cannot_be_forked(headwater: Headwater) 
             except TimeoutError:
                 return False
 
-    with stopped(server(headwater, "forkserver").pid):
+    with stopped(headwater.forkserver().pid):
         headwater.kill9("answer 1")
         wait_until(is_turned_away, 2.0, "new connections are let go", ignoring=(OSError,))
         wait_until(

@@ -159,7 +159,7 @@ def test_what_it_inherits_is_reaped(instance: First) -> None:
     wait_until(lambda: len(instance.pids()) == 4, SETTLE, "every process is up")
     before = instance.pids()
     for process in supervisor.children():
-        process.kill()  # forkserver and resource tracker
+        process.kill()  # the forkserver
     for title in ("answer 0", "answer 1", "watch"):
         psutil.Process(before[title]).kill()
     stranger = "import os, time; os.fork() and os._exit(0); time.sleep(0.2)"

@@ -95,7 +95,7 @@ def test_killed_process_is_back_at_once(title: str, headwater: Headwater, manife
 
 def test_killed_supervisor_takes_everything_down_and_a_new_start_serves_at_once(headwater: Headwater) -> None:
     family = headwater.family()
-    assert len(family) == 6  # forkserver and resource tracker too
+    assert len(family) == 5  # the forkserver too, and no resource tracker
     headwater.kill9("supervisor")
     within(PROMISED, lambda: not alive(family), "all its processes are gone")
 

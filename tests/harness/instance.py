@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 START_TIMEOUT: Final = 30.0  # seconds until /readyz, with a first list on a busy machine
 STOP_TIMEOUT: Final = 10.0  # seconds; it promises 5 for the drain
 _TITLE: Final = "headwater: "
+_FORKSERVER: Final = "forkserver"
 
 
 class Headwater:
@@ -194,20 +195,28 @@ class Headwater:
 
     def family(self) -> list[psutil.Process]:
         """Return every process of the instance: supervisor,
-        forkserver, resource tracker and roles.
+        forkserver and roles.
         """
         supervisor = psutil.Process(self.process.pid)
         return [supervisor, *supervisor.children(recursive=True)]
 
+    def forkserver(self) -> psutil.Process:
+        """Return the process that forks the others. Raises LookupError while there is none."""
+        for process in psutil.Process(self.process.pid).children():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if " ".join(process.cmdline()).strip() == f"{_TITLE}{_FORKSERVER}":
+                    return process
+        raise LookupError("there is no forkserver")
+
     def pids(self) -> dict[str, int]:
-        """Return the process ids by title, as {"watch": 7, "answer 0": 8}."""
+        """Return the process ids by title, as {"watch": 7, "answer 0": 8}; not the forkserver's."""
         found = {}
         for process in self.family():
             try:
                 title = " ".join(process.cmdline()).strip()
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-            if title.startswith(_TITLE):
+            if title.startswith(_TITLE) and title != f"{_TITLE}{_FORKSERVER}":
                 found[title.removeprefix(_TITLE)] = process.pid
         return found
 

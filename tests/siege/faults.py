@@ -104,14 +104,9 @@ def hang(*titles: str) -> Act:
 def hang_forkserver(ground: Ground, note: Note) -> Iterator[None]:
     """Stop the forkserver while a process has to be forked."""
     pids = ground.complete_pids()
-    old = [
-        process.pid
-        for process in ground.headwater.family()
-        if any("multiprocessing.forkserver" in part for part in process.cmdline())
-    ]
-    assert old, "there is no forkserver"
+    old = ground.headwater.forkserver().pid
     note.proofs.append(ground.rises('headwater_process_exits_total.*"answer 1"'))
-    with _stopped(*old):
+    with _stopped(old):
         began = time.monotonic()
         ground.headwater.kill9("answer 1")
         yield

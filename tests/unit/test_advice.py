@@ -283,7 +283,22 @@ def walked(item: Any) -> Iterator[tuple[Any, Any]]:
         yield from walked(value)
 
 
-@pytest.mark.parametrize("odd", [None, 7, "text", ["a"], [{}], {"a": {}}, [None], 1.5, True, "\x1b[2J" * 3000])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        None,
+        7,
+        "text",
+        ["a"],
+        [{}],
+        {"a": {}},
+        [None],
+        1.5,
+        True,
+        pytest.param(1 << 99_999, id="huge"),
+        "\x1b[2J" * 3000,
+    ],
+)
 def test_fields_of_any_type_are_no_crash(odd: Any) -> None:
     whole = [service(annotations={"headwater.dev/ttl": "0"}), workload(container=variables(A="b"), pod=MOUNTED),
              piece("db", endpoint("10.0.0.1", "db-0", "db-0")), config("x")]  # fmt: skip
@@ -481,12 +496,14 @@ class Server:
     def __init__(self, objects: list[Object], refused: tuple[str, ...] = ()) -> None:
         self.objects = objects
         self.refused = refused
+        self.asked: list[str] = []
 
     def read(self, path: str) -> bytes | None:
         from urllib.parse import parse_qs, urlsplit
 
         split = urlsplit(path)
         resource = split.path.rpartition("/")[2]
+        self.asked.append(resource)
         if resource in self.refused:
             raise RequestFailed(Trouble.FORBIDDEN, f"{resource} is forbidden", 403)
         items = [item for item in self.objects if f"{item['kind'].lower()}s" == resource]
@@ -532,3 +549,35 @@ def test_what_may_not_be_listed_is_said(monkeypatch: pytest.MonkeyPatch, capsys:
     assert [text.split(" were")[0] for text in found.unknown] == ["StatefulSets", "Deployments", "DaemonSets"]
     assert in_cluster(monkeypatch, Server(WHOLE, ("services",))) == FAILED
     assert "Services cannot be listed: services is forbidden" in capsys.readouterr().err
+
+
+def beside_an_instance(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], server: Server, told: Advice
+) -> Advice:  # fmt: skip
+    monkeypatch.setattr(commands_advice, "api_server", lambda *_: server)
+    monkeypatch.setattr(commands_advice, "_part", lambda *_: msgspec.json.encode(told))
+    monkeypatch.setenv("HEADWATER_KUBECONFIG", "anything")
+    main(["check", "--services", "--json"])
+    return msgspec.json.decode(capsys.readouterr().out, type=Advice)
+
+
+def test_beside_a_running_instance_the_api_server_is_asked_for_what_it_does_not_watch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = Finding(Rule.TTL, Subject("Service", "prod", "db"), "", "", "")
+    same = Finding(Rule.SELECTOR_WITHOUT_PODS, Subject("Service", "stage", "x"), "", "", "")
+    told = Advice([other, same], unknown=[NO_WORKLOADS])
+    found = beside_an_instance(monkeypatch, capsys, Server(WHOLE), told)
+    assert [one.rule for one in found.findings] == [Rule.NOT_READY_IN_PARALLEL, Rule.SELECTOR_WITHOUT_PODS, Rule.TTL]
+    assert found.unknown == []
+
+
+def test_beside_a_running_instance_nothing_is_listed_where_stateful_sets_may_not_be(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server = Server(WHOLE, ("statefulsets",))
+    found = beside_an_instance(monkeypatch, capsys, server, Advice(unknown=[NO_WORKLOADS]))
+    assert found.findings == []
+    assert found.unknown[0] == NO_WORKLOADS
+    assert "statefulsets is forbidden" in found.unknown[1]
+    assert server.asked == ["statefulsets"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import watchfiles
+from headwater.cluster import files
 from headwater.cluster.files import Manifests, signature
 from headwater.process import control
 from headwater.process.control import Replied
@@ -16,7 +17,6 @@ from headwater.process.progress import Mark
 from headwater.settings.settings import Settings
 from headwater.store.environment import Store
 from headwater.store.identity import Identity
-from headwater.writer import process
 from headwater.writer.process import Changes, Watcher
 
 from tests.unit.test_files import service, write
@@ -57,13 +57,13 @@ def test_files_that_cannot_be_looked_at_for_a_while_are_read_later(
 
     def looks(*_roots: object, **_options: object) -> Iterator[None]:
         followed.note()
-        monkeypatch.setattr(process, "signature", stale)
+        monkeypatch.setattr(files, "signature", stale)
         write(followed.files / "b.yaml", service("b"))
         for _ in range(3):
             yield
             details.append(followed.watcher.snapshot().detail)
         followed.note()
-        monkeypatch.setattr(process, "signature", true_signature)
+        monkeypatch.setattr(files, "signature", true_signature)
         yield
         followed.note()
         details.append(followed.watcher.snapshot().detail)

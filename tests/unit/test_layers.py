@@ -67,7 +67,7 @@ LAYERS = "The way of a record: each room knows those below it"
 READING = "The reading side knows nothing of Kubernetes"
 OBJECTS = "records knows what Kubernetes's objects are, and not how they come"
 NOBODY = "store, wire and policy know nobody"
-KUBERNETES = "only cluster.api and its plug-ins import kubernetes"
+KUBERNETES = "only cluster.api and what it loads it with import kubernetes"
 GRPC = "only serve imports grpc (and those who ask over it)"
 LMDB = "only store imports lmdb"
 

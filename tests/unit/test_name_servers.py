@@ -4,10 +4,12 @@ one (plugin/kubernetes/ns.go).
 
 from __future__ import annotations
 
+import ipaddress
 import socket
+import struct
+from collections.abc import Callable
 from ipaddress import ip_address
 from pathlib import Path
-from typing import NamedTuple
 
 import dns.message
 import psutil
@@ -344,17 +346,62 @@ def test_a_host_with_nothing_but_link_local_addresses_has_no_name_server(tmp_pat
     assert world.status(ZONE, "NS") == world.status(f"ns.dns.{ZONE}", "AAAA") == "NODATA"
 
 
-def test_this_hosts_addresses_are_those_that_others_can_reach(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Entry(NamedTuple):
-        family: int
-        address: str
+def message(kind: int, family: int = 0, attributes: tuple[tuple[int, bytes], ...] = ()) -> bytes:
+    """Make a message of rtnetlink: header, ifaddrmsg, attributes, each at a multiple of four."""
+    body = struct.pack("=BBBBI", family, 0, 0, 0, 1)
+    for number, value in attributes:
+        body += struct.pack("=HH", 4 + len(value), number) + value + b"\0" * (-len(value) % 4)
+    return struct.pack("=IHHII", 16 + len(body), kind, 2, 1, 0) + body
 
-    found = {
-        "lo": [Entry(socket.AF_INET, "127.0.0.1"), Entry(socket.AF_INET6, "::1")],
-        "eth0": [
-            Entry(socket.AF_INET, "10.0.0.53"), Entry(socket.AF_INET6, "fe80::1%eth0"),
-            Entry(socket.AF_INET6, "fd00::53"), Entry(socket.AF_INET, "169.254.20.10"), Entry(-1, "00:00:00:00:00:00"),
-        ],
-    }  # fmt: skip
-    monkeypatch.setattr(psutil, "net_if_addrs", lambda: found)
+
+def packed(address: str) -> bytes:
+    return ipaddress.ip_address(address).packed
+
+
+ADDRESS, LOCAL, LABEL = 1, 2, 3
+NEW, DONE, FAILED = 20, 3, 2
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let the kernel answer with these pieces, and with nothing after them."""
+
+    def answer(*pieces: bytes) -> None:
+        monkeypatch.setattr(host, "_dump", lambda: iter(pieces))
+
+    return answer
+
+
+def test_this_hosts_addresses_are_those_that_others_can_reach(kernel: Callable[..., None]) -> None:
+    kernel(
+        message(NEW, socket.AF_INET, ((ADDRESS, packed("127.0.0.1")), (LABEL, b"lo\0")))
+        + message(
+            NEW, socket.AF_INET, ((LABEL, b"eth0\0"), (LOCAL, packed("10.0.0.53")), (ADDRESS, packed("10.0.0.1")))
+        )
+        + message(NEW, socket.AF_INET, ((ADDRESS, packed("169.254.20.10")),)),
+        message(NEW, socket.AF_INET6, ((ADDRESS, packed("fe80::1")),))
+        + message(NEW, socket.AF_INET6, ((ADDRESS, packed("fd00::53")),))
+        + message(NEW, 7, ((ADDRESS, bytes(6)),))
+        + message(NEW, socket.AF_INET)
+        + message(DONE)
+        + message(NEW, socket.AF_INET, ((ADDRESS, packed("10.9.9.9")),)),
+        message(NEW, socket.AF_INET, ((ADDRESS, packed("10.9.9.8")),)),
+    )
     assert host.of_this_host() == ["10.0.0.53", "fd00::53"]
+
+
+def test_a_kernel_that_refuses_is_an_error_and_not_a_host_without_addresses(kernel: Callable[..., None]) -> None:
+    kernel(message(FAILED))
+    with pytest.raises(OSError, match="does not tell"):
+        host.of_this_host()
+
+
+def test_the_real_kernel_says_what_another_library_says() -> None:
+    theirs = {
+        str(ipaddress.ip_address(entry.address.partition("%")[0]))
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family in (socket.AF_INET, socket.AF_INET6)
+    }
+    seen = {str(address) for address in host._addresses(host._dump())}
+    assert seen == theirs

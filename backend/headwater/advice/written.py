@@ -36,6 +36,9 @@ _ENTRIES: Final = 256
 _TEXT: Final = 4_096
 _TEXTS: Final = 65_536
 _MAPS: Final = 8
+#: The API's numbers. YAML has larger ones, which could not even be printed.
+_INT32: Final = 2**31 - 1
+_INT64: Final = 2**63 - 1
 
 
 class Collected:
@@ -141,11 +144,11 @@ def _workload(item: Item, namespace: str, kind: str) -> tuple[Workload, list[str
     replicas = spec.get("replicas")
     return Workload(
         kind, namespace, _named(item), _labels(_of(template, "metadata"), "labels") or {},
-        replicas if type(replicas) is int and replicas >= 0 else 1,
+        _number(replicas, 1),
         _text(spec.get("serviceName")) if stateful else _text(pod.get("subdomain")),
         stateful and spec.get("podManagementPolicy") == "Parallel",
         _text(pod.get("hostname")),
-        first if type(first) is int and first >= 0 else 0,
+        _number(first, 0),
         any(isinstance(one.get("readinessProbe"), Mapping) for one in containers),
         pod.get("hostNetwork") is True and _text(pod.get("dnsPolicy")) in ("", "ClusterFirst"),
         frozenset(name for one in containers for port in _list(one, "ports") if (name := _text(port.get("name")))),
@@ -221,7 +224,13 @@ def _text(value: object) -> str:
         return value[:_TEXT]
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value)[:_TEXT] if isinstance(value, int | float) else ""
+    if isinstance(value, int):
+        return str(value) if abs(value) <= _INT64 else ""
+    return str(value) if isinstance(value, float) else ""
+
+
+def _number(value: object, absent: int) -> int:
+    return value if type(value) is int and 0 <= value <= _INT32 else absent
 
 
 def _of(item: object, key: str) -> Mapping[str, Any]:

@@ -1,8 +1,8 @@
 """The API server: credentials, a list's pages and a watch's lines, as bytes.
 
 The `kubernetes` package is only used for kubeconfig, exec plugins, in-cluster tokens, TLS and
-proxies: its models cost 150 times as much as the reduced objects. Only this module and `plugins`
-import it.
+proxies: its models cost 150 times as much as the reduced objects. `package` imports the parts of it
+that every instance needs, and `plugins` those for a kubeconfig.
 """
 
 from __future__ import annotations
@@ -14,19 +14,20 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 from urllib.parse import quote, urlencode
 
 import urllib3
-import yaml
-from kubernetes import config
-from kubernetes.client.api_client import ApiClient
-from kubernetes.client.configuration import Configuration
-from kubernetes.client.exceptions import ApiException
-from kubernetes.config.config_exception import ConfigException
 
-from headwater.cluster import plugins
+from headwater.cluster.limited import limited
 from headwater.cluster.objects import Resource
+from headwater.cluster.package import (
+    ApiException,
+    ConfigException,
+    Configuration,
+    RESTClientObject,
+    load_incluster_config,
+)
 from headwater.cluster.podport import PodPort, Unreachable
 from headwater.cluster.reflector import RequestFailed, Trouble
 from headwater.cluster.refusals import PATHS, failure
@@ -55,6 +56,27 @@ _READ_TIMEOUT: Final = 10.0
 _ERROR_BODY: Final = 64 * 1024
 
 
+class Client:
+    """What a set of credentials makes of a request: its address, headers, and connection."""
+
+    def __init__(self, configuration: Configuration) -> None:
+        self.configuration = configuration
+        self.rest = RESTClientObject(configuration)
+
+    def headers(self) -> dict[str, str]:
+        """Who asks, for one request: a token's file is read again once a minute, a plug-in runs.
+
+        Raises ConfigException.
+        """
+        found = {"User-Agent": "headwater"}
+        if (bearer := self.configuration.auth_settings().get("BearerToken")) is not None:
+            found[bearer["key"]] = bearer["value"] or ""
+        return found
+
+    def url(self, path: str) -> str:
+        return f"{self.configuration.host}{path}"
+
+
 class ApiServer:
     """Credentials for one API server, and requests to it. One for each thread."""
 
@@ -74,7 +96,7 @@ class ApiServer:
         self._context = context
         self._selectors = selectors
         self._timing = timing
-        self._client: ApiClient | None = None
+        self._client: Client | None = None
         self._watching: Any = None
         self._read = -math.inf
         self.confirmed = False
@@ -83,7 +105,7 @@ class ApiServer:
     @property
     def host(self) -> str:
         """The server's URL; "" before its credentials are read."""
-        return "" if self._client is None else cast("str", self._client.configuration.host)
+        return "" if self._client is None else self._client.configuration.host
 
     def reload(self) -> None:
         """Read the credentials again: tokens rotate, and exec plugins give short-lived ones.
@@ -93,7 +115,7 @@ class ApiServer:
         self.confirmed = False
         self._client = self._connect()
 
-    def prepare(self) -> ApiClient:
+    def prepare(self) -> Client:
         """Read the credentials, if they were never read. Raises RequestFailed."""
         try:
             if self._client is None:
@@ -108,31 +130,33 @@ class ApiServer:
         if time.monotonic() - self._read > self._timing.credentials:
             self.reload()
 
-    def _connect(self) -> ApiClient:
+    def _connect(self) -> Client:
         self._read = time.monotonic()
         configuration = Configuration()
         try:
             if self._kubeconfig is None and self._context is None:
-                config.load_incluster_config(configuration)  # type: ignore[no-untyped-call]
+                load_incluster_config(configuration)  # type: ignore[no-untyped-call]
             else:
-                with plugins.limited(self._timing.plugin):
-                    config.load_kube_config(self._kubeconfig, self._context, configuration)  # type: ignore[no-untyped-call]
+                from headwater.cluster import plugins
+
+                with limited(self._timing.plugin):
+                    plugins.load(self._kubeconfig, self._context, configuration)
         except ConfigException as error:
             flag = "--kubeconfig" if self._context is None else "--context"
             raise SettingsError(flag, str(error).strip()) from None
-        except yaml.YAMLError as error:
-            problem = f"{self._kubeconfig!r} is not valid YAML: {str(error).splitlines()[0]}"
-            raise SettingsError("--kubeconfig", problem) from None
         except Exception as error:  # noqa: BLE001 (half a file can be anything, and the package checks little)
-            problem = f"{self._kubeconfig!r} cannot be used: {type(error).__name__}: {error}"
+            import yaml
+
+            if isinstance(error, yaml.YAMLError):
+                problem = f"{self._kubeconfig!r} is not valid YAML: {str(error).splitlines()[0]}"
+            else:
+                problem = f"{self._kubeconfig!r} cannot be used: {type(error).__name__}: {error}"
             raise SettingsError("--kubeconfig", problem) from None
         # urllib3 would follow a redirect otherwise, to anywhere.
         configuration.retries = False
         if not configuration.verify_ssl:
             _say_unverified(str(configuration.host))
-        client = ApiClient(configuration)
-        client.user_agent = "headwater"
-        return client
+        return Client(configuration)
 
     def page(self, resource: Resource, limit: int, continue_token: str, *, metadata_only: bool = False) -> bytes:
         """One page of a list, as the server's JSON. Raises RequestFailed."""
@@ -266,14 +290,9 @@ class ApiServer:
         """The response to a GET, its body unread. Raises RequestFailed."""
         client = self.prepare()
         try:
-            with plugins.limited(self._timing.plugin):  # one whose token has expired runs again
-                method, url, headers, _, _ = client.param_serialize(
-                    "GET",
-                    path,
-                    header_params={"Accept": accept, "Accept-Encoding": "identity"},
-                    auth_settings=["BearerToken"],
-                )
-            answer = client.call_api(method, url, headers, _request_timeout=timeout)
+            with limited(self._timing.plugin):  # one whose token has expired runs again
+                headers = client.headers() | {"Accept": accept, "Accept-Encoding": "identity"}
+            answer = client.rest.request("GET", client.url(path), headers, _request_timeout=timeout)  # type: ignore[no-untyped-call]
         except ConfigException as error:  # a token's file, read again in the course of it
             raise RequestFailed(Trouble.CREDENTIALS, f"{self.host}: {error}") from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -295,10 +314,10 @@ class ApiServer:
         client = self.prepare()
         path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(pod, safe='')}/portforward"
         try:
-            with plugins.limited(self._timing.plugin):
-                _, url, headers, _, _ = client.param_serialize("GET", path, auth_settings=["BearerToken"])
+            with limited(self._timing.plugin):
+                headers = client.headers()
             websocket.setdefaulttimeout(_READ_TIMEOUT)
-            address = ws_client.get_websocket_url(url, [("ports", str(port))])  # type: ignore[no-untyped-call]
+            address = ws_client.get_websocket_url(client.url(path), [("ports", str(port))])  # type: ignore[no-untyped-call]
             headers["sec-websocket-protocol"] = ws_client.V4_CHANNEL_PROTOCOL
             connection = ws_client.create_websocket(client.configuration, address, headers)  # type: ignore[no-untyped-call]
         except websocket.WebSocketBadStatusException as error:
@@ -312,7 +331,7 @@ class ApiServer:
 
     def close(self) -> None:
         if self._client is not None:
-            self._client.rest_client.pool_manager.clear()
+            self._client.rest.pool_manager.clear()
 
 
 @functools.cache

@@ -1,10 +1,13 @@
-"""Exec credential plug-ins, with a time limit, and with failures that are raised.
+"""kubeconfig files, and their exec credential plug-ins: with a time limit, and failures that raise.
 
 The `kubernetes` package waits for a plug-in for ever. One that hangs (a login that asks a person, a
 server that does not answer) would block the thread that needs its token. When a plug-in fails, the
 package logs it and goes on without credentials. The API server then says 403, which looks like a
 missing permission. There is no setting for either, so this module replaces names in the package's
 modules.
+
+It loads what reads a kubeconfig, 0.2 CPU-s and 18 MiB that a pod's own service account does not
+need.
 """
 
 from __future__ import annotations
@@ -13,50 +16,30 @@ import contextlib
 import os
 import signal
 import subprocess
-import threading
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from kubernetes.config import exec_provider, kube_config
-from kubernetes.config.config_exception import ConfigException
+from headwater.cluster.limited import PluginFailed, limit
+from headwater.cluster.package import ConfigException, Configuration
 
-_limit = threading.local()
-
-
-class _PluginFailed(BaseException):
-    """No Exception, for the package swallows these. Does not leave `limited`."""
-
-
-@contextlib.contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Limit the time of plug-ins that this thread starts within the block.
-
-    Raises ConfigException for one that takes longer, fails, or gives no credentials.
-    """
-    _limit.seconds = seconds
-    try:
-        yield
-    except _PluginFailed as error:
-        raise ConfigException(str(error)) from None
-    finally:
-        _limit.seconds = None
+# After `package`, which keeps this from loading all else.
+from kubernetes.config import exec_provider, kube_config  # isort: skip
 
 
 class _Provider(exec_provider.ExecProvider):  # type: ignore[misc, unused-ignore]
-    """Runs a plug-in. Raises _PluginFailed."""
+    """Runs a plug-in. Raises PluginFailed."""
 
     def run(self, previous_response: Any = None) -> Any:
         try:
             status = super().run(previous_response)  # type: ignore[no-untyped-call, unused-ignore]
         except Exception as error:  # noqa: BLE001 (whatever it is, there are no credentials)
             text = str(error)
-            raise _PluginFailed(text if text.startswith("exec: ") else f"exec: {text}") from None
+            raise PluginFailed(text if text.startswith("exec: ") else f"exec: {text}") from None
         if isinstance(status, dict) and (
             status.get("token") or (status.get("clientCertificateData") and status.get("clientKeyData"))
         ):
             return status
-        raise _PluginFailed("exec: it gives neither a token nor a certificate with its key")
+        raise PluginFailed("exec: it gives neither a token nor a certificate with its key")
 
 
 class _Plugin(subprocess.Popen[str]):
@@ -72,9 +55,9 @@ class _Plugin(subprocess.Popen[str]):
         super().__init__(arguments, **options, start_new_session=self._group)
 
     def communicate(self, input: str | None = None, timeout: float | None = None) -> tuple[str, str]:  # noqa: A002
-        limit: float | None = getattr(_limit, "seconds", None)
+        most = limit()
         try:
-            return super().communicate(input, limit if timeout is None else timeout)
+            return super().communicate(input, most if timeout is None else timeout)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(OSError):
                 if self._group:
@@ -84,7 +67,15 @@ class _Plugin(subprocess.Popen[str]):
                 if stream is not None:
                     stream.close()
             self.wait()
-            raise ConfigException(f"exec: {self._command} has not ended in {limit:g} s") from None
+            raise ConfigException(f"exec: {self._command} has not ended in {most:g} s") from None
+
+
+def load(kubeconfig: str | None, context: str | None, configuration: Configuration) -> None:
+    """Read a kubeconfig file (or $KUBECONFIG's) into the configuration.
+
+    Raises ConfigException, yaml.YAMLError, and anything for half a file.
+    """
+    kube_config.load_kube_config(kubeconfig, context, configuration)  # type: ignore[no-untyped-call]
 
 
 vars(kube_config)["ExecProvider"] = _Provider

@@ -12,8 +12,6 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from headwater.settings import selectors
 from headwater.settings.error import SettingsError
 from headwater.settings.selectors import Selector
@@ -87,6 +85,8 @@ def check(settings: Settings) -> None:
 
 def _server_of(kubeconfig: str, context: str | None) -> str:
     """The server of a kubeconfig's context."""
+    import yaml  # 1 MiB that a pod's own service account does not need
+
     try:
         config = yaml.safe_load(Path(kubeconfig).read_bytes())
         wanted = context or config["current-context"]

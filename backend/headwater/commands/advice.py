@@ -100,8 +100,11 @@ def _of_manifests(settings: Settings) -> Advice:
     return found
 
 
-def _of_cluster(settings: Settings) -> Advice:
-    """List the cluster's objects with the credentials of kubectl."""
+def _of_cluster(settings: Settings, *, for_sets: bool = False) -> Advice:
+    """List the cluster's objects with the credentials of kubectl.
+
+    With `for_sets` nothing is to be said without StatefulSets. Raises NoAdvice, SettingsError.
+    """
     from headwater.advice.written import Collected
 
     server = api_server(settings.kubeconfig, settings.context)
@@ -109,6 +112,8 @@ def _of_cluster(settings: Settings) -> Advice:
         unread: list[str] = []
         # The StatefulSets first: without them other workloads would look like all that there are.
         sets = _listed(server, "StatefulSet", unread)
+        if sets is None and for_sets:
+            raise NoAdvice(unread[0])
         collected = Collected(controlled=True, workloads=sets is not None)
         for item in sets or ():
             collected.add(item)
@@ -208,7 +213,7 @@ def _of_instance(settings: Settings) -> Advice:
         found.say_unknown(["--kubeconfig FILE looks at them, in the API server."])
         return found
     try:
-        asked = _of_cluster(settings)
+        asked = _of_cluster(settings, for_sets=True)
     except (NoAdvice, SettingsError) as error:
         found.say_unknown([f"The API server was not asked: {error}"])
         return found

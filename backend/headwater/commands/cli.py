@@ -8,10 +8,8 @@ COMMANDS.
 from __future__ import annotations
 
 import os
-import platform
 import sys
-from collections.abc import Mapping
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Final
 
@@ -67,7 +65,7 @@ class Commands(Formatted, click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         known = self.list_commands(ctx)
         if args and not args[0].startswith("-") and args[0] not in known:
-            near = get_close_matches(args[0].lower(), known, 1)
+            near = _nearest(args[0].lower(), known)
             hint = f"do you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise click.UsageError(f"no command {args[0]!r}: {hint}", ctx)
         return super().resolve_command(ctx, args)
@@ -79,6 +77,8 @@ class Commands(Formatted, click.Group):
 def _version(ctx: click.Context, _: click.Parameter, asked: bool) -> None:
     """Print the version, and what else a bug report needs."""
     if asked and not ctx.resilient_parsing:
+        import platform
+
         system, machine = platform.system(), platform.machine()
         click.echo(f"headwater {__version__} (Python {platform.python_version()}, {system} {machine})")
         ctx.exit()
@@ -137,10 +137,17 @@ def _run(command: click.Command, name: str, arguments: list[str] | None) -> int:
         return USAGE
 
 
+def _nearest(word: str, known: Sequence[str]) -> list[str]:
+    """What was meant, if anything."""
+    from difflib import get_close_matches  # only for a mistake
+
+    return get_close_matches(word, known, 1)
+
+
 def _one_line(error: click.ClickException) -> str:
     """Return click's error without its capital and full stop, because it follows "headwater: "."""
     if isinstance(error, click.NoSuchOption):
-        near = get_close_matches(error.option_name, error.possibilities or (), 1)
+        near = _nearest(error.option_name, error.possibilities or ())
         return f"no option {error.option_name}{f': do you mean {near[0]}?' if near else ''}"
     text = " ".join(error.format_message().split())
     return text[:1].lower() + text[1:].removesuffix(".")

@@ -28,14 +28,13 @@ def command(configuration: Configuration) -> int:
 
 def serve(settings: Settings) -> int:
     """Run the supervisor until a signal. Return the exit code."""
-    from headwater.supervise import forks
-
-    forks.begin()  # it imports the children's modules while this process imports its own
     import asyncio
 
+    from headwater.supervise import forks
     from headwater.supervise.claims import StartFailed
     from headwater.supervise.supervisor import Supervisor
 
+    forks.begin(forked=True)  # they share these modules
     log.configure("supervisor", settings.log_level, settings.log_format)
     try:
         supervisor = Supervisor(settings)

@@ -7,7 +7,6 @@ and nothing is put into a store by this module: `unpacked` yields what is to be 
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import socket
 import ssl
@@ -19,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 import msgspec
 
@@ -29,6 +28,9 @@ from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
 from headwater.store.copied import DIGEST, MOST_OF_A_PIECE, SIZE, Head, decode_head, decode_piece
 from headwater.store.environment import FORMAT
+
+if TYPE_CHECKING:
+    import http.client
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,8 @@ def take(
     `source` is the fingerprint that it must have, `who` this instance. The file is in `folder`.
     `most_age` is in seconds, 0 for any. Raises NoCopy.
     """
+    import http.client  # 1 MiB, only for who takes a copy
+
     began = time.monotonic()
     try:
         with contextlib.closing(_connect(peer, credentials, limits)) as end:
@@ -131,6 +135,8 @@ def _connect(peer: Address, credentials: Credentials, limits: Limits) -> socket.
 @contextlib.contextmanager
 def _until(seconds: float, end: socket.socket) -> Iterator[None]:
     """Cut the connection after that time: a read's own limit is no limit for what drips."""
+    import http.client
+
     late = threading.Event()
 
     def cut() -> None:
@@ -158,6 +164,8 @@ def _ask(
     end: socket.socket, peer: Address, credentials: Credentials, who: str
 ) -> tuple[http.client.HTTPResponse, bytes]:
     """The response, and the head as it came. Raises NoCopy, OSError, HTTPException."""
+    import http.client
+
     try:
         token = credentials.secret()
     except SettingsError as error:

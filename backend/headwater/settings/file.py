@@ -10,10 +10,8 @@ divides a valid document into its statements, and lets tomllib read each of them
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Final
 
 from headwater.settings.error import SettingsError
@@ -52,6 +50,8 @@ def read(path: str) -> list[Entry]:
 
     Raises SettingsError, which names file, key and line.
     """
+    import tomllib  # only where there is a file
+
     text = _text(path)
     try:
         document = tomllib.loads(text)
@@ -78,6 +78,8 @@ def read(path: str) -> list[Entry]:
 
 def lines_of(text: str) -> dict[tuple[str, ...], int]:
     """The line of each table and of each key in it, from 1. `text` is valid TOML."""
+    import tomllib
+
     found: dict[tuple[str, ...], int] = {}
     table: tuple[str, ...] = ()
     for line, statement in _statements(text.replace("\r\n", "\n")):
@@ -159,6 +161,8 @@ def _unknown_topic(name: str) -> str:
 
 
 def _nearest(word: str, known: list[str]) -> str:
+    from difflib import get_close_matches  # only for a mistake
+
     near = get_close_matches(word.lower().replace("_", "-"), known, 1)
     return f": do you mean {near[0]}?" if near else ""
 

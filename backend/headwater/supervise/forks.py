@@ -1,31 +1,35 @@
 """The forkserver of all children, and the care for children whose forkserver is gone.
 
 It is single-threaded, has imported the serving modules, and has no grpc object. So its forks are
-safe, and share its pages. No other process is forked. It is started before this process imports
-anything large, and preloads its modules meanwhile.
+safe, and share its pages. The first one is itself a fork of this process, as long as this has one
+thread and no event loop: they share what both import. Any later one is a fresh interpreter.
 
 The forkserver is a process like any other: it can be killed, and it can hang. Its children then
 live on. This process becomes their parent (PR_SET_CHILD_SUBREAPER, or because it is process 1), so
 it still learns their exit codes. It starts another forkserver for the next ones.
+
+multiprocessing's resource tracker is a second process, which removes the semaphores and the shared
+memory that others leave behind. Nothing here has any, and its interpreter takes 6 MiB. So what
+would be written to it goes to /dev/null.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import multiprocessing
 import os
 import signal
 import sys
 import threading
-import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import forkserver, resource_tracker, util
 from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 _log = logging.getLogger(__name__)
 
@@ -35,16 +39,79 @@ _PR_SET_CHILD_SUBREAPER: Final = 36
 UNKNOWN: Final = 255
 
 
-def begin() -> ForkServerContext:
-    """Start it unless it runs; returns the context whose processes it forks."""
+def begin(*, forked: bool = False) -> ForkServerContext:
+    """Start it unless it runs; returns the context whose processes it forks.
+
+    `forked`: as a fork of this process, if that has one thread. The caller knows that nothing here
+    is open, locked or under way, and has imported what both need.
+    """
     # The threads of a list would each keep a heap of their own otherwise (mallopt(3)).
     os.environ.setdefault("MALLOC_ARENA_MAX", "1")
-    # When it was killed it warns and starts another. It has no resource of ours.
-    warnings.filterwarnings("ignore", message="resource_tracker: process died", category=UserWarning)
+    tracker: Any = resource_tracker._resource_tracker
+    if tracker._fd is None:
+        tracker._fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
-    forkserver.ensure_running()
+    with _by_fork() if forked and _is_alone() else contextlib.nullcontext():
+        forkserver.ensure_running()
     return context
+
+
+def _is_alone() -> bool:
+    """Whether this process has one thread, also of those that Python does not know."""
+    try:
+        return len(os.listdir("/proc/self/task")) == 1  # noqa: PTH208 (numbers)
+    except OSError:  # no Linux, and nobody who minds the memory
+        return False
+
+
+@contextlib.contextmanager
+def _by_fork() -> Iterator[None]:
+    """Within it, a forkserver is started as a fork, with the program that an interpreter gets."""
+    usual = util.spawnv_passfds
+    # What is here stays, in both processes: no collector touches it, which would copy its pages.
+    gc.freeze()
+    util.spawnv_passfds = _fork  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        util.spawnv_passfds = usual
+
+
+def _fork(path: bytes, arguments: Sequence[str], descriptors: Sequence[int]) -> int:  # noqa: ARG001
+    """Like `util.spawnv_passfds`, for `python … -c PROGRAM`."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if not pid:
+        _run_as_child(arguments[-1], descriptors)
+    return pid
+
+
+def _run_as_child(program: str, descriptors: Sequence[int]) -> NoReturn:
+    """Forget the parent as an interpreter of its own would, run the program, and exit."""
+    code = 1
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        keep = {0, 1, 2, *descriptors}
+        for descriptor in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 (numbers)
+            if descriptor not in keep:
+                with contextlib.suppress(OSError):  # the folder's own
+                    os.close(descriptor)
+        # The parent's copies are locked, and name its descriptors.
+        type(forkserver._forkserver).__init__(forkserver._forkserver)
+        type(resource_tracker._resource_tracker).__init__(resource_tracker._resource_tracker)
+        exec(program, {"__name__": "__main__"})
+        code = 0
+    except SystemExit:
+        code = 0
+    except BaseException:  # noqa: BLE001 (what escapes would go on as the parent)
+        sys.excepthook(*sys.exc_info())
+    finally:
+        with contextlib.suppress(BaseException):
+            sys.stderr.flush()
+        os._exit(code)
 
 
 def adopt_orphans() -> None:
@@ -104,14 +171,14 @@ def start(
     return process
 
 
-def servers() -> list[int]:
-    """The process ids of the forkserver and of multiprocessing's resource tracker."""
-    found = [forkserver._forkserver._forkserver_pid, resource_tracker._resource_tracker._pid]  # type: ignore[attr-defined]
-    return [pid for pid in found if pid is not None]
+def server() -> int | None:
+    """The process id of the forkserver; None before the first."""
+    pid: int | None = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    return pid
 
 
 def ensure_running() -> None:
-    """Start again those that have died, and reap them."""
+    """Start it again if it has died, and reap it."""
     forkserver._forkserver.ensure_running()
 
 
@@ -120,20 +187,18 @@ def kill_server() -> None:
 
     A waiting thread gets an EOFError, and the next start makes another.
     """
-    if pid := forkserver._forkserver._forkserver_pid:  # type: ignore[attr-defined]
+    if pid := server():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
 
 
 def end() -> None:
-    """Kill both, also when they hang; the children do not notice.
+    """Kill it, also when it hangs; the children do not notice.
 
     A thread that is about to fork finds no forkserver, and starts no other one.
     """
     forkserver._forkserver.ensure_running = _refuse  # type: ignore[method-assign]
-    for pid in servers():
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    kill_server()
 
 
 def _refuse() -> None:
@@ -160,8 +225,8 @@ def orphans_exit_code(pid: int) -> int | None:
 def reap(ours: Collection[int]) -> bool:
     """Reap orphans: as process 1, or as subreaper, this process inherits all of them.
 
-    `ours` are children with a waiting thread. True when the forkserver or the resource tracker has
-    died: call `ensure_running` then, which reaps them.
+    `ours` are children with a waiting thread. True when the forkserver has died: call
+    `ensure_running` then, which reaps it.
     """
     while True:
         try:
@@ -170,7 +235,7 @@ def reap(ours: Collection[int]) -> bool:
             return False
         if found is None or found.si_pid in ours:
             return False
-        if found.si_pid in servers():
+        if found.si_pid == server():
             return True
         with contextlib.suppress(ChildProcessError):
             os.waitpid(found.si_pid, os.WNOHANG)

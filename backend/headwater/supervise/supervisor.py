@@ -271,7 +271,7 @@ class Supervisor:
             self.recent.note(now, self.views())
             self._reserve.fill()
             if forks.reap([child.pid for child in self._children if child.pid is not None]):
-                _log.warning("the forkserver or the resource tracker is gone: started again")
+                _log.warning("the forkserver is gone: started again")
                 with self._reserve.lent(), contextlib.suppress(OSError):  # the next round tries again
                     await loop.run_in_executor(None, forks.ensure_running)
             await asyncio.sleep(max(0.0, began + liveness.ROUND - loop.time()))

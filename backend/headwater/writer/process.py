@@ -25,13 +25,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import setproctitle
 
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived
-from headwater.cluster.files import Manifests, Objects, signature
 from headwater.cluster.follower import Follower, Inbox, RawPage
 from headwater.cluster.objects import Decoded, OddObject, Resource, decode, key_of
 from headwater.cluster.recognition import AnotherCluster, Recognition
@@ -57,6 +56,9 @@ from headwater.writer.policy import PolicyProcess
 from headwater.writer.seeding import Seeding
 from headwater.writer.skipped import Skipped
 from headwater.writer.turns import Turn, Turns
+
+if TYPE_CHECKING:
+    from headwater.cluster.files import Manifests, Objects
 
 _log = logging.getLogger(__name__)
 
@@ -275,7 +277,10 @@ class Watcher:
 
     def _follow_files(self) -> None:
         """Read the manifests, and read them again whenever one of them changes."""
+        # Both here: 2 MiB that a watch process of a cluster does not need.
         from watchfiles import watch
+
+        from headwater.cluster.files import Manifests
 
         paths = self._settings.manifests
         manifests = Manifests(paths, selectors_of(self._settings))
@@ -296,6 +301,8 @@ class Watcher:
 
     def _look_at_files(self, manifests: Manifests) -> None:
         """Read the manifests if they have changed, or if the last look at them failed."""
+        from headwater.cluster.files import signature
+
         try:
             now = signature(self._settings.manifests)
             if self._reload.is_set() or now != self._files:
