@@ -99,7 +99,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     st.sampled_from([SrvForm.TABLE, SrvForm.NAMES]),
     st.integers(0, 3),
 )
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 def test_rows_of_any_kind_are_written_in_their_order(
     sets: list[list[int]], drawn: list[tuple[int, int, int, int]], form: SrvForm, plain: int
 ) -> None:
