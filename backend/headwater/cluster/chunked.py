@@ -1,8 +1,8 @@
 """The body of a response that comes in chunks (RFC 9112, section 7.1), from the bytes of a socket.
 
 API servers since 1.33 write each object of a list by itself, so that 500 slices are 1,000 chunks.
-urllib3 and http.client take 15 us for each of them, which was the most of what it costs to read a
-list; this takes one.
+urllib3 and http.client take 9 us for each of them, which was more than all else that it costs to
+read a list. This takes 4, with the reading of the connection.
 """
 
 from __future__ import annotations
