@@ -221,7 +221,7 @@ def test_twins_share_nothing_and_coredns_asks_all_their_processes(workers: int, 
     assert asked
     assert {tuple(line.split()) for line in asked} == {tuple(sockets)}
     assert one.admin != two.admin
-    # All else is the same: a flag for one alone would make answers differ from question to question.
+    # All else is the same: with a flag for one alone, every other answer would differ.
     for option in OPTIONS:
         if option.flag not in ("--listen", "--admin"):
             assert option.given(one) == option.given(two), option.flag
