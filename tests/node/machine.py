@@ -83,14 +83,15 @@ def require_node() -> dict[str, Path]:
 
 
 class Machine:
-    """One node with its control plane, which writes only into `folder`.
+    """One node or two with their control plane, which write only into `folder`.
 
     `kubectl` and `run` are for the main thread and for others. Raises NodeError when the node does
     not become ready.
     """
 
-    def __init__(self, folder: Path, archives: Sequence[Path]) -> None:
+    def __init__(self, folder: Path, archives: Sequence[Path], nodes: int = 1) -> None:
         self.folder = folder.resolve()
+        self._nodes = nodes
         self._group = f"headwater-node-{os.getpid()}"
         folders = dict.fromkeys(str(build.TOOLS[name].folder()) for name in BINARIES)
         self._tools = ":".join(folders)
@@ -121,7 +122,7 @@ class Machine:
             (CGROUPS / "cpuset" / self._group / name).write_text((CGROUPS / "cpuset" / name).read_text())
         environment = os.environ | {
             "S": str(self.folder), "GROUP": self._group, "TOOLS": self._tools,
-            "IMAGES": " ".join(map(str, self._archives)),
+            "IMAGES": " ".join(map(str, self._archives)), "NODES": str(self._nodes),
         }  # fmt: skip
         self._log = (self.folder / "boot.log").open("wb")
         self._child = subprocess.Popen(
@@ -145,7 +146,7 @@ class Machine:
             self._log.close()
         groups = [CGROUPS / controller / self._group for controller in CONTROLLERS]
         wait_until(lambda: _removed(groups), STOP_TIMEOUT, "the node's processes are gone")
-        for name in ("containerd", "etcd", "kubelet", "pods"):
+        for name in ("containerd", "etcd", "kubelet", "pods", "b"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     # -- in there
