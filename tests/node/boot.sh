@@ -30,6 +30,7 @@ own() { # mounts that each node has for itself
     mkdir /sys/fs/cgroup/$c; o=$c; [ $c = systemd ] && o=none,name=systemd
     mount -t cgroup -o $o cgroup /sys/fs/cgroup/$c
   done
+  mkdir /sys/fs/cgroup/cpu/plane; echo 0 > /sys/fs/cgroup/cpu/plane/cgroup.procs; echo 2048 > /sys/fs/cgroup/cpu/plane/cpu.shares    # as system.slice: pods have their share beside all of it
   mkdir -p "$D"/{kubelet,containerd,cni,pods} "$S"/{logs,etcd} /run/netns /run/containerd
   for d in /var/log/containers /var/lib/cni /var/lib/kubelet; do mkdir -p $d; mount -t tmpfs tmpfs $d; done   # paths that no setting moves
   ip link set lo up

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import re
 import subprocess
@@ -66,6 +67,13 @@ class Seen:
     def __str__(self) -> str:
         wrong = ", ".join(f"{count} {what}" for what, count in sorted(self.seen.items()) if what != "right")
         return f"{self.asked:,} asked: {wrong or 'all right'}"
+
+    def by_second(self) -> dict[int, int]:
+        """Return how many of the questions of each second failed."""
+        found: collections.Counter[int] = collections.Counter()
+        for when, what in self.bad:
+            found[int(when)] += sum(what.values())
+        return dict(found)
 
     def last(self) -> float:
         """Return when the last question was asked that failed: seconds after the first question."""

@@ -37,6 +37,8 @@ BINARIES: Final = (
 )  # fmt: skip
 #: From Debian's packages.
 COMMANDS: Final = ("runc", "nft", "iptables", "conntrack", "/usr/lib/cni/bridge", "unshare", "nsenter", "openssl")
+#: Of the processor's time, when others want it too: as much as 16 processes have.
+SHARES: Final = 16 * 1024
 START_TIMEOUT: Final = 120.0  # seconds; 15 on an idle machine
 STOP_TIMEOUT: Final = 30.0
 #: CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_MKNOD: bits of /proc/self/status.
@@ -120,6 +122,8 @@ class Machine:
             (CGROUPS / controller / self._group).mkdir(exist_ok=True)
         for name in ("cpuset.cpus", "cpuset.mems"):
             (CGROUPS / "cpuset" / self._group / name).write_text((CGROUPS / "cpuset" / name).read_text())
+        # Else all of it would have the share of one process, and starve beside other work.
+        (CGROUPS / "cpu" / self._group / "cpu.shares").write_text(str(SHARES))
         environment = os.environ | {
             "S": str(self.folder), "GROUP": self._group, "TOOLS": self._tools,
             "IMAGES": " ".join(map(str, self._archives)), "NODES": str(self._nodes),
@@ -191,6 +195,7 @@ class Machine:
             "#!/bin/sh\n"
             f"export KUBECONFIG={self.folder}/kubeconfig CONTAINERD_ADDRESS=/run/containerd/containerd.sock "
             f"CONTAINERD_NAMESPACE=k8s.io PATH={self._tools}:$PATH\n"
+            f"echo $$ > {CGROUPS / 'cpu' / self._group / 'plane' / 'cgroup.procs'}\n"
             f'exec nsenter -t {self._first} -m -n -p -C -- "$@"\n'
         )
         script.chmod(0o700)

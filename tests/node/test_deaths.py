@@ -76,7 +76,7 @@ def how_long(row: Row) -> None:
 
 
 def costs_seconds_of_a_pod(seen: Seen, seconds: float) -> None:
-    assert seen.failed <= RATE / 2 * seconds, f"{seen}; {seen.bad}"
+    assert seen.failed <= RATE / 2 * seconds, f"{seen}; {seen.by_second()}"
     assert "NXDOMAIN" not in seen.seen
 
 
@@ -124,7 +124,7 @@ def test_a_twin_that_is_killed_costs_nothing(container: str, machine: Machine, t
     act = death(machine, twins, container)
     asked = seen_during(machine, twins, f"twins: kill -9 of process 1 of `{container}`", act).asked
     lost_almost_nothing(asked.fresh)
-    assert "SERVFAIL" not in asked.long_lived.seen, asked.long_lived.bad
+    assert "SERVFAIL" not in asked.long_lived.seen, asked.long_lived.by_second()
 
 
 @long_form
@@ -132,7 +132,7 @@ def test_a_twin_that_reaches_its_memory_limit_costs_nothing(machine: Machine, tw
     act = limit(machine, twins, "headwater")
     asked = seen_during(machine, twins, "twins: one reaches its memory limit", act).asked
     lost_almost_nothing(asked.fresh)
-    assert "SERVFAIL" not in asked.long_lived.seen, asked.long_lived.bad
+    assert "SERVFAIL" not in asked.long_lived.seen, asked.long_lived.by_second()
 
 
 @long_form
