@@ -77,6 +77,13 @@ def _sources() -> Iterator[bytes | str | Path]:
                 yield file
 
 
+def mirror() -> str:
+    """Return the URI from which the machine's apt has Debian. Raises ImageError."""
+    if (found := image.mirror()) is None:
+        raise ImageError("the machine's apt has no mirror of Debian")
+    return found
+
+
 def _commit(tree: Path, name: str, *config: str) -> None:
     container = _buildah("from", "scratch")
     try:

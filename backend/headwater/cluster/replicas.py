@@ -170,7 +170,7 @@ def _replicas(pod: _Pod, port: int, *, taken: bool) -> Iterator[Replica]:
     for item in containers:
         for one in item.ports or ():
             ours.setdefault(one.name, (item.name, one.container_port))
-    named = [name for name in (PORT_NAME, TWIN_PORT_NAME) if name in ours]
+    named: list[str] = [name for name in (PORT_NAME, TWIN_PORT_NAME) if name in ours]
     # A port that is given is one of them, or the only one.
     named = [name for name in named if ours[name][1] == port] or named[:1] if port else named
     for name in named or ([""] if taken else ()):
