@@ -236,6 +236,34 @@ def patch_coredns(machine: Machine) -> None:
     restart(machine, COREDNS)
 
 
+# -- siblings' stores
+
+
+def make_peers_secret(machine: Machine, namespace: str) -> None:
+    """Make the certificate and the Secret as docs/operations.md does."""
+    folder = machine.folder / "peers"
+    folder.mkdir(exist_ok=True)
+    key, certificate = folder / "tls.key", folder / "tls.crt"
+    machine.run(
+        "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes",
+        "-days", "3650", "-subj", "/CN=headwater-peers", "-keyout", key, "-out", certificate,
+    )  # fmt: skip
+    machine.kubectl(
+        "-n", namespace, "create", "secret", "generic", "headwater-peers", f"--from-file={certificate}",
+        f"--from-file={key}", f"--from-file=ca.crt={certificate}",
+    )  # fmt: skip
+
+
+def seeds(machine: Machine, deployed: Deployed, port: int = 9353) -> list[str]:
+    """Return how each pod's try to take a sibling's store ended."""
+    found = []
+    for pod in pods(machine, deployed):
+        place = f"/api/v1/namespaces/{deployed.namespace}/pods/{pod['metadata']['name']}:{port}/proxy/metrics"
+        metrics = machine.kubectl("get", "--raw", place)
+        found += re.findall(r'^headwater_seeds_total\{result="(\w+)"\} [1-9]', metrics, re.MULTILINE)
+    return found
+
+
 # -- the chart
 
 

@@ -99,3 +99,15 @@ def test_the_patched_coredns_loses_no_more_than_coredns_alone(machine: Machine) 
     for ours in (asked, base):
         # Which sockets belong to which pod is chance: twice as many is the same.
         assert ours.long_lived.failed <= 2 * alone.long_lived.failed + RATE, (ours.long_lived, alone.long_lived)
+
+
+@long_form
+def test_a_patched_coredns_takes_a_siblings_store(machine: Machine) -> None:
+    """The two files of patch-coredns/seeded, after the test above has patched CoreDNS."""
+    folder = ground.ROOT / "deploy" / "overlays" / "patch-coredns" / "seeded"
+    ground.make_peers_secret(machine, COREDNS.namespace)
+    machine.kubectl("apply", "-f", folder / "service.yaml")
+    machine.kubectl("-n", COREDNS.namespace, "patch", "deployment", "coredns", "--patch-file", folder / "sidecar.yaml")
+    ground.roll_out(machine, COREDNS)
+    ground.restart(machine, COREDNS)
+    assert ground.seeds(machine, COREDNS) == ["taken", "taken"]
