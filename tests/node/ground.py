@@ -222,12 +222,19 @@ def install_coredns(machine: Machine) -> None:
     roll_out(machine, COREDNS)
 
 
-def patch_coredns(machine: Machine) -> None:
-    """Add the sidecar to CoreDNS, then its block, as docs/operations.md says."""
+def add_sidecar(machine: Machine, *folders: str) -> None:
+    """Add the sidecar to CoreDNS, and what other folders of the overlay have for it."""
     overlay = ROOT / "deploy" / "overlays" / "patch-coredns"
     machine.kubectl("apply", "-k", overlay / "rbac")
-    machine.kubectl("-n", "kube-system", "patch", "deployment", "coredns", "--patch-file", overlay / "sidecar.yaml")
+    for folder in ("", *folders):
+        patch = overlay / folder / "sidecar.yaml"
+        machine.kubectl("-n", "kube-system", "patch", "deployment", "coredns", "--patch-file", patch)
     roll_out(machine, COREDNS)
+
+
+def patch_coredns(machine: Machine) -> None:
+    """Add the sidecar to CoreDNS, then its block, as docs/operations.md says."""
+    add_sidecar(machine)
     corefile = str(machine.get("configmap", "-n", "kube-system", "coredns")["data"]["Corefile"])
     without = re.sub(r"health \{\s*lameduck 5s\s*\}", "health", corefile)
     assert without != corefile

@@ -103,11 +103,10 @@ def test_the_patched_coredns_loses_no_more_than_coredns_alone(machine: Machine) 
 
 @long_form
 def test_a_patched_coredns_takes_a_siblings_store(machine: Machine) -> None:
-    """The two files of patch-coredns/seeded, after the test above has patched CoreDNS."""
-    folder = ground.ROOT / "deploy" / "overlays" / "patch-coredns" / "seeded"
+    ground.install_coredns(machine)
     ground.make_peers_secret(machine, COREDNS.namespace)
-    machine.kubectl("apply", "-f", folder / "service.yaml")
-    machine.kubectl("-n", COREDNS.namespace, "patch", "deployment", "coredns", "--patch-file", folder / "sidecar.yaml")
-    ground.roll_out(machine, COREDNS)
+    overlay = ground.ROOT / "deploy" / "overlays" / "patch-coredns"
+    machine.kubectl("apply", "-f", overlay / "seeded" / "service.yaml")
+    ground.add_sidecar(machine, "seeded")
     ground.restart(machine, COREDNS)
     assert ground.seeds(machine, COREDNS) == ["taken", "taken"]
