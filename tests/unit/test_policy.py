@@ -344,7 +344,9 @@ def test_a_namespace_whose_services_are_slow_is_not_asked_and_harms_no_other(wor
     world.fill(*slow, *slices, db("Decision(ttl=3)"), THREE, namespaces=("bad", "default"))
     assert world.policy.counts == {"decided": 1, "nothing": 0, "failed": 0, "slow": NAMESPACE_BREAKS, "skipped": 4}
     assert world.answers("s-6.bad.svc.cluster.local") == {"10.0.0.1"}
+    assert world.policy.paused == {"all": 0, "namespace": 1}
     world.now += BREAK + 1
+    assert world.policy.paused == {"all": 0, "namespace": 0}
     world.commit(upsert(db("Decision(ttl=4)", "s-0", "bad"), "10"))
     assert {rrset.ttl for rrset in world.ask("s-0.bad.svc.cluster.local").answer} == {4}
 
@@ -357,6 +359,7 @@ def test_a_policy_that_is_always_slow_is_not_asked_at_all(world: World) -> None:
     world.fill(*objects, namespaces=namespaces)
     assert world.policy.counts["slow"] == ALL_BREAK
     assert world.policy.counts["skipped"] == 3
+    assert world.policy.paused == {"all": 1, "namespace": 0}
 
 
 def _too_late(*_: object, **__: object) -> None:
