@@ -600,7 +600,7 @@ def test_explain_is_asked_of_an_answer_process(
 
 
 def test_places_patience_and_the_policy_are_told_by_metrics_and_the_page() -> None:
-    """Counters of dead processes count; whom the policy is not asked for, the living one."""
+    """Counters of dead processes count; the breaker is that of the living one."""
     now = WatchSnapshot(ready=True, policy={"decided": 2, "failed": 1}, policy_paused={"all": 0, "namespace": 2})
     before = WatchSnapshot(policy={"decided": 3, "failed": 0}, policy_paused={"all": 1, "namespace": 9})
     answers = AnswerSnapshot(ready=True, near=5, far=1, patience={"answered": 4, "refused": 0})

@@ -700,7 +700,7 @@ def test_an_entry_tells_what_clients_in_each_place_get(placed: Chronicled) -> No
     assert [str(place) for place in left.places] == ["zone a: +10.0.0.2, +10.0.0.3", "zone b: what all get"]
     assert [str(place) for place in nothing.places] == ["any other zone: what all get", "zone a: what all get"]
     assert placed.changes(name=f"h2.{WEB}") == [], "HOST names never change"
-    assert [entry.seq for entry in placed.changes(ip="10.0.0.2")] == [moved.seq, left.seq]
+    assert [entry.seq for entry in placed.changes(ip="10.0.0.2")] == [moved.seq, left.seq, nothing.seq]
 
 
 def test_what_each_place_got_at_a_time_is_walked_back_to(placed: Chronicled) -> None:
@@ -712,7 +712,7 @@ def test_what_each_place_got_at_a_time_is_walked_back_to(placed: Chronicled) -> 
     told = [{place.place: place.added for place in placed.at(WEB, moment).places} for moment in moments]
     one, two, three = (f"10.0.0.{i}" for i in (1, 2, 3))
     abb, abc = {"zone a": [one], "zone b": [two, three]}, {"zone a": [one], "zone b": [two], "zone c": [three]}
-    else_ = {"any other zone": []}
+    else_: dict[str, list[str]] = {"any other zone": []}
     every = [one, two, three]
     assert told == [
         abb, abb, {"zone a": every}, {"zone a": every} | else_, {"zone b": every} | else_, {"zone b": every},

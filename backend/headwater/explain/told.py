@@ -180,12 +180,9 @@ def told(seq: int, entry: Entry) -> Told:
     parts = [time, str(owner)]
     parts += [_few([*(f"-{item}" for item in removed), *(f"+{item}" for item in added)], entry.more)]
     places = [
-        Place(
-            said(item.label), item.exists, [*map(address_text, item.added)],
-            [*map(address_text, item.removed)] if item.exists else [],
-        )
+        Place(said(item.label), item.exists, [*map(address_text, item.added)], [*map(address_text, item.removed)])
         for item in entry.places
-    ]  # fmt: skip
+    ]
     more = len(places) - _FEW_PLACES + entry.more_places if len(places) > _FEW_PLACES else entry.more_places
     parts += map(str, places[:_FEW_PLACES])
     parts += [f"and {more:,} more {'place' if more == 1 else 'places'}"] if more else []
