@@ -244,7 +244,7 @@ def pairs(
             oracle = CoreDNS(here, configuration.corefile(*shape), name="oracle", everywhere=configuration.everywhere)
             stanza = headwater.grpc_corefile_stanza()
             if configuration.asked:
-                # Not the last block: CoreDNS sends questions of type DS there, whatever `view` says.
+                # Not the last block: CoreDNS sends questions of type DS there whatever `view` says.
                 stanza = stanzas_by_zone(headwater.settings, cidrs_of(headwater.settings)).split("\n}\n")[0] + "\n}\n"
             ours = CoreDNS(here, stanza, name="ours")
             stack.callback(headwater.close)
