@@ -97,10 +97,14 @@ def alone(folder: Path, manifests: Path, rounds: int) -> str:
     chance = random.Random(_SEED)
 
     def queries(kind: str, address: bytes = b"") -> list[bytes]:
-        told = [dns.edns.GenericOption(dns.edns.OptionType.make(OPTION), address)] if address else None
+        told: list[dns.edns.Option] = []
+        if address:
+            told.append(dns.edns.GenericOption(dns.edns.OptionType.make(OPTION), address))
         names = [f"{kind}-{chance.randrange(SERVICES)}.{ZONE}" for _ in range(_QUERIES)]
         return [
-            dns.message.make_query(name, "A", use_edns=0 if told else None, options=told, payload=1232).to_wire()
+            dns.message.make_query(
+                name, "A", use_edns=0 if told else None, options=told or None, payload=1232
+            ).to_wire()
             for name in names
         ]
 
@@ -149,7 +153,7 @@ def fronts(folder: Path, manifests: Path) -> Iterator[dict[str, servers.Front]]:
         ):  # fmt: skip
             place = folder / title.replace(" ", "-").replace("'", "")
             own = place / "headwater"
-            source = ("--manifests", manifests, *(flag.format(own) for flag in flags))
+            source: list[str | Path] = ["--manifests", manifests, *(flag.format(own) for flag in flags)]
             backend = stack.enter_context(servers.headwater(own, *source, workers=1, known=known))
             front = servers.front(place / "coredns", body.format(own), known, backend=backend.pids())
             found[title] = stack.enter_context(front)
