@@ -11,7 +11,7 @@ import msgspec
 import pytest
 from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
-from headwater.cluster.objects import Endpoint, Object, Port, Service
+from headwater.cluster.objects import Endpoint, Object, Pod, Port, Service
 from headwater.explain.explain import explained_from
 from headwater.explain.extended import Reasons
 from headwater.explain.near import told as near_told
@@ -505,3 +505,29 @@ def test_those_that_are_published_and_not_ready_are_not_judged(world: World) -> 
     world.fill(web, slice_of("web", *three(), late))
     assert world.at("nowhere", "web") == ALL | {"10.0.0.9"}
     assert world.at("a", "web") == {"10.0.0.1"}
+
+
+def test_a_places_set_has_the_weights_of_its_members_and_of_their_pods(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    world = World(tmp_path)
+    world.settings = replace(NEAR, pods="verified")
+    world.identity = type(world.identity)("here", world.settings.records_fingerprint())
+    world.resources = (*world.resources, "pods")
+    members = [Endpoint((f"10.0.0.{at}",), READY, f"h{at}", f"p-{at}", "aab"[at - 1]) for at in (1, 2, 3)]
+    world.fill(
+        annotated(headless("web"), zone="prefer", weights="from-pods,h3=33,*=5"), slice_of("web", *members),
+        Pod("default", "p-1", ("10.0.0.1",), "11"),
+    )  # fmt: skip
+
+    def weights(zone: str) -> dict[str, int]:
+        (rrset,) = world.ask_at(zone, "_http._tcp.web", "SRV").answer
+        return {item.target.to_text().split(".")[0]: item.weight for item in rrset}
+
+    assert weights("a") == {"h1": 11, "h2": 5}
+    assert weights("b") == {"h3": 33}
+    assert weights("x") == {"h1": 11, "h2": 5, "h3": 33}
+    world.commit(upsert(Pod("default", "p-2", ("10.0.0.2",), "22"), "10"))
+    assert weights("a") == {"h1": 11, "h2": 22}
+    world.commit(remove(Pod("default", "p-1", ("10.0.0.1",)), "11"))
+    assert weights("a") == {"h1": 5, "h2": 22}
