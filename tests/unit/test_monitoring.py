@@ -185,7 +185,8 @@ def test_panels_have_titles_questions_and_queries_of_their_own() -> None:
 
 def test_rows_are_the_questions_in_their_order() -> None:
     assert list(monitoring.DASHBOARD) == [
-        "Is it right?", "Is it fresh?", "Is it fast?", "What does it cost?", "CoreDNS beside it",
+        "Is it right?", "Is it fresh?", "Is it fast?", "Is it as owners asked?", "What does it cost?",
+        "CoreDNS beside it",
     ]  # fmt: skip
 
 

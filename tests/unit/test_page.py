@@ -312,7 +312,7 @@ def test_the_status_has_no_name_of_an_object(client: str) -> None:
     assert reply.status_code == 200
     assert set(reply.json()) == {
         "version", "ready", "problems", "zones", "uptime_seconds", "processes", "resources", "names", "store_bytes",
-        "commits", "commit_seconds", "records_changed", "change_seconds", "queries",
+        "commits", "commit_seconds", "records_changed", "change_seconds", "queries", "by_place", "patience", "policy",
     }  # fmt: skip
     assert reply.json()["names"] == {"headless": 5}
 
