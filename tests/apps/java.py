@@ -1,8 +1,7 @@
 """Java servers: their jars from the tools' cache (tools/jars.py), and the options of small JVMs.
 
 A JVM keeps the address of a name for 30 s and a failure for 10 s, whatever TTL DNS gave
-(networkaddress.cache.ttl and networkaddress.cache.negative.ttl in conf/security/java.security;
-sun.net.inetaddr.ttl and sun.net.inetaddr.negative.ttl set them from a command line).
+(networkaddress.cache.ttl and networkaddress.cache.negative.ttl). `test_java` holds what changes it.
 """
 
 from __future__ import annotations
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 HERE: Final = Path(__file__).resolve().parent
-#: Seconds that a JVM keeps a failure, unless it is told otherwise.
-NEGATIVE: Final = 10
 
 
 def folder(name: str) -> Path:
@@ -49,16 +46,13 @@ def require(name: str, programs: Sequence[str] = ("java", "javac")) -> Path:
     return server.folder()
 
 
-def options(heap: int, *, ttl: int | None = None) -> list[str]:
+def options(heap: int) -> list[str]:
     """Return the options of a JVM with a heap of so many MiB, on few cores.
 
     Its performance counters are off: JVMs of several pods would share one folder of files that are
     named by process numbers, which are the same in each pod.
     """
-    kept = [] if ttl is None else [
-        f"-Dsun.net.inetaddr.ttl={ttl}", f"-Dsun.net.inetaddr.negative.ttl={min(ttl, NEGATIVE)}",
-    ]  # fmt: skip
     return [
         f"-Xms{heap}m", f"-Xmx{heap}m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData",
-        "-Djava.awt.headless=true", *kept,
+        "-Djava.awt.headless=true",
     ]  # fmt: skip

@@ -56,7 +56,7 @@ SYSTEMS: Final[dict[str, tuple[str, Callable[[], Measured]]]] = {
     "galera-ready": ("Galera, by the headless name", Galera),
     "galera": ("Galera, by pod names", lambda: Galera("named")),
     "kafka": ("Kafka, JVMs that keep 5 s", Kafka),
-    "kafka-30": ("Kafka, JVMs that keep 30 s", lambda: Kafka(ttl=None)),
+    "kafka-30": ("Kafka, JVMs that keep 30 s", lambda: Kafka(quick=False)),
     "mongodb": ("pymongo on FerretDB, `mongos`", MongoDB),
 }
 

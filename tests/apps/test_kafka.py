@@ -118,7 +118,7 @@ def test_the_static_quorum_of_earlier_versions_forms_too(tmp_path: Path) -> None
     """`controller.quorum.voters`, and a JVM's own 30 s."""
     require_pods()
     java.require("kafka")
-    system = Kafka("voters", ttl=None)
+    system = Kafka("voters", quick=False)
     with Site(tmp_path, system) as site:
         system.form(site, ADDRESSES)
         site.assert_true()
