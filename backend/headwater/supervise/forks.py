@@ -90,7 +90,6 @@ def _fork(path: bytes, arguments: Sequence[str], descriptors: Sequence[int]) -> 
 
 def _run_as_child(program: str, descriptors: Sequence[int]) -> NoReturn:
     """Forget the parent as an interpreter of its own would, run the program, and exit."""
-    code = 1
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -103,15 +102,14 @@ def _run_as_child(program: str, descriptors: Sequence[int]) -> NoReturn:
         type(forkserver._forkserver).__init__(forkserver._forkserver)
         type(resource_tracker._resource_tracker).__init__(resource_tracker._resource_tracker)
         exec(program, {"__name__": "__main__"})
-        code = 0
     except SystemExit:
-        code = 0
+        os._exit(0)
     except BaseException:  # noqa: BLE001 (what escapes would go on as the parent)
-        sys.excepthook(*sys.exc_info())
-    finally:
         with contextlib.suppress(BaseException):
+            sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
-        os._exit(code)
+        os._exit(1)
+    os._exit(0)
 
 
 def adopt_orphans() -> None:
