@@ -50,7 +50,7 @@ def test_a_recording_without_its_world_is_refused(texts: list[str]) -> None:
 
 
 def searched(system: str) -> list[Line]:
-    """Return the first eight lines of a client's lookup of the headless name, with its search list."""
+    """Return a client's first eight questions for the headless name, with its search list."""
     found = corpus.read(system)
     base = f"{found.service}.default.svc.cluster.local"
     lines = [line for line in found.lines if line.asker == "client" and line.phase == STEADY]
