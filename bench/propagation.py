@@ -2,6 +2,7 @@
 CoreDNS's `kubernetes` plugin.
 
     python -m bench.propagation [--services 10000] [--changes 200] [--storm 500] [--history]
+                                [--beside CHECKOUT]
 
 Both serve one control plane with the whole set (tests/harness/load.py). The program PATCHes an
 EndpointSlice of a headless Service 200 times, so that one endpoint gets a new address. The figure
@@ -15,8 +16,8 @@ while nothing else is measured. Writer and prober are separate processes, so tha
 the measurement.
 
 `--history` adds a second Headwater that keeps no history of answers and sees the same changes: the
-difference is what the history costs. Three servers share the cores then, so do not compare their
-figures with those of two.
+difference is what the history costs. `--beside` adds one that runs the code of another checkout.
+Three servers share the cores then, so do not compare their figures with those of two.
 """
 
 from __future__ import annotations
@@ -428,7 +429,23 @@ def report(servers: Sequence[str], quiet: Times, windy: Times, rate: float) -> s
 
 
 @contextmanager
-def running(services: int, *, history: bool) -> Iterator[Bench]:
+def _code_of(checkout: Path | None) -> Iterator[None]:
+    """Start what is started in this block with the code of a checkout; None: what is installed."""
+    if checkout is None:
+        yield
+        return
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = str(checkout / "backend")
+    try:
+        yield
+    finally:
+        del os.environ["PYTHONPATH"]
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
+@contextmanager
+def running(services: int, *, history: bool, beside: Path | None = None) -> Iterator[Bench]:
     """Yield a plane with the set, and the servers ready on it."""
     folder = Path(tempfile.mkdtemp(prefix="headwater-propagation-"))
     try:
@@ -437,11 +454,17 @@ def running(services: int, *, history: bool) -> Iterator[Bench]:
             print(f"loading {services:,} services ...", flush=True)
             load(plane.kubeconfig, services)
             servers: dict[str, CoreDNS] = {}
-            for name, *flags in ((_OURS,), *(((f"{_OURS}, no history", "--history", "0"),) if history else ())):
+            instances: list[tuple[str, Path | None, Sequence[str]]] = [(_OURS, None, ())]
+            if history:
+                instances.append((f"{_OURS}, no history", None, ("--history", "0")))
+            if beside is not None:
+                instances.append(("before", beside, ()))
+            for name, checkout, flags in instances:
                 short = f"ours-{len(servers)}"
-                headwater = stack.enter_context(
-                    Headwater(folder, "--kubeconfig", plane.kubeconfig, *flags, name=f"headwater-{short}")
-                )
+                with _code_of(checkout):
+                    headwater = stack.enter_context(
+                        Headwater(folder, "--kubeconfig", plane.kubeconfig, *flags, name=f"headwater-{short}")
+                    )
                 servers[name] = stack.enter_context(CoreDNS(folder, headwater.grpc_corefile_stanza(), name=short))
             corefile = f"cluster.local:53 {{\n    kubernetes {{\n        kubeconfig {plane.kubeconfig}\n    }}\n}}\n"
             servers["CoreDNS"] = stack.enter_context(CoreDNS(folder, corefile, name="theirs"))
@@ -460,12 +483,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--changes", type=int, default=CHANGES, help="changes to follow (default: %(default)s)")
     parser.add_argument("--storm", type=float, default=STORM, help="updates per second (default: %(default)g)")
     parser.add_argument("--history", action="store_true", help="beside them, a Headwater that keeps no history")
+    parser.add_argument("--beside", type=Path, metavar="CHECKOUT", help="beside them, one with its code")
     options = parser.parse_args(arguments)
     if options.services < 1000 or options.changes < 10 or options.storm <= 0:
         parser.error("--services is at least 1000, --changes at least 10, --storm above 0")
     try:
         print(environment("coredns", "kube-apiserver", "etcd"), flush=True)
-        with running(options.services, history=options.history) as bench:
+        with running(options.services, history=options.history, beside=options.beside) as bench:
             print(f"load {os.getloadavg()[0]:.1f}", flush=True)
             quiet, windy, rate = measure(bench, options.changes, options.storm)
     except (PlaneError, TimeoutError, OSError, ValueError) as error:

@@ -15,6 +15,8 @@ Standard library only.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import io
 import os
 import re
@@ -22,7 +24,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -127,10 +129,35 @@ def copy_out(name: str, tag: str, path: str, *, options: Sequence[str] = ()) -> 
         return content.read()
 
 
+def mirror() -> str | None:
+    """Return the URI from which the machine's apt has Debian; None where apt does not say."""
+    form = "$(REPO_URI) $(CODENAME) $(COMPONENT)"
+    try:
+        listed = run("apt-get", "indextargets", "--format", form, "Created-By: Packages")
+    except (CannotBuild, FileNotFoundError):
+        return None
+    targets = [target for line in listed.splitlines() if len(target := line.split()) == 3]
+    for exact in (True, False):
+        for uri, codename, component in targets:
+            if component == "main" and uri.rstrip("/").endswith("/debian") and (codename == _SUITE or not exact):
+                return uri
+    return None
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    """Let one process at a time make a base: they share the folder."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / ".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
 def bootstrap(*, options: Sequence[str] = ()) -> str:
     """Make a base without a registry, unless it is there. Return its reference.
 
-    Raises CannotBuild.
+    It comes from the mirror of the machine's apt, where that has Debian. One process makes it;
+    others wait. Raises CannotBuild.
     """
     for command, package in (("buildah", "buildah"), ("debootstrap", "debootstrap")):
         if not shutil.which(command):
@@ -138,27 +165,31 @@ def bootstrap(*, options: Sequence[str] = ()) -> str:
     if os.geteuid() != 0:
         raise CannotBuild("debootstrap needs root")
     buildah = ("buildah", *options)
-    if run(*buildah, "images", "--quiet", "--filter", f"reference={BOOTSTRAPPED}"):
+    with _locked():
+        if run(*buildah, "images", "--quiet", "--filter", f"reference={BOOTSTRAPPED}"):
+            return BOOTSTRAPPED
+        tree = CACHE / f"{_SUITE}-python"
+        if not (tree / "complete").exists():
+            shutil.rmtree(tree, ignore_errors=True)
+            where = mirror()
+            packages = "python3,python3-venv,ca-certificates"
+            run(
+                "debootstrap", "--variant=minbase", f"--include={packages}", _SUITE, tree, *([where] if where else ())
+            )  # fmt: skip
+            for folder in _CLUTTER:
+                shutil.rmtree(tree / folder, ignore_errors=True)
+                (tree / folder).mkdir()
+            # `python` and `pip` are where python:3.11-slim has them.
+            run("chroot", tree, "/usr/bin/python3", "-m", "venv", "--clear", "/usr/local")
+            (tree / "complete").touch()
+        container = run(*buildah, "from", "scratch")
+        try:
+            run(*buildah, "copy", "--quiet", container, tree, "/")
+            run(*buildah, "config", "--env", f"PATH={_PATH}", "--env", "LANG=C.UTF-8", "--cmd", "python3", container)
+            run(*buildah, "commit", "--quiet", container, BOOTSTRAPPED)
+        finally:
+            run(*buildah, "rm", container)
         return BOOTSTRAPPED
-    tree = CACHE / f"{_SUITE}-python"
-    if not (tree / "complete").exists():
-        shutil.rmtree(tree, ignore_errors=True)
-        tree.parent.mkdir(parents=True, exist_ok=True)
-        run("debootstrap", "--variant=minbase", "--include=python3,python3-venv,ca-certificates", _SUITE, tree)
-        for folder in _CLUTTER:
-            shutil.rmtree(tree / folder, ignore_errors=True)
-            (tree / folder).mkdir()
-        # `python` and `pip` are where python:3.11-slim has them.
-        run("chroot", tree, "/usr/bin/python3", "-m", "venv", "--clear", "/usr/local")
-        (tree / "complete").touch()
-    container = run(*buildah, "from", "scratch")
-    try:
-        run(*buildah, "copy", "--quiet", container, tree, "/")
-        run(*buildah, "config", "--env", f"PATH={_PATH}", "--env", "LANG=C.UTF-8", "--cmd", "python3", container)
-        run(*buildah, "commit", "--quiet", container, BOOTSTRAPPED)
-    finally:
-        run(*buildah, "rm", container)
-    return BOOTSTRAPPED
 
 
 def main() -> int:

@@ -111,6 +111,7 @@ _UP: Final = "headwater_process_up"
 _SILENT: Final = "headwater_process_silent_seconds"
 _NO_SERVFAIL: Final = ',rcode!="SERVFAIL"'
 _ANSWERING: Final = ',process=~"answer.*"'
+_POLICY_FAILS: Final = ',result=~"failed|slow|skipped"'
 
 
 def _rate(metric: str, by: str, more: str = "") -> str:
@@ -156,13 +157,14 @@ DASHBOARD: Final[dict[str, tuple[Panel, ...]]] = {
         ),
         Panel(
             "Found wrong", "Queries that met a bug, damaged pages, differences that audits found, contradicted lists, "
-            "objects left out for a bug. All of it should be 0.",
+            "objects left out for a bug, calls of the policy without a decision. All of it should be 0.",
             (
                 (_hour("headwater_query_failures_total"), "queries that met a bug"),
                 (_hour("headwater_store_damage_total"), "damaged pages"),
                 (_hour("headwater_audit_differences_total"), "differences"),
                 (_hour("headwater_second_opinions_total", ',result="contradicted"'), "contradicted lists"),
                 (_hour("headwater_records_skipped_total", ',reason="unexpected"'), "objects left out"),
+                (f"{_hour('headwater_policy_calls_total', _POLICY_FAILS)} or vector(0)", "calls of the policy"),
             ),
         ),
         Panel(
@@ -218,6 +220,26 @@ DASHBOARD: Final[dict[str, tuple[Panel, ...]]] = {
         Panel(
             "Lookups at other servers", "For ExternalName Services outside the zones (--upstream), by outcome.",
             ((f"{_rate('headwater_upstream_lookups_total', 'result')} or vector(0)", "{{result}}"),),
+        ),
+    ),
+    "Is it as owners asked?": (
+        Panel(
+            "Answers by place", "Replies with a set of the client's zone or node (near), and of names that have such "
+            "sets to clients elsewhere (far).",
+            ((_rate("headwater_answers_by_place_total", "set"), "{{set}}"),),
+            unit="reqps",
+        ),
+        Panel(
+            "Questions that wait", "For names whose Services have patience, by what became of them.",
+            ((f"{_rate('headwater_patience_total', 'result')} or vector(0)", "{{result}}"),),
+            unit="reqps",
+        ),
+        Panel(
+            "The policy", "Calls, by result, and for whom it is not asked now.",
+            (
+                (f"{_rate('headwater_policy_calls_total', 'result')} or vector(0)", "{{result}}"),
+                (f"sum by (scope) (headwater_policy_paused{{{_ON}}}) or vector(0)", "paused, {{scope}}"),
+            ),
         ),
     ),
     "What does it cost?": (

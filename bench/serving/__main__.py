@@ -1,6 +1,6 @@
 """Measure what serving costs Headwater and Go, side by side, in one run.
 
-    python -m bench.serving [--quick] [--only b,c,d] [--workers 1]
+    python -m bench.serving [--quick] [--only b,c,d] [--workers 1] [--beside CHECKOUT]
 
     b       the transport alone, with h2load and 1, 10 and 100 streams: native, grpcio, the Go echo,
             and nghttpd
@@ -12,6 +12,9 @@
     f       one, two and four answer processes
     gc      through CoreDNS with Go's default collector and with that of deploy/base (GOGC=400), for
             Headwater and for the `kubernetes` plugin, and the memory that it costs
+    rates   CPU of a query at 500, 1,000 and 5,000 queries per second and at full speed, with two
+            answer processes asked in turn or one after the other; with `--beside` also that of
+            another checkout's code
     relist  latency while the watch process relists 150,000 endpoints
     memory  PSS of all processes on the bundled example
     growth  memory of a resolver over 10 million queries
@@ -40,15 +43,15 @@ from typing import Final
 from headwater.commands.query import LookupFailed
 
 from bench.report import environment
-from bench.serving import agree, goals, memory, questions, relist, servers, size, through, transport
+from bench.serving import agree, goals, memory, questions, rates, relist, servers, size, through, transport
 from bench.serving.goals import Goal
 from bench.serving.load import LoadError
 from tests.harness.load import SERVICES
 from tests.harness.plane import PlaneError
 
-PARTS: Final = ("b", "c", "d", "e", "f", "gc", "relist", "memory", "growth")
+PARTS: Final = ("b", "c", "d", "e", "f", "gc", "rates", "relist", "memory", "growth")
 #: The parts that ask CoreDNS in front of the small cluster.
-_ON_THE_CLUSTER: Final = frozenset(("c", "d", "f", "gc"))
+_ON_THE_CLUSTER: Final = frozenset(("c", "d", "f", "gc", "rates"))
 _COMMANDS: Final = ("dnsperf", "h2load", "nghttpd")
 
 
@@ -80,6 +83,7 @@ class Run:
     folder: Path
     extent: Extent
     workers: int
+    beside: Path | None
     goals: list[Goal]
 
     def section(self, title: str, text: str, seen: Sequence[Goal] = ()) -> None:
@@ -92,7 +96,7 @@ class Run:
         self.section("The transport alone", transport.report(found))
 
     def on_the_cluster(self, parts: frozenset[str]) -> None:
-        """Run the parts c, d, f and gc."""
+        """Run the parts c, d, f, gc and rates."""
         known = questions.ENDPOINT.questions[0]
         with servers.plane(self.folder) as plane:
             if parts & {"c", "d"}:
@@ -106,6 +110,8 @@ class Run:
                 self._workers(plane.kubeconfig)
             if "gc" in parts:
                 self._collectors(plane.kubeconfig, known)
+            if "rates" in parts:
+                self._rates(plane.kubeconfig)
 
     def _through(self, uncached: through.Fronts, cached: through.Fronts) -> None:
         extent = self.extent
@@ -138,6 +144,13 @@ class Run:
             held = through.memory_after(fronts)
         self.section("CoreDNS's collector", f"{through.report(found)}\n\n{through.report_of_memory(held)}")
 
+    def _rates(self, kubeconfig: Path) -> None:
+        place = self.folder / "rates"
+        place.mkdir()
+        with rates.fronts(place, kubeconfig, self.beside) as fronts:
+            found = rates.measure(fronts, self.folder, self.extent.rounds, self.extent.rate_seconds)
+        self.section("What a query costs at each rate", rates.report(found), rates.goals(found))
+
     def sizes(self) -> None:
         found = size.measure(self.extent.sizes, self.extent.rounds)
         self.section("The number of names, resolver alone", size.report(found), size.goals(found))
@@ -164,10 +177,10 @@ def _agree(uncached: through.Fronts, cached: through.Fronts) -> None:
     print(f"\n{len(uncached)} servers agree on the answers to {len(asked):,} questions", flush=True)
 
 
-def run(parts: frozenset[str], extent: Extent, workers: int, met: list[Goal]) -> None:
+def run(parts: frozenset[str], extent: Extent, workers: int, beside: Path | None, met: list[Goal]) -> None:
     """Run the parts in order, and add their goals to `met`."""
     with servers.workplace() as folder:
-        this = Run(folder, extent, workers, met)
+        this = Run(folder, extent, workers, beside, met)
         alone: dict[str, Callable[[], None]] = {
             "b": this.transport, "e": this.sizes, "relist": this.relist, "memory": this.memory, "growth": this.growth,
         }  # fmt: skip
@@ -192,6 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="little of everything")
     parser.add_argument("--only", type=_parts, default=frozenset(PARTS), metavar="PARTS", help="some of the parts")
     parser.add_argument("--workers", type=int, default=1, help="answer processes in c and d (default: %(default)s)")
+    parser.add_argument("--beside", type=Path, metavar="CHECKOUT", help="whose code is measured too, in rates")
     options = parser.parse_args(arguments)
     if missing := [command for command in _COMMANDS if shutil.which(command) is None]:
         parser.error(f"{missing[0]} is not installed: tools/setup packages {' '.join(_COMMANDS)}")
@@ -199,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     began, met, code = time.monotonic(), list[Goal](), 0
     print(environment("coredns", "goecho", "kube-apiserver", "etcd"), flush=True)
     try:
-        run(options.only, QUICK if options.quick else Extent(), options.workers, met)
+        run(options.only, QUICK if options.quick else Extent(), options.workers, options.beside, met)
     except (agree.Disagree, LoadError, LookupFailed, PlaneError, TimeoutError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         code = 1

@@ -102,9 +102,11 @@ def headwater(
     transport: str = "native",
     listen: Address | None = None,
     known: Question,
+    code: Path | None = None,
 ) -> Iterator[Backend]:
-    """Yield `headwater serve` when each answer process answers
-    `known`; on unix sockets by default.
+    """Yield `headwater serve` when each answer process answers `known`; on unix sockets by default.
+
+    `code`: a checkout whose code it runs, instead of what is installed.
     """
     folder.mkdir(parents=True)
     address = listen or Address(path=str(folder / "dns.sock"))
@@ -113,7 +115,8 @@ def headwater(
         "--transport", transport, "--state-dir", folder / "state", "--admin", "off", "--audit-interval", "0",
     ]  # fmt: skip
     # Compile its modules as an installation does, whatever the environment says.
-    process = Running("headwater", command, folder / "log", env={"PYTHONDONTWRITEBYTECODE": ""}, cwd=folder)
+    env = {"PYTHONDONTWRITEBYTECODE": ""} | ({} if code is None else {"PYTHONPATH": str(code / "backend")})
+    process = Running("headwater", command, folder / "log", env=env, cwd=folder)
     with _stopped_at_the_end(process):
         backend = Backend([address.of_worker(number, workers) for number in range(workers)], process)
         _wait_for(backend, known)
@@ -169,12 +172,16 @@ class Front:
 
 @contextmanager
 def behind(
-    folder: Path, backend: Backend, known: Question, *, cache: bool = False, env: Mapping[str, str] | None = None
+    folder: Path,
+    backend: Backend,
+    known: Question,
+    *,
+    cache: bool = False,
+    env: Mapping[str, str] | None = None,
+    policy: str = "round_robin",
 ) -> Iterator[Front]:
-    """Yield CoreDNS with `grpc` and a backend; several addresses in
-    round robin, as in our Corefile.
-    """
-    body = f"grpc . {backend.upstreams} {{\n        policy round_robin\n    }}"
+    """Yield CoreDNS with `grpc` and a backend; its addresses by `policy`, as we print it."""
+    body = f"grpc . {backend.upstreams} {{\n        policy {policy}\n    }}"
     with front(folder, body, known, cache=cache, backend=backend.pids(), env=env) as found:
         yield found
 

@@ -1,6 +1,6 @@
 """`make fuzz-answers SEEDS=200`: run any number of seeds, and print what they showed.
 
-    python -m tests.answers --seeds 200 [--start 0] [--only plain,zonal] [--keep DIR]
+    python -m tests.answers --seeds 200 [--start 0] [--only plain,zonal] [--asked] [--keep DIR]
 
 `--start SEED --seeds 1` replays a seed. The exit code is 1 when any message differed without a
 reason that `compare` names.
@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from headwater.compare.deviations import DEVIATIONS
@@ -34,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--only", default="", metavar="NAME,…", help="configurations: " + ", ".join(c.name for c in CONFIGURATIONS)
     )
     parser.add_argument("--show", type=int, default=10, help="differences to print per seed (default: %(default)s)")
+    parser.add_argument(
+        "--asked", action="store_true", help="in every configuration, all is on that owners may ask for"
+    )
     parser.add_argument("--keep", type=Path, help="keep logs and state in this folder, which must not exist")
     options = parser.parse_args(arguments)
     seeds = range(options.start, options.start + options.seeds)
@@ -43,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     configurations = [configuration for configuration in CONFIGURATIONS if configuration.name in names]
     if len(configurations) != len(names):
         parser.error(f"--only: {options.only!r} names a configuration that there is not")
+    if options.asked:
+        configurations = [replace(configuration, asked=True) for configuration in configurations]
     with tempfile.TemporaryDirectory(prefix="headwater-answers-") as temporary:
         folder: Path = options.keep or Path(temporary)
         try:

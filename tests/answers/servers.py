@@ -7,12 +7,15 @@ shapes answers. All run at the same time, and all see all seeds.
 from __future__ import annotations
 
 import contextlib
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 import yaml
+from headwater.commands.corefile import cidrs_of, stanzas_by_zone
 
 from tests.answers.generate import NAMESPACE_SELECTOR, SELECTOR, served_namespaces
 from tests.answers.objects import SHARED
@@ -25,6 +28,27 @@ CLUSTERSET: Final = "clusterset.local"
 #: The range of cluster IPs of the second family, as large as the API server allows.
 SERVICE_CIDR_6: Final = "fd77::/108"
 _IMPORTS: Final = Path(__file__).resolve().parents[1] / "cluster" / "serviceimport-crd.yaml"
+
+
+#: The topology zone of every client.
+PLACE: Final = "zone-a"
+#: A policy that has nothing to say, in as many words.
+_POLICY: Final = "answers_policy"
+_RULES: Final = """\
+from headwater.policy.api import Decision
+
+def decide(service, endpoints):
+    return Decision(why="as it is") if len(endpoints) % 2 else None
+"""
+
+
+@contextlib.contextmanager
+def _policy(folder: Path) -> Iterator[None]:
+    """Write the policy where an instance finds it, whose working directory the folder is."""
+    (folder / f"{_POLICY}.py").write_text(_RULES)
+    sys.path.insert(0, str(folder))
+    yield
+    sys.path.remove(str(folder))
 
 
 @dataclass(frozen=True)
@@ -45,6 +69,9 @@ class Configuration:
     some_namespaces: bool = False
     namespace_labels: str = ""
     labels: str = ""
+    asked: bool = False
+    """Whether all that owners and the operator may ask for is on, and nobody asks for anything: a
+    topology zone's socket, at which every client is, the client option, and a policy."""
     everywhere: bool = False
     """Whether the oracle listens on all addresses; bound to some, it has no others (boundIPs)."""
 
@@ -59,6 +86,9 @@ class Configuration:
             words += [f"--{flag.replace('_', '-')}"] if getattr(self, flag) else []
         words += [word for namespace in self._namespaces(seeds) for word in ("--namespace", namespace)]
         words += ["--namespace-labels", self.namespace_labels] if self.namespace_labels else []
+        if self.asked:
+            words += ["--zone-cidr", f"{PLACE}=127.0.0.0/8", "--client-option", "65518"]
+            words += ["--policy", f"{_POLICY}:decide"]
         return [*words, "--labels", self.labels] if self.labels else words
 
     def corefile(self, kubeconfig: Path, upstream: str, seeds: Sequence[int]) -> str:
@@ -100,6 +130,9 @@ CONFIGURATIONS: Final = (
         reverse=("10.in-addr.arpa",),
     ),
     Configuration("labels", labels=SELECTOR, pods="verified", zonal=True, imports=True, reverse=("in-addr.arpa",)),
+    Configuration(
+        "asked", asked=True, zonal=True, pods="verified", reverse=("in-addr.arpa", "ip6.arpa"),
+    ),
     Configuration(
         "imports", imports=True, ignore_empty_service=True, endpoint_pod_names=True, zonal=True,
         zones=("example.test", CLUSTER),
@@ -202,9 +235,18 @@ def pairs(
         for configuration in configurations:
             here = below(configuration.name)
             shape = (plane.kubeconfig, f"127.0.0.1:{upstream.port}", seeds)
-            headwater = Headwater(here, *configuration.flags(*shape), workers=1)
+            flags = configuration.flags(*shape)
+            if configuration.asked:
+                sockets = stack.enter_context(tempfile.TemporaryDirectory(prefix="hw-"))
+                flags += ["--listen-zone", f"{PLACE}=unix:{sockets}/{PLACE}.sock"]
+                stack.enter_context(_policy(here))
+            headwater = Headwater(here, *flags, workers=1)
             oracle = CoreDNS(here, configuration.corefile(*shape), name="oracle", everywhere=configuration.everywhere)
-            ours = CoreDNS(here, headwater.grpc_corefile_stanza(), name="ours")
+            stanza = headwater.grpc_corefile_stanza()
+            if configuration.asked:
+                # Not the last block: CoreDNS sends questions of type DS there whatever `view` says.
+                stanza = stanzas_by_zone(headwater.settings, cidrs_of(headwater.settings)).split("\n}\n")[0] + "\n}\n"
+            ours = CoreDNS(here, stanza, name="ours")
             stack.callback(headwater.close)
             stack.callback(oracle.stop)
             stack.callback(ours.stop)

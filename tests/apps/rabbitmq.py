@@ -6,7 +6,6 @@ DNS backend). `classic` has the three names in its configuration instead.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Final
 
@@ -103,23 +102,22 @@ class RabbitMQ:
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none",
         }  # fmt: skip
 
-    def ctl(self, pod: Pod, *words: str, timeout: float = 30.0) -> str:
-        """Run rabbitmqctl in a pod. Raises PodError."""
-        return pod.run(
-            f"{_BIN}/rabbitmqctl", "-q", "-l", "-n", f"rabbit@{pod.fqdn}", *words,
-            user=_USER, env=self._environment(pod), timeout=timeout,
-        )  # fmt: skip
-
     def has_started(self, pod: Pod) -> bool:
-        """Return whether a node's log says so; rabbitmqctl would start an Erlang VM for it."""
+        """Return whether a node's log says so."""
         with (pod.folder / f"{pod.name}.log").open("rb") as log:
             log.seek(self._logged[pod])
             return b"Server startup complete" in log.read()
 
     def running(self, pod: Pod) -> list[str]:
-        """Return the running nodes that a node sees, without "rabbit@"."""
-        status = json.loads(self.ctl(pod, "cluster_status", "--formatter", "json"))
-        return sorted(node.removeprefix("rabbit@") for node in status["running_nodes"])
+        """Return the running nodes that a node sees, without "rabbit@". Raises PodError.
+
+        rabbitmqctl would say the same, and take a second of a processor.
+        """
+        said = pod.run(
+            "erl_call", "-name", f"rabbit@{pod.fqdn}", "-c", _COOKIE, "-timeout", "10",
+            "-a", "rabbit_nodes all_running []", timeout=15.0,
+        )  # fmt: skip
+        return sorted(re.findall(r"rabbit@([\w.-]+)", said))
 
     def whole(self, pods: Sequence[Pod]) -> bool:
         names = sorted(pod.fqdn for pod in pods)

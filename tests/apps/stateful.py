@@ -51,14 +51,14 @@ _CLIENT: Final = "10.44.255.9"
 def objects(system: str, *, policy: str = "") -> list[dict[str, Any]]:
     """Return the example's objects as a plane without volumes takes them.
 
-    A member counts as available after 2 s of readiness, in which the kubelet here takes back what
-    kwok says of a pod that has only started. `policy` is another podManagementPolicy.
+    kwok says of a pod that it is ready as soon as it has started. The kubelet here takes that back
+    well within the example's minReadySeconds. `policy` is another podManagementPolicy.
     """
     found = examples.objects(system)
     for item in found:
         if item["kind"] == "StatefulSet":
             del item["spec"]["volumeClaimTemplates"]
-            item["spec"]["minReadySeconds"] = 2
+            assert item["spec"]["minReadySeconds"] >= 10
             item["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 1
             if policy:
                 item["spec"]["podManagementPolicy"] = policy

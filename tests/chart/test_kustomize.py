@@ -71,11 +71,18 @@ def the_role_has_service_imports_only_where_they_are_served(found: list[Object])
             item["rules"] = [rule for rule in item["rules"] if rule["resources"] != ["serviceimports"]]
 
 
-def order_of_flags_and_rules_means_nothing(found: list[Object]) -> None:
+def name_of(item: Object) -> str:
+    return str(item["name"])
+
+
+def order_of_flags_volumes_and_rules_means_nothing(found: list[Object]) -> None:
     for item in found:
         if item["kind"] == "Deployment":
-            for container in item["spec"]["template"]["spec"]["initContainers"]:
+            pod = item["spec"]["template"]["spec"]
+            pod["volumes"].sort(key=name_of)
+            for container in pod["initContainers"]:
                 container["args"].sort()
+                container["volumeMounts"].sort(key=name_of)
         if item["kind"] == "ClusterRole":
             item["rules"].sort(key=repr)
 
@@ -86,7 +93,7 @@ EXCEPTIONS: Final[tuple[Callable[[list[Object]], None], ...]] = (
     labels_of_releases,
     the_name_of_the_corefile_is_a_hash_of_each_kind,
     the_role_has_service_imports_only_where_they_are_served,
-    order_of_flags_and_rules_means_nothing,
+    order_of_flags_volumes_and_rules_means_nothing,
 )
 
 
@@ -98,8 +105,13 @@ def compared(found: list[Object]) -> dict[tuple[str, str, str], Object]:
 
 @pytest.mark.parametrize(
     ("folder", "values"),
-    [("base", {}), ("overlays/pods-verified", {"headwater": {"pods": "verified"}})],
-    ids=["base", "pods-verified"],
+    [
+        ("base", {}),
+        ("overlays/pods-verified", {"headwater": {"pods": "verified"}}),
+        ("overlays/twin", {"headwater": {"twin": True}}),
+        ("overlays/seeded", {"peers": {"enabled": True, "service": "headwater-peers"}}),
+    ],
+    ids=["base", "pods-verified", "twin", "seeded"],
 )
 def test_standalone_is_the_base(folder: str, values: dict[str, Any], tmp_path: Path) -> None:
     theirs = compared(kustomize(DEPLOY / folder))
@@ -133,6 +145,26 @@ def test_mode_sidecar_is_the_patch(tmp_path: Path) -> None:
     assert ours == theirs
 
 
+def test_mode_sidecar_with_siblings_is_the_patch_and_its_second_part(tmp_path: Path) -> None:
+    """Merged as `kubectl patch` merges them: lists of arguments are replaced, other lists grow."""
+    values = {"mode": "sidecar", "peers": {"enabled": True, "service": "headwater-peers"}}
+    found = objects(template(tmp_path, values))
+    (folder,) = (DEPLOY / "overlays" / "patch-coredns" / "seeded",)
+    patches = [yaml.safe_load((place / "sidecar.yaml").read_text()) for place in (folder.parent, folder)]
+    pods = [patch["spec"]["template"]["spec"] for patch in patches]
+    ((container,), (more,)) = (pod["initContainers"] for pod in pods)
+    container["args"] = more["args"]
+    for name in ("ports", "volumeMounts"):
+        container[name] += more[name]
+    pods[0]["volumes"] += pods[1]["volumes"]
+    ours = yaml.safe_load(only(found, "ConfigMap")["data"]["patch.yaml"])
+    assert ours == patches[0]
+    (service,) = objects((folder / "service.yaml").read_text())
+    made = only(found, "Service")
+    labels_of_releases([made])
+    assert made == service
+
+
 def test_mode_sidecar_has_the_rights_of_the_patch(tmp_path: Path) -> None:
     ours = objects(template(tmp_path, {"mode": "sidecar", "rbac": {"name": "headwater"}}))
     theirs = kustomize(DEPLOY / "overlays" / "patch-coredns" / "rbac")
@@ -145,7 +177,7 @@ def test_mode_sidecar_has_the_rights_of_the_patch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["standalone", "sidecar"])
 def test_monitors_scrape_as_in_deploy_monitoring(mode: str, tmp_path: Path) -> None:
     """They look in their own namespace, for the labels of their own pods."""
-    values = {"mode": mode, "monitoring": {"podMonitor": {"enabled": True}}}
+    values = {"mode": mode, "headwater": {"twin": True}, "monitoring": {"podMonitor": {"enabled": True}}}
     ours = only(objects(template(tmp_path, values)), "PodMonitor")
     for theirs in objects((DEPLOY / "monitoring" / "podmonitor.yaml").read_text()):
         assert ours["spec"]["podMetricsEndpoints"] == theirs["spec"]["podMetricsEndpoints"]

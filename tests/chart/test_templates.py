@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -178,11 +179,13 @@ NOT_VALUES = {
     "--kubeconfig", "--context", "--manifests", "--listen", "--dns", "--state-dir", "--admin",
     # CoreDNS and Headwater share a folder, not a network.
     "--tls-cert", "--tls-key", "--tls-client-ca",
-    # deploy/overlays/seeded has them. They need a Secret that no chart should make.
-    "--peer-listen", "--seed", "--peer-cert", "--peer-key", "--peer-ca", "--peer-token",
+    # Certificates do, and are renewed.
+    "--peer-token",
     # Answers by place need a Corefile that says who asks (`headwater corefile`, docs/near.md).
     "--listen-zone", "--zone-cidr", "--client-option", "--client-nodes",
 }  # fmt: skip
+#: What `peers.enabled` gives.
+OF_PEERS = {"--peer-listen", "--seed", "--peer-cert", "--peer-key", "--peer-ca"}
 #: Values that are called as the list of them is, or otherwise than their flag.
 CALLED = {"zones": "zone", "reverseZones": "reverse-zone", "multiclusterZones": "multicluster-zone",
           "namespaces": "namespace", "upstreams": "upstream"}  # fmt: skip
@@ -193,8 +196,8 @@ def flag_of(value: str) -> str:
 
 
 def test_every_flag_is_a_value_or_says_why_not() -> None:
-    values = VALUES["headwater"].keys() - {"image", "resources"}
-    assert {flag_of(value) for value in values} | NOT_VALUES == {option.flag for option in OPTIONS}
+    values = VALUES["headwater"].keys() - {"image", "resources", "twin"}
+    assert {flag_of(value) for value in values} | NOT_VALUES | OF_PEERS == {option.flag for option in OPTIONS}
     assert OTHERWISE.keys() == values
 
 
@@ -203,6 +206,72 @@ def test_defaults_are_those_of_the_flags_but_for_three(tmp_path: Path) -> None:
     changed = {option.flag for option in OPTIONS if option.given(found) != option.default}
     # The kubelet asks from outside of the pod.
     assert changed == {"--admin", "--log-format", "--reverse-zone"}
+
+
+@pytest.mark.parametrize("mode", ["standalone", "split"])
+@pytest.mark.parametrize("workers", [2, 4])
+def test_twins_share_nothing_and_coredns_asks_all_their_processes(workers: int, mode: str, tmp_path: Path) -> None:
+    values = {"mode": mode, "headwater": {"workers": workers, "twin": True, "ttl": 7}}
+    found = objects(template(tmp_path, values))
+    pod = only(found, "Deployment")["spec"]["template"]["spec"]
+    one, two = (options.settings_of(container["args"][1:]) for container in pod["initContainers"])
+    sockets = [f"unix://{address.path}" for settings in (one, two) for address in settings.listen_addresses()]
+    assert len(set(sockets)) == workers
+    asked = re.findall(r"grpc \. (.*) \{", corefile_of(found))
+    assert asked
+    assert {tuple(line.split()) for line in asked} == {tuple(sockets)}
+    assert one.admin != two.admin
+    # All else is the same: with a flag for one alone, every other answer would differ.
+    for option in OPTIONS:
+        if option.flag not in ("--listen", "--admin"):
+            assert option.given(one) == option.given(two), option.flag
+    mounts = [{mount["name"] for mount in container["volumeMounts"]} for container in pod["initContainers"]]
+    assert mounts[0] & mounts[1] == {"headwater-sockets", "headwater-token"}
+    assert mounts[0] | mounts[1] <= {volume["name"] for volume in pod["volumes"]}
+    ports = [port["containerPort"] for container in pod["initContainers"] for port in container["ports"]]
+    assert ports == [9353, 9355]
+    probes = [
+        container[probe]["httpGet"]["port"]
+        for container in pod["initContainers"] for probe in ("startupProbe", "readinessProbe", "livenessProbe")
+    ]  # fmt: skip
+    assert probes == ["headwater-http"] * 3 + ["headwater-twin"] * 3
+    policy = only(found, "NetworkPolicy")["spec"]["ingress"][1]["ports"]
+    assert [port["port"] for port in policy] == [9153, 9353, 9355]
+
+
+@pytest.mark.parametrize("twin", [False, True])
+def test_siblings_find_each_other_by_the_variable_of_their_service(twin: bool, tmp_path: Path) -> None:
+    values = {"headwater": {"twin": twin}, "peers": {"enabled": True, "service": "dns-siblings"}}
+    found = objects(template(tmp_path, values))
+    pod = only(found, "Deployment")["spec"]["template"]["spec"]
+    for name in ("tls.crt", "tls.key", "ca.crt"):
+        (tmp_path / name).touch()
+    here = {"$(DNS_SIBLINGS_SERVICE_HOST)": "192.0.2.1", "/etc/headwater/peers": str(tmp_path)}
+    for container in pod["initContainers"]:
+        text = "\n".join(container["args"][1:])
+        for there, value in here.items():
+            text = text.replace(there, value)
+        settings = options.settings_of(text.split("\n"))
+        serves = container["name"] == "headwater"
+        given = {option.flag for option in OPTIONS if option.given(settings) != option.default} & OF_PEERS
+        assert given == (OF_PEERS if serves else OF_PEERS - {"--peer-listen"})
+        assert [str(seed) for seed in settings.seeds] == ["192.0.2.1:9354"]
+    (service,) = (item for item in found if item["metadata"]["name"] == "dns-siblings" and item["kind"] == "Service")
+    named = {port["name"] for container in pod["initContainers"] for port in container["ports"]}
+    assert {port["targetPort"] for port in service["spec"]["ports"]} <= named
+    (volume,) = (volume for volume in pod["volumes"] if volume["name"] == "headwater-peers")
+    assert volume["secret"]["secretName"] == "dns-siblings"
+    (policy,) = (
+        item for item in found if item["metadata"]["name"] == "dns-siblings" and item["kind"] == "NetworkPolicy"
+    )
+    (rule,) = policy["spec"]["ingress"]
+    assert rule["from"] == [{"podSelector": policy["spec"]["podSelector"]}]
+    assert rule["ports"] == [{"port": 9354, "protocol": "TCP"}]
+
+
+def test_a_policy_for_siblings_alone_would_close_the_ports_of_a_coredns_that_is_not_ours(tmp_path: Path) -> None:
+    found = objects(template(tmp_path, {"mode": "sidecar", "peers": {"enabled": True}}))
+    assert not [item for item in found if item["kind"] == "NetworkPolicy"]
 
 
 @pytest.mark.parametrize("value", OTHERWISE)
@@ -566,6 +635,7 @@ def test_a_wrong_value_is_refused_and_named(path: str, value: Any, why: str, tmp
         ({"mode": "split", "headwater": {"labels": "a!=b"}}, 'headwater.labels: "a!=b": CoreDNS'),
         ({"mode": "split", "headwater": {"namespaceLabels": "a>1"}}, "headwater.namespaceLabels: "),
         ({"headwater": {"namespaces": ["a"], "namespaceLabels": "a=b"}}, "headwater.namespaceLabels: cannot be used"),
+        ({"headwater": {"workers": 3, "twin": True}}, "headwater.workers: with headwater.twin each of the two has"),
         (
             {"monitoring": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}},
             "monitoring.serviceMonitor.enabled: monitoring.podMonitor.enabled is true too",

@@ -108,7 +108,7 @@ def test_seeds_have_every_corner() -> None:
 def test_configurations_have_every_flag() -> None:
     """At least one configuration uses each field; fields with choices are used with every value."""
     for name in ("reverse", "imports", "zonal", "endpoint_pod_names", "ignore_empty_service", "some_namespaces",
-                 "namespace_labels", "labels", "everywhere"):  # fmt: skip
+                 "namespace_labels", "labels", "everywhere", "asked"):  # fmt: skip
         assert {bool(getattr(configuration, name)) for configuration in CONFIGURATIONS} == {True, False}, name
     assert {configuration.pods for configuration in CONFIGURATIONS} == {"disabled", "insecure", "verified"}
     assert len({configuration.ttl for configuration in CONFIGURATIONS}) > 1

@@ -12,7 +12,7 @@ from tests.harness.instance import Headwater
 from tests.harness.processes import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tests.harness.plane import Plane
@@ -164,6 +164,24 @@ class Asking:
         assert "contradiction" not in found, found
         return found
 
+    def advice(self, namespace: str, source: Sequence[str]) -> set[tuple[str, str]]:
+        """Return (object, rule) of each finding in a namespace, but for the ports without names."""
+        code = main(["check", "--services", "--json", "--except", "port-without-name", *source])
+        output = self._capsys.readouterr()
+        assert code == 3, output.err
+        findings = json.loads(output.out)["findings"]
+        return {(f"{one['object']['kind']} {one['object']['name']}", one["rule"]) for one in findings
+                if one["object"]["namespace"] == namespace}  # fmt: skip
+
+
+#: What will not work of the world: by Services and slices alone, and with workloads.
+BY_SLICES: Final = {
+    ("Service typo", "selector-without-pods"), ("Service pending", "selector-without-pods"),
+    ("Service web", "target-port-unknown"), ("Service other", "two-services-one-subdomain"),
+    ("Service same", "one-hostname-several-pods"), ("Service unselected", "no-selector"),
+}  # fmt: skip
+BY_WORKLOADS: Final = {("StatefulSet lost", "service-unknown"), ("Deployment same", "one-hostname-several-pods")}
+
 
 def pods_of(plane: Plane, namespace: str, app: str) -> list[str]:
     items = plane.api("GET", f"/api/v1/namespaces/{namespace}/pods?labelSelector=app%3D{app}")["items"]
@@ -191,6 +209,12 @@ def test_what_controllers_make_is_explained(
             wait_until(told, SETTLE, f"{name} {qtype}: {cause}")
         except TimeoutError as error:
             pytest.fail(f"{error}: {json.dumps(last, indent=1)}")
+    instance = ["--admin", f"127.0.0.1:{headwater.admin_port}"]
+    for source, expected in (
+        (instance, BY_SLICES),
+        (["--kubeconfig", str(plane.kubeconfig)], BY_SLICES | BY_WORKLOADS),
+    ):
+        assert asking.advice(namespace, source) == expected
     # Each record has its origin.
     (record,) = asking.explain(f"web-0.web.{namespace}.svc.cluster.local", "A")["records"]
     (origin,) = record["origins"]

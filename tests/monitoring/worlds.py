@@ -73,6 +73,7 @@ BUCKET: Final = 'headwater_programming_duration_seconds_bucket{le="5.0"}'
 COUNT: Final = "headwater_programming_duration_seconds_count"
 FREE: Final = "headwater_store_free_bytes"
 SERIAL: Final = "headwater_store_serial"
+POLICY: Final = 'headwater_policy_calls_total{{result="{}"}}'
 
 
 def process(metric: str, name: str = "watch") -> str:
@@ -97,6 +98,10 @@ def healthy() -> Series:
         "headwater_commit_failures_total": const(0),
         'headwater_records_skipped_total{reason="unexpected"}': const(0),
         'headwater_records_skipped_total{reason="name"}': grows(1),
+        POLICY.format("decided"): grows(1),
+        POLICY.format("failed"): const(0),
+        POLICY.format("slow"): const(0),
+        POLICY.format("skipped"): const(0),
         'headwater_second_opinions_total{result="asked"}': const(0),
         'headwater_second_opinions_total{result="contradicted"}': const(0),
         "headwater_store_bytes": const(BYTES),
@@ -341,6 +346,7 @@ NEAR: Final = [
     near("HeadwaterStoreNearItsLimit", {"headwater_store_bytes": const(0.79 * GIB)}),
     near("HeadwaterListContradicted", {'headwater_second_opinions_total{result="asked"}': bumps(30)}),
     near("HeadwaterObjectLeftOut", {'headwater_records_skipped_total{reason="name"}': grows(100)}),
+    near("HeadwaterPolicyFails", {POLICY.format("slow"): bumps(30, 31, 95)}, *range(100)),
     # A counter that goes back to 0 with its instance has not grown.
     World(
         "not quite anything: counters of another day begin anew",
@@ -419,6 +425,9 @@ FAULTS: Final = [
           "HeadwaterListContradicted", 29.5, 30.5, 89, 91),
     fault("an object meets a bug", {'headwater_records_skipped_total{reason="unexpected"}': bumps(30)},
           "HeadwaterObjectLeftOut", 29.5, 30.5, 89, 91),
+    fault("a policy raises", {POLICY.format("failed"): bumps(30)}, "HeadwaterPolicyFails", 29.5, 30.5, 89, 91),
+    fault("a policy is slow", {POLICY.format("slow"): bumps(30, 31, 32)}, "HeadwaterPolicyFails", 31.5, 32.5, 89, 91),
+    fault("a policy is paused", {POLICY.format("skipped"): bumps(30)}, "HeadwaterPolicyFails", 29.5, 30.5, 89, 91),
     fault("one hears nothing new", {SERIAL: lambda t: every(2)(min(t, 30) if t < 60 else t)},
           "HeadwaterSiblingsDisagree", 44, 47, 59, 61),
     fault(

@@ -2,8 +2,7 @@
 
 Archives (docker-archive) go to the folder `node` of the tools' cache, each named by what it is made
 from: a second run makes nothing, and a changed source file of Headwater makes one image, on layers
-that are there. `headwater` is made by deploy/Dockerfile. Its base, python:3.11-slim, is Debian 12
-with Debian's own Python; it comes from the mirror of the machine's apt.
+that are there. `headwater` is what `tools/image.py --bootstrap` makes of deploy/Dockerfile.
 """
 
 from __future__ import annotations
@@ -17,14 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from tools import build
+from tools import build, image
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 COMMANDS: Final = ("buildah", "debootstrap", "chroot")
-SUITE: Final = "bookworm"
-BASE: Final = "localhost/python:3.11-slim"
-PACKAGES: Final = "python3,python3-venv,ca-certificates"
-CERTIFICATES: Final = Path("/etc/ssl/certs/ca-certificates.crt")
 #: Intermediate images that one storage keeps before they are thrown away.
 MOST_IMAGES: Final = 30
 #: Archives of one name: test runs of other checkouts may be reading an older one.
@@ -50,11 +45,14 @@ def _run(command: Sequence[str | Path], **more: str) -> str:
     return done.stdout
 
 
-def _buildah(*words: str | Path) -> str:
+def _store() -> list[str]:
+    """Return the options that give buildah a storage of its own."""
     store = folder() / "buildah"
-    return _run(
-        ["buildah", "--root", store / "root", "--runroot", store / "run", "--storage-driver", "overlay", *words]
-    ).strip()
+    return ["--root", str(store / "root"), "--runroot", str(store / "run"), "--storage-driver", "overlay"]
+
+
+def _buildah(*words: str | Path) -> str:
+    return _run(["buildah", *_store(), *words]).strip()
 
 
 def _digest(*parts: bytes | str | Path) -> str:
@@ -80,16 +78,10 @@ def _sources() -> Iterator[bytes | str | Path]:
 
 
 def mirror() -> str:
-    """Return the URI from which the machine's apt has Debian."""
-    listed = _run(
-        ["apt-get", "indextargets", "--format", "$(REPO_URI) $(CODENAME) $(COMPONENT)", "Created-By: Packages"]
-    )
-    targets = [line.split() for line in listed.splitlines()]
-    for exact in (True, False):
-        for uri, codename, component in (target for target in targets if len(target) == 3):
-            if component == "main" and uri.rstrip("/").endswith("/debian") and (codename == SUITE or not exact):
-                return uri
-    raise ImageError("the machine's apt has no mirror of Debian")
+    """Return the URI from which the machine's apt has Debian. Raises ImageError."""
+    if (found := image.mirror()) is None:
+        raise ImageError("the machine's apt has no mirror of Debian")
+    return found
 
 
 def _commit(tree: Path, name: str, *config: str) -> None:
@@ -102,35 +94,14 @@ def _commit(tree: Path, name: str, *config: str) -> None:
         _buildah("rm", container)
 
 
-def _base() -> str:
-    """Make the base in the storage unless it is there; return its key."""
-    key = _digest(SUITE, PACKAGES, "1")
-    marked = f"localhost/headwater-base:{key}"
-    if marked in _buildah("images", "--format", "{{.Name}}:{{.Tag}}").split():
-        return key
-    tree = folder() / "base.partial"
-    shutil.rmtree(tree, ignore_errors=True)
-    print("debootstrap ...", flush=True)
-    _run(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", SUITE, tree, mirror()])
-    for name in ("var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale"):
-        shutil.rmtree(tree / name, ignore_errors=True)
-    # `python` and `pip` are where the real image has them.
-    _run(["chroot", tree, "/usr/bin/python3", "-m", "venv", "--clear", "/usr/local"])
-    path = "PATH=/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
-    _commit(tree, BASE, "--env", path, "--env", "LANG=C.UTF-8", "--cmd", "python3")
-    _buildah("tag", BASE, marked)
-    shutil.rmtree(tree)
-    return key
-
-
 def _archive(name: str, key: str) -> Path:
     return folder() / "images" / f"{name}-{key}.tar"
 
 
-def _save(image: str, archive: Path, name: str) -> Path:
+def _save(tag: str, archive: Path, name: str) -> Path:
     partial = archive.with_suffix(".partial")
     partial.unlink(missing_ok=True)
-    _buildah("push", "-q", image, f"docker-archive:{partial}:{image}")
+    _buildah("push", "-q", tag, f"docker-archive:{partial}:{tag}")
     partial.rename(archive)
     others = sorted(archive.parent.glob(f"{name}-*.tar"), key=lambda file: file.stat().st_mtime)
     for old in others[:-KEPT_ARCHIVES]:
@@ -138,8 +109,8 @@ def _save(image: str, archive: Path, name: str) -> Path:
     return archive
 
 
-def _of_one_file(name: str, image: str, binary: Path, user: str, capability: bytes | None = None) -> Path:
-    archive = _archive(name, _digest(str(binary.parent.name), image, user))
+def _of_one_file(name: str, tag: str, binary: Path, user: str, capability: bytes | None = None) -> Path:
+    archive = _archive(name, _digest(str(binary.parent.name), tag, user))
     if archive.exists():
         return archive
     tree = folder() / f"{name}.partial"
@@ -148,23 +119,22 @@ def _of_one_file(name: str, image: str, binary: Path, user: str, capability: byt
     shutil.copy(binary, tree / name)
     if capability is not None:
         os.setxattr(tree / name, "security.capability", capability)
-    _commit(tree, image, "--entrypoint", f'["/{name}"]', "--user", user, "--workingdir", "/")
+    _commit(tree, tag, "--entrypoint", f'["/{name}"]', "--user", user, "--workingdir", "/")
     shutil.rmtree(tree)
-    return _save(image, archive, name)
+    return _save(tag, archive, name)
 
 
 def _headwater() -> Path:
-    base = _digest(SUITE, PACKAGES, "1")
-    archive = _archive("headwater", _digest(base, *_sources()))
+    archive = _archive("headwater", _digest(Path(image.__file__), *_sources()))
     if archive.exists():
         return archive
-    _base()
     print("building the image headwater ...", flush=True)
-    _buildah(
-        "bud", "--isolation", "chroot", "--pull-never", "--layers", "-v", f"{CERTIFICATES}:{CERTIFICATES}:ro",
-        "-f", ROOT / "deploy" / "Dockerfile", "-t", "headwater:0.1.0", ROOT,
-    )  # fmt: skip
-    _save("headwater:0.1.0", archive, "headwater")
+    tag = f"headwater:{image.version()}"
+    try:
+        image.build("buildah", tag, image.bootstrap(options=_store()), options=_store())
+    except image.CannotBuild as error:
+        raise ImageError(str(error)) from None
+    _save(tag, archive, "headwater")
     if len(_buildah("images", "-a", "-q").split()) > MOST_IMAGES:
         _buildah("rmi", "--prune", "--force")
     return archive

@@ -37,6 +37,8 @@ BINARIES: Final = (
 )  # fmt: skip
 #: From Debian's packages.
 COMMANDS: Final = ("runc", "nft", "iptables", "conntrack", "/usr/lib/cni/bridge", "unshare", "nsenter", "openssl")
+#: Of the processor's time, when others want it too: as much as 16 processes have.
+SHARES: Final = 16 * 1024
 START_TIMEOUT: Final = 120.0  # seconds; 15 on an idle machine
 STOP_TIMEOUT: Final = 30.0
 #: CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_MKNOD: bits of /proc/self/status.
@@ -83,14 +85,15 @@ def require_node() -> dict[str, Path]:
 
 
 class Machine:
-    """One node with its control plane, which writes only into `folder`.
+    """One node or two with their control plane, which write only into `folder`.
 
     `kubectl` and `run` are for the main thread and for others. Raises NodeError when the node does
     not become ready.
     """
 
-    def __init__(self, folder: Path, archives: Sequence[Path]) -> None:
+    def __init__(self, folder: Path, archives: Sequence[Path], nodes: int = 1) -> None:
         self.folder = folder.resolve()
+        self._nodes = nodes
         self._group = f"headwater-node-{os.getpid()}"
         folders = dict.fromkeys(str(build.TOOLS[name].folder()) for name in BINARIES)
         self._tools = ":".join(folders)
@@ -119,9 +122,11 @@ class Machine:
             (CGROUPS / controller / self._group).mkdir(exist_ok=True)
         for name in ("cpuset.cpus", "cpuset.mems"):
             (CGROUPS / "cpuset" / self._group / name).write_text((CGROUPS / "cpuset" / name).read_text())
+        # Else all of it would have the share of one process, and starve beside other work.
+        (CGROUPS / "cpu" / self._group / "cpu.shares").write_text(str(SHARES))
         environment = os.environ | {
             "S": str(self.folder), "GROUP": self._group, "TOOLS": self._tools,
-            "IMAGES": " ".join(map(str, self._archives)),
+            "IMAGES": " ".join(map(str, self._archives)), "NODES": str(self._nodes),
         }  # fmt: skip
         self._log = (self.folder / "boot.log").open("wb")
         self._child = subprocess.Popen(
@@ -145,7 +150,7 @@ class Machine:
             self._log.close()
         groups = [CGROUPS / controller / self._group for controller in CONTROLLERS]
         wait_until(lambda: _removed(groups), STOP_TIMEOUT, "the node's processes are gone")
-        for name in ("containerd", "etcd", "kubelet", "pods"):
+        for name in ("containerd", "etcd", "kubelet", "pods", "b"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
     # -- in there
@@ -190,6 +195,7 @@ class Machine:
             "#!/bin/sh\n"
             f"export KUBECONFIG={self.folder}/kubeconfig CONTAINERD_ADDRESS=/run/containerd/containerd.sock "
             f"CONTAINERD_NAMESPACE=k8s.io PATH={self._tools}:$PATH\n"
+            f"echo $$ > {CGROUPS / 'cpu' / self._group / 'plane' / 'cgroup.procs'}\n"
             f'exec nsenter -t {self._first} -m -n -p -C -- "$@"\n'
         )
         script.chmod(0o700)

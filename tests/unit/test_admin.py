@@ -594,3 +594,44 @@ def test_explain_is_asked_of_an_answer_process(
     instance.explanation = explanation
     reply = told(instance, path)
     assert (reply.status_code, says in reply.text) == (status, True), reply.text
+
+
+# What owners and the operator asked for
+
+
+def test_places_patience_and_the_policy_are_told_by_metrics_and_the_page() -> None:
+    """Counters of dead processes count; the breaker is that of the living one."""
+    now = WatchSnapshot(ready=True, policy={"decided": 2, "failed": 1}, policy_paused={"all": 0, "namespace": 2})
+    before = WatchSnapshot(policy={"decided": 3, "failed": 0}, policy_paused={"all": 1, "namespace": 9})
+    answers = AnswerSnapshot(ready=True, near=5, far=1, patience={"answered": 4, "refused": 0})
+    instance = FakeInstance(
+        watch(now=now, before=before), answer(0, now=answers, before=AnswerSnapshot(near=1, patience={"answered": 1}))
+    )
+    text = page(instance, "/metrics").text
+    for line in (
+        'headwater_answers_by_place_total{set="near"} 6.0',
+        'headwater_answers_by_place_total{set="far"} 1.0',
+        'headwater_patience_total{result="answered"} 5.0',
+        'headwater_policy_calls_total{result="decided"} 5.0',
+        'headwater_policy_calls_total{result="failed"} 1.0',
+        'headwater_policy_paused{scope="all"} 0.0',
+        'headwater_policy_paused{scope="namespace"} 2.0',
+    ):
+        assert line in text.splitlines()
+    status = page(instance, "/status").json()
+    assert status["by_place"] == {"near": 6, "far": 1}
+    assert status["patience"] == {"answered": 5, "refused": 0}
+    assert status["policy"] == {"decided": 5, "failed": 1}
+    assert any("The policy was slow for 2 namespaces" in problem for problem in status["problems"])
+    html = page(instance, "/", accept="text/html").text
+    assert "<dt>answers by place</dt><dd>6 near, 1 far</dd>" in html
+    assert "<dt>questions that waited, answered</dt><dd>5</dd>" in html
+    assert "questions that waited, refused" not in html
+    assert "<dt>calls of the policy, failed</dt><dd>1</dd>" in html
+
+
+def test_without_a_policy_nothing_is_told_of_one() -> None:
+    instance = FakeInstance(watch(now=watched(1)), answer(0, now=answered(1)))
+    assert "headwater_policy_calls_total{" not in page(instance, "/metrics").text
+    assert "headwater_policy_paused{" not in page(instance, "/metrics").text
+    assert "policy" not in page(instance, "/", accept="text/html").text.split("<main>")[1]

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
-from headwater.advice.finding import MOST, Advice, Finding, Rule, Subject
+from headwater.advice.finding import EACH, MOST, Advice, Finding, Rule, Subject, few
 from headwater.advice.rules import advise
 from headwater.advice.views import Context
 from headwater.advice.written import Collected
@@ -272,6 +272,20 @@ def test_a_service_in_another_namespace_is_not_the_one() -> None:
     assert [one.rule for one in found_in([service(namespace="stage"), workload()])] == [Rule.SERVICE_UNKNOWN]
 
 
+#: Folders of manifests for systems that people run, and the flags that they need.
+SYSTEMS: Final = [
+    folder
+    for folder in sorted((ROOT / "examples").iterdir())
+    if (ROOT / "docs" / "systems" / f"{folder.name}.md").exists()
+]
+
+
+@pytest.mark.parametrize("folder", SYSTEMS, ids=lambda folder: folder.name)
+def test_the_examples_are_quiet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["check", "--services", "--manifests", str(folder), "--reverse-zone", "10.0.0.0/8"]
+    assert (main(arguments), *capsys.readouterr()) == (0, "", "")
+
+
 # What tenants write
 
 
@@ -377,8 +391,24 @@ def test_the_work_is_linear_in_the_objects(title: str) -> None:
 
 def test_so_many_findings_are_named_and_the_others_counted() -> None:
     advice = Advice()
-    advice.add(found_in([service(f"s{number}", ports=[{"port": 1}]) for number in range(MOST + 7)]))
-    assert (len(advice.findings), advice.more) == (MOST, 7)
+    for _ in range(MOST // EACH + 1):
+        advice.add(found_in([service(f"s{number}", ports=[{"port": 1}]) for number in range(EACH + 7)]))
+    assert (len(advice.findings), advice.more) == (MOST, 7 * (MOST // EACH) + EACH + 7)
+
+
+def test_nobodys_objects_hide_what_is_found_of_others(tmp_path: Path) -> None:
+    bad = [service(f"s{number}", ports=[{"port": 1}], selector=None, namespace="a") for number in range(300)]
+    objects = [*bad, service(ports=[{"port": 1}], selector=None, namespace="b")]
+    advice = Advice()
+    collected = Collected(controlled=True)
+    for item in objects:
+        collected.add(item)
+    for world in collected.worlds():
+        advice.add(advise(world, Context()))
+    for found in (advice, stored(tmp_path, objects)):
+        assert found.findings[-1].object.namespace == "b"
+        assert found.more > 0
+        assert "b" in {one.object.namespace for one in few(found.findings, 20, 5)}
 
 
 # Parts, for an answer process
@@ -398,16 +428,16 @@ def test_a_part_fits_into_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(advised, "_WORK", 60.0)
     wide = "\x01" * 63
-    objects = [service(f"s{number:03}" + wide[4:], {"headwater.dev/ttl": wide * 9}, namespace="n" * 63, selector=None)
-               for number in range(300)]  # fmt: skip
+    objects = [service(f"s{number:03}" + wide[4:], {"headwater.dev/ttl": wide * 9}, selector=None,
+                       namespace=f"n{number // 19:02}" + wide[3:]) for number in range(300)]  # fmt: skip
     file = tmp_path / "objects.json"
     file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": objects}))
     settings = Settings(manifests=(str(file),))
     once.write(settings, tmp_path / "state")
     with opened(tmp_path / "state", settings) as (reader, _):
         part = advised_from(reader, settings)
-    assert part.findings
-    assert part.more
+    assert len(part.findings) > 30
+    assert part.next is not None
     packet = encode(Replied(1, Progress().mark(), Advised(msgspec.json.encode(part))))
     assert len(packet) < MAX_MESSAGE
 

@@ -40,7 +40,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Small:
 def told(address: bytes, *more: dns.edns.Option, name: str = "web", payload: int = 1232, before: bool = False) -> bytes:
     mine = dns.edns.GenericOption(OPTION_TYPE, address)
     options = [*more, mine] if before else [mine, *more]
-    return dns.message.make_query(f"{name}.{Z}", "A", use_edns=0, options=options, payload=payload).to_wire()
+    return dns.message.make_query(f"{name}.{Z}", "A", use_edns=0, options=options, payload=payload).to_wire(
+        max_size=65535
+    )
 
 
 def got(world: Small, query: bytes) -> dns.message.Message:
@@ -53,6 +55,7 @@ def got(world: Small, query: bytes) -> dns.message.Message:
 
 
 COOKIE = dns.edns.GenericOption(dns.edns.OptionType.COOKIE, b"12345678")
+EMPTY = dns.edns.GenericOption(dns.edns.OptionType.make(65001), b"")
 FORGED = dns.edns.GenericOption(OPTION_TYPE, IN_B)
 
 
@@ -69,6 +72,12 @@ FORGED = dns.edns.GenericOption(OPTION_TYPE, IN_B)
         (told(bytes(4)), ALL),
         (told(b""), ALL),
         (told(b"10.1.1.1"), ALL),
+        (told(IN_A[:3], FORGED), ALL),
+        (told(IN_A + b"\0", FORGED), ALL),
+        (told(bytes(64_000), FORGED), ALL),
+        (told(IN_A, *[FORGED] * 60), {"10.0.0.1"}),
+        (told(IN_A, *[EMPTY] * 60, before=True), {"10.0.0.1"}),
+        (told(IN_A, *[EMPTY] * 15_000, before=True), ALL),  # it took 5 ms
         (told(IN_A, name="plain"), ALL),
         (dns.message.make_query(f"web.{Z}", "A").to_wire(), ALL),
         (dns.message.make_query(f"web.{Z}", "A", use_edns=0, options=[COOKIE]).to_wire(), ALL),
@@ -84,6 +93,12 @@ FORGED = dns.edns.GenericOption(OPTION_TYPE, IN_B)
         "zeros",
         "empty",
         "a text",
+        "odd",
+        "longer",
+        "64 kB",
+        "forged many times",
+        "behind many",
+        "behind too many",
         "plain",
         "no EDNS",
         "no option",

@@ -624,6 +624,19 @@ def test_check_of_what_is_fine(free: list[str], capsys: pytest.CaptureFixture[st
     assert len(lines) == 6, "one line each"
 
 
+def test_check_says_what_coredns_does_to_sizes_where_it_adds_the_option(
+    free: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", *free, "--client-option", "65518"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "client option" in line]
+    for part in (
+        "no client's place is known", "edns0 local set 0xffee {client_ip}", "no `cache`", "over 512 bytes without TC"
+    ):  # fmt: skip
+        assert part in line
+    assert main(["check", *free, "--client-option", "65518", "--zone-cidr", "a=10.0.0.0/8"]) == 0
+    assert "no client's place is known" not in capsys.readouterr().out
+
+
 def failed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     """Run a check that fails, and return its only line with FAILED."""
     assert main(["check", *arguments]) == 1

@@ -18,6 +18,8 @@ from headwater.explain.explain import explained_from
 from headwater.explain.explanation import Explanation
 from headwater.explain.show import show
 from headwater.explain.times import parse_moment
+from headwater.settings.address import Address
+from headwater.settings.places import ZoneAddress
 from headwater.settings.settings import Settings
 from headwater.store import environment
 from headwater.store.environment import Store
@@ -661,3 +663,76 @@ def test_the_differences_of_two_nodes_are_those_of_their_sets(
     assert removed == [item for item in old if item not in new]
     assert [sorted(some) for some in address_changes(before, packed(b, d, 77))] == [sorted(added), sorted(removed)]
     assert ttl_of(after) == 5
+
+
+# By the client's place
+
+WEB = "web.default.svc.cluster.local"
+
+
+def web(*zones: str, first: int = 1) -> EndpointSlice:
+    """A member in each of these zones."""
+    return slice_of("web", *(at(f"10.0.0.{i}", hostname=f"h{i}", zone=zone) for i, zone in enumerate(zones, first)))
+
+
+@pytest.fixture
+def placed(tmp_path: Path) -> Chronicled:
+    found = Chronicled(tmp_path, settings(listen_zones=(ZoneAddress("a", Address(path="/run/a.sock")),)))
+    found.fill(annotated(headless("web"), zone="prefer"), web("a", "a", "b"))
+    return found
+
+
+def test_an_entry_tells_what_clients_in_each_place_get(placed: Chronicled) -> None:
+    steps: list[Change] = [
+        upsert(web("a", "b", "b"), "10"),
+        upsert(annotated(headless("web"), zone="pin"), "11"),
+        upsert(web("a", "a", "a"), "12"),
+        upsert(headless("web"), "13"),
+    ]
+    with Writer(placed) as writer:
+        for change in steps:
+            writer.commit(change)
+    moved, pinned, left, nothing = placed.changes()
+    assert (moved.added, moved.removed) == ([], []), "all are where they were"
+    assert [str(place) for place in moved.places] == ["zone a: -10.0.0.2", "zone b: +10.0.0.2"]
+    assert "default/web  zone a: -10.0.0.2  zone b: +10.0.0.2  EndpointSlice default/web-1 (version 10)" in moved.text
+    assert [str(place) for place in pinned.places] == ["any other zone: nothing"]
+    assert [str(place) for place in left.places] == ["zone a: +10.0.0.2, +10.0.0.3", "zone b: what all get"]
+    assert [str(place) for place in nothing.places] == ["any other zone: what all get", "zone a: what all get"]
+    assert placed.changes(name=f"h2.{WEB}") == [], "HOST names never change"
+    assert [entry.seq for entry in placed.changes(ip="10.0.0.2")] == [moved.seq, left.seq, nothing.seq]
+
+
+def test_what_each_place_got_at_a_time_is_walked_back_to(placed: Chronicled) -> None:
+    with Writer(placed) as writer:
+        for version, zones in enumerate(("abb", "aaa", "bbb", "abc"), 10):
+            writer.commit(upsert(web(*zones), str(version)))
+            writer.commit(upsert(annotated(headless("web"), zone="pin" if version % 2 else "prefer"), f"{version}0"))
+    moments = [BEGAN + second + 0.5 for second in range(1, 9)]
+    told = [{place.place: place.added for place in placed.at(WEB, moment).places} for moment in moments]
+    one, two, three = (f"10.0.0.{i}" for i in (1, 2, 3))
+    abb, abc = {"zone a": [one], "zone b": [two, three]}, {"zone a": [one], "zone b": [two], "zone c": [three]}
+    else_: dict[str, list[str]] = {"any other zone": []}
+    every = [one, two, three]
+    assert told == [
+        abb, abb, {"zone a": every}, {"zone a": every} | else_, {"zone b": every} | else_, {"zone b": every},
+        abc, abc | else_,
+    ]  # fmt: skip
+    assert placed.at(WEB, moments[0]).addresses == every
+    assert not placed.at(f"h1.{WEB}", moments[0]).places
+
+
+def test_places_of_an_entry_are_bounded_and_what_is_left_out_is_not_made_up(placed: Chronicled) -> None:
+    many = [f"z{i}" for i in range(chronicle.MOST_PLACES + 8)]
+    with Writer(placed) as writer:
+        writer.commit(upsert(web(*many), "10"))
+        writer.commit(upsert(web(*many[1:], "last"), "11"))
+    _, entry = placed.changes()
+    assert len(entry.places) == chronicle.MOST_PLACES
+    assert entry.more_places > 0
+    assert "more places" in entry.text
+    before = placed.at(WEB, BEGAN + 1.5)
+    assert before.known
+    assert not before.places
+    assert "clients in some places may have got other sets" in before.why
+    assert placed.at(WEB, BEGAN + 2.5).places

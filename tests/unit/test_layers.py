@@ -196,7 +196,9 @@ COSTS = {
     "headwater.supervise.supervisor": ("kubernetes", "grpc", "lmdb"),
     "headwater.commands.serve": ("kubernetes", "grpc", "lmdb", "asyncio"),  # the forkserver is started first
     "headwater.admin.server": ("kubernetes",),
-    "headwater.writer.process": ("kubernetes",),
+    "headwater.writer.process": ("kubernetes", "psutil", "yaml", "http.client", "importlib.metadata"),
+    # A pod's own service account needs no more of `kubernetes` than this; a kubeconfig does.
+    "headwater.cluster.api": ("pydantic", "requests", "oauthlib", "dateutil", "kubernetes.config.kube_config", "yaml"),
     "headwater.serve.process": (
         "kubernetes",
         "grpc",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -32,6 +32,9 @@ from headwater.cluster.objects import (
     Service,
     ServiceImport,
 )
+from headwater.records import decisions
+from headwater.records.compiler import Compiler
+from headwater.records.decisions import Decided
 from headwater.settings.settings import Settings
 from headwater.store.environment import Store
 from headwater.store.node import Kind
@@ -52,7 +55,7 @@ _EVERYTHING: Final = settings(
     pods="verified", client_option=65518,
 )  # fmt: skip
 #: The compared sub-databases; `meta` has versions and times, and `staging` has to be empty.
-_SUB_DATABASES: Final = ("objects", "slices", "pods", "hosts", "addresses", "records")
+_SUB_DATABASES: Final = ("objects", "slices", "pods", "hosts", "decisions", "addresses", "records")
 
 # The world is small, so that everything interacts. Objects come from pools that are made once,
 # because to choose one takes one draw, and to build one would take twenty.
@@ -121,6 +124,35 @@ def _object(kind: Resource, draw: Random) -> Object:
         return Pod(namespace, draw.choice((name, "p", "h")), tuple(draw.sample(_ADDRESSES, draw.randrange(3))), weight)
     addresses = draw.choice(((), ("172.16.1.1",), ("fd00::3",)))
     return ServiceImport(namespace, name, draw.random() < 0.5, addresses, draw.choice(_PORTS))
+
+
+class Rule:
+    """A policy for Services with the annotation, by their endpoints."""
+
+    def decide(self, service: Service, slices: Sequence[EndpointSlice]) -> Decided | None:
+        if "headwater.dev/policy" not in dict(service.annotations):
+            return None
+        names = [decisions.name_of(item.hostname, item.addresses) for piece in slices for item in piece.endpoints]
+        first, last = (names[0], names[-1]) if names else ("none", "none")
+        match len(names) % 5:
+            case 0:
+                return Decided(problem="not today")
+            case 1:
+                return Decided(ttl=3, near="prefer")
+            case 2:
+                return Decided(endpoints=tuple(names[1:]), near="pin")
+            case 3:
+                return Decided(publish="all", weights={last: 7}, aliases={"first": [first], "h": [last]}, near="off")
+        return None
+
+
+class Ruled(Small):
+    """A small world with that policy."""
+
+    def open(self) -> tuple[Store, Ledger]:
+        store, self.why = Store.open(self.state_dir, self.identity)
+        compiler = Compiler(self.settings, self.name_servers, lambda *report: self.reports.append(report))
+        return store, Ledger(store, compiler, self.resources, clock=lambda: 1_800_000_000.0, decider=Rule())
 
 
 _RANDOM: Final = Random(20)
@@ -289,7 +321,7 @@ def fresh(settings_: Settings, objects: Iterable[Decoded], host: tuple[str, ...]
     """Return the contents of a new store that one complete list of each resource has filled."""
     items = list(objects)
     with TemporaryDirectory(dir=_FOLDER) as folder:
-        world = Small(Path(folder), settings_, host)
+        world = Ruled(Path(folder), settings_, host)
         store, ledger = world.open()
         for resource in world.resources:
             page = [item for item in items if resource_of(item.object) == resource]
@@ -338,7 +370,7 @@ def test_any_history_ends_in_the_store_that_a_fresh_list_makes(
 ) -> None:
     shape = replace(_EVERYTHING, endpoint_pod_names=pod_names, ignore_empty_service=ignore_empty, namespaces=namespaces)
     with TemporaryDirectory(dir=_FOLDER) as folder:
-        cluster = Cluster(Small(Path(folder), shape, _HOST))
+        cluster = Cluster(Ruled(Path(folder), shape, _HOST))
         cluster.happens(("put", item) for item in start)
         cluster.lists(replace(first, resources=order))
         cluster.play(history)
@@ -374,9 +406,9 @@ def test_other_settings_on_the_same_state_end_in_the_store_that_a_fresh_list_mak
     """
     with TemporaryDirectory(dir=_FOLDER) as folder:
         everything: list[Event] = [("put", item) for item in objects]
-        cluster = Cluster(Small(Path(folder), shapes[0], _HOST))
+        cluster = Cluster(Ruled(Path(folder), shapes[0], _HOST))
         for shape in shapes:
-            cluster.restart(Small(Path(folder), shape, _HOST))
+            cluster.restart(Ruled(Path(folder), shape, _HOST))
             watched = cluster.world.resources
             cluster.objects = {key: item for key, item in cluster.objects.items() if key[0] in watched}
             missing = [item for item, version in cluster.ledger.versions().items() if not version]
@@ -397,9 +429,9 @@ def test_a_host_with_other_addresses_ends_in_the_store_that_a_fresh_list_makes(
 ) -> None:
     """A pod that is restarted on its node finds the old state, and has a new address."""
     with TemporaryDirectory(dir=_FOLDER) as folder:
-        cluster = Cluster(Small(Path(folder), _EVERYTHING, hosts[0]))
+        cluster = Cluster(Ruled(Path(folder), _EVERYTHING, hosts[0]))
         cluster.happens(("put", item) for item in objects)
         cluster.lists(Lists(_RESOURCES, [], [], 3, descending=False, broken=False))
-        cluster.restart(Small(Path(folder), _EVERYTHING, hosts[1]))
+        cluster.restart(Ruled(Path(folder), _EVERYTHING, hosts[1]))
         found = cluster.close()
     assert differences(found, fresh(_EVERYTHING, cluster.objects.values(), hosts[1])) == {}

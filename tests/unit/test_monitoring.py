@@ -122,7 +122,7 @@ def test_the_limit_of_the_store_is_that_of_the_volume() -> None:
 
 def ports(path: str) -> set[str]:
     spec = yaml.safe_load((ROOT / "deploy" / path).read_text())["spec"]["template"]["spec"]
-    containers = [*spec["containers"], *spec["initContainers"]]
+    containers = [*spec.get("containers", ()), *spec["initContainers"]]
     return {port["name"] for container in containers for port in container.get("ports", ())}
 
 
@@ -130,6 +130,7 @@ def test_who_is_scraped_is_there_and_gets_the_labels_that_rules_expect() -> None
     base, sidecar = ports("base/deployment.yaml"), ports("overlays/patch-coredns/sidecar.yaml")
     monitors = list(yaml.safe_load_all((monitoring.FOLDER / "podmonitor.yaml").read_text()))
     assert len(monitors) == 2
+    twin = ports("overlays/twin/twin.yaml")
     for monitor in monitors:
         found = {}
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
@@ -138,8 +139,8 @@ def test_who_is_scraped_is_there_and_gets_the_labels_that_rules_expect() -> None
             assert job["targetLabel"] == "job"
             found[endpoint["port"]] = job["replacement"]
             assert endpoint["interval"] == "15s"
-        assert found == {"headwater-http": "headwater", "metrics": "coredns"}
-        assert found.keys() <= base
+        assert found == {"headwater-http": "headwater", "headwater-twin": "headwater", "metrics": "coredns"}
+        assert found.keys() <= base | twin
     assert "headwater-http" in sidecar
     labels = yaml.safe_load((ROOT / "deploy/base/deployment.yaml").read_text())["spec"]["template"]["metadata"][
         "labels"
@@ -184,7 +185,8 @@ def test_panels_have_titles_questions_and_queries_of_their_own() -> None:
 
 def test_rows_are_the_questions_in_their_order() -> None:
     assert list(monitoring.DASHBOARD) == [
-        "Is it right?", "Is it fresh?", "Is it fast?", "What does it cost?", "CoreDNS beside it",
+        "Is it right?", "Is it fresh?", "Is it fast?", "Is it as owners asked?", "What does it cost?",
+        "CoreDNS beside it",
     ]  # fmt: skip
 
 

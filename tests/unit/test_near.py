@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import dns.message
 import msgspec
 import pytest
 from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
-from headwater.cluster.objects import Endpoint, Object, Port, Service
+from headwater.cluster.objects import Endpoint, Object, Pod, Port, Service
 from headwater.explain.explain import explained_from
 from headwater.explain.extended import Reasons
 from headwater.explain.near import told as near_told
@@ -20,6 +21,9 @@ from headwater.settings.places import ZoneAddress
 from headwater.store import places
 from headwater.store.environment import Reader
 from headwater.wire import names
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from tests.harness.small import (
     NOT_READY,
@@ -297,6 +301,73 @@ def test_where_both_ways_can_answer_their_replies_are_equal(world: World) -> Non
                 )  # fmt: skip
 
 
+_ZONES = st.sampled_from(["", "a", "b", "c", "b_-"])
+_MEMBER = st.builds(
+    Endpoint,
+    st.sampled_from([("10.0.0.1",), ("10.0.0.2",), ("10.0.0.3", "10.0.0.4"), ("fd00::1",), ("bad",), ()]),
+    st.sampled_from([READY, READY, READY, NOT_READY, 2, 6]),
+    st.sampled_from(["", "h1", "h2", "h3"]),
+    st.just(""),
+    _ZONES,
+    st.just(""),
+    st.lists(_ZONES, max_size=2).map(tuple),
+    st.lists(st.sampled_from(["n1", "n2"]), max_size=2).map(tuple),
+)
+_PORTS = st.sampled_from([(), (Port("http", "TCP", 80),), (Port("http", "TCP", 81), Port("dns", "UDP", 53))])
+
+
+@given(
+    slices=st.lists(st.tuples(st.lists(_MEMBER, max_size=5), _PORTS), max_size=3),
+    distribution=st.sampled_from(["", "PreferSameZone", "PreferSameNode", "PreferClose"]),
+    notes=st.fixed_dictionaries(
+        {},
+        optional={
+            "zone": st.sampled_from(["prefer", "pin", "off"]),
+            "publish": st.sampled_from(["all", "serving"]),
+            "weights": st.sampled_from(["h1=9", "h2=0,*=3"]),
+            "alias": st.just("x=h1"),
+        },
+    ),
+)
+@hypothesis_settings(deadline=None, max_examples=30)
+def test_any_world_gives_a_place_a_part_of_the_whole_and_others_all(
+    slices: list[tuple[list[Endpoint], tuple[Port, ...]]], distribution: str, notes: dict[str, str]
+) -> None:
+    """And a type that the whole has, each part has, but for a zone that is kept to."""
+    pieces = [slice_of("web", *some, name=f"web-{at}", ports=ports) for at, (some, ports) in enumerate(slices)]
+    asked = annotated(preferring(headless("web"), distribution), **notes)
+    with TemporaryDirectory() as folder:
+        world = World(Path(folder, "near"))
+        world.fill(asked, *pieces)
+        plain = Small(Path(folder, "plain")).fill(asked, *pieces)
+        names_ = ("web", "_http._tcp.web", "_dns._udp.web", "h1.web", "h2.web", "h3.web", "x.web", "10-0-0-1.web")
+        queries = {
+            (name, qtype): dns.message.make_query(f"{name}.{Z}", qtype).to_wire()
+            for name in names_ for qtype in ("A", "AAAA", "SRV")
+        }  # fmt: skip
+        wholes = {question: _told(plain.ask_wire(query)) for question, query in queries.items()}
+        for zone, node in (("a", ""), ("b", "n1"), ("b_-", ""), ("x", "n2"), ("", "")):
+            for question, query in queries.items():
+                status_, found = _told(world.replies_at(zone, node, query))
+                whole_status, whole = wholes[question]
+                assert found <= whole
+                if question[0] not in ("web", "_http._tcp.web", "_dns._udp.web") or not zone:
+                    assert (status_, found) == (whole_status, whole)
+                elif notes.get("zone") == "pin":
+                    assert status_ in (whole_status, "NODATA")
+                else:
+                    assert status_ == whole_status
+                    assert bool(found) == bool(whole)
+
+
+def _told(replies: Sequence[bytes | None]) -> tuple[str, set[str]]:
+    """The status of a reply, and all that it has: of SRV the targets."""
+    (reply,) = replies
+    assert reply is not None
+    message = dns.message.from_wire(reply)
+    return status(message), {item.to_text().split()[-1] for rrset in message.answer for item in rrset}
+
+
 def test_names_of_topology_zones_and_aliases_stay_what_they_are(tmp_path: Path) -> None:
     from dataclasses import replace
 
@@ -434,3 +505,29 @@ def test_those_that_are_published_and_not_ready_are_not_judged(world: World) -> 
     world.fill(web, slice_of("web", *three(), late))
     assert world.at("nowhere", "web") == ALL | {"10.0.0.9"}
     assert world.at("a", "web") == {"10.0.0.1"}
+
+
+def test_a_places_set_has_the_weights_of_its_members_and_of_their_pods(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    world = World(tmp_path)
+    world.settings = replace(NEAR, pods="verified")
+    world.identity = type(world.identity)("here", world.settings.records_fingerprint())
+    world.resources = (*world.resources, "pods")
+    members = [Endpoint((f"10.0.0.{at}",), READY, f"h{at}", f"p-{at}", "aab"[at - 1]) for at in (1, 2, 3)]
+    world.fill(
+        annotated(headless("web"), zone="prefer", weights="from-pods,h3=33,*=5"), slice_of("web", *members),
+        Pod("default", "p-1", ("10.0.0.1",), "11"),
+    )  # fmt: skip
+
+    def weights(zone: str) -> dict[str, int]:
+        (rrset,) = world.ask_at(zone, "_http._tcp.web", "SRV").answer
+        return {item.target.to_text().split(".")[0]: item.weight for item in rrset}
+
+    assert weights("a") == {"h1": 11, "h2": 5}
+    assert weights("b") == {"h3": 33}
+    assert weights("x") == {"h1": 11, "h2": 5, "h3": 33}
+    world.commit(upsert(Pod("default", "p-2", ("10.0.0.2",), "22"), "10"))
+    assert weights("a") == {"h1": 11, "h2": 22}
+    world.commit(remove(Pod("default", "p-1", ("10.0.0.1",)), "11"))
+    assert weights("a") == {"h1": 5, "h2": 22}

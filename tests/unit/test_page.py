@@ -65,7 +65,8 @@ def entry(seq: int, time: str = "2026-01-31T14:03:07.120Z", text: str = "", **mo
 
 def advice(text: str, count: int = 1, more: int = 0) -> Advised:
     """Advice with that text in every place that has room for one."""
-    found = [Finding(Rule.TTL, Subject(text, text, f"{text}{number}"), text, text, text) for number in range(count)]
+    found = [Finding(Rule.TTL, Subject(text, f"{text}{number // 8}", f"{text}{number}"), text, text, text)
+             for number in range(count)]  # fmt: skip
     return Advised(msgspec.json.encode(Advice(found, more, unknown=[text])))
 
 
@@ -251,12 +252,14 @@ def test_what_is_in_no_zone_has_no_history() -> None:
 def test_what_will_not_work_is_shown_without_a_script_and_nothing_when_all_is_well() -> None:
     instance = at_work()
     assert "will not work" not in Elements(got(instance, "/").text).text
-    instance.advice = advice("<db>", 30, 5)
+    instance.advice = advice("<db>", 40, 5)  # eight of each namespace
     text = Elements(got(instance, "/").text).text
-    assert "Services that will not work as written 35" in " ".join(text.split())
-    assert "<db>19" in text
-    assert "<db>20" not in text
-    assert "and 15 more" in text
+    assert "Services that will not work as written 45" in " ".join(text.split())
+    assert "<db>0/<db>4 " in text
+    assert "<db>0/<db>5 " not in text
+    assert "<db>3/<db>28 " in text
+    assert "<db>4/" not in text
+    assert "and 25 more" in text
     assert got(instance, "/?part=advice").text.strip() in got(instance, "/").text
     instance.advice = Refused("busy")
     assert got(instance, "/").status_code == 200
@@ -312,7 +315,7 @@ def test_the_status_has_no_name_of_an_object(client: str) -> None:
     assert reply.status_code == 200
     assert set(reply.json()) == {
         "version", "ready", "problems", "zones", "uptime_seconds", "processes", "resources", "names", "store_bytes",
-        "commits", "commit_seconds", "records_changed", "change_seconds", "queries",
+        "commits", "commit_seconds", "records_changed", "change_seconds", "queries", "by_place", "patience", "policy",
     }  # fmt: skip
     assert reply.json()["names"] == {"headless": 5}
 

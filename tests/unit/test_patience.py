@@ -15,7 +15,7 @@ from headwater.cluster.objects import Port
 from headwater.explain.complete import complete
 from headwater.explain.explain import explained_from
 from headwater.explain.explanation import Cause, Outcome
-from headwater.records.options import DEFAULTS, options_of
+from headwater.records.options import DEFAULTS, MAX_PATIENCE, options_of
 from headwater.serve.patience import MOST, MOST_OF_TENANT, SPARE, Patience
 from headwater.store.environment import Reader, Snapshot
 from headwater.store.node import Kind, pack_awaited, pack_node
@@ -356,3 +356,10 @@ def test_ports_of_an_awaited_service_are_not_awaited(world: Small) -> None:
     service = annotated(headless("db", ports=[Port("sql", "TCP", 1)]), patience="1s")
     world.fill(service)
     assert set(awaited(world)) == {DB}
+
+
+def test_the_limits_are_those_of_the_documents() -> None:
+    page = " ".join((Path(__file__).parents[2] / "docs" / "answers.md").read_text().split())
+    assert f"{MOST:,} questions wait, {MOST_OF_TENANT} for Services of one namespace" in page
+    assert f"up to `{MAX_PATIENCE // 1000}s`" in page
+    assert MAX_PATIENCE / 1000 + SPARE < 5, "CoreDNS's `grpc` gives up after 5 s"

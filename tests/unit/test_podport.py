@@ -143,6 +143,23 @@ def test_running_pods_with_our_port_are_found_once() -> None:
     assert server.asked[-1] == "/api/v1/namespaces/x%2F..%2Fy/pods?labelSelector=a%3Db%26c"
 
 
+def test_a_twin_is_asked_by_itself() -> None:
+    def twins(_: str) -> list[dict[str, Any]]:
+        found = pod("a")
+        found["spec"]["initContainers"] = [
+            {"name": "headwater-twin", "ports": [{"name": "headwater-twin", "containerPort": 9355}]}
+        ]
+        found["status"]["initContainerStatuses"] = [{"name": "headwater-twin", "restartCount": 5}]
+        return [found]
+
+    both, _ = find(Server(lists=twins), "", "", 0)
+    assert [(str(item), item.port, item.restarts) for item in both] == [
+        ("headwater/a", 9999, 2), ("headwater/a (twin)", 9355, 5)]  # fmt: skip
+    for port, restarts in ((9999, 2), (9355, 5), (7, 2)):
+        (one,), _ = find(Server(lists=twins), "", "", port)
+        assert (one.port, one.restarts) == (port, restarts)
+
+
 def test_one_namespace_that_may_not_be_seen_leaves_the_other() -> None:
     refused = RequestFailed(Trouble.FORBIDDEN, "get pods: 403: forbidden", 403)
     server = Server(lists=lambda path: refused if "kube-system" in path else [pod("a")])

@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import dns.message
+import msgspec
 import pytest
 from headwater.answer.resolver import Resolver
 from headwater.cluster.objects import Service
@@ -19,14 +21,29 @@ from headwater.explain.explanation import Cause, Explanation, Outcome
 from headwater.records.compiler import Compiler
 from headwater.records.decisions import Decided, checked
 from headwater.settings import policies
+from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
+from headwater.settings.places import ZoneAddress
+from headwater.store import places
 from headwater.store.environment import Reader, Store
 from headwater.writer import policy as running
 from headwater.writer.ledger import Ledger
 from headwater.writer.policy import ALL_BREAK, BREAK, NAMESPACE_BREAKS, PolicyProcess
 
 from tests.harness.processes import wait_until
-from tests.harness.small import NOT_READY, Small, annotated, at, headless, remove, settings, slice_of, upsert
+from tests.harness.small import (
+    NOT_READY,
+    Small,
+    annotated,
+    answers,
+    at,
+    headless,
+    remove,
+    settings,
+    slice_of,
+    status,
+    upsert,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 DB = "db.default.svc.cluster.local"
@@ -79,8 +96,9 @@ def rules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 class World(Small):
     """A small world with a policy."""
 
-    def __init__(self, state_dir: Path, name: str, *, zonal: bool = False) -> None:
-        super().__init__(state_dir, settings(policy=name, zonal=zonal))
+    def __init__(self, state_dir: Path, name: str, *, zonal: bool = False, near: bool = False) -> None:
+        zones = (ZoneAddress("za", Address(path="/run/za.sock")),) if near else ()
+        super().__init__(state_dir, settings(policy=name, zonal=zonal, listen_zones=zones))
         self.now = 1000.0
         self.policy = PolicyProcess(
             policies.resolved(name), lambda *report: self.reports.append(report), lambda: self.now
@@ -145,6 +163,64 @@ def test_which_are_published(world: World) -> None:
     assert world.answers(DB) == world.answers(f"a.{DB}") == {"10.0.0.1"}
 
 
+@pytest.fixture
+def near(tmp_path: Path, rules: str) -> Iterator[World]:
+    found = World(tmp_path / "state", rules, near=True)
+    yield found
+    found.policy.close()
+    gc.collect()
+
+
+def in_zone(world: World, zone: str) -> set[str] | str:
+    """What clients in a zone get for DB."""
+    reader = Reader(world.state_dir, world.identity)
+    reader.follow()
+    snapshot = reader.begin()
+    assert snapshot is not None
+    try:
+        reply = Resolver(reader, world.settings).at(zone)(dns.message.make_query(DB, "A").to_wire(), snapshot)
+    finally:
+        snapshot.close()
+        reader.close()
+    assert isinstance(reply, bytes)
+    message = dns.message.from_wire(reply)
+    return answers(message, "A") or status(message)
+
+
+def test_whether_clients_are_answered_by_their_place(near: World) -> None:
+    """The word of the policy takes the place of the annotation and of trafficDistribution."""
+    every = {"10.0.0.0", "10.0.0.1", "10.0.0.2"}
+    members = [at(f"10.0.0.{i}", hostname=f"db-{i}", pod=f"pod-{i}", zone=f"z{'aab'[i]}") for i in range(3)]
+    near.fill(db('Decision(near="prefer")'), slice_of("db", *members))
+    assert in_zone(near, "za") == {"10.0.0.0", "10.0.0.1"}
+    assert in_zone(near, "zb") == {"10.0.0.2"}
+    assert in_zone(near, "zc") == near.answers(DB) == every
+    hints = "\n".join(explained(near, DB).hints)
+    assert "near prefer, by the policy: by the client's place, so many endpoints: zone za 2, zone zb 1." in hints
+    assert "decided for Service default/db: near prefer." in hints
+    near.commit(upsert(db('Decision(near="pin")', zone="off"), "10"))
+    assert in_zone(near, "zb") == {"10.0.0.2"}
+    assert in_zone(near, "zc") == "NODATA"
+    near.commit(upsert(db('Decision(near="off")', zone="pin"), "11"))
+    assert in_zone(near, "zb") == in_zone(near, "zc") == every
+    assert not any(map(places.is_of_a_place, near.records()))
+    near.commit(upsert(db("Decision(ttl=1)", zone="pin"), "12"))
+    assert in_zone(near, "zb") == {"10.0.0.2"}, "what it leaves out is as without it"
+    near.commit(upsert(db('Decision(near="pin", endpoints=["db-0", "db-1"])'), "13"))
+    assert in_zone(near, "zb") == "NODATA", "endpoints that it leaves out are in no zone"
+    assert "zone za 2." in "\n".join(explained(near, DB).hints)
+    near.commit(upsert(db(""), "14"))
+    assert in_zone(near, "zb") == every
+    assert not any(map(places.is_of_a_place, near.records()))
+
+
+def test_it_sees_what_the_owner_wants_by_place(near: World) -> None:
+    words = "Decision(near='off', why=service.traffic_distribution + ' ' + service.annotations['headwater.dev/zone'])"
+    wanted = msgspec.structs.replace(db(words, zone="pin"), distribution="PreferSameZone")
+    near.fill(wanted, THREE)
+    assert "near off (PreferSameZone pin)" in "\n".join(explained(near, DB).hints)
+
+
 def test_it_sees_every_endpoint_and_follows_a_change_of_a_slice(world: World) -> None:
     world.fill(
         db("count"), slice_of("db", at("10.0.0.1", hostname="A", pod="p", conditions=NOT_READY, zone="z")), THREE_MORE
@@ -189,6 +265,8 @@ def test_names_of_a_decision_go_with_it_even_if_the_policy_is_gone(world: World,
         ({"ttl": -1}, "a ttl is 0 to 2147483647"),
         ({"ttl": "5"}, "Expected `int | null`, got `str`"),
         ({"publish": "some"}, "Invalid enum value 'some'"),
+        ({"near": "hints"}, "Invalid enum value 'hints'"),
+        ({"near": True}, "Expected `str | null`"),
         ({"weights": {"a": 65536}}, "numbers from 0 to 65535"),
         ({"weights": {1: 1}}, "Expected `str`"),
         ({"aliases": {"_x": ["a"]}}, "'_x' is not an alias"),
@@ -266,7 +344,9 @@ def test_a_namespace_whose_services_are_slow_is_not_asked_and_harms_no_other(wor
     world.fill(*slow, *slices, db("Decision(ttl=3)"), THREE, namespaces=("bad", "default"))
     assert world.policy.counts == {"decided": 1, "nothing": 0, "failed": 0, "slow": NAMESPACE_BREAKS, "skipped": 4}
     assert world.answers("s-6.bad.svc.cluster.local") == {"10.0.0.1"}
+    assert world.policy.paused == {"all": 0, "namespace": 1}
     world.now += BREAK + 1
+    assert world.policy.paused == {"all": 0, "namespace": 0}
     world.commit(upsert(db("Decision(ttl=4)", "s-0", "bad"), "10"))
     assert {rrset.ttl for rrset in world.ask("s-0.bad.svc.cluster.local").answer} == {4}
 
@@ -279,6 +359,7 @@ def test_a_policy_that_is_always_slow_is_not_asked_at_all(world: World) -> None:
     world.fill(*objects, namespaces=namespaces)
     assert world.policy.counts["slow"] == ALL_BREAK
     assert world.policy.counts["skipped"] == 3
+    assert world.policy.paused == {"all": 1, "namespace": 0}
 
 
 def _too_late(*_: object, **__: object) -> None:
@@ -436,9 +517,9 @@ def test_explain_says_what_was_decided_and_what_was_left_out(world: World) -> No
 
 
 def test_a_decision_reads_as_words() -> None:
-    found = Decided(1, "all", tuple("abcde"), {"a": 1}, {}, {"x": ["a", "b"]}, "so")
+    found = Decided(1, "all", tuple("abcde"), {"a": 1}, {}, {"x": ["a", "b"]}, "so", near="pin")
     assert str(found) == (
-        "ttl 1; publish all; endpoints a, b, c and 2 more; weights a=1; priorities none; aliases x=a|b (so)"
+        "ttl 1; publish all; endpoints a, b, c and 2 more; weights a=1; priorities none; aliases x=a|b; near pin (so)"
     )
     assert str(Decided()) == "nothing"
 

@@ -275,3 +275,43 @@ def test_explanations_of_what_is_not_applied_yet(manifest: Path, capsys: pytest.
     assert code == 3
     assert main(["explain", "db.prod.svc.cluster.local", "--preview"]) == 2
     assert "--preview: it goes with --manifests" in capsys.readouterr().err
+
+
+PLACED = """\
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: prod, annotations: {headwater.dev/zone: MODE}}
+spec: {clusterIP: None, ports: [{name: http, port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-x, namespace: prod, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+ports: [{name: http, port: 80}]
+endpoints:
+  - {addresses: [10.0.0.1], hostname: a, zone: eu-1a}
+  - {addresses: [10.0.0.2], hostname: b, zone: eu-1b}
+  - {addresses: [10.0.0.3], hostname: c, zone: eu-1b}
+"""
+
+
+def test_places_with_sets_of_their_own_stand_behind_the_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prefer, pin = tmp_path / "prefer.yaml", tmp_path / "pin.yaml"
+    prefer.write_text(PLACED.replace("MODE", "prefer"))
+    pin.write_text(PLACED.replace("MODE", "pin"))
+    known = ("--listen-zone", "eu-1a=127.0.0.1:5301")
+    code, text = run(capsys, "--manifests", prefer, *known)
+    assert code == 0
+    lines = [line for line in text.splitlines() if "by place" in line]
+    assert lines == [f"web.{ZONE} A,SRV  # by place: zone eu-1a 1, zone eu-1b 2"]
+    assert "by place" not in run(capsys, "--manifests", prefer)[1], "where no place is known, nobody has one"
+    code, text = run(capsys, "--manifests", pin, "--diff", prefer, *known)
+    assert (code, text) == (3, (
+        f"~ web.{ZONE} A,SRV  # by place: zone eu-1a 1, zone eu-1b 2 "
+        "-> A,SRV  # by place: any other zone 0, zone eu-1a 1, zone eu-1b 2\n"
+    ))  # fmt: skip
+    code, text = run(capsys, "--manifests", pin, "--diff", prefer, "--json", *known)
+    ((before, after),) = [item["places"] for item in json.loads(text)["changed"]]
+    assert (len(before), after[0]) == (2, "any other zone 0")

@@ -871,6 +871,51 @@ def test_ping_is_answered_with_what_it_says() -> None:
     assert said(connection) == [Frame(PING, ACK, 0, b"12345678")]
 
 
+BANDWIDTH = bytes((2, 4, 16, 16, 9, 14, 7, 7))
+
+
+def test_a_ping_about_bandwidth_waits_for_a_tick() -> None:
+    """grpc-go sends one at the first DATA after each acknowledgement: a second round per query."""
+    connection, client = connected(), Client()
+    connection.receive(frame(PING, 0, 0, BANDWIDTH) + client.call(1))
+    for stream in streams(connection):
+        connection.send(stream, HEAD, b"reply", TAIL)
+    assert PING not in [item.kind for item in said(connection)]
+    connection.receive(frame(PING, 0, 0, bytes(8)))
+    assert said(connection) == [Frame(PING, ACK, 0, bytes(8))]
+    connection.tick()
+    assert said(connection) == [Frame(PING, ACK, 0, BANDWIDTH)]
+    connection.tick()
+    assert connection.take() == b""
+
+
+def test_it_waits_no_longer_than_the_estimate_can_use() -> None:
+    """A sample below two thirds of the least window changes nothing; a larger one comes in full."""
+    connection, client = connected(), Client()
+    connection.receive(settings((4, 2**20)) + window(0, 2**20))
+    connection.take()
+    connection.receive(frame(PING, 0, 0, BANDWIDTH))
+    sent = 0
+    for stream in range(1, 200, 2):
+        connection.receive(client.call(stream))
+        for due in streams(connection):
+            connection.send(due, HEAD, bytes(1000), TAIL)
+        sent += 1000
+        if PING in [item.kind for item in said(connection)]:
+            break
+    assert 2 / 3 * 65_535 <= sent <= 65_535
+    connection.tick()
+    assert connection.take() == b""
+
+
+def test_one_of_them_waits_and_no_more() -> None:
+    connection = connected()
+    connection.receive(frame(PING, 0, 0, BANDWIDTH) * 3)
+    assert said(connection) == [Frame(PING, ACK, 0, BANDWIDTH)] * 2
+    connection.tick()
+    assert said(connection) == [Frame(PING, ACK, 0, BANDWIDTH)]
+
+
 def test_settings_are_acknowledged_each_time() -> None:
     connection = connected()
     connection.receive(settings((4, 1)) + settings() + settings(ack=True))

@@ -69,6 +69,7 @@ def watch_of(views: Iterable[ProcessView], at: float) -> WatchSnapshot:
                 history_bytes=now.history_bytes,
                 store_free=now.store_free,
                 store_serial=now.store_serial,
+                policy_paused=now.policy_paused,
             )
             for name, state in now.resources.items():
                 mine = total.resources.setdefault(name, type(state)())
@@ -237,6 +238,14 @@ class HeadwaterCollector(Collector):
         for result, count in watch.policy.items():
             policy.add_metric([result], count)
         yield policy
+        paused = GaugeMetricFamily(
+            "headwater_policy_paused",
+            "Whether the policy is not asked for any Service (all), and for how many namespaces (namespace).",
+            labels=["scope"],
+        )
+        for scope, count in watch.policy_paused.items():
+            paused.add_metric([scope], count)
+        yield paused
         yield CounterMetricFamily("headwater_commits", "Transactions committed.", watch.commits)
         yield CounterMetricFamily(
             "headwater_commit_failures", "Transactions that could not be written.", watch.commit_failures

@@ -83,6 +83,12 @@ class Overview(Struct):
     change_seconds: float | None
     """Seconds since a name last changed; None without a change in the supervisor's life."""
     queries: Queries
+    by_place: dict[str, int]
+    """Replies with a set of the client's place, and of names that have such sets with all."""
+    patience: dict[str, int]
+    """Questions for awaited names, by what became of them."""
+    policy: dict[str, int]
+    """Calls of the policy, by result; empty without one."""
 
 
 def overview_of(settings: Settings, views: Sequence[ProcessView], recent: Recent, now: float) -> Overview:
@@ -95,10 +101,11 @@ def overview_of(settings: Settings, views: Sequence[ProcessView], recent: Recent
     lately = int(_LATELY // STEP)
     steps = min(len(recent.steps), lately)
     answers = answers_of(views)
+    problems = _problems(processes, resources, ready=status.ready, failures=answers.failures, damage=answers.damage)
     return Overview(
         version=__version__,
         ready=status.ready,
-        problems=_problems(processes, resources, ready=status.ready, failures=answers.failures, damage=answers.damage),
+        problems=[*problems, *_of_policy(watch)],
         zones=list(settings.served_zones()),
         uptime_seconds=_since(recent.began, now) or 0.0,
         processes=processes,
@@ -116,7 +123,21 @@ def overview_of(settings: Settings, views: Sequence[ProcessView], recent: Recent
             per_second=sum(count or 0 for counts in series.values() for count in counts[-lately:])
             / (steps * STEP or 1.0),
         ),
+        by_place={"near": answers.near, "far": answers.far},
+        patience=answers.patience,
+        policy=watch.policy,
     )
+
+
+def _of_policy(watch: WatchSnapshot) -> list[str]:
+    """What keeps the policy from being asked now; the metrics have what went wrong before."""
+    if watch.policy_paused.get("all"):
+        return ["The policy was slow again and again: it is not asked for a while, and Services have the default"]
+    if count := watch.policy_paused.get("namespace"):
+        return [
+            f"The policy was slow for {count:,} {'namespace' if count == 1 else 'namespaces'}: not asked for a while"
+        ]
+    return []
 
 
 def _since(moment: float | None, now: float) -> float | None:

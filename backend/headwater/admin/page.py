@@ -21,7 +21,7 @@ from msgspec import Struct
 
 from headwater.admin.overview import Overview
 from headwater.admin.plot import HEIGHT, WIDTH, plot_of
-from headwater.advice.finding import Advice
+from headwater.advice.finding import Advice, few
 from headwater.explain.explanation import Explanation, Look, Origin
 from headwater.explain.told import Page as History
 
@@ -47,6 +47,9 @@ PARTS: Final = {
     "": "page.html", "status": "status.html", "explanation": "explanation.html", "changes": "changes.html",
     "advice": "advice.html",
 }  # fmt: skip
+#: Findings that the page shows, in all and of one namespace.
+_FINDINGS: Final = 20
+_FINDINGS_EACH: Final = 5
 _MEDIA: Final = {"css": "text/css", "js": "text/javascript"}
 _OUTCOMES: Final = {"answer": "NOERROR", "nodata": "NODATA"}
 _PLURALS: Final = {"topology": "by topology", "zone": "of zones"}
@@ -117,6 +120,7 @@ class Page:
             past=asked.history,
             changes=shown.changes,
             advice=shown.advice,
+            wrong=few(shown.advice.findings, _FINDINGS, _FINDINGS_EACH) if shown.advice is not None else [],
             now=shown.now,
         )
 

@@ -15,6 +15,8 @@ from msgspec import Struct, field
 _SHOWN: Final = 80
 #: Findings that one report names; the others are counted.
 MOST: Final = 1_000
+#: Findings of one namespace that are named: nobody's objects hide what is found of others'.
+EACH: Final = 100
 #: Sentences of one report about what was not looked at.
 _MOST_UNKNOWN: Final = 50
 
@@ -93,13 +95,11 @@ class Advice(Struct):
     next: str | None = None
     """Of a part of it: where the next part begins (`/advice?after=NEXT`); None at the end."""
 
-    def add(self, findings: Iterable[Finding]) -> None:
-        """Take these, as far as there is room."""
-        for one in findings:
-            if len(self.findings) < MOST:
-                self.findings.append(one)
-            else:
-                self.more += 1
+    def add(self, findings: Sequence[Finding], each: int = EACH) -> None:
+        """Take those of a namespace, as far as there is room, and at most `each` of them."""
+        room = max(0, min(each, MOST - len(self.findings)))
+        self.findings += findings[:room]
+        self.more += len(findings[room:])
 
     def say_unknown(self, texts: Iterable[str]) -> None:
         for text in texts:
@@ -108,11 +108,22 @@ class Advice(Struct):
 
     def join(self, part: Advice) -> None:
         """Take another part of the same advice."""
-        self.add(part.findings)
+        self.add(part.findings, MOST)
         self.more += part.more
         self.looked.add(part.looked)
         self.say_unknown(part.unknown)
         self.next = part.next
+
+
+def few(findings: Iterable[Finding], most: int, each: int) -> list[Finding]:
+    """The first of them, `most` in all, and at most `each` of one namespace."""
+    found: list[Finding] = []
+    counts: dict[str, int] = {}
+    for one in findings:
+        counts[one.object.namespace] = counts.get(one.object.namespace, 0) + 1
+        if counts[one.object.namespace] <= each and len(found) < most:
+            found.append(one)
+    return found
 
 
 def without(advice: Advice, rules: Sequence[str]) -> Advice:

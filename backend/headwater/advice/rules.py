@@ -176,7 +176,8 @@ def selectors(world: World, _: Context) -> Iterator[Finding]:
             continue  # `governing` says it of the StatefulSet
         near = _nearest(view.selector, world.workloads[:_COMPARED]) if comparisons > 0 else ""
         comparisons -= 1
-        yield _without_pods(view, _pairs(view.selector), f"matches no pod{near}")
+        pods = "pod that has an address" if known else "pod"
+        yield _without_pods(view, _pairs(view.selector), f"matches no {pods}{near}")
 
 
 def _without_pods(view: ServiceView, selector: str, why: str) -> Finding:

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any, Final
 
 from headwater.store.environment import Snapshot
-from headwater.store.node import Flag, base_of_shared, unshared
+from headwater.store.node import IS_SHARED, Flag, base_of_shared, unshared
 from headwater.wire.names import MARKER, MAX_LABEL, MAX_NAME, PIN, POD, PREFER, PROTOCOLS, SVC
 from headwater.wire.rdata import unmapped
 
@@ -74,7 +74,7 @@ def find(name: bytes, zone: bytes, snapshot: Snapshot, *, clusters: bool) -> tup
     """
     node = snapshot.get(name)
     if node is not None:
-        return _whole(node, name, snapshot)
+        return whole(node, name, snapshot), name
     labels = labels_of(name, zone)
     shape = shape_of(labels, clusters=clusters)
     if shape in _ONLY_AS_STORED:
@@ -93,16 +93,16 @@ def find(name: bytes, zone: bytes, snapshot: Snapshot, *, clusters: bool) -> tup
     if key == name or len(key) > MAX_NAME:
         return None
     node = snapshot.get(key)
-    return None if node is None else _whole(node, key, snapshot)
+    return None if node is None else (whole(node, key, snapshot), key)
 
 
-def _whole(node: Any, key: bytes, snapshot: Snapshot) -> tuple[Any, bytes]:
-    """The node and its name. A node that shares its Service's set is returned with that set."""
-    if node[0] & Flag.SHARED:
+def whole(node: Any, key: bytes, snapshot: Snapshot) -> Any:
+    """The node of a name, with the set of its Service if it shares that."""
+    if node[0] & IS_SHARED:
         own = snapshot.get(key[len(key) - base_of_shared(node) :])
         if own is not None:
-            return unshared(node, own), key
-    return node, key
+            return unshared(node, own)
+    return node
 
 
 def may_be_known(name: bytes, labels: list[int], end: int) -> bool:

@@ -14,7 +14,19 @@ from headwater.answer.srv import SrvSets, srv_of_itself
 from headwater.answer.state import State
 from headwater.answer.zones import Zone
 from headwater.store.environment import Reader, Snapshot
-from headwater.store.node import A_SIZE, AAAA_SIZE, HEAD, HEAD_SIZE, Flag, Kind, other_of, patience_of
+from headwater.store.node import (
+    A_SIZE,
+    AAAA_SIZE,
+    HAS_OTHER,
+    HAS_SRV,
+    HEAD,
+    HEAD_SIZE,
+    IS_ALIAS,
+    Flag,
+    Kind,
+    other_of,
+    patience_of,
+)
 from headwater.wire.edns import OPT_SIZE, opt
 from headwater.wire.header import (
     AA,
@@ -39,6 +51,7 @@ _ONE_AUTHORITY: Final = COUNTS.pack(0, 1, 0)
 #: call.
 _RCODES: Final = [int(RCODES[reason]) for reason in Reason]
 _AWAITED: Final = int(Kind.AWAITED)
+_APEX: Final = int(Flag.APEX)
 #: The rcodes of answers from a zone.
 _ANSWERED: Final = (int(Rcode.NOERROR), int(Rcode.NXDOMAIN))
 
@@ -69,10 +82,10 @@ class LongWay:
 
     __slots__ = ("_reader", "_srv", "_state")
 
-    def __init__(self, reader: Reader, state: State) -> None:
+    def __init__(self, reader: Reader, state: State, srv: SrvSets) -> None:
         self._reader = reader
         self._state = state
-        self._srv = SrvSets()
+        self._srv = srv
 
     def answer(self, message: bytes, snapshot: Snapshot | None) -> bytes | Pending | None:
         """See `Resolver.answer`."""
@@ -140,7 +153,7 @@ class LongWay:
             node, key = found
             if node[2] == _AWAITED:
                 return self._awaited(query, zone, snapshot, node)
-            if qtype in ADDRESSES and node[0] & Flag.ALIAS:
+            if qtype in ADDRESSES and node[0] & IS_ALIAS:
                 return self._alias(query, zone, snapshot, node)
             sections = self._of_node(query, zone, snapshot, node, key)
         elif zone.reverse:
@@ -160,11 +173,11 @@ class LongWay:
         if qtype in ADDRESSES:
             ancount, body, cut = self._addresses(node, qtype, query.room())
             return ancount, 0, body, cut
-        if qtype == SRV and flags & Flag.SRV:
+        if qtype == SRV and flags & HAS_SRV:
             return self._srv.get(node, key, query.name, query.room(), self._state.next_turn(), query.place)
-        if qtype == SOA and flags & Flag.APEX:
+        if qtype == SOA and flags & _APEX:
             return 1, 0, (zone.soa(len(query.name), snapshot),), False
-        return (*other_of(node, qtype), False) if flags & Flag.OTHER else NOTHING
+        return (*other_of(node, qtype), False) if flags & HAS_OTHER else NOTHING
 
     def _addresses(self, node: Any, qtype: int, room: int) -> tuple[int, Sequence[bytes], bool]:
         """(ancount, bytes, cut) of a node's A or AAAA records."""
@@ -265,7 +278,7 @@ class LongWay:
                     chain.arrive(qtype, [pod[0]], self._state.ttl)
                 return chain.settled()
             node = found[0]
-            if not node[0] & Flag.ALIAS:
+            if not node[0] & IS_ALIAS:
                 _, body, _ = self._addresses(node, qtype, MAX_MESSAGE)
                 chain.arrive_at(_cut_up(body, A_SIZE if qtype == A else AAAA_SIZE))
                 return chain.settled()

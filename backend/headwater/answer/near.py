@@ -14,6 +14,7 @@ from headwater.answer.extended import Say
 from headwater.answer.long import LongWay, Query
 from headwater.answer.sections import Found
 from headwater.answer.short import Answer, Plain, ShortWay
+from headwater.answer.srv import SrvSets
 from headwater.answer.state import State
 from headwater.answer.zones import Zone
 from headwater.store import places
@@ -64,11 +65,14 @@ class NearShort(ShortWay):
 
     __slots__ = ("_most", "_place")
 
-    def __init__(self, state: State, otherwise: Answer, place: Place, most: int) -> None:
+    def __init__(self, state: State, otherwise: Answer, srv: SrvSets, place: Place, most: int) -> None:
         """`most` bytes of a reply from a set of the place; 0: as many as a message has."""
-        super().__init__(state, otherwise)
+        super().__init__(state, otherwise, srv)
         self._place = place
         self._most = most
+
+    def _services(self, query: bytes, plain: Plain, node: Any) -> bytes | None:
+        return None if node[0] & IS_NEAR else ShortWay._services(self, query, plain, node)
 
     def _addresses(self, query: bytes, plain: Plain, node: Any, snapshot: Snapshot) -> bytes | None:
         # A set under other ports takes the long way.
@@ -137,9 +141,10 @@ def _has(node: Any, qtype: int) -> bool:
 class Ways:
     """Makes the ways for places; all of them share the counters and the written sets."""
 
-    def __init__(self, state: State, long_way: LongWay) -> None:
+    def __init__(self, state: State, long_way: LongWay, srv: SrvSets) -> None:
         self._state = state
         self._long_way = long_way
+        self._srv = srv
 
     def of(self, zone: str, node: str = "", *, small: bool = False) -> Answer:
         """The way for clients in a place.
@@ -148,4 +153,4 @@ class Ways:
         members as fit into it, other ones each time.
         """
         place, most = Place(self._state, zone, node), MIN_UDP_SIZE if small else 0
-        return NearShort(self._state, NearLong(self._long_way, place, most).answer, place, most).answer
+        return NearShort(self._state, NearLong(self._long_way, place, most).answer, self._srv, place, most).answer

@@ -1,7 +1,7 @@
 """From a query's bytes to a reply's bytes: the short way where it can be taken, else the long way.
 
-A plain query for addresses is answered by one look-up (`short`). Every other query is read byte by
-byte (`long`). Where both can answer, their replies are equal: a test asks both.
+A plain query for addresses or SRV is answered by one look-up or two (`short`). Every other query is
+read byte by byte (`long`). Where both can answer, their replies are equal: a test asks both.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from headwater.answer.extended import Extended, Say
 from headwater.answer.long import LongWay
 from headwater.answer.near import Ways, of_a_place
 from headwater.answer.short import Answer, ShortWay
+from headwater.answer.srv import SrvSets
 from headwater.answer.state import State
 from headwater.answer.whereabouts import Whereabouts
 from headwater.settings.settings import Settings
@@ -32,11 +33,12 @@ class Resolver:
         """`say` tells the reasons of negative replies, for `--extended-errors`."""
         self._state = State(settings)
         self._say = say
-        long_way = LongWay(reader, self._state)
+        srv = SrvSets()
+        long_way = LongWay(reader, self._state, srv)
         self._long_way = long_way.answer
-        self._ways = Ways(self._state, long_way)
+        self._ways = Ways(self._state, long_way, srv)
         # The method of an attribute: that is one call less than a method that calls it.
-        self.answer = ShortWay(self._state, self._long_way).answer
+        self.answer = ShortWay(self._state, self._long_way, srv).answer
         if say is not None:
             self.answer = Extended(self.answer, say).answer
         self.whereabouts = Whereabouts(settings.zone_cidrs)

@@ -1,4 +1,4 @@
-"""The short way: a plain query for an address, its bytes to a reply's bytes, by one look-up.
+"""The short way: a plain query for addresses or SRV, its bytes to a reply's bytes, by one look-up.
 
 Plain queries for a name that is stored, or surely is not, take it. Their nine header bytes after
 the id have one of a few values; a dictionary knows these, and the reply's flags. The name ends at
@@ -17,10 +17,11 @@ from typing import Any, Final, TypeAlias
 
 from headwater.answer.alias import Pending
 from headwater.answer.counts import Reason
-from headwater.answer.find import may_be_known
+from headwater.answer.find import may_be_known, whole
+from headwater.answer.srv import SrvSets
 from headwater.answer.state import BITS_32, GOLDEN, State
 from headwater.store.environment import Snapshot
-from headwater.store.node import A_SIZE, AAAA_SIZE, HEAD_SIZE, Flag
+from headwater.store.node import A_SIZE, AAAA_SIZE, HAS_SRV, HEAD_SIZE, Flag
 from headwater.wire import edns
 from headwater.wire.header import (
     AA,
@@ -36,7 +37,7 @@ from headwater.wire.header import (
     REPEATED,
 )  # fmt: skip
 from headwater.wire.names import MAX_LABEL, MAX_NAME
-from headwater.wire.types import ADDRESSES, IN, A, Rcode
+from headwater.wire.types import ADDRESSES, IN, SRV, A, Rcode
 
 #: Either way: from a query and a snapshot to a reply, as `Resolver.answer`.
 Answer: TypeAlias = Callable[[bytes, Snapshot | None], bytes | Pending | None]
@@ -47,11 +48,13 @@ Plain: TypeAlias = tuple[bytes, int, _Tail]
 
 #: Plain integers, because an enumeration's attribute costs a call.
 _ANSWER: Final = int(Reason.ANSWER)
+_CUT: Final = int(Reason.CUT)
 _NODATA: Final = int(Reason.NODATA)
 _NXDOMAIN: Final = int(Reason.NXDOMAIN)
 #: Nodes with their addresses under another name take the long way.
 _ELSEWHERE: Final = int(Flag.ALIAS | Flag.SHARED)
 _LIMITED: Final = int(Flag.LIMITED)
+_PLAIN_TYPES: Final = (*ADDRESSES, SRV)
 #: Ends of plain queries that are remembered: types, and sizes that clients say they take over UDP.
 _MAX_TAILS: Final = 1024
 
@@ -90,7 +93,7 @@ class _Tails(dict[bytes, _Tail]):
 
 def _read_tail(tail: bytes) -> _Tail:
     qtype = int.from_bytes(tail[:2], "big")
-    if qtype not in ADDRESSES or int.from_bytes(tail[2:4], "big") != IN:
+    if qtype not in _PLAIN_TYPES or int.from_bytes(tail[2:4], "big") != IN:
         return _LONG_WAY
     if len(tail) == 4:
         return qtype, 0, b""
@@ -105,14 +108,15 @@ _LONG_WAY: Final[_Tail] = (0, 0, b"")
 class ShortWay:
     """Answers plain queries, and passes all others on."""
 
-    __slots__ = ("_by_index", "_counts", "_otherwise", "_state", "_zones")
+    __slots__ = ("_by_index", "_counts", "_otherwise", "_srv", "_state", "_zones")
 
-    def __init__(self, state: State, otherwise: Answer) -> None:
+    def __init__(self, state: State, otherwise: Answer, srv: SrvSets) -> None:
         self._state = state
         self._counts = state.counts
         self._by_index = state.zones.by_index
         self._zones = state.zones.longest_first
         self._otherwise = otherwise
+        self._srv = srv
 
     def answer(self, query: bytes, snapshot: Snapshot | None) -> bytes | Pending | None:
         """See `Resolver.answer`."""
@@ -124,10 +128,12 @@ class ShortWay:
                 if tail[0] and tail[1] == query[ARCOUNT]:
                     name = query[HEADER_SIZE:end].lower()
                     node = snapshot.get(name)
-                    if node is not None:
-                        reply = self._addresses(query, (flags, end, tail), node, snapshot)
-                    else:
+                    if node is None:
                         reply = self._absent(query, (flags, end, tail), name, snapshot)
+                    elif tail[0] == SRV:
+                        reply = self._services(query, (flags, end, tail), whole(node, name, snapshot))
+                    else:
+                        reply = self._addresses(query, (flags, end, tail), node, snapshot)
                     if reply is not None:
                         return reply
         return self._otherwise(query, snapshot)
@@ -169,8 +175,25 @@ class ShortWay:
             counted[key] = 1
         return reply
 
+    def _services(self, query: bytes, plain: Plain, node: Any) -> bytes | None:
+        """The reply to a plain query for SRV of a stored name; None for the long way."""
+        if not node[0] & HAS_SRV:
+            return None
+        flags, end, (_, more, opt) = plain
+        name = query[HEADER_SIZE:end]
+        turn, room = self._state.next_turn(), MAX_MESSAGE - len(query)
+        ancount, arcount, body, cut = self._srv.get(node, name.lower(), name, room, turn)
+        if not ancount:
+            return None
+        question = query[HEADER_SIZE : end + 4]
+        reply = b"".join((query[:2], flags, _section_counts(ancount, 0, arcount + more), question, *body, opt))
+        counted = self._counts
+        key = (node[1] + 1) << 24 | SRV << 8 | (_CUT if cut else _ANSWER)
+        counted[key] = counted.get(key, 0) + 1
+        return reply
+
     def _absent(self, query: bytes, plain: Plain, name: bytes, snapshot: Snapshot) -> bytes | None:
-        """NXDOMAIN for A or AAAA of a name that is not stored; None for the long way."""
+        """NXDOMAIN for a plain query of a name that is not stored; None for the long way."""
         size = len(name)
         if size > MAX_NAME:
             return None

@@ -9,7 +9,7 @@ from headwater.answer.counts import COUNTED_TYPES, Reason, count_key
 from headwater.answer.zones import Zones
 from headwater.settings.settings import Settings
 from headwater.store.choice import OF_A, OF_AAAA, choice_of, ranges
-from headwater.store.node import A_SIZE, Flag, limit_of
+from headwater.store.node import A_SIZE, IS_LIMITED, limit_of
 
 # Rotation: the fractional parts of multiples of the golden ratio fall evenly into
 # any number of places, and so do every second, every third of them: two names
@@ -50,11 +50,11 @@ class State:
         """
         if not count:
             return 0, (), False
-        if node[0] & Flag.LIMITED and not limit_of(node):
+        if node[0] & IS_LIMITED and not limit_of(node):
             return self._by_weight(node, offset, size, room)
         end = offset + count * size
         at = offset + (self.next_turn() * count >> 32) * size
-        fit = wanted = min(count, limit_of(node)) if node[0] & Flag.LIMITED else count
+        fit = wanted = min(count, limit_of(node)) if node[0] & IS_LIMITED else count
         if fit * size > room:
             fit = room // size
         if fit == count:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import http.client
 import json
 import logging
 import math
@@ -19,6 +20,7 @@ from urllib.parse import quote, urlencode
 
 import urllib3
 
+from headwater.cluster import chunked
 from headwater.cluster.limited import limited
 from headwater.cluster.objects import Resource
 from headwater.cluster.package import (
@@ -45,6 +47,8 @@ _JSON: Final = "application/json"
 _METADATA: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 #: Bytes of a body to ask for at a time; fewer may come.
 _PIECE: Final = 1 << 18
+#: The same of a connection: TLS gives 16 KiB at the most.
+_SOME: Final = 1 << 14
 #: The most bytes of a page: 500 slices of 100 endpoints are some 15 MiB. A longer page is asked for
 #: in parts.
 _MAX_BODY: Final = 48 << 20
@@ -185,7 +189,7 @@ class ApiServer:
         size, end = 0, time.monotonic() + self._timing.whole_page
         whole = False
         try:
-            while piece := response.read1(_PIECE, decode_content=True):
+            for piece in _pieces(response):
                 pieces.append(piece)
                 size += len(piece)
                 if size > _MAX_BODY:
@@ -194,7 +198,7 @@ class ApiServer:
                     text = f"{what}: not at its end after {self._timing.whole_page:g} s"
                     raise RequestFailed(Trouble.UNREACHABLE, text)
             whole = True
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except (urllib3.exceptions.HTTPError, OSError, chunked.Malformed) as error:
             raise RequestFailed(Trouble.UNREACHABLE, f"the list broke off: {error}") from None
         finally:
             if whole:
@@ -339,6 +343,22 @@ def _say_unverified(host: str) -> None:
     """Once, where urllib3 would warn at each request."""
     urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     _log.warning("%s: its certificate is not verified (insecure-skip-tls-verify): anybody between may answer", host)
+
+
+def _pieces(response: Any) -> Iterator[bytes]:
+    """A response's body, as it comes. Raises HTTPError, OSError, Malformed."""
+    raw = getattr(response, "_original_response", None)
+    if (
+        isinstance(raw, http.client.HTTPResponse)
+        and raw.chunked
+        and raw.chunk_left is None  # nobody has read any of it
+        and not response.headers.get("Content-Encoding")
+    ):
+        yield from chunked.pieces(functools.partial(raw.fp.read1, _SOME))
+        raw.close()  # the connection may be used again
+        return
+    while piece := response.read1(_PIECE, decode_content=True):
+        yield piece
 
 
 def _refusal(response: Any, resource: str, verb: str) -> RequestFailed:

@@ -1,7 +1,8 @@
 """The pods that Headwater runs in, and what each says on its admin port, through the API server.
 
 A pod is one of Headwater's by a container port of the name `headwater-http`, as the manifests in
-deploy/ give it, among the pods of these labels: those of deploy/base, and those of CoreDNS, which
+deploy/ give it, and has a second instance by one called `headwater-twin`, among the pods of these
+labels: those of deploy/base, and those of CoreDNS, which
 deploy/overlays/patch-coredns adds the sidecar to. It looks in their namespaces only, unless it is
 told others: whoever may create pods elsewhere could answer in Headwater's place.
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import datetime as dt
 import http.client
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, Protocol
 from urllib.parse import quote, urlencode
 
@@ -24,6 +25,8 @@ from headwater.cluster.reflector import RequestFailed
 NAMESPACES: Final = ("headwater", "kube-system")
 SELECTORS: Final = ("app.kubernetes.io/name=headwater", "k8s-app=kube-dns")
 PORT_NAME: Final = "headwater-http"
+#: Of the second instance in a pod (deploy/overlays/twin).
+TWIN_PORT_NAME: Final = "headwater-twin"
 #: The admin port's number where no container names it.
 PORT: Final = 9353
 #: Bytes of a reply.
@@ -35,7 +38,7 @@ class NotThere(RuntimeError):  # noqa: N818 (what is the matter)
 
 
 class Replica(Struct, frozen=True):
-    """A pod."""
+    """A pod, or one of two instances in it."""
 
     namespace: str
     pod: str
@@ -48,9 +51,11 @@ class Replica(Struct, frozen=True):
     """Of Headwater's container."""
     port: int
     """Its admin port."""
+    twin: bool = False
+    """Whether it is the second instance of its pod."""
 
     def __str__(self) -> str:
-        return f"{self.namespace}/{self.pod}"
+        return f"{self.namespace}/{self.pod}" + (" (twin)" if self.twin else "")
 
 
 class Server(Protocol):
@@ -117,7 +122,7 @@ def find(server: Server, namespace: str, selector: str, port: int) -> tuple[list
     pod.
     """
     namespaces = (namespace,) if namespace else NAMESPACES
-    found: dict[tuple[str, str], Replica] = {}
+    found: dict[tuple[str, str, bool], Replica] = {}
     problems: list[str] = []
     for where in namespaces:
         for labels in (selector,) if selector else SELECTORS:
@@ -128,9 +133,8 @@ def find(server: Server, namespace: str, selector: str, port: int) -> tuple[list
                 problems.append(_of_list(error, where))
                 break
             for pod in _decoded(body, path).items:
-                replica = _replica(pod, port, taken=bool(selector))
-                if replica is not None:
-                    found[replica.namespace, replica.pod] = replica
+                for replica in _replicas(pod, port, taken=bool(selector)):
+                    found[replica.namespace, replica.pod, replica.twin] = replica
     if found:
         return [found[key] for key in sorted(found)], problems
     looked = f"no pod of Headwater runs in {' or '.join(namespaces)}"
@@ -156,23 +160,28 @@ def ask(server: Server, replica: Replica, path: str) -> tuple[int, bytes]:
         ) from None
 
 
-def _replica(pod: _Pod, port: int, *, taken: bool) -> Replica | None:
-    """None for a pod that is not one of Headwater's, or does not run."""
+def _replicas(pod: _Pod, port: int, *, taken: bool) -> Iterator[Replica]:
+    """Nothing for a pod that is not one of Headwater's, or does not run."""
     if pod.status.phase != "Running":
-        return None
+        return
     containers = [*(pod.spec.init_containers or ()), *(pod.spec.containers or ())]
-    ours = [(item.name, one.container_port) for item in containers for one in item.ports or () if one.name == PORT_NAME]
-    if not ours and not taken:
-        return None
-    container, number = ours[0] if ours else ("", PORT)
     states = [*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())]
-    return Replica(
-        pod.metadata.namespace, pod.metadata.name, pod.spec.node_name,
-        any(item.type == "Ready" and item.status == "True" for item in pod.status.conditions or ()),
-        _seconds(pod.metadata.creation_timestamp),
-        sum(item.restart_count for item in states if item.name == container),
-        port or number,
-    )  # fmt: skip
+    ours: dict[str, tuple[str, int]] = {}
+    for item in containers:
+        for one in item.ports or ():
+            ours.setdefault(one.name, (item.name, one.container_port))
+    named: list[str] = [name for name in (PORT_NAME, TWIN_PORT_NAME) if name in ours]
+    # A port that is given is one of them, or the only one.
+    named = [name for name in named if ours[name][1] == port] or named[:1] if port else named
+    for name in named or ([""] if taken else ()):
+        container, number = ours.get(name, ("", PORT))
+        yield Replica(
+            pod.metadata.namespace, pod.metadata.name, pod.spec.node_name,
+            any(item.type == "Ready" and item.status == "True" for item in pod.status.conditions or ()),
+            _seconds(pod.metadata.creation_timestamp),
+            sum(item.restart_count for item in states if item.name == container),
+            port or number, name == TWIN_PORT_NAME,
+        )  # fmt: skip
 
 
 def _seconds(text: str | None) -> float | None:

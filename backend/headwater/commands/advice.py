@@ -206,6 +206,7 @@ def _of_instance(settings: Settings) -> Advice:
     """Ask the running instance, and the API server for what it does not watch."""
     import os
 
+    from headwater.advice.finding import Advice
     from headwater.explain.advised import NO_WORKLOADS
 
     found = _told(settings)
@@ -219,7 +220,7 @@ def _of_instance(settings: Settings) -> Advice:
         return found
     # What both see is said once, by who sees more.
     known = {(one.rule, one.object) for one in asked.findings}
-    asked.add(one for one in found.findings if (one.rule, one.object) not in known)
+    asked.join(Advice([one for one in found.findings if (one.rule, one.object) not in known], found.more))
     asked.say_unknown(text for text in found.unknown if text != NO_WORKLOADS)
     return asked
 

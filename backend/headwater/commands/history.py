@@ -98,7 +98,8 @@ def _moment(text: str, flag_: str) -> str:
 
 
 def _has(entry: Told, ip: str) -> bool:
-    return any(line.split(" ")[0] == ip for line in (*entry.added, *entry.removed))
+    of_places = [line for place in entry.places for line in (*place.added, *place.removed)]
+    return any(line.split(" ")[0] == ip for line in (*entry.added, *entry.removed, *of_places))
 
 
 def _print(entry: Told, *, as_json: bool) -> None:
@@ -152,6 +153,11 @@ def _dig(found: Answered) -> Iterator[str]:
         yield ";; ANSWER SECTION:"
         for item in found.records:
             yield f"{item.name}.\t{item.ttl}\tIN\t{item.type}\t{item.data}"
+    if found.places:
+        yield ""
+        yield ";; BY THE CLIENT'S PLACE:"
+        for place in found.places:
+            yield f";; {place.place}: {', '.join(place.added) or 'NODATA'}"
     yield ""
     yield f";; AT: {found.at}"
     if found.why:

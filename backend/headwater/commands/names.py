@@ -148,7 +148,9 @@ def _compared(before: _Source, after: _Source, settings: Settings) -> Difference
 
 def _list(found: list[Name], *, as_json: bool) -> int:
     rows = [
-        {"name": item.name, "types": list(item.types)} | ({"policy": item.policy} if item.policy else {})
+        {"name": item.name, "types": list(item.types)}
+        | ({"policy": item.policy} if item.policy else {})
+        | ({"places": list(item.places)} if item.places else {})
         for item in found
     ]
     click.echo(json.dumps(rows, indent=2) if as_json else "\n".join(map(_line, found)))
@@ -158,17 +160,21 @@ def _list(found: list[Name], *, as_json: bool) -> int:
 def _show(found: Differences, *, as_json: bool) -> None:
     if as_json:
         changed = [
-            {"name": was.name, "before": list(was.types), "after": list(now.types)} for was, now in found.changed
+            {"name": was.name, "before": list(was.types), "after": list(now.types)}
+            | ({"places": [list(was.places), list(now.places)]} if was.places != now.places else {})
+            for was, now in found.changed
         ]
         rows = {"gone": [_line(item) for item in found.gone], "new": [_line(item) for item in found.new]}
         click.echo(json.dumps({**rows, "changed": changed}, indent=2))
         return
     lines = [(item.name, f"- {_line(item)}") for item in found.gone]
     lines += [(item.name, f"+ {_line(item)}") for item in found.new]
-    lines += [(was.name, f"~ {_line(was)} -> {','.join(now.types)}") for was, now in found.changed]
+    lines += [(was.name, f"~ {_line(was)} -> {_line(now).partition(' ')[2]}") for was, now in found.changed]
     for _, line in sorted(lines):
         click.echo(line)
 
 
 def _line(item: Name) -> str:
-    return f"{item.name} {','.join(item.types)}" + (f"  # policy: {item.policy}" if item.policy else "")
+    said = [f"by place: {', '.join(item.places)}"] if item.places else []
+    said += [f"policy: {item.policy}"] if item.policy else []
+    return f"{item.name} {','.join(item.types)}" + (f"  # {'; '.join(said)}" if said else "")

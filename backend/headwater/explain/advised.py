@@ -25,10 +25,11 @@ NO_WORKLOADS: Final = (
     "StatefulSets and selectors are not watched here: which Service a StatefulSet names, whether its members start "
     "in parallel, and whose selectors match what, was not looked at."
 )
-#: Seconds of work of one part, beside the queries of an answer process; and findings of one part,
-#: which has to fit into a message.
+#: Seconds of work of one part, beside the queries of an answer process.
 _WORK: Final = 0.01
-_FINDINGS: Final = 100
+#: Findings of one namespace, and those after which a part ends: it has to fit into a message.
+_EACH: Final = 20
+_ENOUGH: Final = 30
 #: Seconds of work after which the queries have their turn, and how long that is.
 _BREATH: Final = 0.001
 #: Bytes of one namespace's objects that a part reads at most: nobody's namespace keeps the queries
@@ -66,18 +67,11 @@ def _part(snapshot: Snapshot, context: Context, after: str) -> Advice:
                  "`headwater check --services` with --state-dir or --kubeconfig does.")]
             )  # fmt: skip
         else:
-            advice.add(advise(world, context))
-        if time.monotonic() - began > _WORK or len(advice.findings) >= _FINDINGS:
-            _cut(advice)
+            advice.add(advise(world, context), _EACH)
+        if time.monotonic() - began > _WORK or len(advice.findings) >= _ENOUGH:
             advice.next = namespace
             return advice
     return advice
-
-
-def _cut(advice: Advice) -> None:
-    """A namespace of its own may have more than a message holds."""
-    advice.more += len(advice.findings[_FINDINGS:])
-    del advice.findings[_FINDINGS:]
 
 
 def every_world(snapshot: Snapshot, looked: Looked) -> Iterator[World]:

@@ -95,7 +95,7 @@ def explain(
     form = form_of(asked.labels, clusters=asked.clusters)
     if isinstance(finding.service, Service) and isinstance(form, OfService | OfPort):
         slices = held.slices_of(finding.service.namespace, finding.service.name)
-        found.hints += near.told(finding.service, slices, settings)
+        found.hints += near.told(finding.service, slices, settings, held.decided(finding.service))
     if isinstance(finding.service, Service):
         found.hints += advised.of_service(finding.service, finding.sources, found.cause, number, settings)
     _aliased(found, reply)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from headwater.explain.named import Named, whose_is
-from headwater.explain.told import Answered, Page, Record, address_text, moment_text, told
+from headwater.explain.told import Answered, Page, Place, Record, address_text, moment_text, told
 from headwater.process.control import History
 from headwater.settings.settings import Settings
 from headwater.store.history import HISTORY, Entry, Kind, Owner, OwnerKind, decode, horizon, key_of, newest, number_of
 from headwater.store.node import Flag, addresses_of, alias_of, exists, ttl_of
+from headwater.store.places import divided, said
 from headwater.wire import names, rdata
 from headwater.wire.names import BadName
 from headwater.wire.types import A
@@ -111,7 +112,7 @@ def _head_size(value: Any) -> int:
 
 
 def _has(entry: Entry, address: bytes) -> bool:
-    return any(address in item.added or address in item.removed for item in entry.names)
+    return any(address in item.added or address in item.removed for item in (*entry.names, *entry.places))
 
 
 def _values(snapshot: Snapshot, asked: History) -> Iterator[tuple[bytes, Any]]:
@@ -203,6 +204,35 @@ class _State:
         self.exists, self.alias = item.existed, item.alias_before
 
 
+class _Places:
+    """The sets of places for a name at one moment, and back from there."""
+
+    def __init__(self, snapshot: Snapshot, name: bytes) -> None:
+        self.sets = {
+            suffix: addresses_of(node)
+            for key, node in snapshot.scan("records", name)
+            if (suffix := divided(key)[1])
+        }  # fmt: skip
+        self.why = ""
+        """Why they are not known."""
+
+    def undo(self, entry: Entry) -> None:
+        """Take back a change."""
+        if entry.more_places and not self.why:
+            self.why = f"the change of {moment_text(entry.time)} was larger than an entry of the history"
+        for item in entry.places:
+            gone = set(item.added)
+            kept = [one for one in self.sets.pop(item.label, ()) if one not in gone]
+            if item.existed:
+                self.sets[item.label] = [*kept, *item.removed]
+
+    def told(self, qtype: str) -> Iterator[Place]:
+        """What clients in each got, of A or AAAA."""
+        for suffix, some in sorted(self.sets.items()):
+            ordered = sorted(one for one in some if (rdata.type_of_address(one) == A) is (qtype == "A"))
+            yield Place(said(suffix), True, [*map(address_text, ordered)], [])
+
+
 def _walk_back(found: Answered, whose: Named, snapshot: Snapshot, settings: Settings, at: float) -> None:
     """Fill in what was answered. Raises _Unknown."""
     try:
@@ -210,6 +240,7 @@ def _walk_back(found: Answered, whose: Named, snapshot: Snapshot, settings: Sett
     except BadName as problem:
         raise _Unknown(f"it is not a DNS name: {problem}") from None
     state = _State(snapshot.get(wire))
+    places = None if label else _Places(snapshot, wire)
     begins = horizon(snapshot, whose.owner.namespace)
     if at < begins:
         raise _Unknown(f"what changed before {moment_text(begins)} is not held any more: newer entries took the room")
@@ -233,10 +264,16 @@ def _walk_back(found: Answered, whose: Named, snapshot: Snapshot, settings: Sett
                 )
             case Kind.CHANGE:
                 state.undo(entry, label)
+                if places is not None:
+                    places.undo(entry)
     if not reached and not begins:
         raise _Unknown("the history does not reach back so far")
     found.known = True
     _records(found, state, settings)
+    if places is not None and found.type in ("A", "AAAA"):
+        found.places = [] if places.why else [*places.told(found.type)]
+        if places.why:
+            found.why = found.why or f"clients in some places may have got other sets: {places.why}"
 
 
 def _records(found: Answered, state: _State, settings: Settings) -> None:

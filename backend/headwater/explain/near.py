@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from headwater.cluster.objects import EndpointSlice, Service
 from headwater.records import limits, near
+from headwater.records.decisions import Decided, applied, selected
 from headwater.records.near import Mode, Verdict
 from headwater.records.options import options_of, silent
 from headwater.settings.settings import Settings
@@ -14,15 +15,18 @@ from headwater.settings.settings import Settings
 _FEW = 8
 
 
-def told(service: Service, slices: Sequence[EndpointSlice], settings: Settings) -> list[str]:
+def told(
+    service: Service, slices: Sequence[EndpointSlice], settings: Settings, decided: Decided | None = None
+) -> list[str]:
     """What clients in some places get for the Service's own name and ports; nothing for a Service
-    whose owner did not ask for it.
+    for which nobody asked for it. `decided`: by a policy.
     """
-    options = options_of(service, silent)
-    judged = near.judge(service, limits.of_slices(slices, silent), options)
+    options = applied(options_of(service, silent), decided)
+    judged = near.judge(service, selected(limits.of_slices(slices, silent), decided), options)
     if judged.verdict in (Verdict.OFF, Verdict.NOT_HEADLESS):
         return []
-    asked = f"headwater.dev/zone: {judged.mode.value}"
+    by_policy = decided is not None and decided.near is not None
+    asked = f"near {judged.mode.value}, by the policy" if by_policy else f"headwater.dev/zone: {judged.mode.value}"
     if judged.mode is Mode.HINTS:
         asked = f"spec.trafficDistribution: {service.distribution}"
     if not settings.near:

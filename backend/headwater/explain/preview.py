@@ -20,8 +20,8 @@ from headwater.explain.look import Item
 from headwater.records import decisions
 from headwater.settings.settings import Settings
 from headwater.store.environment import Snapshot
-from headwater.store.node import HEAD, Flag
-from headwater.store.places import is_of_a_place
+from headwater.store.node import HEAD, Flag, Kind
+from headwater.store.places import divided, is_of_a_place, said
 from headwater.wire import names
 
 #: The most pods of one workload: a manifest may give any number.
@@ -40,6 +40,8 @@ class Name(Struct, frozen=True, order=True):
     types: tuple[str, ...]
     policy: str = ""
     """What a policy decided for its Service."""
+    places: tuple[str, ...] = ()
+    """Places whose clients get a set of their own, each with the number of its addresses."""
 
 
 def expand(items: Iterable[Item]) -> list[Item]:
@@ -128,10 +130,15 @@ def without_addresses(text: str) -> str:
 
 def listed(snapshot: Snapshot) -> list[Name]:
     """Return every name with records in the store, without the names that every zone has."""
-    decided = _decided(snapshot)
+    decided, places = _decided(snapshot), _places(snapshot)
     return sorted(
         {
-            Name(_MADE_UP.sub("ADDRESS", text), types, without_addresses(decided.get(_owner(text), "")))
+            Name(
+                _MADE_UP.sub("ADDRESS", text),
+                types,
+                without_addresses(decided.get(_owner(text), "")),
+                places.get(text, ()),
+            )
             for text, types, _ in _nodes(snapshot)
         }
     )
@@ -144,6 +151,20 @@ def _decided(snapshot: Snapshot) -> dict[tuple[str, str], str]:
         namespace, name, _ = key.decode().split("/")
         found[name, namespace] = str(decisions.unpack(data))
     return found
+
+
+def _places(snapshot: Snapshot) -> dict[str, tuple[str, ...]]:
+    """Return the places that have a set of their own, by the Service's name."""
+    found: dict[str, list[str]] = {}
+    for key, node in snapshot.scan("records", b""):
+        if is_of_a_place(key):
+            name, suffix = divided(key)
+            own = snapshot.get(name)
+            if own is None or own[2] != Kind.SERVICE:
+                continue  # a port's
+            _, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
+            found.setdefault(names.text_of(name).rstrip("."), []).append(f"{said(suffix)} {n_a + n_aaaa:,}")
+    return {name: tuple(some) for name, some in found.items()}
 
 
 def _owner(text: str) -> tuple[str, str]:

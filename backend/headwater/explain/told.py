@@ -14,10 +14,13 @@ from msgspec import Struct, field
 from headwater.explain.show import printable
 from headwater.store import history
 from headwater.store.history import Entry, OwnerKind
+from headwater.store.places import said
 from headwater.wire import names
 
 #: Addresses in one line of text.
 _FEW = 12
+#: Places in one line of text.
+_FEW_PLACES = 6
 _KINDS = {
     OwnerKind.SERVICE: "Service",
     OwnerKind.IMPORT: "ServiceImport",
@@ -62,6 +65,23 @@ class Cause(Struct, frozen=True):
         return f"{self.kind} {where}{version}{changes}"
 
 
+class Place(Struct, frozen=True):
+    """What became of the set that clients in some place get for the owner's own name."""
+
+    place: str
+    """zone eu-1a, node n-1, any other zone."""
+    own: bool
+    """Whether the place has a set of its own now; else its clients get what all get."""
+    added: list[str]
+    removed: list[str]
+
+    def __str__(self) -> str:
+        if not self.own:
+            return f"{self.place}: what all get"
+        changes = _few([*(f"-{item}" for item in self.removed), *(f"+{item}" for item in self.added)], 0)
+        return f"{self.place}: {changes or 'nothing'}"
+
+
 class Told(Struct, frozen=True):
     """One entry."""
 
@@ -84,6 +104,9 @@ class Told(Struct, frozen=True):
     """Seconds from the change to the answer."""
     text: str
     """The entry in one line."""
+    places: list[Place] = field(default_factory=list)
+    more_places: int = 0
+    """Places whose sets changed as well."""
 
     def concerns(self, label: str) -> bool:
         """Whether it may be about an endpoint's name of its owner; "" for all of the owner's."""
@@ -127,6 +150,8 @@ class Answered(Struct):
     rcode: str = ""
     records: list[Record] = field(default_factory=list)
     addresses: list[str] = field(default_factory=list)
+    places: list[Place] = field(default_factory=list)
+    """What clients in places with sets of their own got: in `added`."""
 
 
 def moment_text(moment: float) -> str:
@@ -154,12 +179,22 @@ def told(seq: int, entry: Entry) -> Told:
     delay = round(entry.delay, 3) if entry.delay >= 0 else None
     parts = [time, str(owner)]
     parts += [_few([*(f"-{item}" for item in removed), *(f"+{item}" for item in added)], entry.more)]
+    places = [
+        Place(said(item.label), item.exists, [*map(address_text, item.added)], [*map(address_text, item.removed)])
+        for item in entry.places
+    ]
+    more = len(places) - _FEW_PLACES + entry.more_places if len(places) > _FEW_PLACES else entry.more_places
+    parts += map(str, places[:_FEW_PLACES])
+    parts += [f"and {more:,} more {'place' if more == 1 else 'places'}"] if more else []
     if cause is not None:
         parts.append(str(cause))
     if delay is not None:
         parts.append(f"({after(delay)})")
     text = printable("  ".join(filter(None, parts)))
-    return Told(seq, time, entry.serial, "change", owner, added, removed, entry.more, cause, delay, text)
+    return Told(
+        seq, time, entry.serial, "change", owner, added, removed, entry.more, cause, delay, text, places,
+        entry.more_places,
+    )  # fmt: skip
 
 
 def after(delay: float) -> str:

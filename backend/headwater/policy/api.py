@@ -40,6 +40,8 @@ class Service:
     ports: tuple[Port, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
     """Those that Headwater reads (docs/answers.md); `headwater.dev/policy` is for policies."""
+    traffic_distribution: str = ""
+    """spec.trafficDistribution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,8 @@ class Decision:
     priorities: Mapping[str, int] | None = None
     aliases: Mapping[str, Sequence[str]] | None = None
     """Other names, and the endpoints that each stands for."""
+    near: Literal["prefer", "pin", "off"] | None = None
+    """Whether clients are answered by their place, as by `headwater.dev/zone` (docs/near.md)."""
     why: str = ""
     """A few words for `headwater explain`, at most 200 characters."""
 

@@ -158,6 +158,8 @@ class WatchSnapshot(Struct, tag="watch"):
     """Tries to take another instance's store, by what became of them (`peers.outcome.Taken`)."""
     policy: dict[str, int] = field(default_factory=dict)
     """Calls of the policy, by result (`writer.policy`)."""
+    policy_paused: dict[str, int] = field(default_factory=dict)
+    """For whom the policy is not asked now (`PolicyProcess.paused`)."""
     history_entries: int = 0
     history_bytes: int = 0
     cpu: float = 0.0

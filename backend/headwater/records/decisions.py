@@ -28,6 +28,8 @@ _MAX_ENDPOINTS: Final = 10_000
 _MAX_NAME: Final = 253
 _MAX_WHY: Final = 200
 
+Near = Literal["prefer", "pin", "off"]
+
 
 class Decided(Struct, frozen=True, array_like=True):
     """A `policy.api.Decision`, checked; or why there is none."""
@@ -43,6 +45,7 @@ class Decided(Struct, frozen=True, array_like=True):
     """Why the default counts. All else is empty then."""
     passing: bool = False
     """Whether the problem may be gone the next time: the call was slow, or was not made."""
+    near: Near | None = None
 
     def __str__(self) -> str:
         if self.problem:
@@ -55,6 +58,7 @@ class Decided(Struct, frozen=True, array_like=True):
         if self.aliases is not None:
             pairs = (f"{alias}={'|'.join(targets[:3])}" for alias, targets in self.aliases.items())
             said.append(f"aliases {_some(pairs)}")
+        said += [] if self.near is None else [f"near {self.near}"]
         text = "; ".join(said) or "nothing"
         return f"{text} ({self.why})" if self.why else text
 
@@ -110,6 +114,7 @@ def checked(found: Any) -> Decided:
         _lower(decided.priorities),
         None if others is None else {alias: [name.lower() for name in found] for alias, found in others.items()},
         " ".join(decided.why.split())[:_MAX_WHY],
+        near=decided.near,
     )
 
 
@@ -122,6 +127,7 @@ class _Given(Struct):
     weights: dict[str, int] | None = None
     priorities: dict[str, int] | None = None
     aliases: dict[str, list[str]] | None = None
+    near: Near | None = None
     why: str = ""
 
 
@@ -144,6 +150,7 @@ def applied(options: Options, decided: Decided | None) -> Options:
         conditions=options.conditions if decided.publish is None else PUBLISH[decided.publish],
         weights=None if given == Weights() else given,
         aliases=options.aliases if decided.aliases is None else decided.aliases,
+        zone=decided.near or options.zone,
     )
 
 
@@ -188,6 +195,7 @@ def question(service: Service, slices: Iterable[EndpointSlice]) -> tuple[api.Ser
         service.external_name,
         tuple(api.Port(port.name, port.protocol, port.number) for port in service.ports),
         dict(service.annotations),
+        service.distribution,
     )
     endpoints = tuple(
         api.Endpoint(

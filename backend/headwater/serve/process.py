@@ -79,9 +79,16 @@ async def _serve(
     reader.follow()  # before the first query
     if settings.client_nodes:
         queries.look_at_nodes()
-    stopping = asyncio.Event()
+    stopping = False
+    turn = asyncio.Event()
+
+    def stop_soon() -> None:
+        nonlocal stopping
+        stopping = True
+        turn.set()
+
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    loop.add_signal_handler(signal.SIGTERM, stop_soon)
     files = Certificates.of(settings)
     if assignment.listening is None:
         stop = _start_grpcio(settings.listen_addresses()[assignment.index], queries, files)
@@ -93,17 +100,17 @@ async def _serve(
     if assignment.dns is not None:
         await listener.start(*assignment.dns)
     link.tell(control.Started())
-    while not stopping.is_set():
+    while not stopping:
+        turn.clear()
         progress.step()
         reader.follow()
         queries.look_at_age()
         if settings.client_nodes:
             queries.look_at_nodes()
-        try:
-            async with asyncio.timeout(_FOLLOW[queries.is_ready()]):
-                await stopping.wait()
-        except TimeoutError:
-            pass
+        # Not `asyncio.timeout`: its end is a cancellation, and two more turns of the event loop.
+        timer = loop.call_later(_FOLLOW[queries.is_ready()], turn.set)
+        await turn.wait()
+        timer.cancel()
     await listener.stop()
     await stop(_DRAIN)
 

@@ -131,6 +131,12 @@ class Entry(Struct, frozen=True, array_like=True, gc=False):
     stop: float = 0.0
     what: str = ""
     """Of a gap: the resource that was listed; why it begins."""
+    places: tuple[Names, ...] = ()
+    """What became of the sets of places for the owner's own name (`store.places`): the labels stand
+    behind that name.
+    """
+    more_places: int = 0
+    """Places that changed too, and are not among these."""
 
     @property
     def namespace(self) -> bytes:

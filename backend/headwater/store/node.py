@@ -175,8 +175,7 @@ def other_of(node: Any, qtype: int) -> tuple[int, int, Sequence[bytes]]:
 
 
 def _behind_addresses(node: Any) -> int:
-    _, _, _, n_a, n_aaaa = HEAD.unpack_from(node)
-    at: int = HEAD_SIZE + n_a * A_SIZE + n_aaaa * AAAA_SIZE
+    at: int = HEAD_SIZE + (node[3] << 8 | node[4]) * A_SIZE + (node[5] << 8 | node[6]) * AAAA_SIZE
     return at
 
 
@@ -256,12 +255,16 @@ def base_of_shared(node: Any) -> int:
 
 def unshared(node: Any, own: Any) -> bytes:
     """The node of a SHARED one and `own`, the Service's node."""
-    flags, _, _, n_a, n_aaaa = HEAD.unpack_from(own)
-    head = HEAD.pack(flags, node[1], node[2], n_a, n_aaaa)
-    if not flags & HAS_SRV:
-        return b"".join((head, own[HEAD_SIZE:]))
-    _, rows = srv_port_sets(own, srv_part(own))
-    return b"".join((head, own[HEAD_SIZE : _behind_addresses(own)], node[HEAD_SIZE + 1 :], own[rows:]))
+    ports, whole = bytes(node), bytes(own)
+    head = whole[:1] + ports[1:3]
+    if not whole[0] & HAS_SRV:
+        return head + whole[3:]
+    behind = _behind_addresses(whole)
+    at = _srv_at(whole, behind) + SRV.size
+    sets, at = whole[at] << 8 | whole[at + 1], at + 2
+    for _ in range(sets):
+        at += 2 + 2 * (whole[at] << 8 | whole[at + 1])
+    return b"".join((head, whole[3:behind], ports[HEAD_SIZE + 1 :], whole[at:]))
 
 
 # Read again
@@ -281,19 +284,26 @@ class SrvPart(NamedTuple):
 
 def srv_part(node: Any) -> SrvPart:
     """The head of the SRV part of a node that has one."""
-    at = _behind_addresses(node)
+    at = _srv_at(node, _behind_addresses(node))
+    ttl, weight, base, form = SRV.unpack_from(node, at)
+    return SrvPart(ttl, weight, base, form, at + SRV.size)
+
+
+def _srv_at(node: Any, at: int) -> int:
+    """The offset of the SRV part; `at`: that behind the addresses."""
     if node[0] & HAS_OTHER:
         count = node[at]
         at += 1
         for _ in range(count):
             at += OTHER.size + OTHER.unpack_from(node, at)[3]
-    ttl, weight, base, form = SRV.unpack_from(node, at)
-    return SrvPart(ttl, weight, base, form, at + SRV.size)
+    return at
 
 
 def srv_ports(node: Any, at: int) -> tuple[tuple[int, ...], int]:
     """The ports at an offset, and the offset behind them."""
     count = (node[at] << 8) | node[at + 1]
+    if count == 1:
+        return (node[at + 2] << 8 | node[at + 3],), at + 4
     after = at + 2 + 2 * count
     return struct.unpack(f">{count}H", node[at + 2 : after]), after
 

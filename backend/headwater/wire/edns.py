@@ -22,6 +22,8 @@ _OPTION: Final = Struct(">HH")
 _CODE: Final = Struct(">H")
 #: The DO bit (RFC 3225 section 3).
 _DO: Final = 0x8000
+#: Options of one OPT that are looked through. Clients send two or three.
+MAX_OPTIONS: Final = 64
 #: An OPT without options.
 OPT_SIZE: Final = len(ROOT) + _FIXED.size
 
@@ -96,7 +98,8 @@ def option_head(code: int, size: int) -> bytes:
 def taken_out(message: bytes, at: int, code: int) -> tuple[bytes, bytes] | None:
     """A query without an option, and the data of the first one; None when there is none.
 
-    The OPT is at the offset `at` and ends the message; what has another shape is left alone.
+    The OPT is at the offset `at` and ends the message; what has another shape is left alone, and
+    so is one of more than `MAX_OPTIONS`: 64 KiB of empty ones would take milliseconds.
     """
     start = at + OPT_SIZE
     if message[at : at + len(BEGINNING)] != BEGINNING or len(message) < start:
@@ -104,10 +107,11 @@ def taken_out(message: bytes, at: int, code: int) -> tuple[bytes, bytes] | None:
     if int.from_bytes(message[start - _CODE.size : start], "big") != len(message) - start:
         return None
     data: bytes | None = None
+    taken = 0
     kept: list[bytes] = []
     place = start
     while place < len(message):
-        if place + _OPTION.size > len(message):
+        if place + _OPTION.size > len(message) or len(kept) + taken >= MAX_OPTIONS:
             return None
         found, size = _OPTION.unpack_from(message, place)
         after = place + _OPTION.size + size
@@ -115,8 +119,9 @@ def taken_out(message: bytes, at: int, code: int) -> tuple[bytes, bytes] | None:
             return None
         if found != code:
             kept.append(message[place:after])
-        elif data is None:
-            data = message[place + _OPTION.size : after]
+        else:
+            taken += 1
+            data = message[place + _OPTION.size : after] if data is None else data
         place = after
     if data is None:
         return None

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
+
 from headwater.cluster.objects import (
     Condition,
     Endpoint,
@@ -46,6 +48,7 @@ from headwater.store.history import (
 )
 from headwater.store.node import Kind as NodeKind
 from headwater.store.node import address_changes, addresses_of, alias_of, alike, alike_at_end, ttl_of
+from headwater.store.places import divided
 from headwater.wire import names
 from headwater.writer.isolation import NOT_AN_OBJECTS, told
 
@@ -57,6 +60,8 @@ _log = logging.getLogger(__name__)
 #: Names of an entry, and addresses of all of them; the rest is counted.
 MOST_NAMES: Final = 256
 MOST_ADDRESSES: Final = 512
+#: Places of an entry; their addresses are bounded by themselves.
+MOST_PLACES: Final = 32
 #: Texts of a cause, and characters of one.
 MOST_TEXTS: Final = 8
 _TEXT: Final = 160
@@ -115,6 +120,10 @@ class _Touched:
     addresses: int = 0
     """Of the hosts."""
     more: int = 0
+    places: list[Names] = field(default_factory=list)
+    of_places: int = 0
+    """Addresses of these."""
+    more_places: int = 0
     ports: bool = False
     ttl: int = -1
     is_noted: bool = False
@@ -124,7 +133,8 @@ class _Touched:
     @property
     def is_seen(self) -> bool:
         """Whether somebody who asks sees a difference."""
-        return bool(self.own or self.hosts or self.more or self.ports or self.ttl >= 0)
+        places = self.places or self.more_places
+        return bool(self.own or self.hosts or self.more or self.ports or self.ttl >= 0 or places)
 
     @property
     def names(self) -> tuple[Names, ...]:
@@ -147,6 +157,18 @@ class _Touched:
             self.addresses += len(found.added) + len(found.removed)
             self.hosts.append(found)
             self.is_full = len(self.hosts) >= MOST_NAMES or self.addresses > MOST_ADDRESSES
+
+    def add_place(self, suffix: bytes, before: bytes | None, after: bytes | None) -> None:
+        """The set of a place for the owner's own name is another one, or none."""
+        if len(self.places) >= MOST_PLACES or self.of_places > MOST_ADDRESSES:
+            self.more_places += 1
+            return
+        ttl = self.ttl
+        found = self._told(suffix, before, after)
+        self.ttl = ttl  # that of the name itself is told
+        if found is not None:
+            self.of_places += len(found.added) + len(found.removed)
+            self.places.append(found)
 
     def _told(self, label: bytes, before: bytes | None, after: bytes | None) -> Names | None:
         """What became of a name; None when its addresses and its alias are what they were."""
@@ -224,10 +246,17 @@ class Draft:
             if not (some.is_seen or (cause is not None and cause.changes)):
                 continue
             names_, more = some.names, some.more
-            room -= 64 + sum(len(item.label) + 16 + 18 * (len(item.added) + len(item.removed)) for item in names_)
+            places, more_places = tuple(sorted(some.places, key=lambda item: item.label)), some.more_places
+            room -= 64 + sum(
+                len(item.label) + 16 + 18 * (len(item.added) + len(item.removed)) for item in (*names_, *places)
+            )
             if room < 0:
                 names_, more = (), more + len(names_)
-            entries.append(Entry(now, Kind.CHANGE, owner, serial, names_, more, cause, delay, some.ports, some.ttl))
+                places, more_places = (), more_places + len(places)
+            entry = Entry(now, Kind.CHANGE, owner, serial, names_, more, cause, delay, some.ports, some.ttl)
+            if places or more_places:
+                entry = msgspec.structs.replace(entry, places=places, more_places=more_places)
+            entries.append(entry)
         if entries and self.listed is not None and (gap := chronicle.gap_of_list(self.listed, now)) is not None:
             entries.insert(0, gap)
         return entries
@@ -237,8 +266,12 @@ class Draft:
         get = self._owners.get
         found: list[_Touched] = []
         for name, before, after in self._noted:  # there may be thousands
-            at = 0
+            at, suffix = 0, b""
+            if name[-1]:  # of a place, as `places.is_of_a_place` has it
+                name, suffix = divided(name)
             some = get(name)
+            if suffix and some is None:
+                continue  # a port's name, which follows its Service's own
             if some is None and (at := 1 + name[0]) < len(name):
                 some = get(name[at:])
                 if some is None and name[at]:
@@ -250,7 +283,9 @@ class Draft:
                 some.is_noted = True
                 found.append(some)
             kind = (before if after is None else after)[2]  # type: ignore[index]
-            if not at:
+            if suffix:
+                some.add_place(suffix, before, after)
+            elif not at:
                 some.add_own(before, after)
             elif kind == _ENDPOINT:
                 if some.is_full:

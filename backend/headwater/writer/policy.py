@@ -218,6 +218,13 @@ class PolicyProcess:
             self.remember(service.key, now)
         return Decided(problem=problem, passing=passing)
 
+    @property
+    def paused(self) -> dict[str, int]:
+        """Who is not asked for now: all Services (1), and how many namespaces."""
+        now = self._clock()
+        closed = [place for place, until in self._closed_until.items() if until > now]
+        return {"all": closed.count(""), "namespace": len(closed) - closed.count("")}
+
     def remember(self, key: Key, now: float) -> None:
         """Let a Service be asked again later."""
         tries = self._tries.get(key, 0)

@@ -552,6 +552,7 @@ class Watcher:
             second_opinions=dict(self._second_opinions),
             seeds=dict(self.seeding.outcomes),
             policy=dict(self.policy.counts) if self.policy is not None else {},
+            policy_paused=self.policy.paused if self.policy is not None else {},
             history_entries=self.chronicle.ring.entries,
             history_bytes=self.chronicle.ring.bytes,
             cpu=usage.cpu(),

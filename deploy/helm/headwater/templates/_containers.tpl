@@ -1,24 +1,38 @@
 {{/*
-The sidecar: a native one (Kubernetes 1.29 and later), up before CoreDNS starts, and there until
-CoreDNS has ended. (context, whether the pod leaves the user to the container)
+The sidecars' names, as a JSON list.
+*/}}
+{{- define "headwater.instances" -}}
+{{- ternary (list "headwater" "headwater-twin") (list "headwater") .Values.headwater.twin | toJson -}}
+{{- end -}}
+
+{{/*
+A sidecar: a native one (Kubernetes 1.29 and later), up before CoreDNS starts, and there until
+CoreDNS has ended. (context, whether the pod leaves the user to the container, its name)
 */}}
 {{- define "headwater.container" -}}
 {{- $ := index . 0 -}}
 {{- $alone := index . 1 -}}
-name: headwater
+{{- $name := index . 2 -}}
+{{- $twin := eq $name "headwater-twin" -}}
+{{- $port := ternary "headwater-twin" "headwater-http" $twin -}}
+name: {{ $name }}
 restartPolicy: Always
 image: {{ include "headwater.image" (list $.Values.headwater.image $.Chart.AppVersion) | toJson }}
 imagePullPolicy: {{ $.Values.headwater.image.pullPolicy }}
 args:
-  {{- include "headwater.args" $ | nindent 2 }}
+  {{- include "headwater.args" (list $ $twin) | nindent 2 }}
 ports:
-  - name: headwater-http
-    containerPort: 9353
+  - name: {{ $port }}
+    containerPort: {{ ternary 9355 9353 $twin }}
+  {{- if and $.Values.peers.enabled (not $twin) }}
+  - name: headwater-peers
+    containerPort: 9354
+  {{- end }}
 # The sockets are there: CoreDNS never meets a refused connection.
 startupProbe:
   httpGet:
     path: /healthz
-    port: headwater-http
+    port: {{ $port }}
   initialDelaySeconds: 2
   periodSeconds: 1
   failureThreshold: 60
@@ -26,14 +40,14 @@ startupProbe:
 readinessProbe:
   httpGet:
     path: /readyz
-    port: headwater-http
+    port: {{ $port }}
   periodSeconds: 2
   timeoutSeconds: 2
 # The supervisor restarts a dead process within a second. This probe is for when it cannot.
 livenessProbe:
   httpGet:
     path: /healthz
-    port: headwater-http
+    port: {{ $port }}
   periodSeconds: 5
   timeoutSeconds: 5
   failureThreshold: 4
@@ -57,12 +71,17 @@ securityContext:
 volumeMounts:
   - name: headwater-sockets
     mountPath: /run/headwater
-  - name: headwater-state
+  - name: {{ $name }}-state
     mountPath: /var/lib/headwater
-  - name: headwater-tmp
+  - name: {{ $name }}-tmp
     mountPath: /tmp
   {{- if not $alone }}
   {{- include "headwater.tokenMount" $ | nindent 2 }}
+  {{- end }}
+  {{- if $.Values.peers.enabled }}
+  - name: headwater-peers
+    mountPath: /etc/headwater/peers
+    readOnly: true
   {{- end }}
 {{- end -}}
 
@@ -78,12 +97,21 @@ volumeMounts:
     medium: Memory
     sizeLimit: 1Mi
 # On the node's disk: it outlives the container, and its pages are not the container's memory.
-- name: headwater-state
+{{- range include "headwater.instances" . | fromJsonArray }}
+- name: {{ . }}-state
   emptyDir:
     sizeLimit: 1Gi
-- name: headwater-tmp
+- name: {{ . }}-tmp
   emptyDir:
     sizeLimit: 16Mi
+{{- end }}
+{{- if .Values.peers.enabled }}
+- name: headwater-peers
+  secret:
+    secretName: {{ include "headwater.peersSecret" . | toJson }}
+    # In mode sidecar the pod may have no fsGroup. Only Headwater's container mounts it.
+    defaultMode: {{ eq .Values.mode "sidecar" | ternary "0444" "0440" }}
+{{- end }}
 {{- end -}}
 
 {{/* CoreDNS answers on while Services stop sending queries. */}}

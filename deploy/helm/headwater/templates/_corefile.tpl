@@ -85,10 +85,13 @@
 
 {{/* A space and a socket for each answer process. */}}
 {{- define "headwater.upstreams" -}}
-{{- $workers := int .Values.headwater.workers -}}
-{{- if eq $workers 1 }} unix:///run/headwater/dns.sock{{ end -}}
+{{- $workers := include "headwater.workersEach" . | int -}}
+{{- range $twin := ternary (list false true) (list false) .Values.headwater.twin -}}
+{{- $socket := include "headwater.socket" (list $ $twin) -}}
+{{- if eq $workers 1 }} unix://{{ $socket }}{{ end -}}
 {{- if gt $workers 1 -}}
-{{- range until $workers }} unix:///run/headwater/dns-{{ . }}.sock{{ end -}}
+{{- range until $workers }} unix://{{ trimSuffix ".sock" $socket }}-{{ . }}.sock{{ end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 

@@ -1,8 +1,11 @@
 {{/*
 Headwater's arguments. What is the default of `headwater serve` is left out, but for the six that
-deploy/base spells out too. Each text goes through toJson: no value can end its word.
+deploy/base spells out too. Each text goes through toJson: no value can end its word. (context, whether
+they are the twin's)
 */}}
 {{- define "headwater.args" -}}
+{{- $twin := index . 1 -}}
+{{- with index . 0 -}}
 {{- $h := .Values.headwater -}}
 - serve
 {{- range $h.zones }}
@@ -20,10 +23,10 @@ deploy/base spells out too. Each text goes through toJson: no value can end its 
 {{- range $h.upstreams }}
 - {{ printf "--upstream=%s" . | toJson }}
 {{- end }}
-- --listen=unix:/run/headwater/dns.sock
-- --workers={{ int64 $h.workers }}
+- --listen=unix:{{ include "headwater.socket" (list . $twin) }}
+- --workers={{ include "headwater.workersEach" . }}
 - --state-dir=/var/lib/headwater
-- --admin=0.0.0.0:9353
+- --admin=0.0.0.0:{{ ternary 9355 9353 $twin }}
 - --log-format={{ $h.logFormat }}
 {{- range list
   (list "pods" $h.pods "disabled")
@@ -55,6 +58,35 @@ deploy/base spells out too. Each text goes through toJson: no value can end its 
 - --{{ index . 0 }}
 {{- end }}
 {{- end }}
+{{- if .Values.peers.enabled }}
+{{- if not $twin }}
+- --peer-listen=0.0.0.0:9354
+{{- end }}
+- --seed=$({{ include "headwater.peersName" . | upper | replace "-" "_" }}_SERVICE_HOST):9354
+- --peer-cert=/etc/headwater/peers/tls.crt
+- --peer-key=/etc/headwater/peers/tls.key
+- --peer-ca=/etc/headwater/peers/ca.crt
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* Answer processes of each instance. */}}
+{{- define "headwater.workersEach" -}}
+{{- div (int64 .Values.headwater.workers) (ternary 2 1 .Values.headwater.twin) -}}
+{{- end -}}
+
+{{/*
+What `--listen` says of an instance's socket: with several answer processes each has a number in its name.
+Twins of one process each have the names that one instance's two would have. (context, whether it is the
+twin)
+*/}}
+{{- define "headwater.socket" -}}
+{{- $one := eq (include "headwater.workersEach" (index . 0)) "1" -}}
+{{- if and $one (index . 0).Values.headwater.twin -}}
+/run/headwater/dns-{{ ternary 1 0 (index . 1) }}.sock
+{{- else -}}
+/run/headwater/{{ ternary "twin" "dns" (index . 1) }}.sock
+{{- end -}}
 {{- end -}}
 
 {{/*
@@ -78,6 +110,9 @@ them too, but only in the pod's log.
 {{- end -}}
 {{- if gt (add (len $h.zones) (len $h.multiclusterZones) (len (include "headwater.reverseZones" . | fromJsonArray))) 250 -}}
 {{- fail "headwater.reverseZones: no more than 250 zones can be served; a CIDR that does not end at a full octet stands for several" -}}
+{{- end -}}
+{{- if and $h.twin (ne (mod (int64 $h.workers) 2) 0) -}}
+{{- fail "headwater.workers: with headwater.twin each of the two has half of them: an even number is needed" -}}
 {{- end -}}
 {{- if not (or .Values.coredns.image.tag .Values.coredns.image.digest) -}}
 {{- fail "coredns.image.tag: a tag or a digest is needed" -}}

@@ -2,7 +2,8 @@
 {{- define "headwater.endpoints" -}}
 {{- $ := index . 0 -}}
 {{- $monitor := index . 1 -}}
-{{- range list (list "headwater-http" $.Values.monitoring.job) (list "metrics" $.Values.monitoring.corednsJob) }}
+{{- $twin := ternary (list (list "headwater-twin" $.Values.monitoring.job)) (list) $.Values.headwater.twin -}}
+{{- range concat (list (list "headwater-http" $.Values.monitoring.job)) $twin (list (list "metrics" $.Values.monitoring.corednsJob)) }}
 - port: {{ index . 0 }}
   interval: {{ $monitor.interval }}
   {{- with $monitor.scrapeTimeout }}

@@ -30,6 +30,15 @@
 {{- end -}}
 {{- end -}}
 
+{{/* Between siblings: the Service, the Secret and the policy. */}}
+{{- define "headwater.peersName" -}}
+{{- .Values.peers.service | default (printf "%s-peers" (include "headwater.fullname" .)) -}}
+{{- end -}}
+
+{{- define "headwater.peersSecret" -}}
+{{- .Values.peers.secret | default (include "headwater.peersName" .) -}}
+{{- end -}}
+
 {{/* Where the pods are. */}}
 {{- define "headwater.podNamespace" -}}
 {{- if eq .Values.mode "sidecar" }}{{ .Values.sidecar.namespace }}{{ else }}{{ .Release.Namespace }}{{ end -}}

@@ -9,7 +9,9 @@ spec:
   template:
     spec:
       initContainers:
-        - {{ include "headwater.container" (list . true) | nindent 10 | trim }}
+        {{- range include "headwater.instances" . | fromJsonArray }}
+        - {{ include "headwater.container" (list $ true .) | nindent 10 | trim }}
+        {{- end }}
       containers:
         - name: {{ .Values.sidecar.container | toJson }}
           {{- with include "headwater.corednsEnv" (list . .Values.sidecar.container) | trim }}
@@ -28,7 +30,9 @@ spec:
 {{/* Values of the chart coredns/coredns. It has no lifecycle: the patch adds that. */}}
 {{- define "headwater.corednsValues" -}}
 initContainers:
-  - {{ include "headwater.container" (list . true) | nindent 4 | trim }}
+  {{- range include "headwater.instances" . | fromJsonArray }}
+  - {{ include "headwater.container" (list $ true .) | nindent 4 | trim }}
+  {{- end }}
 extraVolumes:
   {{- include "headwater.volumes" . | nindent 2 }}
 extraVolumeMounts:
