@@ -108,6 +108,15 @@ def three(**hostnames: str) -> list[Endpoint]:
     return [hinted(f"10.0.0.{at}", [zone], hostname=f"h{at}") for at, zone in ((1, "a"), (2, "b"), (3, "c"))]
 
 
+@pytest.mark.parametrize("qname", ["web", "_http._tcp.web"])
+def test_questions_for_srv_get_the_set_of_the_place_each_time(world: World, qname: str) -> None:
+    """The first question takes the long way, because the store's state is not known before."""
+    world.fill(preferring(headless("web")), slice_of("web", *three()))
+    query = dns.message.make_query(f"{qname}.{Z}", "SRV")
+    for reply in world.replies_at("a", "", *[query.to_wire()] * 3):
+        assert [text.split()[-1] for text in answers(dns.message.from_wire(reply), "SRV")] == [f"h1.web.{Z}."]
+
+
 def test_by_hints_a_client_gets_the_set_of_its_zone_for_the_services_own_name_and_ports(world: World) -> None:
     world.fill(preferring(headless("web")), slice_of("web", *three()))
     assert world.at("a", "web") == {"10.0.0.1"}

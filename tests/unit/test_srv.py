@@ -15,7 +15,7 @@ from headwater.store.node import Kind, SrvForm, pack_node, pack_srv_own, pack_sr
 from headwater.wire.names import name
 from headwater.wire.rdata import record
 from headwater.wire.types import AAAA, A
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 WEB = name("web.default.svc.cluster.local")
@@ -99,6 +99,8 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     st.sampled_from([SrvForm.TABLE, SrvForm.NAMES]),
     st.integers(0, 3),
 )
+@example([[80], [90, 91]], [(1, 4, 1, 0), (0, 4, 1, 1), (0, 4, 1, 0)], SrvForm.TABLE, 2)
+@example([[80, 81], [90]], [(1, 4, 1, 0)], SrvForm.TABLE, 2)
 @settings(max_examples=60, deadline=None)
 def test_rows_of_any_kind_are_written_in_their_order(
     sets: list[list[int]], drawn: list[tuple[int, int, int, int]], form: SrvForm, plain: int
