@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -26,6 +29,8 @@ from headwater.supervise.child import Child
 from headwater.supervise.descriptors import Reserve
 from headwater.supervise.link import Link, Unanswered
 from headwater.supervise.liveness import ROUND, Limits
+
+from tests.harness.processes import wait_until
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -175,6 +180,59 @@ def test_child_that_cannot_be_started_for_want_of_descriptors_is_started_later(m
     played = Played(gets_on)
     played.until(lambda child: child.worked, "it is up after all")
     assert len(tries) == 3
+
+
+@pytest.mark.parametrize("slow", [True, False])
+def test_a_forkserver_that_is_only_slow_keeps_its_place(slow: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a new one imports for long, and the next one would take as long."""
+    looks, killed, asked = itertools.count(), threading.Event(), threading.Event()
+
+    def spent() -> tuple[int | None, int]:
+        at = next(looks)
+        if at == 4:
+            asked.set()
+        return 7, at if slow else 0
+
+    monkeypatch.setattr("headwater.supervise.child._FORK", 0.05)
+    monkeypatch.setattr(forks, "spent", spent)
+    monkeypatch.setattr(forks, "kill_server", killed.set)
+    played = Played(gets_on)
+    true_start = played.child._start
+
+    def start(theirs: socket.socket) -> BaseProcess:
+        assert (asked if slow else killed).wait(DEADLINE)
+        return true_start(theirs)
+
+    played.child._start = start
+    played.until(lambda child: child.worked, "it is up")
+    assert killed.is_set() is not slow
+
+
+def test_what_the_forkserver_has_spent_stands_still_while_it_is_stopped() -> None:
+    forks.begin()
+    pid = forks.server()
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: state_of(pid) == "T", DEADLINE, "it is stopped")
+        before = forks.spent()
+        assert before[0] == pid
+        assert before[1] > 0, "it has imported"
+        burn(0.1)
+        assert forks.spent() == before
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def burn(seconds: float) -> None:
+    """Use so much CPU time here, and so let as much time pass."""
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        pass
 
 
 def test_reserve_gives_up_its_descriptors_for_as_long_as_somebody_needs_them() -> None:

@@ -32,8 +32,9 @@ _TOO_LONG: Final = 0.5
 _STABLE: Final = 5.0
 #: Seconds for a process to answer the supervisor; less than a round.
 _PATIENCE: Final = 0.4
-#: Seconds for the forkserver to fork, and to report a death.
+#: Seconds for the forkserver to fork, without getting on and at most, and to report a death.
 _FORK: Final = 5.0
+_FORK_AT_MOST: Final = 60.0
 _REPORT: Final = 1.0
 #: Seconds between looks at an orphan whose link is closed, and seconds that it may live on without
 #: a link.
@@ -203,14 +204,22 @@ class Child:
             self._link = None
 
     async def _fork(self, theirs: socket.socket) -> BaseProcess:
-        forking = asyncio.get_running_loop().run_in_executor(None, self._start, theirs)
-        try:
-            async with asyncio.timeout(_FORK):
-                return await asyncio.shield(forking)
-        except TimeoutError:
+        loop = asyncio.get_running_loop()
+        forking = loop.run_in_executor(None, self._start, theirs)
+        until = loop.time() + _FORK_AT_MOST
+        before = forks.spent()
+        while True:
+            done, _ = await asyncio.wait([forking], timeout=_FORK)
+            spent = forks.spent()
+            if done:
+                break
+            if spent != before and loop.time() < until:
+                before = spent  # it is no more than slow: a new one imports, on a machine that is busy
+                continue
             _log.error("the forkserver does not fork: another one takes its place")
             forks.kill_server()
-            return await forking
+            break
+        return await forking
 
     async def _death(self, process: BaseProcess, link: Link) -> int:
         """Wait until it has exited; returns its exit code, whichever process is its parent then."""

@@ -175,6 +175,16 @@ def server() -> int | None:
     return pid
 
 
+def spent() -> tuple[int | None, int]:
+    """(process id, ticks of CPU time) of the forkserver: what does not change while it hangs."""
+    pid = server()
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return pid, 0
+    return pid, int(fields[11]) + int(fields[12])  # utime and stime (proc(5)), counted from the state
+
+
 def ensure_running() -> None:
     """Start it again if it has died, and reap it."""
     forkserver._forkserver.ensure_running()
