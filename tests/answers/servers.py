@@ -76,7 +76,7 @@ class Configuration:
     """Whether the oracle listens on all addresses; bound to some, it has no others (boundIPs)."""
 
     def flags(self, kubeconfig: Path, upstream: str, seeds: Sequence[int]) -> list[str]:
-        """Return the arguments of `headwater serve`."""
+        """Return the arguments of `headwater serve`, but for those that name what must be there."""
         words = ["--kubeconfig", str(kubeconfig), "--upstream", upstream, "--pods", self.pods]
         words += ["--ttl", str(self.ttl), "--negative-ttl", str(self.ttl)]
         words += [word for zone in self.zones for word in ("--zone", zone)]
@@ -88,7 +88,6 @@ class Configuration:
         words += ["--namespace-labels", self.namespace_labels] if self.namespace_labels else []
         if self.asked:
             words += ["--zone-cidr", f"{PLACE}=127.0.0.0/8", "--client-option", "65518"]
-            words += ["--policy", f"{_POLICY}:decide"]
         return [*words, "--labels", self.labels] if self.labels else words
 
     def corefile(self, kubeconfig: Path, upstream: str, seeds: Sequence[int]) -> str:
@@ -238,7 +237,7 @@ def pairs(
             flags = configuration.flags(*shape)
             if configuration.asked:
                 sockets = stack.enter_context(tempfile.TemporaryDirectory(prefix="hw-"))
-                flags += ["--listen-zone", f"{PLACE}=unix:{sockets}/{PLACE}.sock"]
+                flags += ["--listen-zone", f"{PLACE}=unix:{sockets}/{PLACE}.sock", "--policy", f"{_POLICY}:decide"]
                 stack.enter_context(_policy(here))
             headwater = Headwater(here, *flags, workers=1)
             oracle = CoreDNS(here, configuration.corefile(*shape), name="oracle", everywhere=configuration.everywhere)
