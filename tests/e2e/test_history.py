@@ -149,7 +149,7 @@ def test_an_address_that_moves_while_every_process_is_killed_is_told_without_a_w
             assert found["addresses"] == [address], (moment, found)
         else:
             assert "was not running" in found["why"]
-    assert known > MOVES // 2
+    assert known >= MOVES * 2 // 5, "three of the five processes write nothing"
     gaps = [entry["text"] for entry in asked(headwater, "limit=1000")["entries"] if entry["kind"] == "gap"]
     assert sum("not running" in gap for gap in gaps) >= MOVES // 10
 
