@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Fresh ports: failures of a rollout (of 20,000 questions).
 MOST_LOST: Final = 3
+#: Seconds between CoreDNS's end of its `grpc` and its own: sockets that live on fail meanwhile.
+ENDING: Final = 0.1
 AROUND: Final = 3.0  # seconds of questions before and after
 
 marks: Final = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(600)]
@@ -57,8 +59,11 @@ def lost_almost_nothing(seen: Seen) -> None:
 
 
 def hardly_any_servfail(seen: Seen) -> None:
-    """A socket that kube-proxy leaves with an old pod may ask while CoreDNS is about to end."""
-    assert seen.seen.get("SERVFAIL", 0) <= MOST_LOST, f"{seen}; {seen.by_second()}"
+    """A socket that kube-proxy leaves with an old pod may ask while CoreDNS is about to end.
+
+    With the lameduck that `deploy/base` once had it is some 2,500.
+    """
+    assert seen.seen.get("SERVFAIL", 0) <= RATE * ENDING, f"{seen}; {seen.by_second()}"
 
 
 def report(rows: list[Row]) -> str:
