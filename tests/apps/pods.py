@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Final, Self
 from tests.harness.processes import Running, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
 #: The Service address of DNS, as kubeadm gives it.
@@ -79,10 +79,14 @@ def unable() -> str:
     return ""
 
 
-def _ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
+def _ip(*words: str, at: Sequence[str] = (), who: str = "") -> None:
+    """Run `ip` on the machine, or by the command `at` in a network namespace.
+
+    Raises PodError, which begins with `who`.
+    """
+    done = subprocess.run([*at, "ip", *words], capture_output=True, text=True, check=False)
     if done.returncode:
-        raise PodError(f"ip {' '.join(words)}: {done.stderr.strip()}")
+        raise PodError(f"{who}ip {' '.join(words)}: {done.stderr.strip()}")
 
 
 def _child(pid: int) -> int:
@@ -150,9 +154,7 @@ class Network:
         return self._held.network(*map(str, words))
 
     def ip(self, *words: str) -> None:
-        done = subprocess.run(self.command("ip", *words), capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise PodError(f"ip {' '.join(words)}: {done.stderr.strip()}")
+        _ip(*words, at=self.command())
 
     def plug(self, pid: int) -> None:
         """Give the network namespace of a process an interface eth0 on the bridge."""
@@ -238,7 +240,7 @@ class Pod:
                 ("addr", "add", f"{address}/16", "dev", "eth0"),
                 ("route", "add", "default", "via", GATEWAY),
             ):
-                self._ip(*words)
+                _ip(*words, at=self._held.network(), who=f"{name}: ")
         except BaseException:
             self.delete()
             raise
@@ -258,11 +260,6 @@ class Pod:
     def volume(self) -> str:
         """The path of the pod's disk, as its processes see it."""
         return "/disk" if self.root else str(self.disk)
-
-    def _ip(self, *words: str) -> None:
-        done = subprocess.run(self._held.network("ip", *words), capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise PodError(f"{self.name}: ip {' '.join(words)}: {done.stderr.strip()}")
 
     def command(self, *words: str | Path, user: str = "", env: Mapping[str, str] | None = None) -> list[str]:
         """Return the command that runs `words` in the pod, as `user`, with `env` besides."""

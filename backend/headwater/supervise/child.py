@@ -208,17 +208,13 @@ class Child:
         forking = loop.run_in_executor(None, self._start, theirs)
         until = loop.time() + _FORK_AT_MOST
         before = forks.spent()
-        while True:
-            done, _ = await asyncio.wait([forking], timeout=_FORK)
+        while not (await asyncio.wait([forking], timeout=_FORK))[0]:
             spent = forks.spent()
-            if done:
+            if spent == before or loop.time() >= until:
+                _log.error("the forkserver does not fork: another one takes its place")
+                forks.kill_server()
                 break
-            if spent != before and loop.time() < until:
-                before = spent  # it is no more than slow: a new one imports, on a machine that is busy
-                continue
-            _log.error("the forkserver does not fork: another one takes its place")
-            forks.kill_server()
-            break
+            before = spent  # it is no more than slow: a new one imports, on a machine that is busy
         return await forking
 
     async def _death(self, process: BaseProcess, link: Link) -> int:
