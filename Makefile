@@ -21,9 +21,12 @@ START ?= 0
 # Seconds that the tests of another Python may take in continuous integration.
 LIMIT ?= 420
 QUICK := not cluster and not coredns and not slow
-# Tests that mostly wait run side by side; those that judge times through CoreDNS have the machine to themselves.
+# Tests that mostly wait run side by side; those that judge times have the machine to themselves.
 SIDE_BY_SIDE := tests/unit tests/chart tests/faults tests/fuzz tests/simulation
-ALONE := tests/wire tests/cluster tests/e2e tests/monitoring tests/image tests/node tests/apps
+ALONE := tests/cluster tests/monitoring tests/image tests/node tests/apps
+# Of these the quick ones run side by side, as in test-fast, and the others alone.
+BOTH := tests/wire tests/e2e
+EDIT := not cluster and not slow
 # What a real node needs beside what tools/build.py builds.
 NODE := runc buildah debootstrap nft iptables conntrack /usr/lib/cni/bridge
 
@@ -46,11 +49,13 @@ test: $(READY) lint ## Everything: lint, unit, wire, end to end, and a real cont
 	@tools/setup packages dig dnsperf h2load chromium chromedriver w3m $(NODE)
 	@$(PYTHON) tools/build.py || test -z "$${CI:-}"
 	@wrong=; $(BIN)/python -m pytest --numprocesses 3 --dist worksteal $(SIDE_BY_SIDE) || wrong=1; \
+		$(BIN)/python -m pytest --numprocesses 3 --dist worksteal -m "$(EDIT)" $(BOTH) || wrong=1; \
+		$(BIN)/python -m pytest -m "not ($(EDIT))" $(BOTH) || wrong=1; \
 		$(BIN)/python -m pytest $(ALONE) || wrong=1; test -z "$$wrong"
 	@test -z "$${CI:-}" || $(PYTHON) -m tools.pythons --other-than $(BIN)/python --limit $(LIMIT) -- -q -m "$(QUICK)" tests/unit
 
 test-fast: $(READY) lint ## What every edit runs: all quick tests without the control plane, under 2 minutes
-	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal -m "not cluster and not slow" tests/unit tests/wire tests/e2e
+	@$(BIN)/python -m pytest --numprocesses 3 --dist worksteal -m "$(EDIT)" tests/unit $(BOTH)
 
 lint: $(READY) ## ruff, mypy --strict, import-linter
 	@$(BIN)/ruff check

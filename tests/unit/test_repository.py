@@ -149,13 +149,16 @@ def test_make_has_the_target_and_help_shows_it(target: str) -> None:
 
 
 def test_make_test_runs_every_folder_of_tests_once() -> None:
-    """It runs them in two parts, side by side and alone: a new folder has to be in one of them."""
+    """It runs them side by side, alone, or by their marks; a new folder has to be in one list."""
     makefile = (ROOT / "Makefile").read_text()
     parts = [
         word
-        for name in ("SIDE_BY_SIDE", "ALONE")
+        for name in ("SIDE_BY_SIDE", "ALONE", "BOTH")
         for line in re.findall(rf"^{name} := (.*)$", makefile, re.MULTILINE)
         for word in line.split()
     ]
     folders = {str(file.parent.relative_to(ROOT)) for file in (ROOT / "tests").rglob("test_*.py")}
     assert sorted(parts) == sorted(folders)
+    recipe = makefile.split("\ntest: ", 1)[1].split("\n\n", 1)[0]
+    for lane in ("$(SIDE_BY_SIDE)", '-m "$(EDIT)" $(BOTH)', '-m "not ($(EDIT))" $(BOTH)', "$(ALONE)"):
+        assert recipe.count(f" {lane} || wrong=1") == 1, lane
