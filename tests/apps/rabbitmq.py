@@ -23,14 +23,14 @@ _BIN: Final = "/usr/lib/rabbitmq/bin"
 _USER: Final = "rabbitmq"
 _COOKIE: Final = "HEADWATER"
 #: Besides the example's configuration: a client without an account, and less of the machine.
-_SMALL: Final = """
+SMALL: Final = """
 loopback_users.guest = false
 vm_memory_high_watermark.absolute = 200MB
 disk_free_limit.absolute = 50MB
 """
 
 #: Publish messages to a quorum queue, each confirmed by a majority.
-_PUT: Final = """
+PUT: Final = """
 import pika, sys
 connection = pika.BlockingConnection(pika.ConnectionParameters(sys.argv[1], connection_attempts=3, retry_delay=1))
 channel = connection.channel()
@@ -41,7 +41,7 @@ for text in sys.argv[2:]:
 connection.close()
 """
 #: Take all messages, and print them.
-_GET: Final = """
+GET: Final = """
 import pika, sys
 connection = pika.BlockingConnection(pika.ConnectionParameters(sys.argv[1], connection_attempts=3, retry_delay=1))
 channel = connection.channel()
@@ -86,7 +86,7 @@ class RabbitMQ:
         (pod.disk / ".erlang.cookie").write_text(_COOKIE)
         (pod.disk / ".erlang.cookie").chmod(0o400)
         for name, text in config.items():
-            (pod.disk / name).write_text(text + (_SMALL if name == "rabbitmq.conf" else ""))
+            (pod.disk / name).write_text(text + (SMALL if name == "rabbitmq.conf" else ""))
         pod.run("chown", "-R", f"{_USER}:{_USER}", pod.volume)
 
     def _environment(self, pod: Pod) -> dict[str, str]:
@@ -158,8 +158,8 @@ class RabbitMQ:
 
     def put(self, client: Pod, host: str, *texts: str) -> None:
         """Publish messages to a quorum queue through a host. Raises PodError."""
-        client.run("python3", "-c", _PUT, host, *texts)
+        client.run("python3", "-c", PUT, host, *texts)
 
     def get(self, client: Pod, host: str) -> list[str]:
         """Take all messages of the queue through a host. Raises PodError."""
-        return client.run("python3", "-c", _GET, host).split()
+        return client.run("python3", "-c", GET, host).split()

@@ -124,6 +124,20 @@ def _of_one_file(name: str, tag: str, binary: Path, user: str, capability: bytes
     return _save(tag, archive, name)
 
 
+def of_root(name: str, tag: str, root: Path, *config: str) -> Path:
+    """Return the archive of an image that is this root, named by the root's name and `config`.
+
+    Raises ImageError.
+    """
+    (folder() / "images").mkdir(parents=True, exist_ok=True)
+    with build.locked(folder() / ".lock"):
+        archive = _archive(name, _digest(root.name, tag, *config))
+        if not archive.exists():
+            _commit(root, tag, *config)
+            _save(tag, archive, name)
+        return archive
+
+
 def _headwater() -> Path:
     archive = _archive("headwater", _digest(Path(image.__file__), *_sources()))
     if archive.exists():
