@@ -77,6 +77,7 @@ def is_back(headwater: Headwater, title: str, old: int) -> bool:
 
 
 @pytest.mark.parametrize("title", ["answer 0", "answer 1", "watch"])
+@pytest.mark.slow
 def test_killed_process_is_back_at_once(title: str, headwater: Headwater, manifest: Path) -> None:
     wait_until(headwater.is_complete, SETTLE, "every process is up")
     before = headwater.pids()
@@ -93,6 +94,7 @@ def test_killed_process_is_back_at_once(title: str, headwater: Headwater, manife
     wait_until(lambda: headwater.records(SERVICE, worker=1) == ["10.44.0.2"], SETTLE, "the changed manifest is served")
 
 
+@pytest.mark.slow
 def test_killed_supervisor_takes_everything_down_and_a_new_start_serves_at_once(headwater: Headwater) -> None:
     family = headwater.family()
     assert len(family) == 5  # the forkserver too, and no resource tracker
@@ -106,6 +108,7 @@ def test_killed_supervisor_takes_everything_down_and_a_new_start_serves_at_once(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_signal_stops_it_in_good_order(number: signal.Signals, headwater: Headwater) -> None:
     family = headwater.family()
     # A client that stays connected and silent delays nothing.
