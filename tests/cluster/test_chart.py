@@ -294,7 +294,15 @@ def test_the_commands_of_the_notes_put_the_sidecar_into_coredns(plane: Plane, st
         assert "(no change)" in shell(to_patch[1])
         for path in re.findall(r"unix://(\S+)", shell(block)):
             assert path.startswith("/run/headwater/")
-        shell(next(step for step in steps if "rollout undo" in step))
+        # One sidecar in the place of two: a patch only adds, so there is one more command.
+        single = {"mode": "sidecar", "sidecar": {"namespace": strict}, "headwater": {"twin": False}}
+        notes = release.run("upgrade", CHART, values=single).partition("NOTES:\n")[2]
+        (to_go,) = [line.strip() for line in notes.splitlines() if "delete" in line]
+        for step in (*to_patch, to_go):
+            shell(step)
+        (left,) = release.get("deployment/coredns")["spec"]["template"]["spec"]["initContainers"]
+        assert (left["name"], "--workers=2" in left["args"]) == ("headwater", True)
+        shell(next(step for step in steps if "rollout undo" in step) + " --to-revision=1")
         assert "initContainers" not in release.get("deployment/coredns")["spec"]["template"]["spec"]
     finally:
         release.run("uninstall", "--ignore-not-found", "--wait")
