@@ -9,11 +9,12 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from dns.rcode import Rcode
 
@@ -110,7 +111,8 @@ def test_the_death_of_one_of_a_pods_two_costs_no_question(dies: int, tmp_path: P
 
     def die(instance: Headwater) -> None:
         for process in instance.family():  # the supervisor first: nobody is started again
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
         instance.forget()
 
     name = "web-stateful-0.headless-svc.default.svc.cluster.local"
