@@ -9,12 +9,14 @@ import os
 import re
 import subprocess
 import sys
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
+from dns.rcode import Rcode
 
 from tests.harness.helm import CHART, Object, nested, objects, only, template
 from tests.harness.instance import Headwater
@@ -28,6 +30,8 @@ pytestmark = pytest.mark.coredns
 EXAMPLE = CHART.parents[2] / "examples" / "statefulset" / "objects.yaml"
 #: Flags of the container that this machine has otherwise.
 ELSEWHERE = ("--listen=", "--state-dir=", "--admin=", "--workers=")
+#: What is only for an instance with an API server: it takes the other one's store.
+WITH_A_CLUSTER = ("--peer-listen=", "--seed=")
 OTHERS = """\
 .:53 {
     template IN ANY . {
@@ -42,9 +46,9 @@ def put(text: str, old: str, new: str) -> str:
     return text.replace(old, new)
 
 
-def here(corefile: str, headwater: Headwater, others: int) -> str:
+def here(corefile: str, instances: list[Headwater], others: int) -> str:
     """Return the Corefile with this machine's sockets and free ports."""
-    ours = " ".join(f"unix://{address.path}" for address in headwater.addresses)
+    ours = " ".join(f"unix://{address.path}" for instance in instances for address in instance.addresses)
     corefile = re.sub(r"grpc \. (unix:\S+ ?)+", f"grpc . {ours} ", corefile)
     corefile = put(corefile, "prometheus :9153", f"prometheus 127.0.0.1:{free_port()}")
     corefile = put(corefile, "    health\n", f"    health 127.0.0.1:{free_port()}\n")
@@ -54,19 +58,25 @@ def here(corefile: str, headwater: Headwater, others: int) -> str:
 
 
 @contextmanager
-def running(folder: Path, values: dict[str, Any]) -> Iterator[tuple[CoreDNS, list[Object]]]:
-    """Yield CoreDNS and the rendered objects. Behind it is a server of all other names."""
+def running(folder: Path, values: dict[str, Any]) -> Iterator[tuple[CoreDNS, list[Object], list[Headwater]]]:
+    """Yield CoreDNS, what was rendered, and the pod's Headwaters. Others know all other names."""
     found = objects(template(folder, values))
-    (container,) = only(found, "Deployment")["spec"]["template"]["spec"]["initContainers"]
-    command, *arguments = container["args"]
-    assert command == "serve"
-    workers = int(next(flag for flag in arguments if flag.startswith("--workers=")).partition("=")[2])
-    flags = [flag for flag in arguments if not flag.startswith(ELSEWHERE)]
     with ExitStack() as stack:
         others = stack.enter_context(CoreDNS(folder, OTHERS, name="others"))
-        headwater = stack.enter_context(Headwater(folder, *flags, "--manifests", EXAMPLE, workers=workers))
+        instances = []
+        for container in only(found, "Deployment")["spec"]["template"]["spec"]["initContainers"]:
+            command, *arguments = container["args"]
+            assert command == "serve"
+            workers = int(next(flag for flag in arguments if flag.startswith("--workers=")).partition("=")[2])
+            flags = [flag for flag in arguments if not flag.startswith((*ELSEWHERE, *WITH_A_CLUSTER))]
+            instance = Headwater(folder, *flags, "--manifests", EXAMPLE, workers=workers, name=container["name"])
+            instances.append(stack.enter_context(instance))
         corefile = only(found, "ConfigMap")["data"]["Corefile"]
-        yield stack.enter_context(CoreDNS(folder, here(corefile, headwater, others.port))), found
+        # As many sockets as the rendered Corefile has.
+        (asked,) = {line.count("unix:") for line in corefile.splitlines() if "grpc ." in line}
+        assert asked == sum(len(instance.addresses) for instance in instances)
+        coredns = stack.enter_context(CoreDNS(folder, here(corefile, instances, others.port)))
+        yield coredns, found, instances
 
 
 def ask(pod: Object, service: str, port: int) -> subprocess.CompletedProcess[str]:
@@ -80,9 +90,9 @@ def ask(pod: Object, service: str, port: int) -> subprocess.CompletedProcess[str
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("workers", [1, 3])
-def test_the_rendered_pair_answers_and_the_charts_own_test_says_so(workers: int, tmp_path: Path) -> None:
-    with running(tmp_path, nested("headwater.workers", workers)) as (coredns, found):
+@pytest.mark.parametrize(("twin", "workers"), [(False, 1), (False, 3), (True, 2)])
+def test_what_is_rendered_answers_and_the_charts_own_test_says_so(twin: bool, workers: int, tmp_path: Path) -> None:
+    with running(tmp_path, {"headwater": {"workers": workers, "twin": twin}}) as (coredns, found, _):
         (address,) = coredns.records("web-stateful-0.headless-svc.default.svc.cluster.local")
         reverse = ip_address(address).reverse_pointer
         assert "web-stateful-0.headless-svc.default.svc.cluster.local." in coredns.records(reverse, "PTR")
@@ -95,9 +105,30 @@ def test_the_rendered_pair_answers_and_the_charts_own_test_says_so(workers: int,
             assert f"kubernetes.default.svc.cluster.local A over {over} at 127.0.0.1: answered" in done.stdout
 
 
+@pytest.mark.parametrize("dies", [0, 1])
+def test_the_death_of_one_of_a_pods_two_costs_no_question(dies: int, tmp_path: Path) -> None:
+    """All of one, as when its container ends: CoreDNS asks the other one within the same query."""
+
+    def die(instance: Headwater) -> None:
+        for process in instance.family():  # the supervisor first: nobody is started again
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        instance.forget()
+
+    name = "web-stateful-0.headless-svc.default.svc.cluster.local"
+    with running(tmp_path, {}) as (coredns, _, instances):
+        (address,) = coredns.records(name)
+        die(instances[dies])
+        asked = [coredns.ask(name).rcode() for _ in range(40)]
+        asked += [coredns.ask(ip_address(address).reverse_pointer, "PTR").rcode() for _ in range(10)]
+        assert set(asked) == {Rcode.NOERROR}
+        die(instances[1 - dies])
+        assert coredns.ask(name).rcode() == Rcode.SERVFAIL, "and with both it is seen"
+
+
 def test_the_charts_own_test_fails_for_a_name_that_is_not_there(tmp_path: Path) -> None:
     values = {"test": {"name": "absent.default.svc.cluster.local"}}
-    with running(tmp_path, values) as (coredns, found):
+    with running(tmp_path, values) as (coredns, found, _):
         (pod,) = [item for item in found if item["kind"] == "Pod"]
         script = pod["spec"]["containers"][0]["command"]
         script[2] = put(script[2], "PATIENCE = 60.0", "PATIENCE = 1.0")

@@ -103,18 +103,18 @@ def compared(found: list[Object]) -> dict[tuple[str, str, str], Object]:
     return {(item["kind"], item["metadata"].get("namespace", ""), item["metadata"]["name"]): item for item in found}
 
 
-@pytest.mark.parametrize(
-    ("folder", "values"),
-    [
-        ("base", {}),
-        ("overlays/pods-verified", {"headwater": {"pods": "verified"}}),
-        ("overlays/twin", {"headwater": {"twin": True}}),
-        ("overlays/seeded", {"peers": {"enabled": True, "service": "headwater-peers"}}),
-    ],
-    ids=["base", "pods-verified", "twin", "seeded"],
-)
-def test_standalone_is_the_base(folder: str, values: dict[str, Any], tmp_path: Path) -> None:
-    theirs = compared(kustomize(DEPLOY / folder))
+#: The values that stand for an overlay.
+OVERLAYS: Final[dict[str, dict[str, Any]]] = {
+    "pods-verified": {"headwater": {"pods": "verified"}},
+    "seeded": {"peers": {"enabled": True, "service": "headwater-peers"}},
+    "single": yaml.safe_load(CASES["single"].read_text()),
+}
+
+
+@pytest.mark.parametrize("folder", ["base", *OVERLAYS])
+def test_standalone_is_the_base(folder: str, tmp_path: Path) -> None:
+    values = OVERLAYS.get(folder, {})
+    theirs = compared(kustomize(DEPLOY / "overlays" / folder if values else DEPLOY / folder))
     ours = compared(objects(template(tmp_path, values, "--values", CASES["base"])))
     assert ours.keys() == theirs.keys()
     for place, item in theirs.items():
@@ -137,6 +137,49 @@ def test_an_exception_that_nothing_needs_is_gone(name: Callable[[list[Object]], 
     assert (repr(theirs), repr(ours)) != before
 
 
+#: Flags in which a pod's two differ: where each listens, and where the second takes its store from.
+OF_EACH: Final = ("--listen=", "--admin=", "--peer-listen=", "--seed=")
+
+
+def the_two_of(pod: Object) -> tuple[list[str], list[str]]:
+    """What their flags are but for those of each, in their order."""
+    one, two = (container["args"] for container in pod["initContainers"])
+    assert [container["name"] for container in pod["initContainers"]] == ["headwater", "headwater-twin"]
+    return ([flag for flag in one if not flag.startswith(OF_EACH)],
+            [flag for flag in two if not flag.startswith(OF_EACH)])  # fmt: skip
+
+
+def folders() -> list[str]:
+    """Every kustomization that has Headwaters, but for the one that has a single one."""
+    found = [file.parent for file in DEPLOY.rglob("kustomization.yaml") if "kind: Component" not in file.read_text()]
+    having = [folder for folder in found if any(item["kind"] == "Deployment" for item in kustomize(folder))]
+    return sorted(str(folder.relative_to(DEPLOY)) for folder in having if folder.name != "single")
+
+
+def test_a_flag_of_a_kustomization_is_at_both_containers() -> None:
+    """With a flag at one alone, every other answer would differ."""
+    having = folders()
+    assert {"base", "overlays/pods-verified", "overlays/client-nodes", "overlays/seeded"} == {*having}
+    for folder in having:
+        one, two = the_two_of(only(kustomize(DEPLOY / folder), "Deployment")["spec"]["template"]["spec"])
+        assert one == two, folder
+        assert "--workers=1" in one
+
+
+@pytest.mark.parametrize("folder", ["", "seeded"])
+def test_a_flag_of_the_patch_is_at_both_containers(folder: str) -> None:
+    patch = yaml.safe_load((DEPLOY / "overlays" / "patch-coredns" / folder / "sidecar.yaml").read_text())
+    one, two = the_two_of(patch["spec"]["template"]["spec"])
+    assert one == two
+
+
+def test_a_flag_that_one_of_the_two_lacks_is_seen() -> None:
+    pod = only(kustomize(DEPLOY / "overlays" / "pods-verified"), "Deployment")["spec"]["template"]["spec"]
+    pod["initContainers"][1]["args"].remove("--pods=verified")
+    one, two = the_two_of(pod)
+    assert one != two
+
+
 def test_mode_sidecar_is_the_patch(tmp_path: Path) -> None:
     found = objects(template(tmp_path, {"mode": "sidecar"}))
     config = only(found, "ConfigMap")
@@ -152,10 +195,11 @@ def test_mode_sidecar_with_siblings_is_the_patch_and_its_second_part(tmp_path: P
     (folder,) = (DEPLOY / "overlays" / "patch-coredns" / "seeded",)
     patches = [yaml.safe_load((place / "sidecar.yaml").read_text()) for place in (folder.parent, folder)]
     pods = [patch["spec"]["template"]["spec"] for patch in patches]
-    ((container,), (more,)) = (pod["initContainers"] for pod in pods)
-    container["args"] = more["args"]
-    for name in ("ports", "volumeMounts"):
-        container[name] += more[name]
+    for container, more in zip(*(pod["initContainers"] for pod in pods), strict=True):
+        assert container["name"] == more["name"]
+        container["args"] = more["args"]
+        for name in ("ports", "volumeMounts"):
+            container[name] += more.get(name, [])
     pods[0]["volumes"] += pods[1]["volumes"]
     ours = yaml.safe_load(only(found, "ConfigMap")["data"]["patch.yaml"])
     assert ours == patches[0]
@@ -177,7 +221,7 @@ def test_mode_sidecar_has_the_rights_of_the_patch(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["standalone", "sidecar"])
 def test_monitors_scrape_as_in_deploy_monitoring(mode: str, tmp_path: Path) -> None:
     """They look in their own namespace, for the labels of their own pods."""
-    values = {"mode": mode, "headwater": {"twin": True}, "monitoring": {"podMonitor": {"enabled": True}}}
+    values = {"mode": mode, "monitoring": {"podMonitor": {"enabled": True}}}
     ours = only(objects(template(tmp_path, values)), "PodMonitor")
     for theirs in objects((DEPLOY / "monitoring" / "podmonitor.yaml").read_text()):
         assert ours["spec"]["podMetricsEndpoints"] == theirs["spec"]["podMetricsEndpoints"]

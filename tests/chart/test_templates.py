@@ -36,6 +36,9 @@ from tests.harness.helm import (
 from tools import build, monitoring
 
 VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
+#: One sidecar in each pod.
+SINGLE: dict[str, Any] = {"headwater": {"twin": False}}
+SIDECARS = {"headwater", "headwater-twin"}
 
 
 def containers(found: list[Object]) -> dict[str, Object]:
@@ -202,16 +205,73 @@ def test_every_flag_is_a_value_or_says_why_not() -> None:
 
 
 def test_defaults_are_those_of_the_flags_but_for_three(tmp_path: Path) -> None:
-    found = settings_of(objects(template(tmp_path)))
+    found = settings_of(objects(template(tmp_path, SINGLE)))
     changed = {option.flag for option in OPTIONS if option.given(found) != option.default}
     # The kubelet asks from outside of the pod.
     assert changed == {"--admin", "--log-format", "--reverse-zone"}
+    # One of two has a socket and a process of its own, and gives its store to the other.
+    twin = settings_of(objects(template(tmp_path)))
+    more = {option.flag for option in OPTIONS if option.given(twin) != option.given(found)}
+    assert more == {"--listen", "--workers", "--peer-listen"}
+
+
+def pods_of(case: str, folder: Path) -> Object:
+    """A case's pod, or in mode sidecar what is put into one."""
+    found = objects(template(folder, None, "--values", CASES[case]))
+    if any(item["kind"] == "Deployment" for item in found):
+        spec: Object = only(found, "Deployment")["spec"]["template"]["spec"]
+        return spec
+    patch = yaml.safe_load(only(found, "ConfigMap")["data"]["patch.yaml"])
+    return dict(patch["spec"]["template"]["spec"])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_both_of_a_pod_have_the_same_flags(case: str, tmp_path: Path) -> None:
+    """But for where each listens and takes its store from; else every other answer would differ."""
+    single = {"everything", "single", "sidecar"}
+    variables = re.compile(r"\$\(\w+\)")
+    (tmp_path / "peers").mkdir()
+    for name in ("tls.crt", "tls.key", "ca.crt"):
+        (tmp_path / "peers" / name).touch()
+
+    def here(flag: str) -> str:
+        return variables.sub("192.0.2.1", flag).replace("/etc/headwater", str(tmp_path))
+
+    both = [
+        options.settings_of([here(flag) for flag in container["args"][1:]])
+        for container in pods_of(case, tmp_path)["initContainers"]
+    ]
+    assert len(both) == (1 if case in single else 2)
+    for option in OPTIONS:
+        if option.flag not in ("--listen", "--admin", "--peer-listen", "--seed"):
+            assert len({option.given(settings) for settings in both}) == 1, option.flag
+
+
+def test_one_of_a_pod_takes_its_store_from_the_other_over_loopback(tmp_path: Path) -> None:
+    """In a pod loopback is the pod's own: without credentials nobody else can be there."""
+    for values in ({}, {"mode": "split"}, {"peers": {"enabled": True}}):
+        found = objects(template(tmp_path, values))
+        one, two = only(found, "Deployment")["spec"]["template"]["spec"]["initContainers"]
+        (listening,) = [flag for flag in one["args"] if flag.startswith("--peer-listen=")]
+        assert not [flag for flag in two["args"] if flag.startswith("--peer-listen=")]
+        first, *others = [flag for flag in two["args"] if flag.startswith("--seed=")]
+        peers = "peers" in values
+        assert listening == f"--peer-listen={'0.0.0.0' if peers else '127.0.0.1'}:9354"
+        assert first == "--seed=127.0.0.1:9354"
+        assert others == (["--seed=$(HEADWATER_PEERS_SERVICE_HOST):9354"] if peers else [])
+        assert [flag for flag in one["args"] if flag.startswith("--seed=")] == others
+        named = {port["name"] for container in (one, two) for port in container["ports"]}
+        assert ("headwater-peers" in named) == peers
+        # Before it is sent: who has no credential is served on loopback alone.
+        assert any(flag.startswith("--peer-ca=") for flag in one["args"]) == peers
+    (alone,) = only(objects(template(tmp_path, SINGLE)), "Deployment")["spec"]["template"]["spec"]["initContainers"]
+    assert not [flag for flag in alone["args"] if "peer" in flag or "seed" in flag]
 
 
 @pytest.mark.parametrize("mode", ["standalone", "split"])
 @pytest.mark.parametrize("workers", [2, 4])
 def test_twins_share_nothing_and_coredns_asks_all_their_processes(workers: int, mode: str, tmp_path: Path) -> None:
-    values = {"mode": mode, "headwater": {"workers": workers, "twin": True, "ttl": 7}}
+    values = {"mode": mode, "headwater": {"workers": workers, "ttl": 7}}
     found = objects(template(tmp_path, values))
     pod = only(found, "Deployment")["spec"]["template"]["spec"]
     one, two = (options.settings_of(container["args"][1:]) for container in pod["initContainers"])
@@ -221,10 +281,6 @@ def test_twins_share_nothing_and_coredns_asks_all_their_processes(workers: int, 
     assert asked
     assert {tuple(line.split()) for line in asked} == {tuple(sockets)}
     assert one.admin != two.admin
-    # All else is the same: with a flag for one alone, every other answer would differ.
-    for option in OPTIONS:
-        if option.flag not in ("--listen", "--admin"):
-            assert option.given(one) == option.given(two), option.flag
     mounts = [{mount["name"] for mount in container["volumeMounts"]} for container in pod["initContainers"]]
     assert mounts[0] & mounts[1] == {"headwater-sockets", "headwater-token"}
     assert mounts[0] | mounts[1] <= {volume["name"] for volume in pod["volumes"]}
@@ -255,7 +311,8 @@ def test_siblings_find_each_other_by_the_variable_of_their_service(twin: bool, t
         serves = container["name"] == "headwater"
         given = {option.flag for option in OPTIONS if option.given(settings) != option.default} & OF_PEERS
         assert given == (OF_PEERS if serves else OF_PEERS - {"--peer-listen"})
-        assert [str(seed) for seed in settings.seeds] == ["192.0.2.1:9354"]
+        of_its_pod = [] if serves else ["127.0.0.1:9354"]
+        assert [str(seed) for seed in settings.seeds] == [*of_its_pod, "192.0.2.1:9354"]
     (service,) = (item for item in found if item["metadata"]["name"] == "dns-siblings" and item["kind"] == "Service")
     named = {port["name"] for container in pod["initContainers"] for port in container["ports"]}
     assert {port["targetPort"] for port in service["spec"]["ports"]} <= named
@@ -276,8 +333,8 @@ def test_a_policy_for_siblings_alone_would_close_the_ports_of_a_coredns_that_is_
 
 @pytest.mark.parametrize("value", OTHERWISE)
 def test_a_value_becomes_its_flag_and_nothing_else(value: str, tmp_path: Path) -> None:
-    usual = settings_of(objects(template(tmp_path)))
-    found = settings_of(objects(template(tmp_path, nested(f"headwater.{value}", OTHERWISE[value]))))
+    usual = settings_of(objects(template(tmp_path, SINGLE)))
+    found = settings_of(objects(template(tmp_path, merged(SINGLE, nested(f"headwater.{value}", OTHERWISE[value])))))
     changed = {option.flag: option.given(found) for option in OPTIONS if option.given(found) != option.given(usual)}
     expected: Any = OTHERWISE[value]
     if value == "secondOpinion":
@@ -308,10 +365,10 @@ def corefiles() -> Iterator[dict[str, Any]]:
     for mode in MODES:
         for key, value in OTHERWISE.items():
             if not (mode == "split" and key == "ignoreEmptyService"):
-                yield {"mode": mode, "headwater": {key: value}}
+                yield {"mode": mode, "headwater": {key: value, "twin": False}}
         for clusterset in ([], ["clusterset.local"]):
             for zones in REVERSE:
-                flags = {"reverseZones": zones, "workers": 1, "multiclusterZones": clusterset}
+                flags = {"reverseZones": zones, "workers": 1, "twin": False, "multiclusterZones": clusterset}
                 yield {"mode": mode, "headwater": flags}
 
 
@@ -333,8 +390,19 @@ def test_corefile_is_the_one_that_headwater_prints_for_these_flags(
     assert len(ours) == len(theirs) + counting == len(theirs) + (2 if forward and settings.reverse_zones else 1)
 
 
-def test_mode_sidecar_has_the_same_blocks(tmp_path: Path) -> None:
-    reverse = nested("headwater.reverseZones", ["in-addr.arpa", "10.96.0.0/12"])
+@pytest.mark.parametrize("mode", ["standalone", "split", "sidecar"])
+def test_two_of_a_pod_change_nothing_in_the_corefile(mode: str, tmp_path: Path) -> None:
+    """Two of one process each have the sockets of one with two: a Corefile stays as it is."""
+    both, one = (
+        only(objects(template(tmp_path, merged({"mode": mode}, values))), "ConfigMap")["data"]["Corefile"]
+        for values in ({}, SINGLE)
+    )
+    assert both == one
+
+
+@pytest.mark.parametrize("twin", [True, False])
+def test_mode_sidecar_has_the_same_blocks(twin: bool, tmp_path: Path) -> None:
+    reverse = {"headwater": {"reverseZones": ["in-addr.arpa", "10.96.0.0/12"], "twin": twin}}
     sidecar = objects(template(tmp_path, {"mode": "sidecar", **reverse}))
     standalone = objects(template(tmp_path, reverse))
     data = only(sidecar, "ConfigMap")["data"]
@@ -344,7 +412,9 @@ def test_mode_sidecar_has_the_same_blocks(tmp_path: Path) -> None:
     values = yaml.safe_load(data["coredns-values.yaml"])
     assert values["initContainers"] == patch["spec"]["template"]["spec"]["initContainers"]
     assert values["extraVolumes"] == patch["spec"]["template"]["spec"]["volumes"]
-    assert patch["spec"]["template"]["spec"]["initContainers"][0]["args"] == containers(standalone)["headwater"]["args"]
+    both = [container["args"] for name, container in containers(standalone).items() if name != "coredns"]
+    assert [container["args"] for container in patch["spec"]["template"]["spec"]["initContainers"]] == both
+    assert len(both) == 1 + twin
 
 
 def as_coredns_chart_writes(server: Object) -> list[str]:
@@ -428,7 +498,7 @@ def test_releases_of_one_name_in_two_namespaces_do_not_share_a_role(tmp_path: Pa
     assert names == {"a:dns-headwater", "b:dns-headwater"}
 
 
-@pytest.mark.parametrize(("mode", "who"), [("standalone", {"headwater"}), ("split", {"headwater", "coredns"})])
+@pytest.mark.parametrize(("mode", "who"), [("standalone", SIDECARS), ("split", {*SIDECARS, "coredns"})])
 def test_only_who_asks_the_api_server_has_the_token(mode: str, who: set[str], tmp_path: Path) -> None:
     found = objects(template(tmp_path, {"mode": mode}))
     spec = only(found, "Deployment")["spec"]["template"]["spec"]
@@ -529,7 +599,7 @@ def test_another_job_is_in_every_rule_and_in_the_dashboard(tmp_path: Path) -> No
     assert (variables["job"], variables["coredns"]) == ("two", "three")
     monitor = only(found, "PodMonitor")
     jobs = [item["relabelings"][1]["replacement"] for item in monitor["spec"]["podMetricsEndpoints"]]
-    assert jobs == ["two", "three"]
+    assert jobs == ["two", "two", "three"]
 
 
 def test_the_dashboard_is_that_of_deploy_monitoring(tmp_path: Path) -> None:
@@ -558,8 +628,8 @@ def test_a_service_monitor_finds_the_service_that_comes_with_it(mode: str, tmp_p
         patch = yaml.safe_load(
             only([item for item in found if "patch.yaml" in item.get("data", {})], "ConfigMap")["data"]["patch.yaml"]
         )
-        (port,) = patch["spec"]["template"]["spec"]["initContainers"][0]["ports"]
-        assert port["name"] == "headwater-http"
+        ports = [port["name"] for one in patch["spec"]["template"]["spec"]["initContainers"] for port in one["ports"]]
+        assert ports == ["headwater-http", "headwater-twin"]
     else:
         labels = only(found, "Deployment")["spec"]["template"]["metadata"]["labels"]
         assert service["spec"]["selector"].items() <= labels.items()
@@ -635,7 +705,7 @@ def test_a_wrong_value_is_refused_and_named(path: str, value: Any, why: str, tmp
         ({"mode": "split", "headwater": {"labels": "a!=b"}}, 'headwater.labels: "a!=b": CoreDNS'),
         ({"mode": "split", "headwater": {"namespaceLabels": "a>1"}}, "headwater.namespaceLabels: "),
         ({"headwater": {"namespaces": ["a"], "namespaceLabels": "a=b"}}, "headwater.namespaceLabels: cannot be used"),
-        ({"headwater": {"workers": 3, "twin": True}}, "headwater.workers: with headwater.twin each of the two has"),
+        ({"headwater": {"workers": 3}}, "headwater.workers: with headwater.twin each of the two has half .*twin=false"),
         (
             {"monitoring": {"podMonitor": {"enabled": True}, "serviceMonitor": {"enabled": True}}},
             "monitoring.serviceMonitor.enabled: monitoring.podMonitor.enabled is true too",

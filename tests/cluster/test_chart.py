@@ -179,7 +179,7 @@ def test_install_upgrade_and_rollback(release: Release) -> None:
     assert may(plane, user, "watch", "endpointslices")
     assert not may(plane, user, "list", "pods")
 
-    release.upgrade({"headwater": {"workers": 3, "pods": "verified"}})
+    release.upgrade({"headwater": {"workers": 3, "twin": False, "pods": "verified"}})
     second = release.pods()
     assert not first.keys() & second.keys(), "a changed flag starts new pods"
     assert all("--workers=3" in args for args in second.values())
@@ -189,7 +189,7 @@ def test_install_upgrade_and_rollback(release: Release) -> None:
 
     release.run("rollback", "1", "--wait", "--timeout", "60s")
     third = release.pods()
-    assert all("--workers=2" in args for args in third.values())
+    assert all("--workers=1" in args for args in third.values())
     assert "dns-2.sock" not in release.corefile_of_pods()
     assert len(release.corefiles()) == 1
     assert not may(plane, user, "list", "pods")
@@ -284,9 +284,9 @@ def test_the_commands_of_the_notes_put_the_sidecar_into_coredns(plane: Plane, st
         for step in to_patch:
             shell(step)
         spec = release.get("deployment/coredns")["spec"]["template"]["spec"]
-        (headwater,) = spec["initContainers"]
+        assert [item["name"] for item in spec["initContainers"]] == ["headwater", "headwater-twin"]
         (container,) = spec["containers"]
-        assert headwater["restartPolicy"] == "Always"
+        assert {item["restartPolicy"] for item in spec["initContainers"]} == {"Always"}
         assert Counter(mount["name"] for mount in container["volumeMounts"]) == {
             "config-volume": 1,
             "headwater-sockets": 1,
@@ -294,7 +294,15 @@ def test_the_commands_of_the_notes_put_the_sidecar_into_coredns(plane: Plane, st
         assert "(no change)" in shell(to_patch[1])
         for path in re.findall(r"unix://(\S+)", shell(block)):
             assert path.startswith("/run/headwater/")
-        shell(next(step for step in steps if "rollout undo" in step))
+        # One sidecar in the place of two: a patch only adds, so there is one more command.
+        single = {"mode": "sidecar", "sidecar": {"namespace": strict}, "headwater": {"twin": False}}
+        notes = release.run("upgrade", CHART, values=single).partition("NOTES:\n")[2]
+        (to_go,) = [line.strip() for line in notes.splitlines() if "delete" in line]
+        for step in (*to_patch, to_go):
+            shell(step)
+        (left,) = release.get("deployment/coredns")["spec"]["template"]["spec"]["initContainers"]
+        assert (left["name"], "--workers=2" in left["args"]) == ("headwater", True)
+        shell(next(step for step in steps if "rollout undo" in step) + " --to-revision=1")
         assert "initContainers" not in release.get("deployment/coredns")["spec"]["template"]["spec"]
     finally:
         release.run("uninstall", "--ignore-not-found", "--wait")
@@ -319,7 +327,7 @@ def test_an_upgrade_of_coredns_own_chart_keeps_the_patch(plane: Plane, strict: s
         release.run("upgrade", chart, "--set", "note=two")
         template_ = release.get("deployment/coredns")["spec"]["template"]
         assert template_["metadata"]["annotations"]["note"] == "two"
-        assert [item["name"] for item in template_["spec"]["initContainers"]] == ["headwater"]
+        assert [item["name"] for item in template_["spec"]["initContainers"]] == ["headwater", "headwater-twin"]
         assert template_["spec"]["containers"][0]["lifecycle"]["preStop"]["sleep"] == {"seconds": 5}
     finally:
         release.run("uninstall", "--ignore-not-found", "--wait")

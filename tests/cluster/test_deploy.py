@@ -42,8 +42,9 @@ DEPLOY = CHECKOUT / "deploy"
 BASE = DEPLOY / "base"
 PODS_VERIFIED = DEPLOY / "overlays" / "pods-verified"
 CLIENT_NODES = DEPLOY / "overlays" / "client-nodes"
+SINGLE = DEPLOY / "overlays" / "single"
 PATCH_COREDNS = DEPLOY / "overlays" / "patch-coredns"
-COMPLETE = [BASE, PODS_VERIFIED]
+COMPLETE = [BASE, PODS_VERIFIED, SINGLE]
 ALL = [*COMPLETE, PATCH_COREDNS]
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -134,9 +135,15 @@ def pod_spec(objects: list[dict[str, Any]]) -> dict[str, Any]:
     return spec
 
 
+def sidecars(objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the pod's Headwaters: two, but for the overlay that has one."""
+    found = [dict(item) for item in pod_spec(objects)["initContainers"]]
+    assert [item["name"] for item in found] in (["headwater"], ["headwater", "headwater-twin"])
+    return found
+
+
 def sidecar(objects: list[dict[str, Any]]) -> dict[str, Any]:
-    (found,) = [item for item in pod_spec(objects)["initContainers"] if item["name"] == "headwater"]
-    return dict(found)
+    return sidecars(objects)[0]
 
 
 def settings_of(container: dict[str, Any]) -> Settings:
@@ -218,7 +225,7 @@ def test_patch_keeps_what_the_deployment_has(coredns: Plane) -> None:
     new["env"] = [item for item in new["env"] if item["name"] not in added]
     assert new == old
     assert all(volume in after["volumes"] for volume in before["volumes"])
-    assert [item["name"] for item in after["initContainers"]] == ["headwater"]
+    assert [item["name"] for item in after["initContainers"]] == ["headwater", "headwater-twin"]
 
 
 def test_a_field_that_does_not_exist_is_refused(namespaces: Plane) -> None:
@@ -390,58 +397,91 @@ def test_wrong_flag_is_seen(objects: list[dict[str, Any]]) -> None:
 
 
 def test_probes_ask_the_admin_port(objects: list[dict[str, Any]]) -> None:
-    container = sidecar(objects)
-    admin = settings_of(container).admin
-    assert admin is not None
-    assert admin.host == "0.0.0.0", "the kubelet asks from outside of the pod"
-    (port,) = container["ports"]
-    assert port["containerPort"] == admin.port == 9353
-    pages = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
-    assert {kind: page["path"] for kind, page in pages.items()} == {
-        "startup": "/healthz",
-        "liveness": "/healthz",
-        "readiness": "/readyz",
-    }
-    assert {page["port"] for page in pages.values()} == {port["name"]}
+    for container, expected in zip(sidecars(objects), (9353, 9355), strict=False):
+        admin = settings_of(container).admin
+        assert admin is not None
+        assert admin.host == "0.0.0.0", "the kubelet asks from outside of the pod"
+        (port,) = container["ports"]
+        assert port["containerPort"] == admin.port == expected
+        pages = {kind: container[f"{kind}Probe"]["httpGet"] for kind in ("startup", "liveness", "readiness")}
+        assert {kind: page["path"] for kind, page in pages.items()} == {
+            "startup": "/healthz",
+            "liveness": "/healthz",
+            "readiness": "/readyz",
+        }
+        assert {page["port"] for page in pages.values()} == {port["name"]}
 
 
 def test_every_place_to_write_is_a_volume(objects: list[dict[str, Any]]) -> None:
-    container, spec = sidecar(objects), pod_spec(objects)
-    settings = settings_of(container)
-    assert settings.listen.path is not None
+    spec = pod_spec(objects)
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
-    writable = {
-        mount["mountPath"]: mount["name"]
-        for mount in container["volumeMounts"]
-        if "emptyDir" in volumes[mount["name"]] and not mount.get("readOnly")
-    }
-    sockets = str(Path(settings.listen.path).parent)
-    # Python's forkserver listens in the folder for temporary files.
-    assert writable.keys() == {settings.state_dir, sockets, "/tmp"}
     (coredns,) = spec["containers"]
-    assert {"name": writable[sockets], "mountPath": sockets} in coredns["volumeMounts"]
+    taken: set[str] = set()
+    for container in sidecars(objects):
+        settings = settings_of(container)
+        assert settings.listen.path is not None
+        writable = {
+            mount["mountPath"]: mount["name"]
+            for mount in container["volumeMounts"]
+            if "emptyDir" in volumes[mount["name"]] and not mount.get("readOnly")
+        }
+        sockets = str(Path(settings.listen.path).parent)
+        # Python's forkserver listens in the folder for temporary files.
+        assert writable.keys() == {settings.state_dir, sockets, "/tmp"}
+        assert {"name": writable.pop(sockets), "mountPath": sockets} in coredns["volumeMounts"]
+        # Nothing but the sockets is for both: neither can fill or harm the other's.
+        assert not taken & {*writable.values()}
+        taken |= {*writable.values()}
 
 
 def test_sidecar_has_no_privileges(objects: list[dict[str, Any]]) -> None:
-    container, spec = sidecar(objects), pod_spec(objects)
-    context = spec.get("securityContext", {}) | container["securityContext"]
-    assert context["runAsNonRoot"]
-    assert context["readOnlyRootFilesystem"]
-    assert not context["allowPrivilegeEscalation"]
-    assert context["capabilities"] == {"drop": ["ALL"]}
-    assert context["seccompProfile"] == {"type": "RuntimeDefault"}
     dockerfile = (DEPLOY / "Dockerfile").read_text()
-    assert re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE) == [f"{context['runAsUser']}:{context['runAsGroup']}"]
+    for container in sidecars(objects):
+        context = pod_spec(objects).get("securityContext", {}) | container["securityContext"]
+        assert context["runAsNonRoot"]
+        assert context["readOnlyRootFilesystem"]
+        assert not context["allowPrivilegeEscalation"]
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        user = f"{context['runAsUser']}:{context['runAsGroup']}"
+        assert re.findall(r"^USER (.*)$", dockerfile, re.MULTILINE) == [user]
 
 
-def test_sidecar_is_the_same_in_every_deployment(plane: Plane, patched: Path) -> None:
+def test_sidecars_are_the_same_in_every_deployment(plane: Plane, patched: Path) -> None:
     """One is a patch and cannot be derived from the other, so this test keeps them equal."""
-    ours, theirs = sidecar(render(plane, BASE)), sidecar(render(plane, patched))
-    assert theirs.pop("securityContext").items() >= ours.pop("securityContext").items()
-    # The base answers for addresses. CoreDNS as it was goes on to do so, and needs a token itself.
-    ours["args"] = [flag for flag in ours["args"] if not flag.startswith("--reverse-zone=")]
-    ours["volumeMounts"] = [mount for mount in ours["volumeMounts"] if mount["mountPath"] != ACCOUNT]
-    assert theirs == ours
+    for ours, theirs in zip(sidecars(render(plane, BASE)), sidecars(render(plane, patched)), strict=True):
+        assert theirs.pop("securityContext").items() >= ours.pop("securityContext").items()
+        # The base answers for addresses. CoreDNS as it was goes on to do so, and needs a token
+        # itself.
+        ours["args"] = [flag for flag in ours["args"] if not flag.startswith("--reverse-zone=")]
+        ours["volumeMounts"] = [mount for mount in ours["volumeMounts"] if mount["mountPath"] != ACCOUNT]
+        assert theirs == ours
+
+
+def test_the_overlay_with_one_sidecar_has_nothing_of_the_second(plane: Plane) -> None:
+    """It is one instance with both answer processes, at the sockets that the Corefile names."""
+    objects = render(plane, SINGLE)
+    (container,) = sidecars(objects)
+    settings = settings_of(container)
+    assert settings.workers == 2
+    assert settings.peer_listen is None
+    assert "twin" not in yaml.safe_dump_all(objects)
+    assert "9355" not in yaml.safe_dump_all(objects)
+
+
+def test_one_of_a_pod_asks_the_other_one_where_it_listens(objects: list[dict[str, Any]]) -> None:
+    """On loopback: nobody outside the pod gets there, and Kubernetes is told of no port."""
+    first, *others = sidecars(objects)
+    listening = settings_of(first).peer_listen
+    assert (listening is None) == (not others)
+    for other in others:
+        settings = settings_of(other)
+        assert settings.peer_listen is None
+        assert settings.seeds == (listening,)
+    if listening is not None:
+        assert listening.host == "127.0.0.1"
+        ports = {port["containerPort"] for container in (first, *others) for port in container["ports"]}
+        assert listening.port not in ports
 
 
 @pytest.mark.parametrize("folder", COMPLETE, ids=lambda folder: folder.name)
@@ -466,10 +506,8 @@ def test_only_headwater_has_the_token(folder: Path, plane: Plane) -> None:
         container["name"]: [mount for mount in container["volumeMounts"] if mount["name"] == volume["name"]]
         for container in (*spec["initContainers"], *spec["containers"])
     }
-    assert mounts == {
-        "headwater": [{"name": volume["name"], "mountPath": ACCOUNT, "readOnly": True}],
-        "coredns": [],
-    }
+    token = [{"name": volume["name"], "mountPath": ACCOUNT, "readOnly": True}]
+    assert mounts == {item["name"]: token for item in sidecars(objects)} | {"coredns": []}
     # Where the client library looks for them.
     assert str(Path(incluster_config.SERVICE_TOKEN_FILENAME).parent) == ACCOUNT
     assert Path(incluster_config.SERVICE_CERT_FILENAME).name == "ca.crt"
@@ -517,7 +555,9 @@ def test_corefile_asks_where_headwater_listens(folder: Path, plane: Plane) -> No
     objects = render(plane, folder)
     settings = settings_of(sidecar(objects))
     (corefile,) = only(objects, "ConfigMap")["data"].values()
-    upstreams = " ".join(upstream(address) for address in settings.listen_addresses())
+    upstreams = " ".join(
+        upstream(address) for item in sidecars(objects) for address in settings_of(item).listen_addresses()
+    )
     assert f"grpc . {upstreams} {{" in corefile
     assert f"\n{' '.join(f'{zone}:53' for zone in settings.zones)} {{" in corefile
     assert f"\n{' '.join(f'{zone}:53' for zone in settings.reverse_zones)} {{" in corefile
@@ -533,7 +573,7 @@ def test_service_reaches_the_pods(folder: Path, plane: Plane) -> None:
 
 
 def test_images_carry_the_versions_of_this_checkout(objects: list[dict[str, Any]]) -> None:
-    assert sidecar(objects)["image"] == f"headwater:{__version__}"
+    assert {item["image"] for item in sidecars(objects)} == {f"headwater:{__version__}"}
     assert pod_spec(objects)["containers"][0]["image"] == f"coredns/coredns:{build.TOOLS['coredns'].version()}"
 
 

@@ -63,24 +63,34 @@ def test_the_server_accepts_the_manifests(objects: list[dict[str, Any]], plane: 
 
 def test_the_manifests_fit_together(objects: list[dict[str, Any]], tmp_path: Path) -> None:
     template = named(objects, "Deployment", "headwater-dns")["spec"]["template"]
-    (sidecar,) = template["spec"]["initContainers"]
+    sidecar, twin = template["spec"]["initContainers"]
     for name in ("tls.crt", "tls.key", "ca.crt"):
         (tmp_path / name).touch()
     service = named(objects, "Service", "headwater-peers")
     # As the kubelet expands it: the Service's name in capitals.
     variable = service["metadata"]["name"].upper().replace("-", "_") + "_SERVICE_HOST"
     (mount,) = [item for item in sidecar["volumeMounts"] if item["name"] == "headwater-peers"]
-    words = [
-        word.replace(mount["mountPath"], str(tmp_path)).replace(f"$({variable})", "172.16.0.99")
-        for word in sidecar["args"][1:]
-    ]
-    settings = options.settings_of(words)
+    settings, of_the_twin = (
+        options.settings_of(
+            [word.replace(mount["mountPath"], str(tmp_path)).replace(f"$({variable})", "172.16.0.99")
+             for word in container["args"][1:]]
+        )
+        for container in (sidecar, twin)
+    )  # fmt: skip
     assert settings.peer_listen is not None
     (port,) = [item for item in sidecar["ports"] if item["name"] == "headwater-peers"]
     (offered,) = service["spec"]["ports"]
     assert port["containerPort"] == settings.peer_listen.port
     assert offered["targetPort"] == port["name"]
     assert [str(seed) for seed in settings.seeds] == [f"172.16.0.99:{offered['port']}"]
+    # The other one of the pod asks the first, which serves it as it does siblings; then them.
+    assert of_the_twin.peer_listen is None
+    assert [str(seed) for seed in of_the_twin.seeds] == [
+        f"127.0.0.1:{settings.peer_listen.port}", f"172.16.0.99:{offered['port']}",
+    ]  # fmt: skip
+    assert of_the_twin.peer_ca == settings.peer_ca == str(tmp_path / "ca.crt")
+    assert mount in twin["volumeMounts"]
+    assert "headwater-peers" not in {item["name"] for item in twin["ports"]}
     labels = template["metadata"]["labels"].items()
     assert service["spec"]["selector"].items() <= labels
     policy = named(objects, "NetworkPolicy", "headwater-peers")["spec"]

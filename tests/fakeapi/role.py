@@ -42,6 +42,7 @@ SHORT: Final = Timing(
     audit_pause=0.005,
     audit_grace=0.1,
     audit_retry=0.1,
+    sibling=0.0,
 )
 #: For servers that hang or fall silent.
 IMPATIENT: Final = replace(SHORT, connect=0.5, page=0.5, recognize=0.5, silence=0.5)

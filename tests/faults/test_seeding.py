@@ -11,7 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from headwater.store.identity import published
 
 from tests.fakeapi import faults
 from tests.fakeapi.cluster import APP, EVERYTHING, STABLE, app, objects
-from tests.fakeapi.role import IMPATIENT
+from tests.fakeapi.role import IMPATIENT, SHORT
 from tests.fakeapi.server import Behaviour, FakeApiServer
 from tests.fakeapi.truth import Truth
 from tests.fakeapi.watching import DEADLINE, Watching
@@ -193,6 +193,37 @@ def test_a_peer_that_is_busy_is_asked_again(tmp_path: Path) -> None:
             until_published(new)
             assert new.snapshot().seeds == {"busy": 2, "taken": 1}
             here.check(new)
+
+
+def test_a_peer_that_is_not_ready_yet_is_waited_for(tmp_path: Path) -> None:
+    """The other one of a pod started seconds before: what it lists is not listed beside it."""
+    with scene(tmp_path) as here:
+        whole = here.record().bytes()
+        said: list[int] = []
+        began = time.monotonic()
+
+        def say(end: socket.socket) -> None:
+            said.append(1)
+            end.sendall(refusal(503, "not_ready") if len(said) < 4 else whole)
+
+        with here.lied_to(say, timing=replace(SHORT, sibling=DEADLINE)) as (new, liar):
+            new.start()
+            until_published(new)
+            assert new.snapshot().seeds == {"not_ready": 3, "taken": 1}
+            assert here.api.count("list", since=began) == 0
+            assert new.logged(f"no store from 127.0.0.1:{liar.port}: it says 503 not_ready") == 1
+            here.check(new)
+
+
+def test_a_peer_that_does_not_get_ready_is_not_waited_for_longer(tmp_path: Path) -> None:
+    refused = refusal(503, "not_ready")
+    with scene(tmp_path) as here, here.lied_to(
+        lambda end: end.sendall(refused), timing=replace(SHORT, sibling=1.2)
+    ) as (new, _):  # fmt: skip
+        new.start()
+        until_published(new)
+        assert new.snapshot().seeds == {"not_ready": 3} or new.snapshot().seeds == {"not_ready": 2}
+        here.check(new)
 
 
 # The API server

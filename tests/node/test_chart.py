@@ -65,14 +65,15 @@ def test_an_upgrade_and_a_rollback_lose_nothing(machine: Machine, release: Deplo
 
 
 def test_new_pods_take_a_siblings_store(machine: Machine) -> None:
-    """With twins: both instances of a pod do."""
+    """The first of a pod takes it from a sibling, the second from the first."""
     deployed = ground.released("seeded")
     machine.kubectl("create", "namespace", deployed.namespace)
     ground.make_peers_secret(machine, deployed.namespace)
-    values = ("peers.enabled=true", "peers.secret=headwater-peers", "headwater.twin=true", "replicas=1")
+    values = ("peers.enabled=true", "peers.secret=headwater-peers", "replicas=1")
     ground.set_release(machine, "install", deployed, *values)
     try:
         assert "taken" not in ground.seeds(machine, deployed), "there was no sibling yet"
+        assert ground.seeds(machine, deployed, 9355) == ["taken"], "the first of its own pod was there"
         ground.restart(machine, deployed)
         for port in (9353, 9355):
             assert ground.seeds(machine, deployed, port) == ["taken"]

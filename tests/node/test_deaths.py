@@ -1,6 +1,6 @@
 """Deaths, hangs and memory limits on a real node: of the sidecar, of CoreDNS, and of CoreDNS alone.
 
-The short form kills one sidecar of deploy/base.
+The short form kills one sidecar of deploy/base, which has two in each pod: no question is lost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tests.node.rows import AROUND, Row, long_form, lost_almost_nothing, marks, 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.node.ground import Seen
+    from tests.node.ground import Asked, Seen
     from tests.node.machine import Machine
 
 pytestmark = marks
@@ -85,68 +85,63 @@ def no_worse(ours: Seen, alone: Seen) -> None:
     assert ours.failed <= 2 * alone.failed + RATE, (ours, alone)
 
 
-def test_a_sidecar_that_is_killed_is_back_within_seconds(machine: Machine) -> None:
-    act = death(machine, BASE, "headwater")
-    asked = seen_during(machine, BASE, "kill -9 of the sidecar's process 1", act).asked
-    for seen in (asked.fresh, asked.long_lived):
-        costs_seconds_of_a_pod(seen, DEATH)
+# -- two sidecars in each pod: deploy/base
+
+
+def costs_nothing(asked: Asked) -> None:
+    """CoreDNS asks the other sidecar within the same query."""
+    lost_almost_nothing(asked.fresh)
+    assert "SERVFAIL" not in asked.long_lived.seen, asked.long_lived.by_second()
+
+
+@pytest.mark.parametrize("container", [SIDECARS[0], pytest.param(SIDECARS[1], marks=long_form)])
+def test_a_sidecar_that_is_killed_costs_nothing(container: str, machine: Machine) -> None:
+    act = death(machine, BASE, container)
+    costs_nothing(seen_during(machine, BASE, f"kill -9 of process 1 of `{container}`", act).asked)
 
 
 @long_form
-def test_a_sidecar_that_reaches_its_memory_limit_is_back_within_seconds(machine: Machine) -> None:
-    asked = seen_during(machine, BASE, "the sidecar reaches its memory limit", limit(machine, BASE, "headwater")).asked
-    for seen in (asked.fresh, asked.long_lived):
-        costs_seconds_of_a_pod(seen, DEATH)
+@pytest.mark.parametrize("container", SIDECARS)
+def test_a_sidecar_that_reaches_its_memory_limit_costs_nothing(container: str, machine: Machine) -> None:
+    act = limit(machine, BASE, container)
+    costs_nothing(seen_during(machine, BASE, f"`{container}` reaches its memory limit", act).asked)
 
 
 @long_form
 def test_a_sidecar_that_hangs_is_left_out_and_then_restarted(machine: Machine) -> None:
-    row = seen_during(machine, BASE, "SIGSTOP of the whole sidecar", hang(machine, BASE, "headwater"))
+    """CoreDNS waits for the one that hangs, with half of its pod's questions."""
+    row = seen_during(machine, BASE, "SIGSTOP of one whole sidecar of two", hang(machine, BASE, "headwater"))
     how_long(row)
     assert row.asked.fresh.failed, "all of it hung, and nobody noticed: something else was stopped"
     costs_seconds_of_a_pod(row.asked.fresh, HANG)
 
 
-# -- two sidecars that share nothing
+# -- one sidecar in each pod, for comparison
 
 
 @pytest.fixture(scope="module")
-def twins(machine: Machine) -> Iterator[Deployed]:
-    deployed = ground.released("twins")
-    ground.set_release(machine, "install", deployed, "headwater.twin=true")
+def single(machine: Machine) -> Iterator[Deployed]:
+    """Yield a release of the chart; tests/chart holds that it is deploy/overlays/single."""
+    deployed = ground.released("single")
+    ground.set_release(machine, "install", deployed, "headwater.twin=false")
     yield deployed
     ground.uninstall(machine, deployed)
 
 
 @long_form
-@pytest.mark.parametrize("container", SIDECARS)
-def test_a_twin_that_is_killed_costs_nothing(container: str, machine: Machine, twins: Deployed) -> None:
-    act = death(machine, twins, container)
-    asked = seen_during(machine, twins, f"twins: kill -9 of process 1 of `{container}`", act).asked
-    lost_almost_nothing(asked.fresh)
-    assert "SERVFAIL" not in asked.long_lived.seen, asked.long_lived.by_second()
-
-
-@long_form
-def test_a_twin_that_reaches_its_memory_limit_costs_nothing(machine: Machine, twins: Deployed) -> None:
-    act = limit(machine, twins, "headwater")
-    asked = seen_during(machine, twins, "twins: one reaches its memory limit", act).asked
-    lost_almost_nothing(asked.fresh)
-    assert "SERVFAIL" not in asked.long_lived.seen, asked.long_lived.by_second()
-
-
-@long_form
-def test_a_twin_that_hangs_costs_no_more_than_a_sidecar_that_does(machine: Machine, twins: Deployed) -> None:
-    row = seen_during(machine, twins, "twins: SIGSTOP of one", hang(machine, twins, "headwater"))
+@pytest.mark.parametrize(
+    ("what", "how"),
+    [("kill -9 of its process 1", death), ("it reaches its memory limit", limit)],
+    ids=["killed", "memory"],
+)
+def test_the_death_of_a_single_sidecar_costs_seconds_of_its_pod(
+    what: str, how: Callable[..., Callable[[], str]], machine: Machine, single: Deployed
+) -> None:
+    row = seen_during(machine, single, f"a single sidecar: {what}", how(machine, single, "headwater"))
     how_long(row)
-    assert row.asked.fresh.failed
-    costs_seconds_of_a_pod(row.asked.fresh, HANG)
-
-
-@long_form
-def test_a_rolling_restart_of_twins_loses_nothing(machine: Machine, twins: Deployed) -> None:
-    asked = seen_during(machine, twins, "twins: rolling restart", lambda: ground.restart(machine, twins)).asked
-    lost_almost_nothing(asked.fresh)
+    for seen in (row.asked.fresh, row.asked.long_lived):
+        costs_seconds_of_a_pod(seen, DEATH)
+    assert "SERVFAIL" in row.asked.fresh.seen, "a second sidecar would be for nothing"
 
 
 # -- CoreDNS: ours, and alone

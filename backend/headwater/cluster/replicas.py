@@ -25,7 +25,7 @@ from headwater.cluster.reflector import RequestFailed
 NAMESPACES: Final = ("headwater", "kube-system")
 SELECTORS: Final = ("app.kubernetes.io/name=headwater", "k8s-app=kube-dns")
 PORT_NAME: Final = "headwater-http"
-#: Of the second instance in a pod (deploy/overlays/twin).
+#: Of the second instance in a pod.
 TWIN_PORT_NAME: Final = "headwater-twin"
 #: The admin port's number where no container names it.
 PORT: Final = 9353

@@ -51,6 +51,8 @@ class Timing:
     """How long a change may be on its way before an audit calls it lost."""
     audit_retry: float = 300.0
     """After a request of an audit that failed; the audit that it belonged to is given up."""
+    sibling: float = 10.0
+    """For how long an instance that is not ready is asked again for its store: it lists already."""
     second_opinion: float = 5.0
     """Between a list that would take much away and the request for a second one."""
     commit_retry: float = 1.0

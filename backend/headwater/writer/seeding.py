@@ -41,8 +41,12 @@ _log = logging.getLogger(__name__)
 
 #: Seconds from the request for the API server's word in which it has to come.
 _PATIENCE: Final = 0.7
-#: For how long peers that are busy are asked again, and how often, in seconds.
-_BUSY: Final = (5.0, 0.5)
+#: For how long peers that are busy are asked again, in seconds. (`Timing.sibling` is for those that
+#: are not ready: the other one of a pod, which started seconds before. What it lists need not be
+#: listed beside it, and to wait for the rest of that list takes less time than a whole one.)
+_BUSY: Final = 5.0
+#: How often, in seconds.
+_AGAIN: Final = 0.5
 #: Bytes of entries that are put in one transaction; it only bounds memory.
 _BATCH: Final = 8 << 20
 _MARK: Final = "seeding"
@@ -141,18 +145,22 @@ def seed(settings: Settings, identity: Identity, store: Store, timing: Timing = 
 
     asked = _Asked(connect)
     began = time.monotonic()
+    patience = {Taken.BUSY: _BUSY, Taken.NOT_READY: timing.sibling}
+    told: set[tuple[Address, Taken]] = set()
     peers = list(settings.seeds)
     while peers:
-        busy: list[Address] = []
+        later: list[Address] = []
         for peer in peers:
             try:
                 _take(settings, store, peer, asked, mark, found)
             except NoCopy as error:
                 found.note(error.outcome)
                 found.withheld = found.impatient = False
-                _log.warning("no store from %s: %s", peer, error)
-                if error.outcome is Taken.BUSY:
-                    busy.append(peer)
+                if (peer, error.outcome) not in told:
+                    told.add((peer, error.outcome))
+                    _log.warning("no store from %s: %s", peer, error)
+                if time.monotonic() - began + _AGAIN <= patience.get(error.outcome, 0.0):
+                    later.append(peer)
                 if not is_empty(store):
                     store.close()
                     store, _ = Store.open(Path(settings.state_dir), identity)
@@ -161,11 +169,9 @@ def seed(settings: Settings, identity: Identity, store: Store, timing: Timing = 
             found.note(Taken.TAKEN)
             found.peer = str(peer)
             return store, found
-        if time.monotonic() - began + _BUSY[1] > _BUSY[0]:
-            break
-        peers = busy
+        peers = later
         if peers:
-            time.sleep(_BUSY[1])
+            time.sleep(_AGAIN)
     _log.info("no store from another instance: listing")
     return store, found
 

@@ -1,7 +1,7 @@
 {{/*
 Headwater's arguments. What is the default of `headwater serve` is left out, but for the six that
-deploy/base spells out too. Each text goes through toJson: no value can end its word. (context, whether
-they are the twin's)
+deploy/base spells out too. Each text goes through toJson: no value can end its word. The twin takes the
+store of the first over the pod's loopback. (context, whether they are the twin's)
 */}}
 {{- define "headwater.args" -}}
 {{- $twin := index . 1 -}}
@@ -58,10 +58,14 @@ they are the twin's)
 - --{{ index . 0 }}
 {{- end }}
 {{- end }}
-{{- if .Values.peers.enabled }}
-{{- if not $twin }}
+{{- if $twin }}
+- --seed=127.0.0.1:9354
+{{- else if .Values.peers.enabled }}
 - --peer-listen=0.0.0.0:9354
+{{- else if $h.twin }}
+- --peer-listen=127.0.0.1:9354
 {{- end }}
+{{- if .Values.peers.enabled }}
 - --seed=$({{ include "headwater.peersName" . | upper | replace "-" "_" }}_SERVICE_HOST):9354
 - --peer-cert=/etc/headwater/peers/tls.crt
 - --peer-key=/etc/headwater/peers/tls.key
@@ -112,7 +116,7 @@ them too, but only in the pod's log.
 {{- fail "headwater.reverseZones: no more than 250 zones can be served; a CIDR that does not end at a full octet stands for several" -}}
 {{- end -}}
 {{- if and $h.twin (ne (mod (int64 $h.workers) 2) 0) -}}
-{{- fail "headwater.workers: with headwater.twin each of the two has half of them: an even number is needed" -}}
+{{- fail "headwater.workers: with headwater.twin each of the two has half of them: an even number is needed, or headwater.twin=false" -}}
 {{- end -}}
 {{- if not (or .Values.coredns.image.tag .Values.coredns.image.digest) -}}
 {{- fail "coredns.image.tag: a tag or a digest is needed" -}}
