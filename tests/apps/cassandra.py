@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 FORMS: Final = 300.0  # seconds for a node; about 20 on an idle machine
 WATCHES: Final = "10.44.9.8"
-_HEAP: Final = 384  # MiB
+_HEAP: Final = 384  # MiB of a node
+_TOOL_HEAP: Final = 64
 _STARTED: Final = "Startup complete"
 _FRESH: Final = 2.0  # seconds for which a state is of the present; the client gives four a second
 
@@ -64,6 +65,10 @@ _OPENED: Final = (
     "jdk.compiler/com.sun.tools.javac",
     "jdk.management/com.sun.management.internal",
 )
+_MODULES: Final = (
+    *(f"--add-exports={name}=ALL-UNNAMED" for name in _EXPORTED),
+    *(f"--add-opens={name}=ALL-UNNAMED" for name in _OPENED),
+)
 #: Besides the example's configuration: less of the machine, and a ring that settles sooner.
 _SMALL: Final[dict[str, Any]] = {
     "commitlog_segment_size": "8MiB",
@@ -76,7 +81,9 @@ _SMALL: Final[dict[str, Any]] = {
     "networking_cache_size": "16MiB",
     "auto_snapshot": False,
 }
-_RING_DELAY: Final = 5000  # ms; 30,000 is Cassandra's own
+#: Cassandra waits 30 s for the ring, 8 s for gossip and 10 s for its first role: long enough for
+#: rings of hundreds of nodes.
+_SOON: Final = ("ring_delay_ms=5000", "skip_wait_for_gossip_to_settle=0", "superuser_setup_delay_ms=0")
 _LOGBACK: Final = """\
 <configuration>
   <appender name="out" class="ch.qos.logback.core.ConsoleAppender">
@@ -104,20 +111,21 @@ def schema(session):
     three = "{'class': 'NetworkTopologyStrategy', 'dc1': 3}"
     session.execute("CREATE KEYSPACE IF NOT EXISTS hw WITH replication = " + three, timeout=60)
     for table in ("once", "t"):
-        session.execute("CREATE TABLE IF NOT EXISTS hw.%s (id text PRIMARY KEY)" % table, timeout=60)
+        session.execute("CREATE TABLE IF NOT EXISTS hw.%s (id text PRIMARY KEY, at bigint)" % table, timeout=60)
 """
 _PUT: Final = f"""{_CONNECT}
 session = connect(sys.argv[1], RoundRobinPolicy()).connect()
 schema(session)
 for text in sys.argv[2:]:
-    session.execute("INSERT INTO hw.once (id) VALUES (%s)", (text,))
+    session.execute("INSERT INTO hw.once (id, at) VALUES (%s, %s)", (text, time.time_ns()))
 """
 #: The coordinator is the named host alone.
 _GET: Final = f"""{_CONNECT}
 import socket
 host = socket.gethostbyname(sys.argv[1])
 session = connect(host, WhiteListRoundRobinPolicy([host])).connect()
-print(*sorted(row.id for row in session.execute("SELECT id FROM hw.once")), sep="\\n")
+rows = session.execute("SELECT id, at FROM hw.once")
+print(*(row.id for row in sorted(rows, key=lambda row: row.at)), sep="\\n")
 """
 #: Rows of which there is one copy each: `make` them, or count those that are found.
 _SINGLE: Final = f"""{_CONNECT}
@@ -136,6 +144,13 @@ _GOSSIP: Final = f"""{_CONNECT}
 session = connect(sys.argv[1], WhiteListRoundRobinPolicy([sys.argv[1]]), ConsistencyLevel.ONE).connect()
 rows = session.execute("SELECT * FROM system_views.gossip_info")
 print(json.dumps({{row.address: str(row.status_with_port or row.status) for row in rows}}))
+"""
+#: Whom each of several nodes has in its ring, itself included.
+_RINGS: Final = f"""{_CONNECT}
+for host in sys.argv[1:]:
+    with connect(host, WhiteListRoundRobinPolicy([host]), ConsistencyLevel.ONE) as cluster:
+        rows = cluster.connect().execute("SELECT peer FROM system.peers_v2")
+        print(*sorted({{host, *(str(row.peer) for row in rows)}}))
 """
 #: Write and read at quorum four times a second. A line is "SECONDS state ADDRESS+ ADDRESS- ..." or
 #: "SECONDS event ...".
@@ -187,10 +202,11 @@ class Cassandra:
         self._watch: Path | None = None
         self._started: dict[str, int] = {}
 
-    def start(self, pod: Pod, *, first: bool = False) -> Running:
+    def start(self, pod: Pod, *, first: bool = False, seeds: str = "") -> Running:
+        """Start the server in a pod; `seeds` is another choice for this node alone."""
         files = examples.config(self.name)
         config = yaml.safe_load(files["cassandra.yaml"]) | _SMALL
-        if self.seeds == "headless":
+        if (seeds or self.seeds) == "headless":
             config["seed_provider"][0]["parameters"] = [
                 {"seeds": pod.subdomain, "resolve_multiple_ip_addresses_per_dns_record": "true"}
             ]
@@ -205,14 +221,12 @@ class Cassandra:
         (jamm,) = jars.glob("jamm-*.jar")
         return pod.start(
             "java", *java.options(_HEAP), *extra.split(), f"-javaagent:{jamm}", "-XX:MaxDirectMemorySize=256m",
-            *(word for name in _EXPORTED for word in ("--add-exports", f"{name}=ALL-UNNAMED")),
-            *(word for name in _OPENED for word in ("--add-opens", f"{name}=ALL-UNNAMED")),
-            "-Djdk.attach.allowAttachSelf=true", "-Dio.netty.tryReflectionSetAccessible=true",
+            *_MODULES, "-Djdk.attach.allowAttachSelf=true", "-Dio.netty.tryReflectionSetAccessible=true",
             f"-Dcassandra.config=file://{volume}/cassandra.yaml",
             f"-Dcassandra-rackdc.properties=file://{volume}/cassandra-rackdc.properties",
             f"-Dlogback.configurationFile={volume}/logback.xml",
             f"-Dcassandra.storagedir={volume}/data", f"-Dcassandra.logdir={volume}", "-Dcassandra-foreground=yes",
-            f"-Dcassandra.ring_delay_ms={_RING_DELAY}", "-Dcassandra.jmx.local.port=7199",
+            *(f"-Dcassandra.{name}" for name in _SOON), "-Dcassandra.jmx.local.port=7199",
             "-Dio.netty.allocator.type=unpooled", "-cp", f"{jars}/*", "org.apache.cassandra.service.CassandraDaemon",
             log=log,
         )  # fmt: skip
@@ -220,6 +234,14 @@ class Cassandra:
     def log(self, pod: Pod) -> str:
         """Return what the servers of this name have said."""
         return (pod.folder / f"{pod.name}.log").read_text()
+
+    def nodetool(self, pod: Pod, *words: str) -> str:
+        """Run an operator's command at a node, and return what it says. Raises PodError."""
+        return pod.run(
+            "java", *java.options(_TOOL_HEAP), *_MODULES, f"-Duser.home={pod.volume}",  # where it keeps a history
+            f"-Dlogback.configurationFile={pod.volume}/logback.xml",
+            "-cp", f"{java.folder(self.name)}/*", "org.apache.cassandra.tools.NodeTool", *words, timeout=FORMS,
+        )  # fmt: skip
 
     def answers(self, pod: Pod) -> bool:
         """Return whether the server that was started last in a pod has joined."""
@@ -234,6 +256,7 @@ class Cassandra:
             self.start(pods[-1])
             site.timed(lambda: self.answers(pods[-1]), FORMS, f"{pods[-1].name} has joined")
             pods[-1].ready = True
+        site.timed(lambda: self.agreed(pods), FORMS, "all have one another in their rings")
         return pods
 
     def start_all(self, site: Site, pods: Sequence[Pod]) -> None:
@@ -246,11 +269,22 @@ class Cassandra:
         found: dict[str, str] = json.loads(pod.run(sys.executable, "-c", _GOSSIP, pod.address))
         return {address.lstrip("/"): status for address, status in found.items()}
 
+    def agreed(self, pods: Sequence[Pod]) -> bool:
+        """Return whether each has all of them in its ring, and nobody else. Raises PodError."""
+        addresses = sorted(pod.address for pod in pods)
+        rings = pods[0].run(sys.executable, "-c", _RINGS, *addresses).splitlines()
+        assert rings == [" ".join(addresses)] * len(pods), rings
+        return True
+
     def whole(self, pods: Sequence[Pod]) -> bool:
-        """Return whether all have joined, and one of them, or the client that stays, sees all."""
+        """Return whether all have joined, each has all in its ring, and a node or client sees them.
+
+        That is the client that stays, if there is one, and else the first node.
+        """
         for pod in pods:
             self.answers(pod)
         addresses = {pod.address for pod in pods}
+        self.agreed(pods)
         if self._watch is not None:
             seen = self.state().split()
             assert {f"{address}+" for address in addresses} <= set(seen), seen
@@ -285,7 +319,7 @@ class Cassandra:
         client.run(sys.executable, "-c", _PUT, host, *texts, timeout=120)
 
     def get(self, client: Pod, host: str) -> list[str]:
-        """Read all texts at quorum, through one host alone; return them sorted. Raises PodError."""
+        """Read all texts at quorum, through one host alone, the newest last. Raises PodError."""
         return client.run(sys.executable, "-c", _GET, host).split()
 
     def make_single(self, client: Pod, host: str, rows: int) -> int:
