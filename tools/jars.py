@@ -70,7 +70,7 @@ class Jars:
         return {name: digest for digest, _, name in (line.partition("  ") for line in lines) if name}
 
 
-JARS = {jars.name: jars for jars in (Jars("kafka", "kafka_2.13"),)}
+JARS = {jars.name: jars for jars in (Jars("kafka", "kafka_2.13"), Jars("cassandra", "cassandra-all"))}
 
 
 def sums_of(folder: Path) -> dict[str, str]:

@@ -2,6 +2,6 @@
 
 A member is a pod of namespaces (`pods`), with the files that a kubelet writes. A `site` is a node's
 network with CoreDNS in it, Headwater beside it, and one headless Service. A `system` is what runs
-in the pods: RabbitMQ, MariaDB with Galera. What DNS told them is captured on the bridge, and judged
-(`judge`).
+in the pods: RabbitMQ, MariaDB with Galera, Kafka, FerretDB, Cassandra. What DNS told them is
+captured on the bridge, and judged (`judge`).
 """

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.apps import measure, recorded, roots
+from tests.apps.cassandra import Cassandra
 from tests.apps.cluster import BACK, Clustered
 from tests.apps.galera import Galera
 from tests.apps.kafka import Kafka
@@ -25,6 +26,7 @@ SYSTEMS: Final[dict[str, Callable[[], Clustered]]] = {
     "galera": Galera,
     "kafka": Kafka,
     "mongodb": MongoDB,
+    "cassandra": Cassandra,
 }
 
 

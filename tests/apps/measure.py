@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from bench.report import environment, spread, table
 from tests.apps import roots
+from tests.apps.cassandra import Cassandra
 from tests.apps.cluster import MEMBERS, Clustered
 from tests.apps.galera import Galera
 from tests.apps.kafka import Kafka
@@ -58,6 +59,7 @@ SYSTEMS: Final[dict[str, tuple[str, Callable[[], Measured]]]] = {
     "kafka": ("Kafka, JVMs that keep 5 s", Kafka),
     "kafka-30": ("Kafka, JVMs that keep 30 s", lambda: Kafka(quick=False)),
     "mongodb": ("pymongo on FerretDB, `mongos`", MongoDB),
+    "cassandra": ("Cassandra", Cassandra),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import msgspec
 import pytest
+import yaml
 from headwater.advice.finding import EACH, MOST, Advice, Finding, Rule, Subject, few
 from headwater.advice.rules import advise
 from headwater.advice.views import Context
@@ -284,6 +285,16 @@ SYSTEMS: Final = [
 def test_the_examples_are_quiet(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["check", "--services", "--manifests", str(folder), "--reverse-zone", "10.0.0.0/8"]
     assert (main(arguments), *capsys.readouterr()) == (0, "", "")
+
+
+def test_cassandras_example_with_the_headless_name_as_seed_is_found() -> None:
+    """tests/apps/test_cassandra.py shows what that costs."""
+    name = "cassandra.default.svc.cluster.local"
+    text = (ROOT / "examples" / "cassandra" / "cassandra.yaml").read_text()
+    seeds = f'seeds: "cassandra-0.{name},cassandra-1.{name}"'
+    assert seeds in text
+    broken = text.replace(seeds, f'seeds: "{name}"')
+    assert [one.rule for one in found_in(list(yaml.safe_load_all(broken)))] == [Rule.SEED_IS_THE_SET]
 
 
 # What tenants write
