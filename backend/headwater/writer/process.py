@@ -580,8 +580,8 @@ def _bounded(text: str) -> str:
 
 
 def release_memory(store: Store) -> None:
-    """Give memory back to the kernel after a list: the store's pages,
-    and those that malloc keeps.
+    """Give memory back to the kernel after a list, or another's store:
+    the pages of our store, and those that malloc keeps.
     """
     store.unmap()
     with contextlib.suppress(OSError, AttributeError):
@@ -602,6 +602,8 @@ def run(settings: Settings, identity: Identity, end: socket.socket, timing: Timi
         seeded = None
         if settings.seeds and not store.is_published:
             store, seeded = seeding.seed(settings, identity, store, timing)
+            if seeded.peer:
+                release_memory(store)
         watcher = Watcher(settings, store, timing, seeded=seeded)
         signal.signal(signal.SIGTERM, lambda *_: watcher.stopping.set())
         link.attend(
