@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from headwater.cluster.changes import Change, Remove, Upsert
 from headwater.cluster.follower import Follower, Inbox
-from headwater.cluster.objects import Namespace
+from headwater.cluster.objects import Namespace, Object
 from headwater.cluster.reflector import Reflector
 from headwater.settings.settings import Settings
 from headwater.store.environment import Store, StoreDamaged
@@ -37,7 +37,7 @@ class Watched:
         self.watcher = Watcher(
             self.world.settings, self.store, changes=self.changes, clock=lambda: self.now, wait=self.waited.append
         )
-        objects = [Namespace("default"), headless("web"), slice_of("web", at("10.0.0.1"))]
+        objects: list[Object] = [Namespace("default"), headless("web"), slice_of("web", at("10.0.0.1"))]
         for change in listed(["namespaces", "services", "endpointslices"], objects):
             self.changes.put(change)
         while not self.watcher.ledger.ready:
