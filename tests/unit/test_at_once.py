@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,12 @@ from headwater.cluster.objects import Namespace, Object
 from headwater.cluster.reflector import Reflector
 from headwater.settings.settings import Settings
 from headwater.store.environment import Store, StoreDamaged
+from headwater.writer.owners import Owner
 from headwater.writer.process import Changes, Watcher
+from headwater.writer.turns import Turns
 
 from tests.harness.processes import wait_until
-from tests.harness.small import Small, at, headless, listed, slice_of, upsert
+from tests.harness.small import Small, at, headless, listed, remove, slice_of, upsert
 from tests.unit.test_settling import Refusing
 
 _WEB = b"\3web\7default\3svc\7cluster\5local\0"
@@ -169,7 +171,7 @@ def test_a_policy_is_asked_by_the_main_thread(policy: str, tmp_path: Path, monke
 def test_a_follower_offers_its_events_before_they_queue(taken: bool) -> None:
     offered: list[Change] = []
 
-    def at_once(change: Change) -> bool:
+    def at_once(change: Upsert | Remove) -> bool:
         offered.append(change)
         return taken
 
@@ -238,3 +240,25 @@ def test_waiting_takes_nothing_away() -> None:
     changes.put(upsert(Namespace("a")))
     changes.wait(60.0)
     assert changes.qsize() == 1
+
+
+class _Free:
+    """Costs of nothing."""
+
+    def owners(self, event: Upsert | Remove) -> Collection[Owner]:
+        return ()
+
+    def weigh(self, owner: Owner) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    "event",
+    [moved("10.0.0.2", "20"), moved("10.0.0.2", ""), remove(headless("web"), "7"), remove(Namespace("a"), "")],
+    ids=["changed", "without a version", "removed", "removed, without one"],
+)
+def test_its_turn_is_the_one_that_it_would_have_in_the_line(event: Upsert | Remove) -> None:
+    turns = Turns(_Free())
+    turns.put(event)
+    assert turns.next() == turns.alone(event)
+    assert not turns

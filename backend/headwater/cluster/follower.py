@@ -54,7 +54,7 @@ class Inbox:
     report: Callable[[str, str, str, str], None]
     """Gets bad objects: (reason, namespace, name, detail)."""
     stopping: threading.Event
-    at_once: Callable[[Change], bool] = lambda _: False
+    at_once: Callable[[Upsert | Remove], bool] = lambda _: False
     """Takes a change of a watch without the queue, or says that it has to go there."""
 
 
@@ -228,7 +228,7 @@ class Follower:
             return
         if not reflector.event(decoded.resource_version):
             return
-        change: Change = (
+        change = (
             Remove(resource, decoded.object.key, decoded.resource_version)
             if event.type == "DELETED"
             else Upsert(resource, decoded)

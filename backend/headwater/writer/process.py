@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import setproctitle
 
-from headwater.cluster.changes import Change, ListComplete, ListPageArrived
+from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Remove, Upsert
 from headwater.cluster.follower import Follower, Inbox, RawPage
 from headwater.cluster.objects import Decoded, OddObject, Resource, decode, key_of
 from headwater.cluster.recognition import AnotherCluster, Recognition
@@ -371,9 +371,12 @@ class Watcher:
                 raise self._failure
             if self._turn is None and not self._refused:
                 self._take_what_came()
+                self._turn = self._unsettled.next()
+                if self._turn is not None:
+                    self._left.extend(map(self._decoded_page, self._turn.changes))
             self._step()
 
-    def at_once(self, change: Change) -> bool:
+    def at_once(self, change: Upsert | Remove) -> bool:
         """Commit a change of a watch now, in the thread that read it. False when it has to queue.
 
         It has to when others wait or come, and when the main thread is at work. So a change never
@@ -387,7 +390,8 @@ class Watcher:
                 return False
             if self._failure is not None or self._recognition.another:
                 return False
-            self._unsettled.put(change)
+            self._turn = self._unsettled.alone(change)
+            self._left.extend(self._turn.changes)
             self._step()
         except BaseException as error:  # noqa: BLE001 (the main thread raises it, and ends the process)
             self._failure = error
@@ -403,11 +407,7 @@ class Watcher:
         return self._turn is None and not self._refused and not self._unsettled
 
     def _step(self) -> None:
-        """Commit the next turn, or retry a refused one; then do what is due."""
-        if self._turn is None and not self._refused:
-            self._turn = self._unsettled.next()
-            if self._turn is not None:
-                self._left.extend(map(self._decoded_page, self._turn.changes))
+        """Commit the turn, or retry a refused one; then do what is due."""
         busy = self._turn is not None or bool(self._refused)
         if busy:
             self._settle()
