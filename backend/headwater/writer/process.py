@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import datetime as dt
+import gc
 import logging
 import queue
 import signal
@@ -89,6 +90,9 @@ _HEARD: Final = 0.5
 #: server may leave a store waiting that another instance gave.
 _ACCEPTED: Final = 0.1
 _IMPATIENT: Final = 2.0
+#: How many more containers than before the collector lets there be. Hardly any garbage has cycles
+#: (no object of the cluster can), and every few changes one waited for a look at what is there.
+_UNCOLLECTED: Final = 20_000
 #: The most characters of what is wrong that is shown.
 _DETAIL: Final = 4096
 
@@ -371,9 +375,7 @@ class Watcher:
                 raise self._failure
             if self._turn is None and not self._refused:
                 self._take_what_came()
-                self._turn = self._unsettled.next()
-                if self._turn is not None:
-                    self._left.extend(map(self._decoded_page, self._turn.changes))
+                self._begin_turn(self._unsettled.next())
             self._step()
 
     def at_once(self, change: Upsert | Remove) -> bool:
@@ -390,8 +392,7 @@ class Watcher:
                 return False
             if self._failure is not None or self._recognition.another:
                 return False
-            self._turn = self._unsettled.alone(change)
-            self._left.extend(self._turn.changes)
+            self._begin_turn(self._unsettled.alone(change))
             self._step()
         except BaseException as error:  # noqa: BLE001 (the main thread raises it, and ends the process)
             self._failure = error
@@ -405,6 +406,11 @@ class Watcher:
     def _is_idle(self) -> bool:
         """Whether nothing waits that was taken from the queue."""
         return self._turn is None and not self._refused and not self._unsettled
+
+    def _begin_turn(self, turn: Turn | None) -> None:
+        self._turn = turn
+        if turn is not None:
+            self._left.extend(map(self._decoded_page, turn.changes))
 
     def _step(self) -> None:
         """Commit the turn, or retry a refused one; then do what is due."""
@@ -652,6 +658,7 @@ def run(settings: Settings, identity: Identity, end: socket.socket, timing: Timi
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log.configure("watch", settings.log_level, settings.log_format)
+    gc.set_threshold(_UNCOLLECTED)
     link = control.Link(end)
     try:
         store, why = Store.open(Path(settings.state_dir), identity)
