@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import queue
 import random
 import shutil
 import threading
@@ -23,8 +22,7 @@ from unittest import mock
 
 import headwater.cluster.api
 from headwater.answer.resolver import Resolver
-from headwater.cluster.changes import Change
-from headwater.cluster.follower import Follower, RawPage
+from headwater.cluster.follower import Follower
 from headwater.cluster.objects import (
     Decoded,
     Endpoint,
@@ -47,7 +45,7 @@ from headwater.settings.settings import Settings
 from headwater.store.environment import SERIAL, Reader, Store, StoreDamaged, StoreFull
 from headwater.store.identity import Identity, discard, published
 from headwater.writer import host, ledger, lists, process, seeding, turns
-from headwater.writer.process import Watcher, required_resources
+from headwater.writer.process import Changes, Watcher, required_resources
 from headwater.writer.seeding import Seeding
 
 from tests.harness.peers import Recorded, copy_of
@@ -132,11 +130,11 @@ class Sick:
     until: int | None = None
 
 
-class _Handed(queue.Queue[Change | RawPage]):
+class _Handed(Changes):
     """A queue on which nobody waits."""
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Change | RawPage:
-        return super().get(block=False)
+    def wait(self, seconds: float) -> None:
+        pass
 
 
 class _Stuck(BaseException):

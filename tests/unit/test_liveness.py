@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 from typing import TYPE_CHECKING, Final
 
 import pytest
@@ -11,7 +10,7 @@ from headwater.process.progress import Mark, Progress
 from headwater.settings.settings import Settings
 from headwater.store.environment import Store
 from headwater.supervise.liveness import ANSWER, LATE, ROUND, WATCH, Limits, Liveness, Verdict
-from headwater.writer.process import Watcher
+from headwater.writer.process import Changes, Watcher
 
 from tests.harness.small import Small, headless, listed, remove, upsert
 
@@ -19,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from headwater.cluster.changes import Change
-    from headwater.cluster.follower import RawPage
 
 #: The news of a round: the number of steps; None without a report; with "c", steps within a commit.
 News = int | None | tuple[int, str]
@@ -159,7 +156,7 @@ def test_limits_are_those_of_the_documents() -> None:
 def test_each_transaction_of_a_commit_is_a_sign_and_none_outside_one(tmp_path: Path) -> None:
     """A first list of thousands of Services is one commit, and takes as long as it takes."""
     store, _ = Store.open(tmp_path, Small(tmp_path).identity)
-    changes: queue.Queue[Change | RawPage] = queue.Queue()
+    changes = Changes()
     watcher = Watcher(Settings(), store, changes=changes)
     assert watcher.progress.mark() == Mark(0, committing=False), "the writes of its start are no turns"
     services = [headless(f"s-{number}") for number in range(600)]
@@ -179,7 +176,7 @@ def test_each_service_of_a_namespace_that_goes_is_a_sign(tmp_path: Path) -> None
     services = [headless(f"s-{number}") for number in range(50)]
     world = Small(tmp_path).fill(*services)
     store, _ = Store.open(tmp_path, world.identity)
-    changes: queue.Queue[Change | RawPage] = queue.Queue()
+    changes = Changes()
     watcher = Watcher(world.settings, store, changes=changes)
     for change in (remove(Namespace("default"), "20"), upsert(Namespace("default"), "30")):
         before = watcher.progress.mark().steps

@@ -5,7 +5,6 @@ settled once, and none is lost.
 from __future__ import annotations
 
 import itertools
-import queue
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -13,13 +12,12 @@ from typing import Any, Final
 
 import pytest
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Progress
-from headwater.cluster.follower import RawPage
 from headwater.cluster.objects import Decoded, Namespace, Object, Pod, Resource
 from headwater.process.counters import WatchSnapshot
 from headwater.store.environment import Store, StoreFull, Transaction
 from headwater.writer.ledger import Ledger
 from headwater.writer.outcome import Outcome
-from headwater.writer.process import Watcher
+from headwater.writer.process import Changes, Watcher
 
 from tests.harness.small import Small, at, cluster_ip, headless, listed, remove, resource_of, settings, slice_of, upsert
 
@@ -238,11 +236,11 @@ def test_a_death_between_any_two_writes_after_a_refusal_takes_nothing_away(case:
 # The process, step by step
 
 
-class Handed(queue.Queue[Change | RawPage]):
+class Handed(Changes):
     """A queue on which nobody waits."""
 
-    def get(self, block: bool = True, timeout: float | None = None) -> Change | RawPage:
-        return super().get(block=False)
+    def wait(self, seconds: float) -> None:
+        pass
 
 
 class Steps:

@@ -246,7 +246,7 @@ class ApiServer:
         rest: list[bytes] = []
         size, began = 0, 0.0
         try:
-            while piece := response.read1(_PIECE, decode_content=True):
+            for piece in _pieces(response):
                 *lines, last = piece.split(b"\n")
                 for line in lines:
                     if rest:
@@ -266,7 +266,7 @@ class ApiServer:
                     if time.monotonic() - began > self._timing.silence:
                         text = f"the watch has a line that does not end in {self._timing.silence:g} s"
                         raise RequestFailed(Trouble.UNREACHABLE, text)
-        except (urllib3.exceptions.HTTPError, OSError) as error:
+        except (urllib3.exceptions.HTTPError, OSError, chunked.Malformed) as error:
             raise RequestFailed(Trouble.UNREACHABLE, f"the watch broke off: {error}") from None
         finally:
             response.close()

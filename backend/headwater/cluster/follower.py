@@ -54,6 +54,8 @@ class Inbox:
     report: Callable[[str, str, str, str], None]
     """Gets bad objects: (reason, namespace, name, detail)."""
     stopping: threading.Event
+    at_once: Callable[[Upsert | Remove], bool] = lambda _: False
+    """Takes a change of a watch without the queue, or says that it has to go there."""
 
 
 class Follower:
@@ -226,10 +228,13 @@ class Follower:
             return
         if not reflector.event(decoded.resource_version):
             return
-        if event.type == "DELETED":
-            changes.put(Remove(resource, decoded.object.key, decoded.resource_version))
-        else:
-            changes.put(Upsert(resource, decoded))
+        change = (
+            Remove(resource, decoded.object.key, decoded.resource_version)
+            if event.type == "DELETED"
+            else Upsert(resource, decoded)
+        )
+        if not self._inbox.at_once(change):
+            changes.put(change)
 
 
 class _Initial:

@@ -96,6 +96,11 @@ class Compiler:
         self._report = report
 
     @property
+    def has_reverse(self) -> bool:
+        """Whether there is a `--reverse-zone`."""
+        return self._reverse
+
+    @property
     def pod_names(self) -> bool:
         """`--endpoint-pod-names`."""
         return self._pod_names
@@ -276,7 +281,7 @@ class Compiler:
     ) -> Iterable[bytes]:
         """The names in one zone that the Service may have had; of endpoints, those in `only`."""
         if old.service is None:
-            return
+            return []
         labels = only
         if labels is None:
             # Those of the new slices too: a hostname may have been left out before, say for its
@@ -284,12 +289,13 @@ class Compiler:
             labels = set(endpoints.labels((*old.slices, *new.slices), self._pod_names, aliases=True))
             options = applied(options_of(old.service, silent), decided)
             labels.update(aliases.labels(options.aliases), patience.members(old.slices, options))
-        yield from services.names_of(old.service, old.slices, labels, item)
+        found = services.names_of(old.service, old.slices, labels, item)
         if self._zonal and (writer := self._headless_writer(old.service, item)) is not None:
-            yield from topology.names_of(writer.base, old.slices)
+            found += topology.names_of(writer.base, old.slices)
         if self._near and (writer := self._headless_writer(old.service, item)) is not None:
             options = applied(options_of(old.service, silent), decided)
-            yield from near.names_of(writer.base, old.service, selected(old.slices, decided), options)
+            found += near.names_of(writer.base, old.service, selected(old.slices, decided), options)
+        return found
 
     def _headless_writer(self, service: Service | None, item: Zone, options: Options = DEFAULTS) -> Writer | None:
         if service is None or not service.headless or service.type == "ExternalName":

@@ -11,6 +11,7 @@ from headwater.cluster.objects import ALIAS_ANNOTATION, NO_PORT, POD_WEIGHT_ANNO
 from headwater.records.aliases import by_target
 from headwater.records.options import DEFAULTS, Options, Report
 from headwater.records.weights import Preference, Weights, number
+from headwater.store.node import alike, alike_at_end
 from headwater.wire import names, rdata
 from headwater.wire.names import BadName
 
@@ -190,6 +191,14 @@ def labels(
                     continue
 
 
+def differing(before: Sequence[Endpoint], after: Sequence[Endpoint]) -> tuple[Sequence[Endpoint], Sequence[Endpoint]]:
+    """Both without what is alike at their ends."""
+    most = min(len(before), len(after))
+    front = alike(before, after, most)
+    back = alike_at_end(before, after, most - front, 1, len(before), len(after))
+    return before[front : len(before) - back], after[front : len(after) - back]
+
+
 def differing_labels(before: Sequence[EndpointSlice], after: Sequence[EndpointSlice], pod_names: bool) -> set[bytes]:
     """The endpoint names whose records may differ, and the pods' names that they may also have.
 
@@ -206,10 +215,16 @@ def differing_labels(before: Sequence[EndpointSlice], after: Sequence[EndpointSl
             found.extend((index, item) for item in piece.endpoints)
         return found
 
-    old, new = placed(before), placed(after)
+    old: Sequence[tuple[int, Endpoint]]
+    new: Sequence[tuple[int, Endpoint]]
+    if len(before) == len(after) == 1 and before[0].ports == after[0].ports:  # the usual case
+        some, others = differing(before[0].endpoints, after[0].endpoints)
+        old, new = [(0, item) for item in some], [(0, item) for item in others]
+    else:
+        old, new = placed(before), placed(after)
     old_ones, new_ones = set(old), set(new)
-    differing = old_ones ^ new_ones
+    changed = old_ones ^ new_ones
     if len(old_ones) < len(old) or len(new_ones) < len(new):
         # Of one that was there twice, once may be left: SRV weights count it.
-        differing |= {key for key, _ in Counter(old).items() ^ Counter(new).items()}
-    return set(labels([EndpointSlice("", "", "", (), tuple(item for _, item in differing))], pod_names, aliases=True))
+        changed |= {key for key, _ in Counter(old).items() ^ Counter(new).items()}
+    return set(labels([EndpointSlice("", "", "", (), tuple(item for _, item in changed))], pod_names, aliases=True))

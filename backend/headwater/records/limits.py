@@ -87,7 +87,7 @@ def of_import(item: ServiceImport, report: Report) -> ServiceImport:
 
 def of_slice(piece: EndpointSlice, report: Report) -> EndpointSlice:
     """A slice with the endpoints that have names."""
-    if sum(len(item.addresses) for item in piece.endpoints) <= MAX_SLICE_ADDRESSES:
+    if _addresses(piece) <= MAX_SLICE_ADDRESSES:
         return piece
     report("limit", piece.namespace, piece.name, f"more than {MAX_SLICE_ADDRESSES:,} addresses in one slice")
     return msgspec.structs.replace(piece, endpoints=_first(piece.endpoints, MAX_SLICE_ADDRESSES))
@@ -102,8 +102,10 @@ def of_slices(slices: Sequence[EndpointSlice], report: Report) -> list[EndpointS
     room, room_for_ports = MAX_ADDRESSES, MAX_PORTS
     known: set[tuple[Port, ...]] = {()}
     for piece in slices:
-        part = of_slice(piece, report)
-        addresses = sum(len(item.addresses) for item in part.endpoints)
+        part, addresses = piece, _addresses(piece)
+        if addresses > MAX_SLICE_ADDRESSES:
+            part = of_slice(piece, report)
+            addresses = _addresses(part)
         if addresses > room:
             report("limit", piece.namespace, piece.service or piece.imported, f"more than {MAX_ADDRESSES:,} addresses")
             part = msgspec.structs.replace(part, endpoints=_first(part.endpoints, room))
@@ -116,6 +118,10 @@ def of_slices(slices: Sequence[EndpointSlice], report: Report) -> list[EndpointS
             room_for_ports -= len(part.ports)
         found.append(part)
     return found
+
+
+def _addresses(piece: EndpointSlice) -> int:
+    return sum([len(item.addresses) for item in piece.endpoints])
 
 
 def _first(endpoints: Iterable[Endpoint], room: int) -> tuple[Endpoint, ...]:

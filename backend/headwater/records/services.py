@@ -101,7 +101,7 @@ def own_addresses(
         yield protocol + writer.base, writer.empty(Kind.PORT)
 
 
-def names_of(service: Service, slices: Iterable[EndpointSlice], labels: Iterable[bytes], zone: Zone) -> Iterator[bytes]:
+def names_of(service: Service, slices: Iterable[EndpointSlice], labels: Iterable[bytes], zone: Zone) -> list[bytes]:
     """Every name that the Service may have had. Remove those that are not made again.
 
     `slices` for the names of ports, `labels` for those of endpoints.
@@ -109,19 +109,17 @@ def names_of(service: Service, slices: Iterable[EndpointSlice], labels: Iterable
     try:
         base = Writer.of(zone, 0, service).base
     except BadName:
-        return
-    yield from own_names(base, [service.ports, *(piece.ports for piece in slices)])
-    for label in labels:
-        yield label + base
+        return []
+    found = own_names(base, [service.ports, *[piece.ports for piece in slices]])
+    found += [label + base for label in labels]
+    return found
 
 
-def own_names(base: bytes, ports: Iterable[Iterable[Port]]) -> Iterator[bytes]:
+def own_names(base: bytes, ports: Iterable[Iterable[Port]]) -> list[bytes]:
     """The names with these ports, below and including `base`."""
-    yield base
     distinct = [port for some in dict.fromkeys(map(tuple, ports)) for port in some]
     named = sets.ports_by_name(distinct)
-    for port, protocol in named:
-        if len(port) + len(protocol) + len(base) <= names.MAX_NAME:
-            yield port + protocol + base
-    for protocol in {protocol for _, protocol in named} | sets.unusual_protocols(distinct):
-        yield protocol + base
+    room = names.MAX_NAME - len(base)
+    found = [base, *[port + protocol + base for port, protocol in named if len(port) + len(protocol) <= room]]
+    found += [protocol + base for protocol in {protocol for _, protocol in named} | sets.unusual_protocols(distinct)]
+    return found

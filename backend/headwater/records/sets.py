@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from headwater.cluster.objects import Port, Service, ServiceImport
@@ -40,6 +41,10 @@ from headwater.store.node import (
 from headwater.wire import names, rdata
 from headwater.wire.names import BadName
 
+#: As many ports as that are few.
+_FEW: Final = 8
+_USUAL: Final = frozenset({"TCP", "UDP", "SCTP"})
+
 PortName = tuple[bytes, bytes]
 """The labels `_port` and `_proto`."""
 
@@ -49,11 +54,16 @@ def weight(entries: int) -> int:
     return max(1, math.floor(100.0 / (100 * entries) * 100)) if entries else 1
 
 
-def ports_by_name(ports: Iterable[Port]) -> dict[PortName, list[Port]]:
+def ports_by_name(ports: Iterable[Port]) -> Mapping[PortName, list[Port]]:
     """The ports that have a name and a protocol, by both, in order; odd names are left out.
 
     A name of 63 characters has no room for its underscore; clients ask without it.
     """
+    ports = tuple(ports)
+    return _known_by_name(ports) if len(ports) <= _FEW else _by_name(ports)
+
+
+def _by_name(ports: Iterable[Port]) -> Mapping[PortName, list[Port]]:
     found: dict[PortName, list[Port]] = {}
     for port in ports:
         if port.name and port.protocol:
@@ -66,13 +76,17 @@ def ports_by_name(ports: Iterable[Port]) -> dict[PortName, list[Port]]:
     return found
 
 
+#: Most Services have a few ports, and the same as others: what is made of these is remembered.
+_known_by_name = lru_cache(256)(_by_name)
+
+
 def unusual_protocols(ports: Iterable[Port]) -> set[bytes]:
     """Labels, without the underscore, of protocols unknown to `answer.find`: a CRD takes any text.
 
     A port is found without its underscores, so these labels have names below them.
     """
     found: set[bytes] = set()
-    for protocol in {port.protocol for port in ports if port.name} - {"TCP", "UDP", "SCTP"}:
+    for protocol in {port.protocol for port in ports if port.name} - _USUAL:
         try:
             found.add(names.label(protocol))
         except BadName:

@@ -28,6 +28,7 @@ from headwater.cluster.objects import (
     Service,
     version_number,
 )
+from headwater.records.endpoints import differing
 from headwater.records.pods import pod_name
 from headwater.store.environment import SERIAL, Store, StoreFull, Transaction
 from headwater.store.history import (
@@ -47,7 +48,7 @@ from headwater.store.history import (
     tidy,
 )
 from headwater.store.node import Kind as NodeKind
-from headwater.store.node import address_changes, addresses_of, alias_of, alike, alike_at_end, ttl_of
+from headwater.store.node import address_changes, addresses_of, alias_of, ttl_of
 from headwater.store.places import divided
 from headwater.wire import names
 from headwater.writer.isolation import NOT_AN_OBJECTS, told
@@ -387,7 +388,7 @@ def _of_slices(before: EndpointSlice, now: EndpointSlice) -> Iterator[str]:
             yield f"{what} {_value(old)}→{_value(new)}"
     if before.ports != now.ports:
         yield f"ports {_value(before.ports)}→{_value(now.ports)}"
-    old_ones, new_ones = _differing(before.endpoints, now.endpoints)
+    old_ones, new_ones = differing(before.endpoints, now.endpoints)
     was, is_ = _by_key(old_ones), _by_key(new_ones)
     for key, item in was.items():
         other = is_.pop(key, None)
@@ -397,14 +398,6 @@ def _of_slices(before: EndpointSlice, now: EndpointSlice) -> Iterator[str]:
             yield from _of_endpoints(key, item, other)
     for key, item in is_.items():
         yield f"{key} added ({_value(item.addresses)}{'' if item.conditions & _READY else ', not ready'})"
-
-
-def _differing(before: Sequence[Endpoint], now: Sequence[Endpoint]) -> tuple[Sequence[Endpoint], Sequence[Endpoint]]:
-    """Both without what is alike at their ends."""
-    most = min(len(before), len(now))
-    front = alike(before, now, most)
-    back = alike_at_end(before, now, most - front, 1, len(before), len(now))
-    return before[front : len(before) - back], now[front : len(now) - back]
 
 
 def _by_key(endpoints: Iterable[Endpoint]) -> dict[str, Endpoint]:

@@ -150,7 +150,7 @@ class Posting:
         # The state before this batch of everything that it touches.
         self._namespaces: dict[str, bool] = {}
         self._services: dict[tuple[str, str], Service | None] = {}
-        self._slices: dict[tuple[str, str], _Before] = {}
+        self._slices: dict[tuple[str, str], _Known] = {}
         # {(namespace, owner): names of its slices among these, as they were or as they are}
         self._slices_by_owner: dict[tuple[str, str], set[str]] = {}
         self._imports: dict[tuple[str, str], ServiceImport | None] = {}
@@ -161,6 +161,8 @@ class Posting:
         self._report = compiler.report
         # Of the object that is taken.
         self._version = self._trigger = ""
+        self._size = 0
+        """Of its bytes in the store."""
 
     # Objects
 
@@ -175,6 +177,7 @@ class Posting:
             self.objects[resource] += 1
         if not says_the_same(before, data):
             self._version, self._trigger = decoded.resource_version, decoded.trigger_time
+            self._size = len(data)
             self._changed(resource, item.key, before, item)
 
     def remove(self, resource: Resource, key: tuple[str, str], version: str = "") -> None:
@@ -183,6 +186,7 @@ class Posting:
         if before is not None:
             self.objects[resource] -= 1
             self._version, self._trigger = version, ""
+            self._size = 0
             self._changed(resource, key, before, None)
 
     def _changed(self, resource: Resource, key: tuple[str, str], data: bytes | None, now: Object | None) -> None:
@@ -238,7 +242,8 @@ class Posting:
         self._index_addresses(self._addresses("endpointslices", before), self._addresses("endpointslices", now))
         self._index_host(before, now)
         if self._compiling:
-            self._slices.setdefault(key, _Before(before, len(data or b""), old))
+            known = self._slices.setdefault(key, _Known(before, len(data or b""), old))
+            known.now, known.size_now = now, self._size
             for owner in (old | new) - _NOBODY:
                 self._slices_by_owner.setdefault((key[0], owner), set()).add(key[1])
                 touched = self._touched_imports if owner.startswith(IMPORT) else self._touched
@@ -250,6 +255,9 @@ class Posting:
         """Return an object's entries in the index of addresses; none
         if the compiler fails on it.
         """
+
+        if item is None or not self._compiler.has_reverse:
+            return {}
 
         def entries() -> Mapping[bytes, bytes]:
             if resource == "services":
@@ -641,14 +649,15 @@ class Posting:
         for name in sorted(mine.union(changed)) if changed else known_names:
             now: EndpointSlice | None = None
             size = 0
-            if name in mine:
-                data = self._txn.get("objects", object_key("endpointslices", (namespace, name)))
-                if data is not None:
-                    now, size = stored("endpointslices", data), len(data)
-            was, size_before = now, size
             if name in changed:
                 known = self._slices[namespace, name]
+                if name in mine:
+                    now, size = known.now, known.size_now
                 was, size_before = (known.piece, known.size) if owner[1] in known.owners else (None, 0)
+            else:
+                if (data := self._txn.get("objects", object_key("endpointslices", (namespace, name)))) is not None:
+                    now, size = stored("endpointslices", data), len(data)
+                was, size_before = now, size
             if was is not None and room_before > 0:
                 room_before -= max(size_before, limits.LEAST_READ)
                 before.append(was)
@@ -668,13 +677,15 @@ def _whose(namespace: str, owner: str) -> Whose:
     return Whose(OwnerKind.SERVICE, namespace, owner)
 
 
-@dataclass(frozen=True, slots=True)
-class _Before:
-    """A slice before this batch, its size in the store, and its owners."""
+@dataclass(slots=True)
+class _Known:
+    """A slice before this batch, its size in the store, and its owners; and the slice now."""
 
     piece: EndpointSlice | None
     size: int
     owners: Collection[str]
+    now: EndpointSlice | None = None
+    size_now: int = 0
 
 
 def _storable(entries: _M) -> _M:

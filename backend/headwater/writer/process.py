@@ -2,8 +2,12 @@
 
 One thread per resource reads the API server (or one thread reads the files) and puts changes into a
 queue. The main thread takes all that are in the queue and commits them turn by turn (`turns`), each
-turn as one transaction. A single change is committed at once; under a storm of changes the turns
-grow. When the disk refuses a transaction, it is tried again before any other.
+turn as one transaction. Under a storm of changes the turns grow. When the disk refuses a
+transaction, it is tried again before any other.
+
+A change that comes alone, when nothing waits, is committed at once by the thread that read it
+(`Watcher.at_once`): another thread would have to wake up first. A lock lets one thread at a time
+commit.
 
 The main thread repeats `Watcher.step`. Its queue, its clocks and its way to wait are arguments, so
 that a test can take the steps itself.
@@ -14,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import datetime as dt
+import gc
 import logging
 import queue
 import signal
@@ -23,6 +28,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -30,7 +36,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 import setproctitle
 
-from headwater.cluster.changes import Change, ListComplete, ListPageArrived
+from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Remove, Upsert
 from headwater.cluster.follower import Follower, Inbox, RawPage
 from headwater.cluster.objects import Decoded, OddObject, Resource, decode, key_of
 from headwater.cluster.recognition import AnotherCluster, Recognition
@@ -84,10 +90,24 @@ _HEARD: Final = 0.5
 #: server may leave a store waiting that another instance gave.
 _ACCEPTED: Final = 0.1
 _IMPATIENT: Final = 2.0
+#: How many more containers than before the collector lets there be. Hardly any garbage has cycles
+#: (no object of the cluster can), and every few changes one waited for a look at what is there.
+_UNCOLLECTED: Final = 20_000
 #: The most characters of what is wrong that is shown.
 _DETAIL: Final = 4096
 
-Changes = queue.Queue[Change | RawPage]
+#: How long no change has come before one that comes alone, in seconds.
+_ALONE: Final = 0.001
+
+
+class Changes(queue.Queue[Change | RawPage]):
+    """Changes that came, in their order."""
+
+    def wait(self, seconds: float) -> None:
+        """Wait until there is one, which stays; for so many seconds at the most."""
+        with self.not_empty:
+            if not self.queue:
+                self.not_empty.wait(seconds)
 
 
 def required_resources(settings: Settings) -> tuple[Resource, ...]:
@@ -133,10 +153,18 @@ class Watcher:
         self._wall = wall
         self.stopping = threading.Event()
         self._wait = wait or self.stopping.wait
-        self._queue = changes if changes is not None else queue.Queue(_QUEUE)
+        self._queue = changes if changes is not None else Changes(_QUEUE)
         self.skipped = Skipped(clock)
         self.progress = Progress()
         self._inbox = Inbox(self._queue, threading.Semaphore(_PAGES), self.skipped.report, self.stopping)
+        if changes is None and not settings.policy:  # the policy's process belongs to the main thread
+            self._inbox = replace(self._inbox, at_once=self.at_once)
+        self._at_work = threading.Lock()
+        """Held by the thread that takes a step."""
+        self._came = 0.0
+        """When the last change of a watch was taken, on `clock`."""
+        self._failure: BaseException | None = None
+        """What ended a step in another thread than the main one."""
         compiler = Compiler(settings, host.of_this_host(), self.skipped.report)
         self._resources = required_resources(settings)
         self._began = self._checked = self._noted = clock()
@@ -335,16 +363,57 @@ class Watcher:
         """Take the changes that arrived and commit the next turn, or retry a
         refused one; then do what is due.
 
-        Raises StoreDamaged, AnotherCluster.
+        Waits for a change when none waits. Raises StoreDamaged, AnotherCluster.
         """
         self.progress.step()
         if self._recognition.another:
             raise AnotherCluster(self._recognition.another)
-        if self._turn is None and not self._refused:
-            self._take_what_came()
-            self._turn = self._unsettled.next()
-            if self._turn is not None:
-                self._left.extend(map(self._decoded_page, self._turn.changes))
+        if self._is_idle:
+            self._queue.wait(_ACCEPTED if self.ledger.withheld else _IDLE)
+        with self._at_work:
+            if self._failure is not None:
+                raise self._failure
+            if self._turn is None and not self._refused:
+                self._take_what_came()
+                self._begin_turn(self._unsettled.next())
+            self._step()
+
+    def at_once(self, change: Upsert | Remove) -> bool:
+        """Commit a change of a watch now, in the thread that read it. False when it has to queue.
+
+        It has to when others wait or come, and when the main thread is at work. So a change never
+        overtakes another one, and those that come together are committed together.
+        """
+        alone, self._came = self._clock() - self._came > _ALONE, self._clock()
+        if not alone or not self._at_work.acquire(blocking=False):
+            return False
+        try:
+            if not self._is_idle or self._queue.qsize() or not self.ledger.ready:
+                return False
+            if self._failure is not None or self._recognition.another:
+                return False
+            self._begin_turn(self._unsettled.alone(change))
+            self._step()
+        except BaseException as error:  # noqa: BLE001 (the main thread raises it, and ends the process)
+            self._failure = error
+            return False  # it wakes the main thread
+        finally:
+            self._at_work.release()
+            self._came = self._clock()
+        return True
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether nothing waits that was taken from the queue."""
+        return self._turn is None and not self._refused and not self._unsettled
+
+    def _begin_turn(self, turn: Turn | None) -> None:
+        self._turn = turn
+        if turn is not None:
+            self._left.extend(map(self._decoded_page, turn.changes))
+
+    def _step(self) -> None:
+        """Commit the turn, or retry a refused one; then do what is due."""
         busy = self._turn is not None or bool(self._refused)
         if busy:
             self._settle()
@@ -455,15 +524,10 @@ class Watcher:
             self._store.write_heard(*self._heard)
 
     def _take_what_came(self) -> None:
-        """Move the changes in the queue to those that wait for a turn.
-
-        If none waits, wait for the first.
-        """
+        """Move the changes in the queue to those that wait for a turn."""
         waiting = self._unsettled
         try:
-            if not waiting:
-                waiting.put(self._queue.get(timeout=_ACCEPTED if self.ledger.withheld else _IDLE))
-            for _ in range(_QUEUE):
+            for _ in range(_QUEUE + 1):
                 if waiting.is_full:
                     return
                 waiting.put(self._queue.get_nowait())
@@ -594,6 +658,7 @@ def run(settings: Settings, identity: Identity, end: socket.socket, timing: Timi
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log.configure("watch", settings.log_level, settings.log_format)
+    gc.set_threshold(_UNCOLLECTED)
     link = control.Link(end)
     try:
         store, why = Store.open(Path(settings.state_dir), identity)

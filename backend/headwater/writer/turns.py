@@ -308,6 +308,12 @@ class Turns:
         change, ends_page = self._lists[resource][0]
         return Turn([change], resource, ends_page)
 
+    @staticmethod
+    def alone(event: Event) -> Turn:
+        """Return the turn of a change that came while nothing waits: what `put` and `next` make."""
+        version = event.resource_version if isinstance(event, Remove) else event.decoded.resource_version
+        return Turn([event, Progress(event.resource, version)] if version else [event])
+
     def settled(self, turn: Turn) -> None:
         """Note that a turn is committed.
 
