@@ -48,7 +48,7 @@ _BUSY: Final = 5.0
 #: How often, in seconds.
 _AGAIN: Final = 0.5
 #: Bytes of entries that are put in one transaction; it only bounds memory.
-_BATCH: Final = 8 << 20
+_BATCH: Final = 2 << 20
 _MARK: Final = "seeding"
 #: Failures that say that the API server cannot be reached, and nothing about whose it is.
 _AWAY: Final = frozenset((Trouble.UNREACHABLE, Trouble.SERVER, Trouble.THROTTLED))
