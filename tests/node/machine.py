@@ -10,6 +10,7 @@ does: with this process, however that ends.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -43,6 +44,10 @@ START_TIMEOUT: Final = 120.0  # seconds; 15 on an idle machine
 STOP_TIMEOUT: Final = 30.0
 #: CAP_SYS_ADMIN, CAP_NET_ADMIN, CAP_MKNOD: bits of /proc/self/status.
 NEEDED_CAPABILITIES: Final = 1 << 21 | 1 << 12 | 1 << 27
+
+
+#: One process may have a machine for all its tests, and another one beside it.
+_numbers = itertools.count()
 
 
 class NodeError(Exception):
@@ -94,7 +99,7 @@ class Machine:
     def __init__(self, folder: Path, archives: Sequence[Path], nodes: int = 1) -> None:
         self.folder = folder.resolve()
         self._nodes = nodes
-        self._group = f"headwater-node-{os.getpid()}"
+        self._group = f"headwater-node-{os.getpid()}-{next(_numbers)}"
         folders = dict.fromkeys(str(build.TOOLS[name].folder()) for name in BINARIES)
         self._tools = ":".join(folders)
         self._archives = archives
