@@ -23,10 +23,8 @@ def test_a_start_has_no_warnings(machine: Machine) -> None:
 def test_nothing_is_left_of_earlier_nodes(tmp_path_factory: pytest.TempPathFactory) -> None:
     """One kill of the first process ends all the others, and its cgroups can be removed."""
     archives = require_node()
-    one = Machine(tmp_path_factory.mktemp("ends") / "state", list(archives.values()))
-    one._group += "-ends"
-    with one as machine:
+    with Machine(tmp_path_factory.mktemp("ends") / "state", list(archives.values())) as machine:
         assert machine.pids("^containerd")
-        groups = [group for group in CGROUPS.glob(f"*/{one._group}") if group.is_dir()]
+        groups = [group for group in CGROUPS.glob(f"*/{machine._group}") if group.is_dir()]
         assert groups
     assert not any(group.exists() for group in groups)
