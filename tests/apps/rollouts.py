@@ -64,7 +64,10 @@ def _restart(system: Probed, kubelet: Kubelet, client: Pod, fault: str) -> None:
     old = set(kubelet.pods)
     mark, began = site.wire.mark(), time.monotonic()
     plane.kubectl("rollout", "restart", "statefulset", system.name)
-    kubelet.run(lambda: len(old & set(kubelet.pods)) == MEMBERS - 1, ROLLS, "the first member is replaced")
+    kubelet.run(
+        lambda: len(kubelet.pods) == MEMBERS and len(old & set(kubelet.pods)) == MEMBERS - 1, ROLLS,
+        "the first member is replaced",
+    )  # fmt: skip
     with DURING[fault](site):
         kubelet.run(lambda: not old & set(kubelet.pods) and kubelet.is_whole(), ROLLS, "all are replaced and whole")
         took = time.monotonic() - began

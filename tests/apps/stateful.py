@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -43,6 +44,7 @@ SETTLE: Final = 60.0  # seconds: for controllers on a busy machine
 PROBES: Final = 1.0
 #: kwok hands a freed address back at once. So many pods take those that it has for now.
 _SPARE: Final = 40
+_SCHEDULER: Final = "kube-scheduler"
 _PODS: Final = f"/api/v1/namespaces/{NAMESPACE}/pods"
 _STRATEGIC: Final = "application/strategic-merge-patch+json"
 _CLIENT: Final = "10.44.255.9"
@@ -77,6 +79,8 @@ class Kubelet:
         """By uid."""
         self._probed: dict[str, float] = {}
         self._ready: set[str] = set()
+        self._seen: set[str] = set()
+        self._ending: dict[str, threading.Thread] = {}
         self.grace = 10.0
         """Seconds from SIGTERM to SIGKILL."""
 
@@ -90,27 +94,52 @@ class Kubelet:
             found = self.plane.api("GET", f"{_PODS}?labelSelector=app%3D{self.system.name}")["items"]
         except (OSError, PlaneError):
             return
+        self._keep_scheduler()
         there = {pod["metadata"]["uid"]: pod for pod in found if "deletionTimestamp" not in pod["metadata"]}
         for uid in [uid for uid in self.pods if uid not in there]:
             pod = self.pods.pop(uid)
             self._ready.discard(uid)
             self.site.members.pop(pod.name, None)
-            pod.stop(self.grace)
-            self.site.say(f"{pod.name} ({pod.address}) is stopped")
+            self._ending[pod.name] = threading.Thread(target=self._end, args=(pod,), name=f"end of {pod.name}")
+            self._ending[pod.name].start()
         for uid, item in there.items():
             if uid not in self.pods and item["status"].get("phase") == "Running" and item["status"].get("podIP"):
                 self._start(uid, item)
         for uid in self.pods:
             self._probe(uid)
 
+    def _keep_scheduler(self) -> None:
+        """Start the scheduler again, as a kubelet does.
+
+        It ends itself ("Scheduler cache is corrupted") when a pod came back under its name while it
+        could not watch.
+        """
+        if not self.plane.process(_SCHEDULER).running:
+            self.plane.start(_SCHEDULER)
+            self.site.say("the scheduler had ended, and is started again")
+
     def _start(self, uid: str, item: dict[str, Any]) -> None:
+        """Start a pod, if the one before it has ended. It is not ready, whatever kwok has said."""
         name, address = item["metadata"]["name"], item["status"]["podIP"]
-        self._say_ready(name, "False")
+        if uid not in self._seen:
+            self._say_ready(name, "False")
+            self._seen.add(uid)
+        if name in self._ending and self._ending[name].is_alive():
+            return
         number = int(name.rpartition("-")[2])
         pod = self.pods[uid] = self.site.member(number, address, publish=False)
         self._probed[uid] = time.monotonic()
         self.site.say(f"{name} has {address}")
         self.system.start(pod, first=number == 0 and not any(pod.disk.iterdir()))
+
+    def _end(self, pod: Pod) -> None:
+        pod.stop(self.grace)
+        self.site.say(f"{pod.name} ({pod.address}) is stopped")
+
+    def wait(self) -> None:
+        """Return when no pod is ending any more."""
+        for thread in self._ending.values():
+            thread.join()
 
     def _probe(self, uid: str) -> None:
         if uid in self._ready or time.monotonic() < self._probed[uid] + PROBES:
@@ -186,6 +215,7 @@ def deployed(
             yield kubelet, client
             assert chronicle.failure is None
         finally:
+            kubelet.wait()
             for kind, name in (("statefulset", system.name), ("service", system.service)):
                 plane.kubectl("delete", kind, name, "--ignore-not-found", "--wait=false")
 
