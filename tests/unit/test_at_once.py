@@ -98,6 +98,13 @@ def test_a_change_overtakes_none_that_waits(watched: Watched) -> None:
     assert watched.serves("10.0.0.2")
 
 
+def test_a_namespace_queues(watched: Watched) -> None:
+    """All that is in it is one transaction, and takes its time."""
+    watched.now += 1.0
+    assert not watched.watcher.at_once(remove(Namespace("default"), "20"))
+    assert watched.serves("10.0.0.1")
+
+
 def test_nothing_is_committed_while_another_thread_does(watched: Watched) -> None:
     with watched.watcher._at_work:
         assert not watched.at_once("10.0.0.2")

@@ -382,10 +382,11 @@ class Watcher:
         """Commit a change of a watch now, in the thread that read it. False when it has to queue.
 
         It has to when others wait or come, and when the main thread is at work. So a change never
-        overtakes another one, and those that come together are committed together.
+        overtakes another one, and those that come together are committed together. A namespace may
+        bring thousands of Services, for seconds in which its watch would not be read.
         """
         alone, self._came = self._clock() - self._came > _ALONE, self._clock()
-        if not alone or not self._at_work.acquire(blocking=False):
+        if not alone or change.resource == "namespaces" or not self._at_work.acquire(blocking=False):
             return False
         try:
             if not self._is_idle or self._queue.qsize() or not self.ledger.ready:
