@@ -95,6 +95,11 @@ def pages(file: Path) -> list[tuple[int, int, bytes]]:
     return found
 
 
+def held(page: bytes) -> bytes:
+    """Return the entries of a page, which are at its end (MDB_page's `upper`)."""
+    return page[int.from_bytes(page[14:16], "little") :]
+
+
 def damage(folder: Path, what: str) -> None:
     """Write zeros over pages of the published store."""
     file = folder / "current" / "data.mdb"
@@ -107,7 +112,8 @@ def damage(folder: Path, what: str) -> None:
     elif what == "roots":
         chosen = [number for number, flags, _ in known if flags & BRANCH]
     else:
-        leaves = [number for number, flags, page in known if flags & LEAF and b"\7default" in page]
+        # Of what a page holds: in the room between, there may be bytes of another page.
+        leaves = [number for number, flags, page in known if flags & LEAF and b"\7default" in held(page)]
         chosen = random.Random(7).sample(leaves, 10)
     assert chosen
     with file.open("r+b") as store:
