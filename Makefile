@@ -105,7 +105,7 @@ alerts: $(READY) ## Make each alert fire that can be, before a real Prometheus; 
 	@$(PYTHON) tools/build.py
 	@$(BIN)/python -m tests.monitoring
 
-node-test: $(READY) ## Rollouts, deaths and mistakes on a real node, as root; docs/reliability.md has the table (15 minutes)
+node-test: $(READY) ## Rollouts, deaths and mistakes on a real node, as root; docs/reliability.md has the table (20 minutes)
 	@tools/setup packages $(NODE)
 	@$(PYTHON) tools/build.py
 	@HEADWATER_NODE=long $(BIN)/python -m pytest tests/node
