@@ -38,6 +38,10 @@ _MAKE: Final = """
 import pymongo, sys
 pymongo.MongoClient(sys.argv[1], directConnection=True).hw.create_collection("t")
 """
+_PROBE: Final = f"""
+import socket, sys
+socket.create_connection((sys.argv[1], {PORT}), 1.0).close()
+"""
 _PUT: Final = """
 import pymongo, sys
 client = pymongo.MongoClient(sys.argv[1], serverSelectionTimeoutMS=20000)
@@ -126,7 +130,7 @@ class MongoDB:
             self.start(pods[-1])
             site.timed(lambda: self.whole(pods), FORMS, f"{pods[-1].name} serves")
             if number == 0:
-                self.client(site).run(sys.executable, "-c", _MAKE, f"mongodb://{pods[0].fqdn}:{PORT}")
+                self.make_database(pods[0])
         return pods
 
     def start_all(self, site: Site, pods: Sequence[Pod]) -> None:
@@ -138,22 +142,37 @@ class MongoDB:
         """Return the pod of the site in which the clients run."""
         return next((pod for pod in site.clients if pod.address == WATCHES), None) or site.client(WATCHES)
 
+    def make_database(self, pod: Pod) -> None:
+        """Make the collection that clients use, at one member. Raises PodError."""
+        pod.run(sys.executable, "-c", _MAKE, f"mongodb://{pod.fqdn}:{PORT}")
+
+    def answers(self, pod: Pod) -> bool:
+        """Return what the example's readiness probe would find. Raises PodError."""
+        pod.run(sys.executable, "-c", _PROBE, pod.address)
+        return True
+
     def whole(self, pods: Sequence[Pod]) -> bool:
-        """Probe the pods as a kubelet does, and publish those that serve as ready."""
-        assert self._site is not None
-        for pod in pods:
-            with self._site.network.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-                probe.settimeout(1.0)
-                probe.connect((pod.address, PORT))
-        if waiting := [pod for pod in pods if not pod.ready]:
-            self._site.set_ready(*waiting)
+        """Return whether all serve, and the client that stays sees them.
+
+        Where no kubelet does it, probe the pods, and publish those that serve as ready.
+        """
+        if self._site is None:
+            assert all(self.answers(pod) for pod in pods)
+        else:
+            for pod in pods:
+                with self._site.network.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+                    probe.settimeout(1.0)
+                    probe.connect((pod.address, PORT))
+            if waiting := [pod for pod in pods if not pod.ready]:
+                self._site.set_ready(*waiting)
         if self._watch is not None:
             state = self.state()
             for pod in pods:
                 assert f"{pod.fqdn}=" in state, state
                 assert f"{pod.fqdn}=Unknown" not in state, state
                 # The driver may not have noticed yet that the pod is another one.
-                assert self._watch_began > self._since[pod.name] or self._told(pod), f"not asked for {pod.fqdn}"
+                asked = self._site is None or self._watch_began > self._since[pod.name] or self._told(pod)
+                assert asked, f"not asked for {pod.fqdn}"
         return True
 
     def _told(self, pod: Pod) -> bool:

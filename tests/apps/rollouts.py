@@ -13,10 +13,11 @@ from tests.harness.plane import TOOLS, Plane
 from tests.harness.processes import require_tool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from tests.apps.pods import Pod
+    from tests.apps.site import Site
 
 FORMS: Final = 240.0  # seconds; about 30 on an idle machine
 ROLLS: Final = 300.0
@@ -28,10 +29,11 @@ DURING: Final[dict[str, faults.Fault]] = {
 }
 
 
-def roll(folder: Path, system: Probed, during: Iterable[str]) -> None:
+def roll(folder: Path, system: Probed, during: Iterable[str], formed: Callable[[Site], None] = lambda _: None) -> None:
     """Form a cluster from the example, and restart it once for each fault in `during`.
 
     What was written before has to be there after it, and nothing that DNS told may be wrong.
+    `formed` is called in between.
     """
     require_pods()
     root = require_root() if system.name in PACKAGES else None
@@ -45,6 +47,7 @@ def roll(folder: Path, system: Probed, during: Iterable[str]) -> None:
         took = kubelet.run(kubelet.is_whole, FORMS, "three members form a cluster")
         report.note(system.name, "formed by a StatefulSet", took)
         prepare(system, kubelet)
+        formed(kubelet.site)
         for fault in during:
             _restart(system, kubelet, client, fault)
 
@@ -73,4 +76,4 @@ def _restart(system: Probed, kubelet: Kubelet, client: Pod, fault: str) -> None:
         took = time.monotonic() - began
     report.note(system.name, f"rollout restart; {fault}", took)
     site.assert_true(mark, (began, time.monotonic()))
-    assert system.get(client, site.service_name)[-1] == text
+    assert text in system.get(client, site.service_name)

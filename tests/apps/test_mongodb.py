@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.apps import cluster, faults, recorded, report
+from tests.apps import cluster, faults, recorded, report, rollouts
 from tests.apps.explained import explained
 from tests.apps.mongodb import MongoDB
 from tests.apps.pods import PodError
@@ -29,6 +29,9 @@ pytestmark = [
 #: pymongo asks for SRV again after so long, and not before (MIN_SRV_RESCAN_INTERVAL), in seconds.
 RESCAN: Final = 60.0
 LATE: Final = 20.0  # seconds on a busy machine
+#: What a client may notice of two rollouts, a line each: a write that fails, and for how long none
+#: went through. On an idle machine it is nothing: the driver tries again by itself.
+MOST_FAILURES: Final = 4
 
 
 class Cluster(cluster.Cluster):
@@ -160,3 +163,13 @@ def test_a_port_of_another_name_has_no_srv_for_drivers(tmp_path: Path, port: str
         assert {(one.name, one.rcode) for one in asked} == {(f"_mongodb._tcp.{site.service_name}", "NXDOMAIN")}
         why = explained(site, f"_mongodb._tcp.{site.service_name}", "SRV")
         assert port in why, why
+
+
+@pytest.mark.timeout(900)
+def test_rollout_restart_of_the_example(tmp_path: Path) -> None:
+    """On a real control plane, whose API server is away in the middle of it, under a client."""
+    require_tool("ferretdb")
+    pytest.importorskip("pymongo")
+    system = MongoDB("rs0")
+    rollouts.roll(tmp_path, system, ["nothing", "no API server for 5 s"], system.watch)
+    assert not system.events()[MOST_FAILURES:], system.events()
