@@ -119,7 +119,7 @@ apps: $(READY) apps-parts ## Real servers that find one another by DNS, in the l
 apps-record: $(READY) apps-parts ## Write down anew what each of them asks (tests/apps/recorded)
 	@$(BIN)/python -m tests.apps record
 
-apps-table: $(READY) apps-parts ## How fast they recover with which DNS; docs/systems/README.md gets the table (an hour)
+apps-table: $(READY) apps-parts ## How fast they recover with which DNS; docs/systems/README.md gets the table (90 minutes)
 	@$(BIN)/python -m tests.apps table
 
 apps-parts: $(READY)
