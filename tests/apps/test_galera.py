@@ -27,6 +27,7 @@ pytestmark = [pytest.mark.coredns, pytest.mark.slow, pytest.mark.timeout(600)]
 long_form = pytest.mark.skipif(not LONG, reason="the long form: make apps SYSTEM=galera")
 
 SYSTEM: Final = Galera("ready")
+NAMED: Final = Galera("named")
 #: Seconds after which Galera gives up looking for a primary component (pc.wait_prim_timeout is 30).
 GIVES_UP: Final = 90.0
 
@@ -68,14 +69,26 @@ def test_no_question_went_over_tcp(cluster: Cluster) -> None:
     assert set(cluster.site.asked_by_log()) == shown
 
 
+@pytest.fixture(scope="module")
+def by_names(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Yield a cluster that joins as the example does.
+
+    By the headless name a killed member may try its own dead address for ever, if DNS still has it
+    when it starts: as long as a hung watch process is not replaced.
+    """
+    root = require_root()
+    with Site(tmp_path_factory.mktemp("galera-named"), NAMED, root=root) as site:
+        yield Cluster(site, NAMED)
+
+
 @long_form
 @pytest.mark.parametrize(("how", "fault"), CASES)
-def test_a_member_under_another_address(cluster: Cluster, how: str, fault: str) -> None:
+def test_a_member_under_another_address(by_names: Cluster, how: str, fault: str) -> None:
     number = sorted(faults.FAULTS).index(fault) % 3
     text = f"{how}-{fault}".replace(" ", "-")
-    SYSTEM.put(cluster.client, cluster.other(number).fqdn, text)
-    cluster.replace(number, how, fault)
-    assert SYSTEM.get(cluster.client, cluster.pods[number].fqdn)[-1] == text
+    NAMED.put(by_names.client, by_names.other(number).fqdn, text)
+    by_names.replace(number, how, fault)
+    assert NAMED.get(by_names.client, by_names.pods[number].fqdn)[-1] == text
 
 
 @long_form
