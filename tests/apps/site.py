@@ -390,7 +390,8 @@ class Site:
     def assert_true(self, mark: int = 0, fault: tuple[float, float] = (0.0, 0.0), *, refused: bool = False) -> Verdict:
         """Assert that the pods were told nothing wrong, and no failure unless `refused`."""
         verdict = self.verdict(mark, fault)
-        assert verdict.wrong()[:5] == [], f"of {verdict.asked}"
+        wrong = verdict.wrong()[:5]
+        assert not wrong, f"of {verdict.asked}: {wrong}"
         assert refused or verdict.refused[:5] == []
         return verdict
 

@@ -208,6 +208,8 @@ def deployed(
         names = [f"{hostname}.{site.service_name}" for hostname in hostnames]
         site.past = lambda name: site.history.get(name) or past(chronicle, name, names)
         for item in objects(system.name, policy=policy):
+            if item["kind"] == "Service" and item["metadata"]["name"] != system.service:
+                continue  # clients' own: it would give each address a second PTR, which the judge does not know
             plane.apply(json.dumps(item))
         kubelet = Kubelet(site, system, plane)
         client = site.client(_CLIENT)
