@@ -14,7 +14,7 @@ from typing import Final
 
 from tests.apps import measure, recorded, roots
 from tests.apps.cassandra import Cassandra
-from tests.apps.cluster import BACK, Clustered
+from tests.apps.cluster import ADDRESSES, BACK, Clustered
 from tests.apps.galera import Galera
 from tests.apps.kafka import Kafka
 from tests.apps.mongodb import MongoDB
@@ -34,7 +34,7 @@ def record(system: Clustered) -> None:
     """Run a system through its phases, and write what it asked."""
     with tempfile.TemporaryDirectory() as folder, Site(Path(folder), system, root=roots.of(system.name)) as site:
         recording = recorded.Recording(site)
-        pods = system.form(site, [f"10.44.1.{number + 1}" for number in range(3)])
+        pods = system.form(site, ADDRESSES)
         recording.phase("form")
         client = site.client()
         system.put(client, site.service_name, "one")

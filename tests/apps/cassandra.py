@@ -298,8 +298,7 @@ class Cassandra:
     def watch(self, site: Site) -> None:
         """Start a client by the headless name that writes, reads and says what it sees."""
         self._watch = site.folder / f"watch-{time.monotonic_ns()}.log"
-        client = next((pod for pod in site.clients if pod.address == WATCHES), None) or site.client(WATCHES)
-        client.start(sys.executable, "-c", _WATCH, site.service_name, log=self._watch)
+        site.client_at(WATCHES).start(sys.executable, "-c", _WATCH, site.service_name, log=self._watch)
 
     def state(self) -> str:
         """Return what the client saw last. Raises PodError if that is of the past."""

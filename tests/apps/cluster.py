@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from tests.apps.pods import Pod
 
 MEMBERS: Final = 3
+#: Those that the members have at first.
+ADDRESSES: Final = tuple(f"10.44.1.{number + 1}" for number in range(MEMBERS))
 BACK: Final = 240.0  # seconds until a member is back; about 5 on an idle machine
 #: How members end, and what breaks meanwhile.
 CASES: Final = [
@@ -42,7 +44,7 @@ class Cluster:
     def __init__(self, site: Site, system: Clustered) -> None:
         self.site, self.system = site, system
         began = time.monotonic()
-        self.pods = system.form(site, [f"10.44.1.{number + 1}" for number in range(MEMBERS)])
+        self.pods = system.form(site, ADDRESSES)
         report.note(system.name, "three members form a cluster", time.monotonic() - began)
         askers = {pod.address: pod.name for pod in self.pods}
         self.formed = recorded.lines(site.wire.exchanges(), askers, "form")

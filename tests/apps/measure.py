@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from bench.report import environment, spread, table
 from tests.apps import roots
 from tests.apps.cassandra import Cassandra
-from tests.apps.cluster import MEMBERS, Clustered
+from tests.apps.cluster import ADDRESSES, MEMBERS, Clustered
 from tests.apps.galera import Galera
 from tests.apps.kafka import Kafka
 from tests.apps.mongodb import MongoDB
@@ -68,7 +68,7 @@ class Run:
 
     def __init__(self, site: Site, system: Measured) -> None:
         self.site, self.system = site, system
-        self.pods = system.form(site, [f"10.44.1.{number + 1}" for number in range(MEMBERS)])
+        self.pods = system.form(site, ADDRESSES)
         self._turn = 1
 
     def one(self) -> float:

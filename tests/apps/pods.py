@@ -205,7 +205,7 @@ class Pod:
         root: Path | None = None,
         disk: Path | None = None,
     ) -> None:
-        self.name, self.address, self.root = name, address, root
+        self.network, self.name, self.address, self.root = network, name, address, root
         self.subdomain = f"{service}.{NAMESPACE}.svc.{ZONE}" if service else ""
         """The Service's own name; "" without one."""
         self.fqdn = f"{name}.{self.subdomain}" if service else name

@@ -242,6 +242,10 @@ class Site:
         self.clients.append(pod)
         return pod
 
+    def client_at(self, address: str) -> Pod:
+        """Return the client with this address, made if there is none."""
+        return next((pod for pod in self.clients if pod.address == address), None) or self.client(address)
+
     def remove(self, pod: Pod, how: str = "killed", *, publish: bool = True, grace: float = 30.0) -> None:
         """End a member: "killed" (SIGKILL to all of it) or "stopped" (SIGTERM). Its disk stays.
 

@@ -29,7 +29,6 @@ pytestmark = [
     pytest.mark.skipif(not LONG, reason="the long form: make apps SYSTEM=cassandra"),
 ]
 
-ADDRESSES: Final = tuple(f"10.44.1.{number + 1}" for number in range(cluster.MEMBERS))
 ROWS: Final = 300
 #: Each process is killed once, and stopped once: a node takes longer to start than others' members.
 FAULTS: Final = (
@@ -156,7 +155,7 @@ def test_a_fourth_node_takes_over_data(tmp_path: Path) -> None:
     require()
     system = Cassandra()
     with Site(tmp_path, system) as site:
-        pods = system.form(site, ADDRESSES)
+        pods = system.form(site, cluster.ADDRESSES)
         client = site.client()
         assert system.make_single(client, pods[0].fqdn, ROWS) == ROWS
         joined_later(site, system, "10.44.1.4")
@@ -172,7 +171,7 @@ def test_a_fourth_node_that_is_its_own_seed_takes_over_no_data(tmp_path: Path) -
     require()
     system = Cassandra("headless")
     with Site(tmp_path, system) as site:
-        pods = system.form(site, ADDRESSES)
+        pods = system.form(site, cluster.ADDRESSES)
         client = site.client()
         assert system.make_single(client, pods[0].fqdn, ROWS) == ROWS
         fourth = joined_later(site, system, "10.44.1.4")

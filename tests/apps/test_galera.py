@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.apps import faults, recorded, report, rollouts
-from tests.apps.cluster import BACK, CASES, Cluster
+from tests.apps.cluster import ADDRESSES, BACK, CASES, Cluster
 from tests.apps.galera import FORMS, Galera
 from tests.apps.pods import PodError
 from tests.apps.roots import LONG, require_root
@@ -154,7 +154,7 @@ def test_the_headless_name_with_publish_not_ready_addresses_never_joins(tmp_path
 def test_a_dead_member_in_dns_holds_a_new_one_up(tmp_path: Path) -> None:
     """What a DNS that is late costs: the dead address is first for the newcomer, which gives up."""
     with Site(tmp_path, SYSTEM, root=require_root()) as site:
-        pods = SYSTEM.form(site, [f"10.44.1.{number + 1}" for number in range(3)])
+        pods = SYSTEM.form(site, ADDRESSES)
         site.remove(pods[1], publish=False)
         site.timed(lambda: SYSTEM.whole([pods[0], pods[2]]), FORMS, "two are left")
         site.remove(pods[2], "stopped", publish=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -26,9 +26,6 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(not LONG, reason="the long form: make apps SYSTEM=kafka"),
 ]
-
-
-ADDRESSES: Final = tuple(f"10.44.1.{number + 1}" for number in range(cluster.MEMBERS))
 
 
 class Cluster(cluster.Cluster):
@@ -120,7 +117,7 @@ def test_the_static_quorum_of_earlier_versions_forms_too(tmp_path: Path) -> None
     java.require("kafka")
     system = Kafka("voters", quick=False)
     with Site(tmp_path, system) as site:
-        system.form(site, ADDRESSES)
+        system.form(site, cluster.ADDRESSES)
         site.assert_true()
 
 
@@ -130,7 +127,7 @@ def test_without_publish_not_ready_addresses_it_never_forms(tmp_path: Path) -> N
     java.require("kafka")
     system = Kafka(publish_not_ready=False)
     with Site(tmp_path, system) as site:
-        pods = [site.member(number, address) for number, address in enumerate(ADDRESSES)]
+        pods = [site.member(number, address) for number, address in enumerate(cluster.ADDRESSES)]
         for pod in pods:
             system.start(pod)
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.apps import cluster, faults, recorded, report, rollouts
 from tests.apps.explained import explained
-from tests.apps.mongodb import MongoDB
+from tests.apps.mongodb import WATCHES, MongoDB
 from tests.apps.pods import PodError
 from tests.apps.roots import LONG, require_pods
 from tests.apps.site import Site
@@ -157,8 +157,8 @@ def test_a_port_of_another_name_has_no_srv_for_drivers(tmp_path: Path, port: str
     with Site(tmp_path, system) as site:
         pods = system.form(site, ["10.44.1.1"])
         with pytest.raises(PodError, match=r"ConfigurationError.*does not exist"):
-            system.put(system.client(site), site.service_name, "one")
-        system.put(system.client(site), pods[0].fqdn, "one")
+            system.put(site.client_at(WATCHES), site.service_name, "one")
+        system.put(site.client_at(WATCHES), pods[0].fqdn, "one")
         asked = [one for one in site.wire.exchanges() if one.qtype == "SRV"]
         assert {(one.name, one.rcode) for one in asked} == {(f"_mongodb._tcp.{site.service_name}", "NXDOMAIN")}
         why = explained(site, f"_mongodb._tcp.{site.service_name}", "SRV")

@@ -47,7 +47,7 @@ from headwater.writer.isolation import Unstorable, in_parts, told
 from headwater.writer.lists import version_key
 from headwater.writer.opinion import Loss, Opinion
 from headwater.writer.outcome import Outcome
-from headwater.writer.owners import Owner, key_of, owners_of
+from headwater.writer.owners import Owner, key_of, owners_of, version_of
 from headwater.writer.policy import Decider
 from headwater.writer.posting import Posting, object_key, storable_key, stored
 from headwater.writer.scales import StoreScales
@@ -213,10 +213,8 @@ class Ledger:
         told: deque[Change] = deque()
         for change in changes:
             told.append(change)
-            if isinstance(change, Upsert) and change.decoded.resource_version:
-                told.append(Progress(change.resource, change.decoded.resource_version))
-            elif isinstance(change, Remove) and change.resource_version:
-                told.append(Progress(change.resource, change.resource_version))
+            if isinstance(change, Upsert | Remove) and (version := version_of(change)):
+                told.append(Progress(change.resource, version))
         self.settle(told, outcome)
         return outcome
 
@@ -324,11 +322,7 @@ class Ledger:
         """Return whether the store has a later state of the object: the
         event was committed earlier.
         """
-        key, version = (
-            (event.key, event.resource_version)
-            if isinstance(event, Remove)
-            else (event.decoded.object.key, event.decoded.resource_version)
-        )
+        key, version = key_of(event), version_of(event)
         number = version_number(version)
         if event.resource in self.doubts or not number:
             return False

@@ -21,6 +21,11 @@ def key_of(event: Upsert | Remove) -> tuple[str, str]:
     return event.key if isinstance(event, Remove) else event.decoded.object.key
 
 
+def version_of(event: Upsert | Remove) -> str:
+    """Return the resourceVersion of an event; "" when it has none."""
+    return event.resource_version if isinstance(event, Remove) else event.decoded.resource_version
+
+
 def owner_of_key(resource: Resource, namespace: str, name: str) -> Owner:
     """Return the owner of an object that has no owner label: a slice's
     owner needs `owners_of_slice`.

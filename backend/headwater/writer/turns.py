@@ -41,7 +41,7 @@ import msgspec
 from headwater.cluster.changes import Change, Progress, Remove, Upsert
 from headwater.cluster.follower import RawPage
 from headwater.cluster.objects import Resource
-from headwater.writer.owners import Owner, breadth_of, key_of, owners_of
+from headwater.writer.owners import Owner, breadth_of, key_of, owners_of, version_of
 
 Event = Upsert | Remove
 
@@ -232,7 +232,7 @@ class Turns:
             self._fresh.add(event.resource)
             return
         resource, key = event.resource, key_of(event)
-        mark = _Mark(event.resource_version if isinstance(event, Remove) else event.decoded.resource_version)
+        mark = _Mark(version_of(event))
         self._marks.setdefault(resource, deque()).append(mark)
         name = (key[0] or key[1]) if self._fair else ""
         line = self._lines.get(name)
@@ -311,7 +311,7 @@ class Turns:
     @staticmethod
     def alone(event: Event) -> Turn:
         """Return the turn of a change that came while nothing waits: what `put` and `next` make."""
-        version = event.resource_version if isinstance(event, Remove) else event.decoded.resource_version
+        version = version_of(event)
         return Turn([event, Progress(event.resource, version)] if version else [event])
 
     def settled(self, turn: Turn) -> None:
