@@ -231,9 +231,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
     Mutant(
         "a store of other settings is served while it is compiled",
         (
-            Change(
-                "store.environment:Reader.is_ready", " and snapshot.meta(_SHAPE) == self._identity.shape.encode()", ""
-            ),
+            Change("store.environment:Reader.is_ready", " and self._is_of_these_settings(snapshot)", ""),
             Change("writer.ledger:Ledger._begin_records", '        txn.set_meta(READY, b"")\n', ""),
         ),
         (3,),

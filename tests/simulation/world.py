@@ -47,6 +47,7 @@ from headwater.store.identity import Identity, discard, published
 from headwater.writer import host, ledger, lists, process, seeding, turns
 from headwater.writer.process import Changes, Watcher, required_resources
 from headwater.writer.seeding import Seeding
+from headwater.writer.unmade import FromObjects
 
 from tests.harness.peers import Recorded, copy_of
 from tests.harness.small import settings
@@ -253,7 +254,7 @@ class World:
         self.truth = Truth(self.api, self.settings.labels.partition("=")[2])
         self._possible.clear()
         self.askers = [
-            Asker(name, reader, Resolver(reader, self.settings))
+            Asker(name, reader, Resolver(reader, self.settings, unmade=FromObjects(self.settings)))
             for name in ("A", "B")
             for reader in (Reader(self.folder, self.identity),)
         ]
@@ -812,7 +813,8 @@ class World:
     def _judge(self, asker: Asker) -> None:
         snapshot = asker.reader.begin()
         try:
-            ready = snapshot is not None and asker.reader.is_ready(snapshot)
+            reader = asker.reader
+            ready = snapshot is not None and (reader.is_ready(snapshot) or reader.is_being_made(snapshot))
             if not ready or snapshot is None:
                 if asker.has_served:
                     raise Wrong("stopped", f"reader {asker.name}: SERVFAIL, although it has answered before")

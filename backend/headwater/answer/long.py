@@ -106,7 +106,9 @@ class LongWay:
         if refusal is not None:
             return self._reply(query, refusal)
         assert zone is not None
-        if snapshot is None or not (snapshot.generation == state.ready_generation or self._is_ready(snapshot)):
+        if snapshot is not None and snapshot.generation != state.ready_generation:
+            snapshot = self._complete(snapshot)
+        if snapshot is None:
             return self._reply(query, Reason.NOT_READY)
         if state.stale:
             state.ready_generation = 0
@@ -134,12 +136,20 @@ class LongWay:
             return bare(message, flags)
         return reply_head(message, flags) + NO_RECORDS + message[HEADER_SIZE:end]
 
-    def _is_ready(self, snapshot: Snapshot) -> bool:
-        """Whether the store is complete. Read until it is, and again for another store."""
+    def _complete(self, snapshot: Snapshot) -> Snapshot | None:
+        """The same moment with every record; None while the store has not every object.
+
+        Read until all records are stored, and again for another store.
+        """
+        state = self._state
         if self._reader.is_ready(snapshot):
-            self._state.ready_generation = snapshot.generation
-            return True
-        return False
+            state.ready_generation = snapshot.generation
+            if state.unmade is not None:
+                state.unmade.forget()
+            return snapshot
+        if state.unmade is not None and self._reader.is_being_made(snapshot):
+            return state.unmade.view(snapshot)
+        return None
 
     # Answers from the store
 

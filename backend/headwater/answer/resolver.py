@@ -13,6 +13,7 @@ from headwater.answer.near import Ways, of_a_place
 from headwater.answer.short import Answer, ShortWay
 from headwater.answer.srv import SrvSets
 from headwater.answer.state import State
+from headwater.answer.unmade import Unmade
 from headwater.answer.whereabouts import Whereabouts
 from headwater.settings.settings import Settings
 from headwater.store.environment import Reader
@@ -29,9 +30,15 @@ class Resolver:
     server; None when not even an id can be read.
     """
 
-    def __init__(self, reader: Reader, settings: Settings, say: Say | None = None) -> None:
-        """`say` tells the reasons of negative replies, for `--extended-errors`."""
-        self._state = State(settings)
+    def __init__(
+        self, reader: Reader, settings: Settings, say: Say | None = None, unmade: Unmade | None = None
+    ) -> None:
+        """`say` tells the reasons of negative replies, for `--extended-errors`.
+
+        `unmade` makes the records that a store has not yet; without it nothing is answered until
+        all are stored.
+        """
+        self._state = State(settings, unmade)
         self._say = say
         srv = SrvSets()
         long_way = LongWay(reader, self._state, srv)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from headwater.answer.counts import COUNTED_TYPES, Reason, count_key
+from headwater.answer.unmade import Unmade
 from headwater.answer.zones import Zones
 from headwater.settings.settings import Settings
 from headwater.store.choice import OF_A, OF_AAAA, choice_of, ranges
@@ -21,10 +22,12 @@ BITS_32: Final = 0xFFFFFFFF
 class State:
     """The zones, and the state that changes with queries. Threads may share it."""
 
-    __slots__ = ("counts", "far", "near", "ready_generation", "stale", "ttl", "turn", "zones")
+    __slots__ = ("counts", "far", "near", "ready_generation", "stale", "ttl", "turn", "unmade", "zones")
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, unmade: Unmade | None = None) -> None:
         self.zones = Zones(settings)
+        self.unmade = unmade
+        """Makes the records that a store has not yet."""
         self.ttl = settings.ttl
         self.ready_generation = 0
         """The number of the store that is complete and answered from; 0 for none."""

@@ -101,6 +101,16 @@ class Compiler:
         return self._reverse
 
     @property
+    def above_services(self) -> list[bytes]:
+        """svc.Z of each zone that has Services, in wire format."""
+        return [item.svc for item in self._own]
+
+    @property
+    def zones_are_apart(self) -> bool:
+        """Whether no zone is inside another: then every name has one owner."""
+        return not any(one is not other and one.wire.endswith(other.wire) for one in self.zones for other in self.zones)
+
+    @property
     def pod_names(self) -> bool:
         """`--endpoint-pod-names`."""
         return self._pod_names

@@ -15,6 +15,7 @@ import setproctitle
 
 from headwater.answer.extended import Say
 from headwater.answer.resolver import Resolver
+from headwater.answer.unmade import Unmade
 from headwater.process import control, log
 from headwater.process.progress import Progress
 from headwater.serve.assignment import Assignment
@@ -37,12 +38,17 @@ _DRAIN: Final = 4.0
 
 
 def run(
-    assignment: Assignment, end: socket.socket, explain: Explainer, tell: Historian, say: Say | None = None
+    assignment: Assignment,
+    end: socket.socket,
+    explain: Explainer,
+    tell: Historian,
+    say: Say | None = None,
+    unmade: Unmade | None = None,
 ) -> None:
     """The process's main function; `end` is its end of the link to the supervisor.
 
     `explain` and `tell` may import what they need when they are first called. `say` tells the
-    reasons of negative answers.
+    reasons of negative answers. `unmade` makes the records that a store has not yet.
     """
     settings = assignment.settings
     setproctitle.setproctitle(f"headwater: answer {assignment.index}")
@@ -53,7 +59,7 @@ def run(
     link = control.Link(end)
     reader = Reader(Path(settings.state_dir), assignment.identity)
     reader.follow()
-    resolver = Resolver(reader, settings, say)
+    resolver = Resolver(reader, settings, say, unmade)
     queries = Queries(reader, resolver, Upstream(settings.upstreams), settings.max_staleness, settings.workers)
     explaining = Explaining(explain, tell, reader, resolver, settings)
     handlers: dict[type[control.Request], control.Handler] = {

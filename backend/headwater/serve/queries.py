@@ -142,12 +142,14 @@ class Queries:
         return f" ({since} more since the last line)" if since else ""
 
     def is_ready(self) -> bool:
-        """Whether there is a complete store of these settings to answer from."""
+        """Whether there is a store to answer from: every object, with the records of these settings
+        or while these are being made.
+        """
         snapshot = self._reader.begin()
         if snapshot is None:
             return False
         try:
-            return self._reader.is_ready(snapshot)
+            return self._reader.is_ready(snapshot) or self._reader.is_being_made(snapshot)
         except Exception as error:
             if not is_damage(error):
                 raise

@@ -46,6 +46,10 @@ SERIAL: Final = b"serial"
 #: When the source was last heard, for `--max-staleness`.
 HEARD: Final = b"heard"
 READY: Final = b"ready"
+#: While a store has every object, and its records are being made from them: a number of this
+#: making, and how far it is.
+MAKING: Final = b"making"
+MAKING_ENDS: Final = b" "
 _FORMAT_KEY: Final = b"format"
 _SOURCE: Final = b"source"
 _SHAPE: Final = b"shape"
@@ -102,6 +106,12 @@ class Snapshot:
         self.get: Callable[[bytes], Any] = txn.get
         """A node by its name, as a buffer that is valid until `close`; None when there is none."""
         self.generation = generation
+
+    def with_get(self, get: Callable[[bytes], Any]) -> Snapshot:
+        """The same moment with another way to a node. It is closed with this one."""
+        other = Snapshot(self._txn, self._dbs, self.generation)
+        other.get = get
+        return other
 
     @property
     def commit(self) -> int:
@@ -813,7 +823,17 @@ class Reader:
 
     def is_ready(self, snapshot: Snapshot) -> bool:
         """Whether its records are complete, and of these settings."""
-        return bool(snapshot.meta(READY)) and snapshot.meta(_SHAPE) == self._identity.shape.encode()
+        return bool(snapshot.meta(READY)) and self._is_of_these_settings(snapshot)
+
+    def is_being_made(self, snapshot: Snapshot) -> bool:
+        """Whether its objects are complete, and records of these settings are being made from them.
+
+        Those that are there are right. The others can be made from the objects.
+        """
+        return bool(snapshot.meta(MAKING)) and self._is_of_these_settings(snapshot)
+
+    def _is_of_these_settings(self, snapshot: Snapshot) -> bool:
+        return snapshot.meta(_SHAPE) == self._identity.shape.encode()
 
     def close(self) -> None:
         with self._lock:

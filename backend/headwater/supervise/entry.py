@@ -29,13 +29,14 @@ def watch(settings: Settings, identity: Identity, end: socket.socket) -> None:
 def answer(assignment: Assignment, end: socket.socket) -> None:
     """An answer process."""
     from headwater.serve.process import run
+    from headwater.writer.unmade import FromObjects
 
-    if not assignment.settings.extended_errors:
-        run(assignment, end, _explain, _tell)
-        return
-    from headwater.explain.extended import Reasons
+    say = None
+    if assignment.settings.extended_errors:
+        from headwater.explain.extended import Reasons
 
-    run(assignment, end, _explain, _tell, Reasons(assignment.settings).say)
+        say = Reasons(assignment.settings).say
+    run(assignment, end, _explain, _tell, say, FromObjects(assignment.settings))
 
 
 def peer(assignment: Assignment, end: socket.socket) -> None:

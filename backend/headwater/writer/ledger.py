@@ -14,9 +14,12 @@ resource was read further.
 
 A complete list is applied as a difference. Its pages wait in `staging` until the last one arrives,
 so that no object disappears because a page was missing (`lists`). Then it is applied in
-transactions of whole Services, so that a name's answer still changes in one step. Nothing is
-published before the first lists of all resources are complete (`ready`). Until then each namespace
-is compiled as soon as the pages of slices have passed it (`early`).
+transactions of whole Services, so that a name's answer still changes in one step.
+
+Nothing is published before the first lists of all resources are complete. Then every object is
+there, and answer processes make what they are asked for (`unmade`), while all records are made here
+and no event is taken. Where a name may have several owners, or a policy decides, nothing is
+published before all records are there.
 
 An object that makes a transaction fail is left out, counted and logged, and the others are
 committed without it (`isolation`; `posting` for failures that only concern records).
@@ -25,24 +28,24 @@ committed without it (`isolation`; `posting` for failures that only concern reco
 from __future__ import annotations
 
 import contextlib
+import secrets
 import struct
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import takewhile
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Progress, Remove, Upsert
 from headwater.cluster.objects import Decoded, Resource, is_behind, is_older, packed_version, version_number
 from headwater.records import decisions
 from headwater.records.compiler import Compiler
 from headwater.store.copied import GONE
-from headwater.store.environment import READY, SERIAL, ReadTransaction, Store, Transaction
+from headwater.store.environment import MAKING, MAKING_ENDS, READY, SERIAL, ReadTransaction, Store, Transaction
 from headwater.store.node import Kind
 from headwater.writer import lists, opinion
 from headwater.writer.chronicle import Chronicle, Draft
-from headwater.writer.early import Early
 from headwater.writer.isolation import Unstorable, in_parts, told
 from headwater.writer.lists import version_key
 from headwater.writer.opinion import Loss, Opinion
@@ -58,11 +61,34 @@ _COUNTS: Final = b"counts"
 _HOST: Final = b"host"
 _KINDS: Final = struct.Struct(f">{len(Kind)}q")
 _SEPARATOR: Final = b"/"
+_SERVICES: Final = b"services/"
 #: Sorts after every namespace.
 _LAST: Final = b"\xff"
 _ALL: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods", "serviceimports", "nodes")
 
 Event = Upsert | Remove | Progress
+
+
+class Making(NamedTuple):
+    """How far the records of a store are made that answers are given from meanwhile."""
+
+    number: bytes
+    """Another one each time that they are made anew: the objects may be others then."""
+    place: bytes = b""
+    """In the keys of Services: those before it have their records."""
+
+    @classmethod
+    def of(cls, packed: bytes) -> Making:
+        number, _, place = packed.partition(MAKING_ENDS)
+        return cls(number, place)
+
+    @property
+    def packed(self) -> bytes:
+        return self.number + MAKING_ENDS + self.place
+
+    def after(self, service: bytes) -> Making:
+        """With the records of the Service under that key of `objects`, and of those before it."""
+        return self._replace(place=service.removeprefix(_SERVICES) + b"\0")
 
 
 class Ledger:
@@ -116,7 +142,10 @@ class Ledger:
         """The owners whose slices differ between a list in doubt and the store."""
         self._second: dict[Resource, tuple[Opinion, Loss]] = {}
         """What the second list said of a doubt, while that list is applied."""
-        self._early: Early | None = None
+        self._serves_objects = decider is None and compiler.zones_are_apart
+        """Whether answers can be made from objects before all records are there."""
+        self._making: Making | None = None
+        """How far the records of a store are made that is published without all of them."""
         self._published = store.is_published
         self.withheld = withheld
         self.counts = [0] * len(Kind)
@@ -127,6 +156,11 @@ class Ledger:
         store.read(self._count_objects)
         moved = store.read(lambda txn: txn.meta(_HOST)) != compiler.host
         self.ready = self._is_synced() and store.shape_matches and bool(store.read(lambda txn: txn.meta(READY)))
+        if making := store.read(lambda txn: txn.meta(MAKING)):
+            if self._serves_objects and self._is_synced() and store.shape_matches and not moved:
+                self._making = Making.of(making)
+            else:
+                store.write(lambda txn: txn.set_meta(MAKING, b""))
         if chronicle is not None:
             chronicle.open(store, ready=self.ready)
         if moved or not store.shape_matches:
@@ -234,7 +268,6 @@ class Ledger:
                     case ListPageArrived() as page:
                         self._take_page(page)
                         waiting.popleft()
-                        outcome.records_changed += self._compile_early(page)
                     case ListComplete() as end:
                         if not self._goes_on(end, outcome, piecewise=piecewise):
                             return
@@ -244,7 +277,6 @@ class Ledger:
                         self._take_events(waiting, outcome)
         except Exception:
             self._applying = None  # it begins again; what is already applied no longer differs
-            self._early = None  # otherwise the next page would skip what was not compiled
             raise
 
     def _catch_up(self, outcome: Outcome) -> None:
@@ -254,7 +286,11 @@ class Ledger:
         """
         if not self.ready and self._is_synced():
             outcome.records_changed += self._compile_all()
-        if self.ready and not self._published and not self.withheld:
+        if self.ready and not self.withheld:
+            self._publish()
+
+    def _publish(self) -> None:
+        if not self._published:
             self._store.publish()
             self._published = True
 
@@ -278,8 +314,6 @@ class Ledger:
                 waiting.popleft()
                 if isinstance(event, Upsert) and event.decoded.trigger_time:
                     outcome.trigger_times.append(event.decoded.trigger_time)
-            if self._early is not None and any(self._early.passed(event) for event in some):
-                self._early = None
 
         def leave_out(event: Event, error: Exception) -> None:
             if isinstance(event, Progress):
@@ -516,7 +550,6 @@ class Ledger:
         if not self._store.read(lambda txn: lists.is_open(txn, resource)):
             return
         if change.gone:
-            self._early = None  # it may have compiled one of them
             self._write(partial(self._without, resource=resource, gone=change.gone))
         loss = None
         if self.ready and self._second_opinion:
@@ -592,56 +625,65 @@ class Ledger:
 
     # Everything anew
 
-    def _compile_early(self, page: ListPageArrived) -> int:
-        """Compile the namespaces that a page of slices has passed,
-        once everything else is listed.
-        """
-        if self.ready:
-            return 0
-        others = [item for item in self._resources if item != "endpointslices"]
-        if page.resource in others:
-            self._early = None  # its objects may be in namespaces that were compiled already
-        if page.resource != "endpointslices" or not page.decoded:
-            return 0
-        if page.first:
-            self._early = None
-        if self._early is None:
-            versions = self.versions()
-            if not all(versions[item] for item in others):
-                return 0
-            self._write(self._begin_records)
-            self._early = Early()
-        start, stop = self._early.advance([decoded.object.key[0] for decoded in page.decoded])
-        return self._compile_services(start, stop)
-
     def _compile_all(self) -> int:
         """Compile all records from all objects, some hundred Services per
         transaction; then set `ready`.
         """
-        if self._early is None or not self._early.sorted:
+        if self._may_serve_objects():
+            written = self._compile_served()
+        else:
+            self._making = None
             self._write(self._begin_records)
-            self._early = Early()
-        written = self._compile_services(self._early.reached, _LAST)
-        self._write(self._fixed_records)
+            written = self._compile_services()
+            self._write(self._fixed_records)
 
         def finish(txn: Transaction) -> Draft | None:
             self._advance_serial(txn)
             txn.set_meta(_COUNTS, _KINDS.pack(*self.counts))
             self._store.sign_shape(txn)
             txn.set_meta(READY, b"1")
+            txn.set_meta(MAKING, b"")
             return None if self._chronicle is None else self._chronicle.begins(txn, "all records were made anew")
 
         draft = self._store.write(finish)
         self.serial = self._advanced
         if draft is not None and self._chronicle is not None:
             self._chronicle.settled(draft)
-        self._early = None
+        self._making = None
         self.ready = True
         return written
+
+    def _may_serve_objects(self) -> bool:
+        """Whether the Service of each name can be told from the name."""
+        if not self._serves_objects or self.withheld:
+            return False
+        return self._store.read(
+            lambda txn: all(key == key.lower() for key in txn.keys("objects", _SERVICES, _SERVICES + _LAST))
+        )
+
+    def _compile_served(self) -> int:
+        """Publish what there is, and then compile all Services.
+
+        After a refusal, or a death, that goes on from where it has come to.
+        """
+        if self._making is None:
+            self._write(self._begin_records)
+            self._write(self._fixed_records)
+            making = Making(secrets.token_hex(8).encode())
+            self._store.write(partial(self._serve_objects, making=making))
+            self._making = making
+        self._publish()
+        return self._compile_services(self._making.place)
+
+    def _serve_objects(self, txn: Transaction, making: Making) -> None:
+        self._advance_serial(txn)
+        self._store.sign_shape(txn)
+        txn.set_meta(MAKING, making.packed)
 
     def _begin_records(self, txn: Transaction) -> Posting:
         # Until the end the records are incomplete.
         txn.set_meta(READY, b"")
+        txn.set_meta(MAKING, b"")
         for db in ("records", "faulty", "decisions"):
             txn.clear(db)
         batch = self._batch(txn, compiling=True)
@@ -658,17 +700,16 @@ class Ledger:
         batch.compile(anew=True)
         return batch
 
-    def _compile_services(self, start: bytes, stop: bytes) -> int:
-        """Compile the Services of the namespaces from `start` to before
-        `stop`, some hundred at once.
-        """
-        prefix = b"services/"
-        keys = self._store.read(lambda txn: list(txn.keys("objects", prefix + start, prefix + stop)))
+    def _compile_services(self, start: bytes = b"") -> int:
+        """Compile the Services from a place in their keys on, some hundred at once."""
+        keys = self._store.read(lambda txn: list(txn.keys("objects", _SERVICES + start, _SERVICES + _LAST)))
         written = 0
 
         def commit(some: Sequence[bytes]) -> None:
             nonlocal written
-            written += self._write(partial(self._compile_some, services=some))
+            making = self._making and self._making.after(some[-1])
+            written += self._write(partial(self._compile_some, services=some, making=making))
+            self._making = making
 
         def leave_out(key: bytes, error: Exception) -> None:
             self._write(partial(self._without_records, service=_key_of(key)))
@@ -683,11 +724,14 @@ class Ledger:
         batch.mark_faulty("services", service, ())
         return batch
 
-    def _compile_some(self, txn: Transaction, services: Sequence[bytes]) -> Posting:
+    def _compile_some(self, txn: Transaction, services: Sequence[bytes], making: Making | None) -> Posting:
         batch = self._batch(txn, compiling=True)
         for key in services:
             batch.touch_service(_key_of(key))
         batch.compile(anew=True)
+        if making is not None:
+            txn.set_meta(MAKING, making.packed)
+            txn.set_meta(_COUNTS, _KINDS.pack(*batch.counts))
         return batch
 
 

@@ -372,6 +372,11 @@ class Posting:
 
     # Records
 
+    def nodes_of(self, service: tuple[str, str]) -> Mapping[bytes, bytes]:
+        """Return the nodes of a Service's names; nothing is written."""
+        changes = self._compiled("services", service, nothing_before=True)
+        return {} if changes is None else changes.put
+
     def compile(self, *, anew: bool = False) -> None:
         """Write the records that follow from the changes.
 

@@ -1,0 +1,109 @@
+"""Records made from a snapshot's objects when they are asked for, while the writer makes them all.
+
+The writer publishes a store as soon as it has every object (`Ledger`). In the second that it then
+takes to make the records of ten thousand Services, an answer process makes those of the Services
+that it is asked for. Both call the same code with the same objects, which stay as they are until
+all records are there; so both have the same bytes. Only Services are left to be made: the zones'
+names, namespaces, imports and pods are stored before anything is published.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, cast
+
+from headwater.records.compiler import Compiler
+from headwater.records.options import silent
+from headwater.settings.settings import Settings
+from headwater.store.environment import MAKING, MAKING_ENDS, Snapshot, Transaction
+from headwater.writer.posting import Posting, object_key
+
+#: Bytes of names and nodes that are kept. A Service that has more is made for every question.
+_MOST: Final = 8 << 20
+_NOTHING: Final[Mapping[bytes, bytes]] = {}
+
+Owner = tuple[str, str]
+"""(namespace, name) of a Service."""
+
+
+class FromObjects:
+    """Makes the records of Services (`answer.unmade.Unmade`)."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._compiler = Compiler(settings, (), silent)
+        self._above = self._compiler.above_services
+        self._making: bytes | None = None
+        """Which making of records `_made` is from: objects may have changed since another one."""
+        self._made: dict[Owner, Mapping[bytes, bytes]] = {}
+        self._size = 0
+
+    def view(self, snapshot: Snapshot) -> Snapshot:
+        """See `Unmade.view`."""
+        making = (snapshot.meta(MAKING) or b"").partition(MAKING_ENDS)[0]
+        if making != self._making:
+            self.forget()
+            self._making = making
+        stored = snapshot.get
+
+        def get(name: bytes) -> Any:
+            node = stored(name)
+            if node is not None or (owner := owner_of(name, self._above)) is None:
+                return node
+            return self._nodes(owner, snapshot).get(name)
+
+        return snapshot.with_get(get)
+
+    def forget(self) -> None:
+        """See `Unmade.forget`."""
+        self._made, self._size, self._making = {}, 0, None
+
+    def _nodes(self, owner: Owner, snapshot: Snapshot) -> Mapping[bytes, bytes]:
+        if (found := self._made.get(owner)) is not None:
+            return found
+        if snapshot.value("objects", object_key("services", owner)) is None:
+            return _NOTHING
+        posting = Posting(cast("Transaction", _Read(snapshot)), self._compiler, [], {}, compiling=True)
+        found = posting.nodes_of(owner)
+        size = sum(len(name) + len(node) for name, node in found.items())
+        if self._size + size > _MOST:
+            self._made, self._size = {}, 0
+        if size <= _MOST:
+            self._made[owner] = found
+            self._size += size
+        return found
+
+
+def owner_of(name: bytes, above: Sequence[bytes]) -> Owner | None:
+    """The Service whose names it is among, if there is one; what follows a name's root is ignored.
+
+    `above` are the names svc.Z; all of them are in lower case.
+    """
+    starts = []
+    at = 0
+    while size := name[at]:
+        starts.append(at)
+        at += 1 + size
+    end = at + 1
+    for suffix in above:
+        at = end - len(suffix)
+        if name.endswith(suffix, 0, end) and at in starts and (count := starts.index(at)) > 1:
+            with contextlib.suppress(UnicodeDecodeError):
+                namespace, service = name[starts[count - 1] + 1 : at], name[starts[count - 2] + 1 : starts[count - 1]]
+                return namespace.decode("ascii"), service.decode("ascii")
+    return None
+
+
+class _Read:
+    """A snapshot for `Posting`, which reads it as a transaction; what is to be written is not."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.get = snapshot.value
+        self.meta = snapshot.meta
+        self._snapshot = snapshot
+
+    def scan(self, db: str, prefix: bytes = b"", start: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        return self._snapshot.scan(db, prefix, start)
+
+    def unindex(self, db: str, key: bytes) -> None:
+        """The decision of a policy, of which there is none."""
