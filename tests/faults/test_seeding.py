@@ -350,6 +350,106 @@ def test_an_api_server_that_takes_no_watch_is_not_waited_for(tmp_path: Path) -> 
             here.check(new)
 
 
+# The proof beside the copy. Watches that come after its own hang: for 2 s nothing else publishes.
+
+IMPATIENT_AFTER = 2.0
+
+
+def test_who_goes_on_from_the_versions_is_asked_beside_the_copy(tmp_path: Path) -> None:
+    with scene(tmp_path) as here:
+        here.api.on("watch", None, faults.hang, times=FOREVER, skip=RESOURCES)
+        with here.newcomer(here.peer.port) as new:
+            began = time.monotonic()
+            new.start()
+            until_published(new)
+            assert time.monotonic() - began < IMPATIENT_AFTER
+            proof = [item for item in here.api.asked("watch", since=began) if item.status == 200]
+            assert len({item.resource for item in proof}) == RESOURCES
+            wait_until(lambda: all(item.ended for item in proof), DEADLINE, "its watches are closed")
+            here.api.heal()
+            here.api.cut_all()
+            here.check(new)
+
+
+def test_an_event_is_a_proof_and_is_told_again_by_the_watch(tmp_path: Path) -> None:
+    with scene(tmp_path) as here:
+        whole = here.record().bytes()
+        here.api.truth.put(app(2))
+        here.first.settle()
+        with here.lied_to(lambda end: end.sendall(whole)) as (new, _):
+            new.start()
+            until_published(new)
+            new.until(APP, "10.44.9.2")
+            here.check(new)
+
+
+@pytest.mark.parametrize("verdict", ["too old", "silent"])
+def test_who_does_not_go_on_from_one_version_has_proven_nothing(verdict: str, tmp_path: Path) -> None:
+    with scene(tmp_path) as here, here.newcomer(here.peer.port) as new:
+        here.api.on("watch", "services", faults.hang if verdict == "silent" else faults.status(410))
+        here.api.on("watch", None, faults.hang, times=FOREVER, skip=RESOURCES - 1)
+        began = time.monotonic()
+        new.start()
+        until_published(new)
+        assert time.monotonic() - began > IMPATIENT_AFTER
+        assert new.snapshot().seeds == {"taken": 1}
+        here.api.heal()
+        here.api.cut_all()
+        here.check(new)
+
+
+def test_versions_that_the_copy_does_not_have_prove_nothing(tmp_path: Path) -> None:
+    """What is proven is of another version: the copy's own may be one that the server forgot."""
+    with scene(tmp_path) as here:
+        copy = here.record()
+        here.api.truth.put(app(2))
+        here.first.settle()
+        lies = copy.but(versions=dict.fromkeys(copy.head.versions, str(here.api.truth.version))).bytes()
+        here.api.truth.compact()
+        here.api.on("list", "endpointslices", faults.status(500), times=FOREVER)
+        with here.lied_to(lambda end: end.sendall(lies)) as (new, _):
+            new.start()
+            new.until_refused(1)
+            assert new.snapshot().seeds == {"taken": 1}
+            assert not is_published(new)
+            here.api.heal()
+            until_published(new)
+            assert new.view.ask(APP) == ("NOERROR", frozenset({"10.44.9.2"}))
+            here.check(new)
+
+
+@pytest.mark.parametrize("missing", ["all", "services"])
+def test_a_peer_that_tells_no_versions_is_proven_by_the_watches(missing: str, tmp_path: Path) -> None:
+    """An older Headwater; its head has no such field."""
+    with scene(tmp_path) as here:
+        copy = here.record()
+        versions = {} if missing == "all" else copy.head.versions | {missing: ""}
+        text = copy.but(versions=versions)
+        with here.lied_to(lambda end: end.sendall(text.bytes())) as (new, _):
+            new.start()
+            until_published(new)
+            assert new.snapshot().seeds == {"taken": 1}
+            here.check(new)
+        assert missing == "services" or b'"versions":{}' in text.bytes()
+
+
+def test_a_list_that_is_due_is_not_skipped(tmp_path: Path) -> None:
+    """The version of a resource that the sender was listing is no place to go on from."""
+    with scene(tmp_path) as here:
+        copy = here.record()
+        next(entries for db, entries in copy.pieces if db == "meta").append((b"list/services", b"due"))
+        next(entries for db, entries in copy.pieces if db == "meta").sort()
+        began = time.monotonic()
+        here.api.on("list", "services", faults.status(500), times=FOREVER)
+        with here.lied_to(lambda end: end.sendall(copy.bytes())) as (new, _):
+            new.start()
+            wait_until(lambda: here.api.count("list", "services", began) > 1, DEADLINE, "its list is refused")
+            assert not is_published(new)
+            here.api.heal()
+            until_published(new)
+            here.check(new)
+
+
 # Peers that are of no use
 
 
@@ -608,7 +708,7 @@ def test_a_disk_that_refuses_the_copy_leads_to_the_list(tmp_path: Path, monkeypa
 def test_killed_at_any_point_it_goes_on_with_a_list_or_with_the_copy(tmp_path: Path) -> None:
     killed = 0
     with scene(tmp_path) as here:
-        for kill_at in range(1, 60, 4):
+        for kill_at in range(1, 45, 3):
             here.folder = tmp_path / f"new-{kill_at}"
             with here.newcomer(here.peer.port) as new:
                 killed += new.run_into(kill_at)

@@ -14,7 +14,7 @@ import struct
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -82,32 +82,34 @@ def take(
     folder: Path,
     most_age: float,
     limits: Limits = USUAL,
+    began: Callable[[Head], None] = lambda _: None,
 ) -> Copy:
     """Ask one peer for its store.
 
     `source` is the fingerprint that it must have, `who` this instance. The file is in `folder`.
-    `most_age` is in seconds, 0 for any. Raises NoCopy.
+    `most_age` is in seconds, 0 for any. `began` is called with the head. Raises NoCopy.
     """
     import http.client  # 1 MiB, only for who takes a copy
 
-    began = time.monotonic()
+    asked = time.monotonic()
     try:
         with contextlib.closing(_connect(peer, credentials, limits)) as end:
             with _until(limits.head, end):
                 response, text = _ask(end, peer, credentials, who)
             with contextlib.closing(response):
                 head = _judged(text, source, most_age)
+                began(head)
                 most = min(limits.bytes, _room(folder))
                 if head.bytes > most:
                     raise NoCopy(Taken.TOO_LARGE, f"its store has {head.bytes:,} bytes; {most:,} would be taken")
                 file = _file(folder)
                 try:
                     with _until(limits.whole, end):
-                        _receive(response, end, file, text, began, most, limits)
+                        _receive(response, end, file, text, asked, most, limits)
                 except BaseException:
                     file.close()
                     raise
-                return Copy(peer, head, file, began)
+                return Copy(peer, head, file, asked)
     except TimeoutError:
         raise NoCopy(Taken.SLOW, "it is too slow") from None
     except (OSError, http.client.HTTPException) as error:

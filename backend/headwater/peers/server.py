@@ -258,17 +258,19 @@ class PeerServer:
         origin = Origin.read(folder)
         if origin is None:
             return None
-        versions = [value for key, value in snapshot.scan("meta", VERSION) if key.startswith(VERSION)]
+        found = snapshot.scan("meta", VERSION)
+        versions = {key.removeprefix(VERSION).decode(): value.decode() for key, value in found if value}
         return Head(
             format=FORMAT.decode(),
             source=self._reader.identity.source,
             uid=origin.uid,
             address=origin.address,
             age=round(max(0.0, self._clock() - heard[0]), 3),
-            version=max((int(text) for text in versions if text.isdigit() and len(text) < 19), default=0),
+            version=max((int(text) for text in versions.values() if text.isdigit() and len(text) < 19), default=0),
             checksum=snapshot.checksum(),
             bytes=sum(snapshot.bytes_of(db) for db in SENT),
             headwater=__version__,
+            versions=versions,
         )
 
     def _send(self, end: socket.socket, head: Head, snapshot: Snapshot) -> None:

@@ -63,6 +63,9 @@ class Head(Struct, frozen=True):
     """About how many bytes will come."""
     headwater: str
     """The sender's version, for people."""
+    versions: dict[str, str] = {}
+    """Up to which resourceVersion each resource was read; empty from a sender of an older version.
+    They are in `meta` too, and count only as far as they are the same there."""
 
 
 _head: Final = msgspec.json.Decoder(Head)

@@ -4,6 +4,10 @@ Beside it a thread asks the API server which cluster it is, and how far. Only a 
 cluster, and not ahead of it, is used. Without an answer within `_PATIENCE` the copy is used all the
 same: an instance that starts during an outage answers as its peers do.
 
+With that answer, and the head of the copy, it is found out beside the copy whether the API server
+goes on from the copy's versions (`cluster.proof`). If it is known when the copy is stored, it is
+published at once. Otherwise the watches have to tell (`Watcher._may_be_released`).
+
 Whatever goes wrong leads to the next address, and then to a list. A file, `seeding`, is there from
 the first entry that is put into the store until a store is published. When it is there at a start,
 the last copy has led to a death, and another one is not taken.
@@ -15,13 +19,16 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from headwater.cluster.objects import Resource
+from headwater.cluster.proof import Proof
 from headwater.cluster.recognition import seen
-from headwater.cluster.reflector import RequestFailed, Trouble
+from headwater.cluster.reflector import NOT_INSTALLED, RequestFailed, Trouble
 from headwater.cluster.source import selectors_of
 from headwater.cluster.timing import USUAL, Timing
 from headwater.peers.client import Copy, NoCopy, take, unpacked
@@ -30,8 +37,9 @@ from headwater.peers.outcome import Taken
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
 from headwater.store.copied import is_copied
-from headwater.store.environment import Store, StoreDamaged, StoreFull, Transaction
+from headwater.store.environment import ReadTransaction, Store, StoreDamaged, StoreFull, Transaction
 from headwater.store.identity import Identity, Origin
+from headwater.writer import lists
 
 if TYPE_CHECKING:
     from headwater.cluster.api import ApiServer
@@ -41,6 +49,8 @@ _log = logging.getLogger(__name__)
 
 #: Seconds from the request for the API server's word in which it has to come.
 _PATIENCE: Final = 0.7
+#: Seconds for which the proof is waited for when the copy is stored: the watches would take longer.
+_PROOF: Final = 0.15
 #: For how long peers that are busy are asked again, in seconds. (`Timing.sibling` is for those that
 #: are not ready: the other one of a pod, which started seconds before. What it lists need not be
 #: listed beside it, and to wait for the rest of that list takes less time than a whole one.)
@@ -90,9 +100,14 @@ class Word:
 class _Asked(Word):
     """The API server's word, asked for in a thread of its own."""
 
-    def __init__(self, connect: Callable[[], ApiServer]) -> None:
+    def __init__(self, connect: Callable[[], ApiServer], resources: Sequence[Resource]) -> None:
         super().__init__()
         self._connect = connect
+        self._resources = resources
+        self._proving = threading.Lock()
+        self._server: ApiServer | None = None
+        self._versions: dict[Resource, str] = {}
+        self._proof: Proof | None = None
         self._prepared = threading.Event()
         self._began = 0.0
         self._thread = threading.Thread(target=self._ask, name="seeding", daemon=True)
@@ -104,6 +119,9 @@ class _Asked(Word):
             self._began = time.monotonic()
             self._prepared.set()
             self.seen = seen(server)
+            with self._proving:
+                self._server = server
+                self._prove()
         except RequestFailed as error:
             self.trouble = error.trouble
         except SettingsError:
@@ -124,9 +142,42 @@ class _Asked(Word):
         self._prepared.wait()
         self._thread.join(max(0.0, self._began + _PATIENCE - time.monotonic()))
 
+    def prove(self, versions: Mapping[str, str]) -> None:
+        """Find out whether the API server goes on from these versions, once it has answered.
 
-def seed(settings: Settings, identity: Identity, store: Store, timing: Timing = USUAL) -> tuple[Store, Seeding]:
+        Those before are forgotten.
+        """
+        with self._proving:
+            if self._proof is not None:
+                self._proof.close()
+            self._proof = None
+            known = {item: versions.get(item, "") for item in self._resources}
+            self._versions = known if all(known.values()) and NOT_INSTALLED not in known.values() else {}
+            self._prove()
+
+    def _prove(self) -> None:
+        if self._server is not None and self._versions:
+            self._proof = Proof(self._server, self._versions)
+
+    def goes_on_from(self, store: Store) -> bool:
+        """Whether it is known to go on from the versions that this store has."""
+        proof = self._proof
+        return proof is not None and store.read(partial(_has, proof.versions)) and proof.holds(_PROOF)
+
+
+def _has(versions: Mapping[Resource, str], txn: ReadTransaction) -> bool:
+    return all(
+        txn.meta(lists.version_key(item)) == version.encode() and not lists.is_due(txn, item)
+        for item, version in versions.items()
+    )
+
+
+def seed(
+    settings: Settings, identity: Identity, store: Store, resources: Sequence[Resource], timing: Timing = USUAL
+) -> tuple[Store, Seeding]:
     """Fill an empty store that is not published from the first peer that has one for us.
+
+    `resources` are those that answers depend on.
 
     Returns the store, which is another one, and empty, when a copy turned out to be of no use; and
     what became of it. Raises OSError as `Store.open`.
@@ -143,7 +194,19 @@ def seed(settings: Settings, identity: Identity, store: Store, timing: Timing = 
 
         return ApiServer(settings.kubeconfig, settings.context, selectors_of(settings), timing)
 
-    asked = _Asked(connect)
+    asked = _Asked(connect, resources)
+    try:
+        store = _ask(settings, identity, store, asked, found, timing)
+    finally:
+        asked.prove({})
+    return store, found
+
+
+def _ask(
+    settings: Settings, identity: Identity, store: Store, asked: _Asked, found: Seeding, timing: Timing
+) -> Store:  # fmt: skip
+    """Ask the peers in turn; `found.peer` says whose store it is then."""
+    mark = Path(settings.state_dir) / _MARK
     began = time.monotonic()
     patience = {Taken.BUSY: _BUSY, Taken.NOT_READY: timing.sibling}
     told: set[tuple[Address, Taken]] = set()
@@ -168,12 +231,12 @@ def seed(settings: Settings, identity: Identity, store: Store, timing: Timing = 
                 continue
             found.note(Taken.TAKEN)
             found.peer = str(peer)
-            return store, found
+            return store
         peers = later
         if peers:
             time.sleep(_AGAIN)
     _log.info("no store from another instance: listing")
-    return store, found
+    return store
 
 
 def is_empty(store: Store) -> bool:
@@ -192,6 +255,7 @@ def _take(settings: Settings, store: Store, peer: Address, asked: _Asked, mark: 
         who(state_dir),
         state_dir,
         settings.max_staleness,
+        began=lambda head: asked.prove(head.versions),
     )
     with contextlib.closing(copy.file):
         if asked.is_over:
@@ -206,6 +270,8 @@ def _take(settings: Settings, store: Store, peer: Address, asked: _Asked, mark: 
             raise NoCopy(Taken.DAMAGED, f"the copy cannot be stored: {error}") from None
         asked.wait()
         compare(copy, asked, found)
+        if found.withheld and asked.goes_on_from(store):
+            found.withheld = False
     _log.info(
         "the store of %s is taken: %s objects in %.1f s; the API server was last heard %.1f s ago",
         peer,
