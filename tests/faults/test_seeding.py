@@ -356,7 +356,7 @@ IMPATIENT_AFTER = 2.0
 
 
 def test_who_goes_on_from_the_versions_is_asked_beside_the_copy(tmp_path: Path) -> None:
-    with scene(tmp_path) as here:
+    with scene(tmp_path, behaviour=Behaviour(bookmarks=60)) as here:
         here.api.on("watch", None, faults.hang, times=FOREVER, skip=RESOURCES)
         with here.newcomer(here.peer.port) as new:
             began = time.monotonic()
@@ -404,8 +404,8 @@ def test_versions_that_the_copy_does_not_have_prove_nothing(tmp_path: Path) -> N
         copy = here.record()
         here.api.truth.put(app(2))
         here.first.settle()
-        lies = copy.but(versions=dict.fromkeys(copy.head.versions, str(here.api.truth.version))).bytes()
         here.api.truth.compact()
+        lies = copy.but(versions=dict.fromkeys(copy.head.versions, str(here.api.truth.version))).bytes()
         here.api.on("list", "endpointslices", faults.status(500), times=FOREVER)
         with here.lied_to(lambda end: end.sendall(lies)) as (new, _):
             new.start()
