@@ -19,7 +19,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +32,7 @@ from headwater.process.counters import PeerSnapshot
 from headwater.process.progress import Progress
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
-from headwater.store.copied import PIECE, SENT, SIZE, VERSION, Head, encode_head, encode_piece
+from headwater.store.copied import PIECE, SENT, VERSION, Chain, Head, encode_head
 from headwater.store.environment import FORMAT, Reader, Snapshot, is_damage
 from headwater.store.identity import Identity, Origin, is_condemned
 
@@ -276,7 +275,7 @@ class PeerServer:
     def _send(self, end: socket.socket, head: Head, snapshot: Snapshot) -> None:
         """Raises OSError or _Cut."""
         text = encode_head(head)
-        digest = sha256(text)
+        chain = Chain(text)
         lines = ("HTTP/1.1 200 OK", f"{HEAD}: {text.decode()}", "Content-Type: application/octet-stream")
         end.sendall("\r\n".join((*lines, "Connection: close", "", "")).encode())
         began, sent = self._clock(), 0
@@ -291,15 +290,12 @@ class PeerServer:
                     raise
                 if entries is None:
                     break
-                piece = encode_piece(db, entries)
-                digest.update(piece)
+                piece = chain.piece(db, entries)
                 end.sendall(piece)
                 sent += len(piece)
                 self._bytes += len(piece)
                 time.sleep(max(0.0, began + sent / _RATE - self._clock()))
-        last = SIZE.pack(0)
-        digest.update(last)
-        end.sendall(last + digest.digest())
+        end.sendall(chain.end())
         _log.info("a copy of the store for another instance: %s bytes, %.1f s", f"{sent:,}", self._clock() - began)
 
 

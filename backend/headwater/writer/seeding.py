@@ -31,7 +31,7 @@ from headwater.cluster.recognition import seen
 from headwater.cluster.reflector import NOT_INSTALLED, RequestFailed, Trouble
 from headwater.cluster.source import selectors_of
 from headwater.cluster.timing import USUAL, Timing
-from headwater.peers.client import Copy, NoCopy, take, unpacked
+from headwater.peers.client import Copy, NoCopy, taken
 from headwater.peers.credentials import Credentials, who
 from headwater.peers.outcome import Taken
 from headwater.settings.error import SettingsError
@@ -227,7 +227,7 @@ def _ask(
                 if not is_empty(store):
                     store.close()
                     store, _ = Store.open(Path(settings.state_dir), identity)
-                    published(Path(settings.state_dir))  # nothing of it is left
+                published(Path(settings.state_dir))  # nothing of it is left
                 continue
             found.note(Taken.TAKEN)
             found.peer = str(peer)
@@ -248,16 +248,11 @@ def _take(settings: Settings, store: Store, peer: Address, asked: _Asked, mark: 
     """Raises NoCopy."""
     began = time.monotonic()
     state_dir = Path(settings.state_dir)
-    copy = take(
-        peer,
-        Credentials.of(settings),
-        store.identity.source,
-        who(state_dir),
-        state_dir,
-        settings.max_staleness,
-        began=lambda head: asked.prove(head.versions),
-    )
-    with contextlib.closing(copy.file):
+    credentials = Credentials.of(settings)
+    with taken(
+        peer, credentials, store.identity.source, who(state_dir), state_dir, settings.max_staleness
+    ) as copy:  # fmt: skip
+        asked.prove(copy.head.versions)
         if asked.is_over:
             compare(copy, asked, found)
         try:
@@ -300,7 +295,7 @@ def compare(copy: Copy, asked: Word, found: Seeding) -> None:
 
 
 def fill(store: Store, copy: Copy) -> None:
-    """Put a copy into an empty store. Raises NoCopy, StoreFull, StoreDamaged."""
+    """Put a copy into an empty store as it comes. Raises NoCopy, StoreFull, StoreDamaged."""
     meta: dict[bytes, bytes] = {}
     batch: list[tuple[str, list[tuple[bytes, bytes]]]] = []
     size = 0
@@ -316,7 +311,7 @@ def fill(store: Store, copy: Copy) -> None:
             raise NoCopy(Taken.DAMAGED, f"it sends what is no store: {error}") from None
         batch.clear()
 
-    for db, entries in unpacked(copy):
+    for db, entries in copy.pieces:
         if db == "meta":
             meta |= {key: value for key, value in entries if is_copied(key)}
             continue
