@@ -730,7 +730,6 @@ def test_a_disk_that_refuses_the_copy_leads_to_the_list(
                 raise StoreFull("no space")
             return true_write(work)
 
-        monkeypatch.setattr(seeding, "_BATCH", 100)
         monkeypatch.setattr(store, "write", refused)
         after, found = seeding.seed(new.settings, identity_of(new.settings), store, new.resources, SHORT)
         assert found.outcomes == {"disk": 1}

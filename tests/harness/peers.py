@@ -93,7 +93,7 @@ def record(port: int) -> Recorded:
     body = io.BytesIO(response.read())
     assert response.status == 200, body.getvalue()
     head = response.headers[HEAD].encode()
-    pieces = list(unpacked(head, body.read))
+    pieces = [(db, [*zip(keys, values, strict=True)]) for db, keys, values in unpacked(head, body.read)]
     assert not body.read(), "something comes after the end"
     return Recorded(decode_head(head), pieces)
 

@@ -66,7 +66,8 @@ def taken(data: bytes, text: bytes = TEXT) -> tuple[list[tuple[str, list[tuple[b
         return got
 
     try:
-        found.extend(unpacked(text, read))  # keeps those before an error
+        for db, keys, values in unpacked(text, read):
+            found.append((db, [*zip(keys, values, strict=True)]))
     except (ValueError, EOFError) as error:
         return found, str(error)
     return found, ""

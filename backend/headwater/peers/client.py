@@ -24,7 +24,7 @@ from headwater.peers.credentials import Credentials, bearer
 from headwater.peers.outcome import HEAD, PATH, WHO, WHY, Taken
 from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
-from headwater.store.copied import Head, decode_head, unpacked
+from headwater.store.copied import Head, Unpacked, decode_head, unpacked
 from headwater.store.environment import FORMAT
 
 if TYPE_CHECKING:
@@ -67,9 +67,9 @@ class Copy:
 
     peer: Address
     head: Head
-    pieces: Iterator[tuple[str, list[tuple[bytes, bytes]]]]
-    """(sub-database, its next entries), in the order in which they are put. Raises NoCopy; the copy
-    holds only when it has come to its end."""
+    pieces: Iterator[Unpacked]
+    """In the order in which they are put. Raises NoCopy; the copy holds only when it has come to
+    its end."""
     asked: float
     """When it was asked for, by time.monotonic; the head's age is of then, or later."""
 
@@ -215,9 +215,7 @@ def _room(folder: Path) -> int:
     return status.f_bavail * status.f_frsize * 4 // 5
 
 
-def _pieces(
-    text: bytes, incoming: _Incoming, end: socket.socket, limits: Limits
-) -> Generator[tuple[str, list[tuple[bytes, bytes]]]]:
+def _pieces(text: bytes, incoming: _Incoming, end: socket.socket, limits: Limits) -> Generator[Unpacked]:
     """Raises NoCopy."""
     with _failures(), _until(limits.whole, end):
         try:

@@ -1,6 +1,7 @@
 """The peer process: it serves the store to other instances at their start.
 
-One copy at a time, from one moment of the store, at low priority, and not faster than `_RATE`. Each
+One copy at a time, from one moment of the store, at low priority, and a large one not faster than
+`_RATE`. Each
 connection has a thread, one request and a deadline; there are few of them. Who has no credential is
 not read further than the head of his request, or, where certificates are asked for, than TLS.
 """
@@ -40,7 +41,8 @@ _log = logging.getLogger(__name__)
 
 #: How much the kernel prefers other processes.
 _NICE: Final = 10
-#: Bytes a second of a copy.
+#: Bytes of a copy that go as fast as they can, and bytes a second from then on.
+_AT_ONCE: Final = 32 << 20
 _RATE: Final = 96 << 20
 #: The most connections; a new one replaces the oldest that has not shown a credential.
 _CONNECTIONS: Final = 16
@@ -232,7 +234,7 @@ class PeerServer:
 
     def _copy(self, connection: _Connection) -> Served:
         end = connection.end
-        snapshot = self._reader.begin()
+        snapshot = self._reader.begin(copies=True)
         if snapshot is None:
             return self._refuse(end, Served.NOT_READY, "there is no store")
         try:
@@ -294,7 +296,7 @@ class PeerServer:
                 end.sendall(piece)
                 sent += len(piece)
                 self._bytes += len(piece)
-                time.sleep(max(0.0, began + sent / _RATE - self._clock()))
+                time.sleep(max(0.0, began + (sent - _AT_ONCE) / _RATE - self._clock()))
         end.sendall(chain.end())
         _log.info("a copy of the store for another instance: %s bytes, %.1f s", f"{sent:,}", self._clock() - began)
 

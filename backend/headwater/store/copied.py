@@ -93,6 +93,10 @@ def decode_head(data: bytes) -> Head:
     return _head.decode(data)
 
 
+#: A sub-database, its next keys, and their values.
+Unpacked = tuple[str, list[bytes], list[bytes]]
+
+
 class Chain:
     """The pieces of a copy, as they are sent."""
 
@@ -112,8 +116,8 @@ class Chain:
         return data + self._digest
 
 
-def unpacked(head: bytes, read: Callable[[int], bytes]) -> Iterator[tuple[str, list[tuple[bytes, bytes]]]]:
-    """(sub-database, its next entries) of a copy, until its end. `read` gives the next bytes.
+def unpacked(head: bytes, read: Callable[[int], bytes]) -> Iterator[Unpacked]:
+    """The pieces of a copy, until its end. `read` gives the next bytes.
 
     Raises ValueError for what is no copy (msgspec's errors are some), and what `read` raises.
     """
@@ -139,9 +143,8 @@ def _digest(before: bytes, *parts: bytes) -> bytes:
     return digest.digest()
 
 
-def _decoded(data: bytes) -> tuple[str, list[tuple[bytes, bytes]]]:
+def _decoded(data: bytes) -> Unpacked:
     db, flat = _piece.decode(data)
     if db not in SENT or len(flat) % 2:
         raise ValueError("it is no piece of a store")
-    pairs: Iterator[bytes] = iter(flat)
-    return db, list(zip(pairs, pairs, strict=True))
+    return db, flat[::2], flat[1::2]

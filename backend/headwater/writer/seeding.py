@@ -57,8 +57,6 @@ _PROOF: Final = 0.15
 _BUSY: Final = 5.0
 #: How often, in seconds.
 _AGAIN: Final = 0.5
-#: Bytes of entries that are put in one transaction; it only bounds memory.
-_BATCH: Final = 2 << 20
 _MARK: Final = "seeding"
 #: Failures that say that the API server cannot be reached, and nothing about whose it is.
 _AWAY: Final = frozenset((Trouble.UNREACHABLE, Trouble.SERVER, Trouble.THROTTLED))
@@ -295,32 +293,19 @@ def compare(copy: Copy, asked: Word, found: Seeding) -> None:
 
 
 def fill(store: Store, copy: Copy) -> None:
-    """Put a copy into an empty store as it comes. Raises NoCopy, StoreFull, StoreDamaged."""
+    """Put a copy into an empty store as it comes, each piece in a transaction.
+
+    Raises NoCopy, StoreFull, StoreDamaged.
+    """
     meta: dict[bytes, bytes] = {}
-    batch: list[tuple[str, list[tuple[bytes, bytes]]]] = []
-    size = 0
-
-    def put(txn: Transaction) -> None:
-        for db, entries in batch:
-            txn.load(db, entries)
-
-    def commit() -> None:
+    for db, keys, values in copy.pieces:
+        if db == "meta":
+            meta |= {key: value for key, value in zip(keys, values, strict=True) if is_copied(key)}
+            continue
         try:
-            store.write(put)
+            store.write(partial(Transaction.load, db=db, keys=keys, values=values))
         except ValueError as error:
             raise NoCopy(Taken.DAMAGED, f"it sends what is no store: {error}") from None
-        batch.clear()
-
-    for db, entries in copy.pieces:
-        if db == "meta":
-            meta |= {key: value for key, value in entries if is_copied(key)}
-            continue
-        batch.append((db, entries))
-        size += sum(len(key) + len(value) for key, value in entries)
-        if size >= _BATCH:
-            commit()
-            size = 0
-    commit()
     if int(store.read(lambda txn: txn.checksum())) != copy.head.checksum:
         raise NoCopy(Taken.DAMAGED, "its checksum does not hold: its store is damaged")
 
