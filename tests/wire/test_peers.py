@@ -220,6 +220,19 @@ def test_a_request_that_is_none_gets_nothing(request_: bytes, status: bytes | No
         served.until(refused=1)
 
 
+@pytest.mark.parametrize("at_once", [0, 1 << 20])
+def test_a_small_copy_is_not_slowed_and_a_large_one_is(
+    at_once: int, tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_AT_ONCE", at_once)
+    monkeypatch.setattr(server, "_RATE", 20_000)  # the copy has more than 10,000 bytes
+    with peer(tmp_path, pki, ca=True) as served:
+        began = time.monotonic()
+        ask(served, tmp_path, certificate(pki))
+        assert (time.monotonic() - began > 0.5) == (at_once == 0)
+        served.until(sent=1)
+
+
 def test_who_does_not_read_is_left(tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_SEND", 0.3)
     monkeypatch.setattr(server, "SENT", ("records",) * 20_000)
