@@ -24,6 +24,8 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
+import itertools
 import os
 import shutil
 import socket
@@ -127,25 +129,29 @@ class Question:
 
 
 def wait_for_answer(port: int, question: Question, server: Running) -> float:
-    """Return the moment (time.monotonic) of the first right answer on a loopback UDP port."""
+    """Return the moment (time.monotonic) of the first right answer on a loopback UDP port.
+
+    All replies that have come are read before the next question: those that waited in the socket
+    until it was read are answered together, and wrong.
+    """
     wire = question.wire()
     deadline = time.monotonic() + _PATIENCE
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         asking.connect(("127.0.0.1", port))
-        asking.settimeout(_ASK_EVERY)
-        while time.monotonic() < deadline:
+        for number in itertools.count():
             server.require_running()
-            try:
-                asking.send(wire)
-                reply = asking.recv(65535)
-            except TimeoutError:
-                continue
-            except ConnectionRefusedError:
-                reply = b""
             now = time.monotonic()
-            if reply and question.is_answered_by(reply):
-                return now
-            time.sleep(_ASK_EVERY)
+            if now > deadline:
+                break
+            until = now + _ASK_EVERY
+            with contextlib.suppress(ConnectionRefusedError):
+                asking.send((number % 0x10000).to_bytes(2, "big") + wire[2:])
+            while (left := until - time.monotonic()) > 0:
+                asking.settimeout(left)
+                with contextlib.suppress(ConnectionRefusedError, TimeoutError):
+                    reply, now = asking.recv(65535), time.monotonic()
+                    if question.is_answered_by(reply):
+                        return now
     raise PlaneError(f"{server.name}: no right answer within {_PATIENCE:g} s; its log ends with:\n{server.log_tail()}")
 
 

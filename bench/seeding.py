@@ -1,17 +1,19 @@
 """Measure a start with nothing stored beside a sibling, with the whole set.
 
-    python -m bench.seeding [--services 10000] [--runs 3]
+    python -m bench.seeding [--services 10000] [--runs 3] [--by-kubeconfig]
 
 CoreDNS's `kubernetes` plugin, Headwater that lists, and Headwater that takes the store of another
 instance start in turn on the same API server. `ready` is as in `bench.scale`. The API server's CPU
 is that from exec until some seconds after ready, without what it took at rest just before. Requests
-are those in the API server's own audit log. The last start has no API server: its kubeconfig names
-a port at which nobody listens.
+are those in the API server's own audit log. The last start has no API server: nobody listens at the
+port that it is told. All find the API server as in `bench.scale`: as root by a pod's environment,
+otherwise, or with `--by-kubeconfig`, by a kubeconfig.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import statistics
 import sys
@@ -29,7 +31,7 @@ import yaml
 
 from bench.report import environment, goal, spread, table
 from bench.requests import Audit
-from bench.scale import SETTLE, Question, start, wait_for_answer
+from bench.scale import SETTLE, Question, Server, start, wait_for_answer
 from tests.harness.load import SERVICES, load, scale_set
 from tests.harness.plane import Plane, PlaneError, Running, free_port
 
@@ -52,11 +54,12 @@ class Figures:
 class Bench:
     """A plane with the set, and an instance that has all of it."""
 
-    def __init__(self, plane: Plane, audit: Audit, services: int, folder: Path) -> None:
+    def __init__(self, plane: Plane, audit: Audit, services: int, folder: Path, *, pod: bool) -> None:
         self._plane = plane
         self._audit = audit
         self._question = Question(next(item for item in reversed(scale_set(services)) if item.headless))
         self._folder = folder
+        self._pod = pod
         self._peer = free_port()
         config = yaml.safe_load(Path(plane.kubeconfig).read_text())
         for entry in config["clusters"]:
@@ -68,7 +71,8 @@ class Bench:
         """Start the instance that the others ask, and wait until it knows all."""
         folder, port = self._folder / "sibling", free_port()
         folder.mkdir()
-        running = start("Headwater", folder, self._plane.kubeconfig, port, "--peer-listen", f"127.0.0.1:{self._peer}")
+        flags = ("--peer-listen", f"127.0.0.1:{self._peer}")
+        running = start("Headwater", folder, self._plane.kubeconfig, port, *flags, pod=self._pod)
         wait_for_answer(port, self._question, running)
         time.sleep(SETTLE)
         return running
@@ -86,7 +90,8 @@ class Bench:
         try:
             rest = self._at_rest()
             mark, before, began = self._audit.mark(), self._cpu(), time.monotonic()
-            with start("CoreDNS" if way == "CoreDNS" else "Headwater", folder, kubeconfig, port, *flags) as server:
+            which: Server = "CoreDNS" if way == "CoreDNS" else "Headwater"
+            with start(which, folder, kubeconfig, port, *flags, pod=self._pod) as server:
                 figures.ready.append(wait_for_answer(port, self._question, server) - began)
                 time.sleep(SETTLE)
                 figures.api.append(max(0.0, self._cpu() - before - rest * (time.monotonic() - began)))
@@ -120,16 +125,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.seeding", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--services", type=int, default=SERVICES, help="size of the set (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="how often each is started (default: %(default)s)")
+    parser.add_argument("--by-kubeconfig", action="store_true", help="all read a kubeconfig, also as root")
     options = parser.parse_args(arguments)
+    pod = os.geteuid() == 0 and not options.by_kubeconfig
     folder = Path(tempfile.mkdtemp(prefix="headwater-seeding-plane-"))
     try:
         print(environment("coredns", "kube-apiserver", "etcd"), flush=True)
+        print(f"the API server is found {'as in a pod' if pod else 'by a kubeconfig'}", flush=True)
         with ExitStack() as stack:
             audit = Audit(folder)
             plane = stack.enter_context(Plane(folder / "plane", audit.flags()))
             print(f"loading {options.services:,} services ...", flush=True)
             load(plane.kubeconfig, options.services)
-            bench = Bench(plane, audit, options.services, folder)
+            bench = Bench(plane, audit, options.services, folder, pod=pod)
             stack.enter_context(bench.sibling())
             found = {way: Figures() for way in WAYS}
             for run in range(options.runs):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import operator
-import os
 import socket
 import time
 import zlib
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from headwater.cluster.objects import version_number
+from headwater.store.copied import Chain, encode_head
 from headwater.store.identity import published
 
 from tests.fakeapi import faults
@@ -350,6 +350,107 @@ def test_an_api_server_that_takes_no_watch_is_not_waited_for(tmp_path: Path) -> 
             here.check(new)
 
 
+# The proof beside the copy. Watches that come after its own hang: for 2 s nothing else publishes.
+
+IMPATIENT_AFTER = 2.0
+
+
+def test_who_goes_on_from_the_versions_is_asked_beside_the_copy(tmp_path: Path) -> None:
+    with scene(tmp_path, behaviour=Behaviour(bookmarks=60)) as here:
+        here.api.on("watch", None, faults.hang, times=FOREVER, skip=RESOURCES)
+        with here.newcomer(here.peer.port) as new:
+            began = time.monotonic()
+            new.start()
+            until_published(new)
+            assert time.monotonic() - began < IMPATIENT_AFTER
+            proof = [item for item in here.api.asked("watch", since=began) if item.status == 200]
+            assert len({item.resource for item in proof}) == RESOURCES
+            wait_until(lambda: all(item.ended for item in proof), DEADLINE, "its watches are closed")
+            assert max(item.ended for item in proof) - began < SHORT.silence, "nobody has closed them"
+            here.api.heal()
+            here.api.cut_all()
+            here.check(new)
+
+
+def test_an_event_is_a_proof_and_is_told_again_by_the_watch(tmp_path: Path) -> None:
+    with scene(tmp_path) as here:
+        whole = here.record().bytes()
+        here.api.truth.put(app(2))
+        here.first.settle()
+        with here.lied_to(lambda end: end.sendall(whole)) as (new, _):
+            new.start()
+            until_published(new)
+            new.until(APP, "10.44.9.2")
+            here.check(new)
+
+
+@pytest.mark.parametrize("verdict", ["too old", "silent"])
+def test_who_does_not_go_on_from_one_version_has_proven_nothing(verdict: str, tmp_path: Path) -> None:
+    with scene(tmp_path) as here, here.newcomer(here.peer.port) as new:
+        here.api.on("watch", "services", faults.hang if verdict == "silent" else faults.status(410))
+        here.api.on("watch", None, faults.hang, times=FOREVER, skip=RESOURCES - 1)
+        began = time.monotonic()
+        new.start()
+        until_published(new)
+        assert time.monotonic() - began > IMPATIENT_AFTER
+        assert new.snapshot().seeds == {"taken": 1}
+        here.api.heal()
+        here.api.cut_all()
+        here.check(new)
+
+
+def test_versions_that_the_copy_does_not_have_prove_nothing(tmp_path: Path) -> None:
+    """What is proven is of another version: the copy's own may be one that the server forgot."""
+    with scene(tmp_path) as here:
+        copy = here.record()
+        here.api.truth.put(app(2))
+        here.first.settle()
+        here.api.truth.compact()
+        lies = copy.but(versions=dict.fromkeys(copy.head.versions, str(here.api.truth.version))).bytes()
+        here.api.on("list", "endpointslices", faults.status(500), times=FOREVER)
+        with here.lied_to(lambda end: end.sendall(lies)) as (new, _):
+            new.start()
+            new.until_refused(1)
+            assert new.snapshot().seeds == {"taken": 1}
+            assert not is_published(new)
+            here.api.heal()
+            until_published(new)
+            assert new.view.ask(APP) == ("NOERROR", frozenset({"10.44.9.2"}))
+            here.check(new)
+
+
+@pytest.mark.parametrize("missing", ["all", "services"])
+def test_a_peer_that_tells_no_versions_is_proven_by_the_watches(missing: str, tmp_path: Path) -> None:
+    """An older Headwater; its head has no such field."""
+    with scene(tmp_path) as here:
+        copy = here.record()
+        versions = {} if missing == "all" else copy.head.versions | {missing: ""}
+        text = copy.but(versions=versions)
+        with here.lied_to(lambda end: end.sendall(text.bytes())) as (new, _):
+            new.start()
+            until_published(new)
+            assert new.snapshot().seeds == {"taken": 1}
+            here.check(new)
+        assert missing == "services" or b'"versions":{}' in text.bytes()
+
+
+def test_a_list_that_is_due_is_not_skipped(tmp_path: Path) -> None:
+    """The version of a resource that the sender was listing is no place to go on from."""
+    with scene(tmp_path) as here:
+        copy = here.record()
+        next(entries for db, entries in copy.pieces if db == "meta").append((b"list/services", b"due"))
+        next(entries for db, entries in copy.pieces if db == "meta").sort()
+        began = time.monotonic()
+        here.api.on("list", "services", faults.status(500), times=FOREVER)
+        with here.lied_to(lambda end: end.sendall(copy.bytes())) as (new, _):
+            new.start()
+            wait_until(lambda: here.api.count("list", "services", began) > 1, DEADLINE, "its list is refused")
+            assert not is_published(new)
+            here.api.heal()
+            until_published(new)
+            here.check(new)
+
+
 # Peers that are of no use
 
 
@@ -398,11 +499,33 @@ def _flipped_index(data: bytes) -> bytes:
     return data[:at] + bytes((data[at] ^ 1,)) + data[at + 1 :]
 
 
+def _in_parts(copy: Recorded, change: Callable[[list[bytes]], object]) -> bytes:
+    """Pieces with the digests that they had before the change."""
+    parts = copy.parts()
+    change(parts)
+    return copy.bytes()[: -len(copy.body())] + b"".join(parts)
+
+
+def _index_of(copy: Recorded, name: str) -> int:
+    """Of an index, which the store's checksum does not cover."""
+    return [db for db, _ in copy.pieces].index(name)
+
+
+def _swap(parts: list[bytes], copy: Recorded) -> None:
+    one, other = _index_of(copy, "slices"), _index_of(copy, "pods")
+    parts[one], parts[other] = parts[other], parts[one]
+
+
 LIES: dict[str, tuple[Callable[[Recorded], bytes], str]] = {
     "a flipped bit": (lambda copy: _flipped(copy.bytes()), "damaged"),
     "a flipped bit in an index": (lambda copy: _flipped_index(copy.bytes()), "damaged"),
-    "cut in the middle": (lambda copy: copy.bytes()[:-1000], "damaged"),
-    "cut before the last byte": (lambda copy: copy.bytes()[:-1], "damaged"),
+    "cut in the middle": (lambda copy: copy.bytes()[:-1000], "cut"),
+    "cut after a piece": (lambda copy: copy.bytes()[: -len(copy.parts()[-1])], "cut"),
+    "cut before the last byte": (lambda copy: copy.bytes()[:-1], "cut"),
+    "no digest at the end": (lambda copy: copy.bytes()[:-32] + bytes(32), "damaged"),
+    "a piece twice": (lambda copy: _in_parts(copy, lambda parts: parts.insert(1, parts[0])), "damaged"),
+    "a piece too few": (lambda copy: _in_parts(copy, lambda parts: parts.pop(_index_of(copy, "slices"))), "damaged"),
+    "pieces in another order": (lambda copy: _in_parts(copy, lambda parts: _swap(parts, copy)), "damaged"),
     "cut after the head": (lambda copy: copy.bytes()[: -len(copy.body())], "cut"),
     "cut in the head": (lambda copy: copy.bytes()[:100], "unknown"),
     "nothing": (lambda _: b"", "cut"),
@@ -495,16 +618,23 @@ def test_a_peer_that_sends_without_end_is_left(tmp_path: Path) -> None:
         copy = here.record()
         head = copy.bytes()[: -len(copy.body())]
 
+        chain = Chain(encode_head(copy.head))
+
         def say(end: socket.socket) -> None:
             end.sendall(head)
             while True:
-                end.sendall(b"\0" * 65536)
+                end.sendall(chain.piece("records", [b"key", bytes(1 << 16)]))
 
-        with Liar(say).lying() as liar, pytest.raises(client.NoCopy) as refused:
-            client.take(
+        with (
+            Liar(say).lying() as liar,
+            client.taken(
                 Address(host="127.0.0.1", port=liar.port), Credentials(None, None, None, None), copy.head.source,
                 "me", tmp_path, 0.0, client.Limits(bytes=10 << 20),
-            )  # fmt: skip
+            ) as coming,
+            pytest.raises(client.NoCopy) as refused,
+        ):  # fmt: skip
+            for _ in coming.pieces:
+                pass
         assert refused.value.outcome == "too_large"
 
 
@@ -552,7 +682,7 @@ def test_one_copy_at_a_time(tmp_path: Path) -> None:
     with scene(tmp_path) as here:
         with here.peer.server._copying:
             connection = socket.create_connection(("127.0.0.1", here.peer.port))
-            connection.sendall(b"GET /seed/1 HTTP/1.1\r\n\r\n")
+            connection.sendall(b"GET /seed/2 HTTP/1.1\r\n\r\n")
             assert connection.recv(1000).startswith(b"HTTP/1.1 503 busy\r\nHeadwater-Why: busy\r\n")
             connection.close()
         assert here.record().head.version == version_number(here.first.view.version("services"))
@@ -581,34 +711,38 @@ def test_a_copy_that_kills_whoever_reads_it_is_not_taken_twice(tmp_path: Path) -
 # Disks and deaths
 
 
-def test_a_disk_that_refuses_the_copy_leads_to_the_list(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from headwater.peers import client
+@pytest.mark.parametrize("write", [1, 2, 3])
+def test_a_disk_that_refuses_the_copy_leads_to_the_list(
+    write: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing of what was put before is left."""
+    from headwater.store.environment import Store, StoreFull
+    from headwater.writer import seeding
 
-    with scene(tmp_path) as here:
-        copy = here.record()
+    from tests.fakeapi.reader import identity_of
 
-        class Full:
-            def write(self, _: bytes) -> int:
-                raise OSError(28, os.strerror(28))
+    with scene(tmp_path) as here, here.newcomer(here.peer.port) as new:
+        store, _ = Store.open(Path(new.settings.state_dir), identity_of(new.settings))
+        true_write, writes = store.write, iter(range(1, 100))
 
-            def close(self) -> None: ...
+        def refused(work: Callable[..., object]) -> object:
+            if next(writes) == write:
+                raise StoreFull("no space")
+            return true_write(work)
 
-        monkeypatch.setattr(client, "_file", lambda _: Full())
-        from headwater.peers.credentials import Credentials
-        from headwater.settings.address import Address
-
-        with pytest.raises(client.NoCopy) as refused:
-            client.take(
-                Address(host="127.0.0.1", port=here.peer.port), Credentials(None, None, None, None), copy.head.source,
-                "me", tmp_path, 0.0,
-            )  # fmt: skip
-        assert refused.value.outcome == "disk"
+        monkeypatch.setattr(store, "write", refused)
+        after, found = seeding.seed(new.settings, identity_of(new.settings), store, new.resources, SHORT)
+        assert found.outcomes == {"disk": 1}
+        assert seeding.is_empty(after)
+        assert not after.is_published
+        assert not marked(new)
+        after.close()
 
 
 def test_killed_at_any_point_it_goes_on_with_a_list_or_with_the_copy(tmp_path: Path) -> None:
     killed = 0
     with scene(tmp_path) as here:
-        for kill_at in range(1, 60, 4):
+        for kill_at in range(1, 45, 3):
             here.folder = tmp_path / f"new-{kill_at}"
             with here.newcomer(here.peer.port) as new:
                 killed += new.run_into(kill_at)
@@ -626,6 +760,6 @@ def test_the_log_says_what_became_of_it(tmp_path: Path) -> None:
         assert new.logged(f"no store from 127.0.0.1:{liar.port}: it says 503 not_ready") == 1
         assert new.logged("no store from another instance: listing") == 1
         (request,) = liar.asked
-        assert request.startswith(b"GET /seed/1 HTTP/1.1\r\n")
+        assert request.startswith(b"GET /seed/2 HTTP/1.1\r\n")
         assert b"Authorization" not in request
         json.dumps(new.snapshot().seeds)

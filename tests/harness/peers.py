@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import io
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Any, Final
 
 import msgspec
@@ -16,18 +16,7 @@ from headwater.peers.outcome import HEAD, PATH
 from headwater.peers.server import PeerServer
 from headwater.process.progress import Progress
 from headwater.settings.settings import Settings
-from headwater.store.copied import (
-    DIGEST,
-    PIECE,
-    SENT,
-    SIZE,
-    VERSION,
-    Head,
-    decode_head,
-    decode_piece,
-    encode_head,
-    encode_piece,
-)
+from headwater.store.copied import PIECE, SENT, VERSION, Chain, Head, decode_head, encode_head, unpacked
 from headwater.store.environment import Reader, Snapshot
 
 from tests.harness.processes import wait_until
@@ -77,10 +66,14 @@ class Recorded:
     pieces: list[tuple[str, list[tuple[bytes, bytes]]]]
 
     def body(self) -> bytes:
-        """All of it after the head, with a digest that holds."""
-        parts = [encode_piece(db, [item for entry in entries for item in entry]) for db, entries in self.pieces]
-        data = b"".join((*parts, SIZE.pack(0)))
-        return data + sha256(encode_head(self.head) + data).digest()
+        """All of it after the head, with digests that hold."""
+        return b"".join(self.parts())
+
+    def parts(self) -> list[bytes]:
+        """Each piece, with a digest that holds, and the end."""
+        chain = Chain(encode_head(self.head))
+        parts = [chain.piece(db, [item for entry in entries for item in entry]) for db, entries in self.pieces]
+        return [*parts, chain.end()]
 
     def bytes(self) -> bytes:
         """The whole response."""
@@ -97,14 +90,12 @@ def record(port: int) -> Recorded:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_DEADLINE)
     connection.request("GET", PATH)
     response = connection.getresponse()
-    body = response.read()
-    assert response.status == 200, body
-    pieces, at = [], 0
-    while size := SIZE.unpack_from(body, at)[0]:
-        pieces.append(decode_piece(body[at + SIZE.size : at + SIZE.size + size]))
-        at += SIZE.size + size
-    assert len(body) == at + SIZE.size + DIGEST
-    return Recorded(decode_head(response.headers[HEAD].encode()), pieces)
+    body = io.BytesIO(response.read())
+    assert response.status == 200, body.getvalue()
+    head = response.headers[HEAD].encode()
+    pieces = [(db, [*zip(keys, values, strict=True)]) for db, keys, values in unpacked(head, body.read)]
+    assert not body.read(), "something comes after the end"
+    return Recorded(decode_head(head), pieces)
 
 
 def copy_of(snapshot: Snapshot, source: str) -> Recorded:

@@ -42,6 +42,7 @@ from headwater.records.compiler import Compiler
 from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
+from headwater.store.copied import encode_head, unpacked
 from headwater.store.environment import SERIAL, Reader, Store, StoreDamaged, StoreFull
 from headwater.store.identity import Identity, discard, published
 from headwater.writer import host, ledger, lists, process, seeding, turns
@@ -352,8 +353,8 @@ class World:
         except RequestFailed as error:
             asked.trouble = error.trouble
         recorded = sibling.copy.but(age=age)
-        file = io.BytesIO(recorded.body())
-        copy = Copy(Address(host="127.0.0.1", port=1), recorded.head, file, self.now)
+        pieces = unpacked(encode_head(recorded.head), io.BytesIO(recorded.body()).read)
+        copy = Copy(Address(host="127.0.0.1", port=1), recorded.head, pieces, self.now)
         try:
             seeding.compare(copy, asked, found)
             if sibling.is_doubtful:  # whether its version is one of another course of events cannot be known

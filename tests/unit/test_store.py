@@ -429,3 +429,43 @@ def test_a_zeroed_page_is_damage_in_every_transaction(tmp_path: Path) -> None:
         os.close(file)
     assert told
     store.close()
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_piece_for_another_instance_is_larger_than_it_should_be_by_one_entry_at_most(
+    copies: bool, tmp_path: Path
+) -> None:
+    """Also where many large entries follow one another: pieces that are too large are refused."""
+    chance = random.Random(1)
+    entries = [
+        (b"key %05d" % i, b"v" * chance.choice([0, 10, 300, 900] if i < 500 else [900, 5000])) for i in range(700)
+    ]
+    store, _ = Store.open(tmp_path, IDENTITY)
+    store.write(lambda txn: txn.load("records", *(list(items) for items in zip(*entries, strict=True))))
+    store.publish()
+    store.close()
+    reader = Reader(tmp_path, IDENTITY)
+    reader.follow()
+    snapshot = reader.begin(copies=copies)
+    assert snapshot is not None
+    found = [[bytes(item) for item in piece] for piece in snapshot.pieces("records", 2000)]
+    snapshot.close()
+    reader.close()
+    assert [item for piece in found for item in piece] == [item for entry in entries for item in entry]
+    for piece in found:
+        assert sum(map(len, piece[:-2])) < 2000
+    for piece in found[:-1]:
+        assert sum(map(len, piece)) >= 2000
+
+
+@pytest.mark.parametrize("keys", [[b"b", b"a"], [b"a", b"a"], [b""], [b"a", b"x" * 512]])
+def test_what_is_no_order_of_keys_is_not_loaded(keys: list[bytes], tmp_path: Path) -> None:
+    store, _ = Store.open(tmp_path, IDENTITY)
+    with pytest.raises(ValueError, match=r"^a key of records is too long, or empty|are not in order$"):
+        store.write(lambda txn: txn.load("records", keys, [b"v"] * len(keys)))
+    store.write(lambda txn: txn.load("records", [b"k", b"l"], [b"1", b"2"]))
+    store.write(lambda txn: txn.load("slices", [b"k"], [b""]))
+    store.write(lambda txn: txn.load("slices", [], []))
+    assert store.read(lambda txn: txn.checksum_holds())
+    assert store.read(lambda txn: txn.count("records")) == 2
+    store.close()

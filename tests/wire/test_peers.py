@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from headwater.cluster.source import source_of
 from headwater.peers import server
-from headwater.peers.client import Copy, NoCopy, take
+from headwater.peers.client import Copy, NoCopy, taken
 from headwater.peers.credentials import Credentials
 from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
@@ -78,9 +78,9 @@ def peer(folder: Path, pki: Pki, *, ca: bool = False, token: str | None = None) 
 
 def ask(served: Peer, folder: Path, credentials: Credentials) -> Copy:
     address = Address(host="127.0.0.1", port=served.port)
-    copy = take(address, credentials, served.reader.identity.source, "me", folder, 0.0)
-    copy.file.close()
-    return copy
+    with taken(address, credentials, served.reader.identity.source, "me", folder, 0.0) as copy:
+        assert list(copy.pieces)
+        return copy
 
 
 def certificate(pki: Pki, name: str = "client", *, of: Pki | None = None) -> Credentials:
@@ -178,7 +178,7 @@ def test_strangers_keep_nobody_out(tmp_path: Path, pki: Pki, monkeypatch: pytest
 
 @pytest.mark.parametrize(
     "sent",
-    [b"", b"\x16\x03\x01\xff\xff" + b"\0" * 70_000, b"GET /seed/1 HTTP/1.1\r\n\r\n", bytes(range(256)) * 100],
+    [b"", b"\x16\x03\x01\xff\xff" + b"\0" * 70_000, b"GET /seed/2 HTTP/1.1\r\n\r\n", bytes(range(256)) * 100],
 )
 def test_bytes_that_are_no_handshake_cost_a_connection(sent: bytes, tmp_path: Path, pki: Pki) -> None:
     with peer(tmp_path, pki, ca=True) as served:
@@ -198,9 +198,9 @@ def test_bytes_that_are_no_handshake_cost_a_connection(sent: bytes, tmp_path: Pa
     ("request_", "status"),
     [
         (b"GET / HTTP/1.1\r\n\r\n", b"404"),
-        (b"GET /seed/2 HTTP/1.1\r\n\r\n", b"404"),
-        (b"POST /seed/1 HTTP/1.1\r\nContent-Length: 9\r\n\r\n", b"404"),
-        (b"GET /seed/1 HTTP/1.1\r\nX: " + b"y" * 9000 + b"\r\n\r\n", None),
+        (b"GET /seed/1 HTTP/1.1\r\n\r\n", b"404"),
+        (b"POST /seed/2 HTTP/1.1\r\nContent-Length: 9\r\n\r\n", b"404"),
+        (b"GET /seed/2 HTTP/1.1\r\nX: " + b"y" * 9000 + b"\r\n\r\n", None),
         (b"\r\n\r\n", b"404"),
         (b"\xff\xfe\r\n\r\n", b"404"),
     ],
@@ -220,6 +220,19 @@ def test_a_request_that_is_none_gets_nothing(request_: bytes, status: bytes | No
         served.until(refused=1)
 
 
+@pytest.mark.parametrize("at_once", [0, 1 << 20])
+def test_a_small_copy_is_not_slowed_and_a_large_one_is(
+    at_once: int, tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "_AT_ONCE", at_once)
+    monkeypatch.setattr(server, "_RATE", 20_000)  # the copy has more than 10,000 bytes
+    with peer(tmp_path, pki, ca=True) as served:
+        began = time.monotonic()
+        ask(served, tmp_path, certificate(pki))
+        assert (time.monotonic() - began > 0.5) == (at_once == 0)
+        served.until(sent=1)
+
+
 def test_who_does_not_read_is_left(tmp_path: Path, pki: Pki, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_SEND", 0.3)
     monkeypatch.setattr(server, "SENT", ("records",) * 20_000)
@@ -229,7 +242,7 @@ def test_who_does_not_read_is_left(tmp_path: Path, pki: Pki, monkeypatch: pytest
         with socket.create_connection(("127.0.0.1", served.port), 5.0) as plain:
             plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             with context.wrap_socket(plain) as end:
-                end.sendall(b"GET /seed/1 HTTP/1.1\r\n\r\n")
+                end.sendall(b"GET /seed/2 HTTP/1.1\r\n\r\n")
                 served.until(cut=1)
         assert served.server._copying.acquire(timeout=5.0), "another copy can be taken"
         served.server._copying.release()

@@ -8,6 +8,7 @@ that every instance needs, and `plugins` those for a kubeconfig.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import http.client
 import json
@@ -233,6 +234,12 @@ class ApiServer:
         response = self._get(resource, query, (self._timing.connect, self._timing.silence))
         self._watching = response
         return self._lines(response)
+
+    def beside(self) -> ApiServer:
+        """One for another thread, which has the same credentials and connections."""
+        other = copy.copy(self)
+        other._watching = None
+        return other
 
     def hang_up(self) -> None:
         """Interrupt the watch under way. From any thread."""

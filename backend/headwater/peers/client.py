@@ -1,7 +1,8 @@
-"""Take a store from another instance: into a file without a name, verified before it is read.
+"""Take a store from another instance, piece by piece as it comes.
 
-Everything that comes is bounded in bytes and seconds. Nothing is unpacked before the digest holds,
-and nothing is put into a store by this module: `unpacked` yields what is to be put.
+Everything that comes is bounded in bytes and seconds. Nothing is unpacked before its digest holds
+(`store.copied`), and nothing is put into a store by this module. What was put is of no use before
+`Copy.pieces` has come to its end.
 """
 
 from __future__ import annotations
@@ -10,15 +11,12 @@ import contextlib
 import os
 import socket
 import ssl
-import struct
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -26,7 +24,7 @@ from headwater.peers.credentials import Credentials, bearer
 from headwater.peers.outcome import HEAD, PATH, WHO, WHY, Taken
 from headwater.settings.address import Address
 from headwater.settings.error import SettingsError
-from headwater.store.copied import DIGEST, MOST_OF_A_PIECE, SIZE, Head, decode_head, decode_piece
+from headwater.store.copied import Head, Unpacked, decode_head, unpacked
 from headwater.store.environment import FORMAT
 
 if TYPE_CHECKING:
@@ -65,16 +63,19 @@ class NoCopy(Exception):  # noqa: N818 (what happened)
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A copy whose digest holds. Close `file`."""
+    """A copy under way."""
 
     peer: Address
     head: Head
-    file: IO[bytes]
+    pieces: Iterator[Unpacked]
+    """In the order in which they are put. Raises NoCopy; the copy holds only when it has come to
+    its end."""
     asked: float
     """When it was asked for, by time.monotonic; the head's age is of then, or later."""
 
 
-def take(
+@contextlib.contextmanager
+def taken(
     peer: Address,
     credentials: Credentials,
     source: str,
@@ -82,32 +83,35 @@ def take(
     folder: Path,
     most_age: float,
     limits: Limits = USUAL,
-) -> Copy:
-    """Ask one peer for its store.
+) -> Iterator[Copy]:
+    """Ask one peer for its store; its connection lasts as long as the block.
 
-    `source` is the fingerprint that it must have, `who` this instance. The file is in `folder`.
-    `most_age` is in seconds, 0 for any. Raises NoCopy.
+    `source` is the fingerprint that it must have, `who` this instance. The store will be in
+    `folder`. `most_age` is in seconds, 0 for any. Raises NoCopy.
     """
-    import http.client  # 1 MiB, only for who takes a copy
-
-    began = time.monotonic()
-    try:
-        with contextlib.closing(_connect(peer, credentials, limits)) as end:
+    asked = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        with _failures():
+            end = stack.enter_context(contextlib.closing(_connect(peer, credentials, limits)))
             with _until(limits.head, end):
                 response, text = _ask(end, peer, credentials, who)
-            with contextlib.closing(response):
-                head = _judged(text, source, most_age)
-                most = min(limits.bytes, _room(folder))
-                if head.bytes > most:
-                    raise NoCopy(Taken.TOO_LARGE, f"its store has {head.bytes:,} bytes; {most:,} would be taken")
-                file = _file(folder)
-                try:
-                    with _until(limits.whole, end):
-                        _receive(response, end, file, text, began, most, limits)
-                except BaseException:
-                    file.close()
-                    raise
-                return Copy(peer, head, file, began)
+            stack.enter_context(contextlib.closing(response))
+            head = _judged(text, source, most_age)
+            most = min(limits.bytes, _room(folder))
+            if head.bytes > most:
+                raise NoCopy(Taken.TOO_LARGE, f"its store has {head.bytes:,} bytes; {most:,} would be taken")
+        incoming = _Incoming(response, end, asked, most, limits)
+        pieces = stack.enter_context(contextlib.closing(_pieces(text, incoming, end, limits)))
+        yield Copy(peer, head, pieces, asked)
+
+
+@contextlib.contextmanager
+def _failures() -> Iterator[None]:
+    """Raises NoCopy for what happens to the connection."""
+    import http.client  # 1 MiB, only for who takes a copy
+
+    try:
+        yield
     except TimeoutError:
         raise NoCopy(Taken.SLOW, "it is too slow") from None
     except (OSError, http.client.HTTPException) as error:
@@ -206,67 +210,48 @@ def _judged(text: bytes, source: str, most_age: float) -> Head:
 
 
 def _room(folder: Path) -> int:
-    """Bytes that a copy may have: it is stored twice for a moment."""
+    """Bytes that a copy may have: something has to be left for what comes later."""
     status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize * 2 // 5
+    return status.f_bavail * status.f_frsize * 4 // 5
 
 
-def _file(folder: Path) -> IO[bytes]:
-    try:
-        return tempfile.TemporaryFile(dir=folder)
-    except OSError as error:
-        raise NoCopy(Taken.DISK, f"{folder}: {error.strerror}") from None
-
-
-def _receive(
-    response: http.client.HTTPResponse, end: socket.socket, file: IO[bytes], text: bytes, began: float, most: int,
-    limits: Limits,
-) -> None:  # fmt: skip
-    """Write the copy to the file, without its digest. Raises NoCopy, OSError, HTTPException."""
-    digest = sha256(text)
-    rest, size = b"", 0
-    while True:
-        now = time.monotonic() - began
-        if now > limits.whole or (now > limits.silence and size < (now - limits.silence) * limits.rate):
-            raise NoCopy(Taken.SLOW, f"it is too slow: {size:,} bytes in {now:.1f} s")
-        end.settimeout(max(0.01, min(limits.silence, limits.whole - now)))
-        data = response.read1(_READ)
-        if not data:
-            break
-        size += len(data)
-        if size > most:
-            raise NoCopy(Taken.TOO_LARGE, f"more than {most:,} bytes come")
-        data = rest + data
-        whole, rest = data[:-DIGEST], data[-DIGEST:]
-        digest.update(whole)
+def _pieces(text: bytes, incoming: _Incoming, end: socket.socket, limits: Limits) -> Generator[Unpacked]:
+    """Raises NoCopy."""
+    with _failures(), _until(limits.whole, end):
         try:
-            file.write(whole)
-        except OSError as error:
-            raise NoCopy(Taken.DISK, f"the copy cannot be written: {error.strerror}") from None
-    if size < SIZE.size + DIGEST:
-        raise NoCopy(Taken.CUT, f"the connection broke off after {size:,} bytes")
-    if rest != digest.digest():
-        raise NoCopy(Taken.DAMAGED, f"it broke off, or its digest does not hold ({size:,} bytes)")
-    try:
-        file.flush()
-        file.seek(0)
-    except OSError as error:
-        raise NoCopy(Taken.DISK, f"the copy cannot be written: {error.strerror}") from None
+            yield from unpacked(text, incoming.read)
+        except ValueError as error:
+            raise NoCopy(Taken.DAMAGED, f"it sends what is no copy of a store: {error}") from None
 
 
-def unpacked(copy: Copy) -> Iterator[tuple[str, list[tuple[bytes, bytes]]]]:
-    """(sub-database, its next entries) of a copy, in the order in which they are put.
+class _Incoming:
+    """The bytes of a copy."""
 
-    Raises NoCopy for what is no copy, although its digest holds.
-    """
-    file = copy.file
-    try:
-        while True:
-            (size,) = SIZE.unpack(file.read(SIZE.size))
-            if not size:
-                return
-            if size > MOST_OF_A_PIECE:
-                raise NoCopy(Taken.DAMAGED, f"it has a piece of {size:,} bytes")
-            yield decode_piece(file.read(size))
-    except (msgspec.MsgspecError, ValueError, struct.error, OSError) as error:
-        raise NoCopy(Taken.DAMAGED, f"it sends what is no copy of a store: {error}") from None
+    def __init__(
+        self, response: http.client.HTTPResponse, end: socket.socket, asked: float, most: int, limits: Limits
+    ) -> None:
+        self._response = response
+        self._end = end
+        self._asked = asked
+        self._most = most
+        self._limits = limits
+        self._size = 0
+
+    def read(self, count: int) -> bytes:
+        """The next bytes, all of them. Raises NoCopy, OSError, HTTPException."""
+        limits = self._limits
+        if self._size + count > self._most:
+            raise NoCopy(Taken.TOO_LARGE, f"more than {self._most:,} bytes come")
+        parts: list[bytes] = []
+        while count:
+            now = time.monotonic() - self._asked
+            if now > limits.whole or (now > limits.silence and self._size < (now - limits.silence) * limits.rate):
+                raise NoCopy(Taken.SLOW, f"it is too slow: {self._size:,} bytes in {now:.1f} s")
+            self._end.settimeout(max(0.01, min(limits.silence, limits.whole - now)))
+            data = self._response.read1(min(count, _READ))
+            if not data:
+                raise NoCopy(Taken.CUT, f"the connection broke off after {self._size:,} bytes")
+            self._size += len(data)
+            count -= len(data)
+            parts.append(data)
+        return b"".join(parts)

@@ -6,7 +6,7 @@ from enum import StrEnum
 from typing import Final
 
 #: The path of a request. Another number: another form of the copy (`store.copied`).
-PATH: Final = "/seed/1"
+PATH: Final = "/seed/2"
 #: Headers. The first names who asks, and is compared with who is asked.
 WHO: Final = "Headwater-Who"
 HEAD: Final = "Headwater-Head"

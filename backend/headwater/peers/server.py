@@ -1,6 +1,7 @@
 """The peer process: it serves the store to other instances at their start.
 
-One copy at a time, from one moment of the store, at low priority, and not faster than `_RATE`. Each
+One copy at a time, from one moment of the store, at low priority, and a large one not faster than
+`_RATE`. Each
 connection has a thread, one request and a deadline; there are few of them. Who has no credential is
 not read further than the head of his request, or, where certificates are asked for, than TLS.
 """
@@ -19,7 +20,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +33,7 @@ from headwater.process.counters import PeerSnapshot
 from headwater.process.progress import Progress
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
-from headwater.store.copied import PIECE, SENT, SIZE, VERSION, Head, encode_head, encode_piece
+from headwater.store.copied import PIECE, SENT, VERSION, Chain, Head, encode_head
 from headwater.store.environment import FORMAT, Reader, Snapshot, is_damage
 from headwater.store.identity import Identity, Origin, is_condemned
 
@@ -41,7 +41,8 @@ _log = logging.getLogger(__name__)
 
 #: How much the kernel prefers other processes.
 _NICE: Final = 10
-#: Bytes a second of a copy.
+#: Bytes of a copy that go as fast as they can, and bytes a second from then on.
+_AT_ONCE: Final = 32 << 20
 _RATE: Final = 96 << 20
 #: The most connections; a new one replaces the oldest that has not shown a credential.
 _CONNECTIONS: Final = 16
@@ -233,7 +234,7 @@ class PeerServer:
 
     def _copy(self, connection: _Connection) -> Served:
         end = connection.end
-        snapshot = self._reader.begin()
+        snapshot = self._reader.begin(copies=True)
         if snapshot is None:
             return self._refuse(end, Served.NOT_READY, "there is no store")
         try:
@@ -258,23 +259,25 @@ class PeerServer:
         origin = Origin.read(folder)
         if origin is None:
             return None
-        versions = [value for key, value in snapshot.scan("meta", VERSION) if key.startswith(VERSION)]
+        found = snapshot.scan("meta", VERSION)
+        versions = {key.removeprefix(VERSION).decode(): value.decode() for key, value in found if value}
         return Head(
             format=FORMAT.decode(),
             source=self._reader.identity.source,
             uid=origin.uid,
             address=origin.address,
             age=round(max(0.0, self._clock() - heard[0]), 3),
-            version=max((int(text) for text in versions if text.isdigit() and len(text) < 19), default=0),
+            version=max((int(text) for text in versions.values() if text.isdigit() and len(text) < 19), default=0),
             checksum=snapshot.checksum(),
             bytes=sum(snapshot.bytes_of(db) for db in SENT),
             headwater=__version__,
+            versions=versions,
         )
 
     def _send(self, end: socket.socket, head: Head, snapshot: Snapshot) -> None:
         """Raises OSError or _Cut."""
         text = encode_head(head)
-        digest = sha256(text)
+        chain = Chain(text)
         lines = ("HTTP/1.1 200 OK", f"{HEAD}: {text.decode()}", "Content-Type: application/octet-stream")
         end.sendall("\r\n".join((*lines, "Connection: close", "", "")).encode())
         began, sent = self._clock(), 0
@@ -289,15 +292,12 @@ class PeerServer:
                     raise
                 if entries is None:
                     break
-                piece = encode_piece(db, entries)
-                digest.update(piece)
+                piece = chain.piece(db, entries)
                 end.sendall(piece)
                 sent += len(piece)
                 self._bytes += len(piece)
-                time.sleep(max(0.0, began + sent / _RATE - self._clock()))
-        last = SIZE.pack(0)
-        digest.update(last)
-        end.sendall(last + digest.digest())
+                time.sleep(max(0.0, began + (sent - _AT_ONCE) / _RATE - self._clock()))
+        end.sendall(chain.end())
         _log.info("a copy of the store for another instance: %s bytes, %.1f s", f"{sent:,}", self._clock() - began)
 
 

@@ -1,8 +1,12 @@
 """A store's entries on their way to another instance: what is copied, and its bytes.
 
     pieces    u32 size, then a piece of that size: MessagePack, [sub-database, [key, value, …]]
-              in the order of the sub-databases and of their keys
-    the end   u32 0, then the SHA-256 digest of the head's bytes and of all bytes so far
+              in the order of the sub-databases and of their keys; then its digest
+    the end   u32 0, then its digest
+
+A digest is the SHA-256 of the digest before and of what is between the two; the first one follows
+that of the head's bytes. So each covers all that came, in its order, and is verified before the
+piece is unpacked.
 
 The head comes before, in a header of HTTP. No LMDB file is sent: a file is mapped into memory,
 where one that was made to do harm kills the process that opens it. Entries are put into a store of
@@ -12,7 +16,8 @@ the receiver's own. All integers are big-endian.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from hashlib import sha256
 from typing import Final
 
 import msgspec
@@ -40,7 +45,7 @@ SIZE: Final = struct.Struct(">I")
 PIECE: Final = 512 << 10
 #: The most bytes of a piece that is taken: one entry with the most addresses takes some 10 MiB.
 MOST_OF_A_PIECE: Final = 64 << 20
-#: Bytes of the digest.
+#: Bytes of a digest.
 DIGEST: Final = 32
 
 
@@ -63,6 +68,9 @@ class Head(Struct, frozen=True):
     """About how many bytes will come."""
     headwater: str
     """The sender's version, for people."""
+    versions: dict[str, str] = {}
+    """Up to which resourceVersion each resource was read; empty from a sender of an older version.
+    They are in `meta` too, and count only as far as they are the same there."""
 
 
 _head: Final = msgspec.json.Decoder(Head)
@@ -85,16 +93,58 @@ def decode_head(data: bytes) -> Head:
     return _head.decode(data)
 
 
-def encode_piece(db: str, entries: list[object]) -> bytes:
-    """A piece with its size; `entries` are keys and values in turn."""
-    body = msgspec.msgpack.encode((db, entries))
-    return SIZE.pack(len(body)) + body
+#: A sub-database, its next keys, and their values.
+Unpacked = tuple[str, list[bytes], list[bytes]]
 
 
-def decode_piece(data: bytes) -> tuple[str, list[tuple[bytes, bytes]]]:
-    """(sub-database, its next entries). Raises msgspec.MsgspecError or ValueError."""
+class Chain:
+    """The pieces of a copy, as they are sent."""
+
+    def __init__(self, head: bytes) -> None:
+        self._digest = sha256(head).digest()
+
+    def piece(self, db: str, entries: list[object]) -> bytes:
+        """The next piece, with its size and digest; `entries` are keys and values in turn."""
+        body = msgspec.msgpack.encode((db, entries))
+        return self._signed(SIZE.pack(len(body)) + body)
+
+    def end(self) -> bytes:
+        return self._signed(SIZE.pack(0))
+
+    def _signed(self, data: bytes) -> bytes:
+        self._digest = _digest(self._digest, data)
+        return data + self._digest
+
+
+def unpacked(head: bytes, read: Callable[[int], bytes]) -> Iterator[Unpacked]:
+    """The pieces of a copy, until its end. `read` gives the next bytes.
+
+    Raises ValueError for what is no copy (msgspec's errors are some), and what `read` raises.
+    """
+    digest = sha256(head).digest()
+    while True:
+        start = read(SIZE.size)
+        (size,) = SIZE.unpack(start)
+        if size > MOST_OF_A_PIECE:
+            raise ValueError(f"a piece of {size:,} bytes")
+        body = read(size)
+        digest = _digest(digest, start, body)
+        if read(DIGEST) != digest:
+            raise ValueError("a digest does not hold")
+        if not size:
+            return
+        yield _decoded(body)
+
+
+def _digest(before: bytes, *parts: bytes) -> bytes:
+    digest = sha256(before)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def _decoded(data: bytes) -> Unpacked:
     db, flat = _piece.decode(data)
     if db not in SENT or len(flat) % 2:
         raise ValueError("it is no piece of a store")
-    pairs: Iterator[bytes] = iter(flat)
-    return db, list(zip(pairs, pairs, strict=True))
+    return db, flat[::2], flat[1::2]

@@ -24,6 +24,9 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from itertools import chain, islice
+from operator import add, xor
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -68,6 +71,8 @@ _SUB_DATABASES: Final = (
 #: Those that a store of an earlier version may lack: readers do without until the writer makes
 #: them.
 _LATER: Final = (HISTORY,)
+#: Entries that are read at once for another instance, as long as they are small.
+_GROUP: Final = 64
 _ALL_SUB_DATABASES: Final = (*_SUB_DATABASES, *_LATER)
 #: The checksum covers these; the others are indexes, rebuilt from the objects.
 _CHECKED: Final = ("objects", "addresses", "records")
@@ -198,14 +203,15 @@ class Snapshot:
         found: list[Any] = []
         bytes_ = 0
         with self._txn.cursor(self._dbs[db]) as cursor:
-            for key, value in cursor:
-                if db == "meta" and not is_copied(bytes(key)):
-                    continue
-                found += (key, value)
-                bytes_ += len(key) + len(value)
-                if bytes_ >= size:
-                    yield found
-                    found, bytes_ = [], 0
+            entries = (entry for entry in cursor if is_copied(bytes(entry[0]))) if db == "meta" else iter(cursor)
+            while group := [*chain.from_iterable(islice(entries, _GROUP))]:
+                small = sum(map(len, group)) < size
+                for part in (group,) if small else zip(group[::2], group[1::2], strict=True):
+                    found += part
+                    bytes_ += sum(map(len, part))
+                    if bytes_ >= size:
+                        yield found
+                        found, bytes_ = [], 0
         if found:
             yield found
 
@@ -390,22 +396,19 @@ class Transaction(ReadTransaction):
             self._checksum ^= zlib.crc32(value, zlib.crc32(key))
         return True
 
-    def load(self, db: str, entries: Sequence[tuple[bytes, bytes]]) -> None:
+    def load(self, db: str, keys: Sequence[bytes], values: Sequence[bytes]) -> None:
         """Put entries behind all others of a sub-database: another store's, in its order.
 
         Raises ValueError when they are not in order, or no entries of a store.
         """
-        if any(not 0 < len(key) <= MAX_KEY for key, _ in entries):
+        if not all(keys) or max(map(len, keys), default=0) > MAX_KEY:
             raise ValueError(f"a key of {db} is too long, or empty")
         with self._txn.cursor(db=self._dbs[db]) as cursor:
-            _, added = cursor.putmulti(entries, dupdata=False, overwrite=False, append=True)
-        if added != len(entries):
+            _, added = cursor.putmulti(zip(keys, values, strict=True), dupdata=False, overwrite=False, append=True)
+        if added != len(keys):
             raise ValueError(f"the entries of {db} are not in order")
-        if db in _CHECKED:
-            checksum, crc32 = self._checksum, zlib.crc32
-            for key, value in entries:
-                checksum ^= crc32(value, crc32(key))
-            self._checksum = checksum
+        if db in _CHECKED:  # without a loop: an instance that takes another's store waits for it
+            self._checksum = reduce(xor, map(zlib.crc32, map(add, keys, values)), self._checksum)
 
     def set_heard(self, moment: float, connected: bool) -> None:
         """The value that `Snapshot.heard` reads."""
@@ -792,17 +795,20 @@ class Reader:
             env, records, dbs, generation = self._open
             self._open = env, records, dbs | _later(env), generation
 
-    def begin(self) -> Snapshot | None:
-        """A snapshot of now, or None when no store is open."""
+    def begin(self, *, copies: bool = False) -> Snapshot | None:
+        """A snapshot of now, or None when no store is open.
+
+        `copies`: what it gives are bytes, not buffers; for who reads all, they cost half.
+        """
         opened = self._open
         if opened is None:
             return None
         env, records, others, generation = opened
         try:
-            txn = env.begin(records, None, False, True)
+            txn = env.begin(records, None, False, not copies)
         except lmdb.MapResizedError:
             env.set_mapsize(0)
-            txn = env.begin(records, None, False, True)
+            txn = env.begin(records, None, False, not copies)
         return Snapshot(txn, others, generation)
 
     def condemn(self, snapshot: Snapshot) -> None:

@@ -39,6 +39,7 @@ import setproctitle
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Remove, Upsert
 from headwater.cluster.follower import Follower, Inbox, RawPage
 from headwater.cluster.objects import Decoded, OddObject, Resource, decode, key_of
+from headwater.cluster.proof import ACCEPTED
 from headwater.cluster.recognition import AnotherCluster, Recognition
 from headwater.cluster.reflector import Reflector
 from headwater.cluster.source import selectors_of
@@ -86,10 +87,10 @@ _UNMAP: Final = 50
 _ALIVE: Final = 1.0
 #: How often the moment is stored when the source was last heard, in seconds.
 _HEARD: Final = 0.5
-#: A watch that was accepted and not ended for so long goes on, in seconds; and for how long the API
-#: server may leave a store waiting that another instance gave.
-_ACCEPTED: Final = 0.1
+#: For how long the API server may leave a store waiting that another instance gave, in seconds; and
+#: how often it is looked whether it does.
 _IMPATIENT: Final = 2.0
+_LOOK: Final = 0.01
 #: How many more containers than before the collector lets there be. Hardly any garbage has cycles
 #: (no object of the cluster can), and every few changes one waited for a look at what is there.
 _UNCOLLECTED: Final = 20_000
@@ -369,7 +370,7 @@ class Watcher:
         if self._recognition.another:
             raise AnotherCluster(self._recognition.another)
         if self._is_idle:
-            self._queue.wait(_ACCEPTED if self.ledger.withheld else _IDLE)
+            self._queue.wait(_LOOK if self.ledger.withheld else _IDLE)
         with self._at_work:
             if self._failure is not None:
                 raise self._failure
@@ -495,7 +496,7 @@ class Watcher:
         late = self.seeding.impatient and now - self._began > _IMPATIENT
         for resource, follower in self._followers.items():
             state = follower.reflector.state
-            goes_on = state.connected and (state.events > 0 or now - state.proof_of_life > _ACCEPTED)
+            goes_on = state.connected and (state.events > 0 or now - state.proof_of_life > ACCEPTED)
             if resource in self._listed or (not state.relists and goes_on):
                 continue
             if not (late and state.resource_version and not state.relists):
@@ -667,7 +668,7 @@ def run(settings: Settings, identity: Identity, end: socket.socket, timing: Timi
             _log.warning("the stored state is discarded: %s", why)
         seeded = None
         if settings.seeds and not store.is_published:
-            store, seeded = seeding.seed(settings, identity, store, timing)
+            store, seeded = seeding.seed(settings, identity, store, required_resources(settings), timing)
             if seeded.peer:
                 release_memory(store)
         watcher = Watcher(settings, store, timing, seeded=seeded)
