@@ -8,8 +8,7 @@ from typing import Final
 
 import setproctitle
 
-import headwater.serve.process
-import headwater.writer.process  # noqa: F401
+import headwater.supervise.roles  # noqa: F401
 
 _M_ARENA_MAX: Final = -8
 
