@@ -429,3 +429,34 @@ def test_a_zeroed_page_is_damage_in_every_transaction(tmp_path: Path) -> None:
         os.close(file)
     assert told
     store.close()
+
+
+#: Opens a store again and again, as after lists, and prints how many KiB of its own it writes for
+#: that after the first time.
+OPENED_AGAIN = """
+import re, sys
+from pathlib import Path
+from headwater.process import heap
+from headwater.store.environment import Store
+from headwater.store.identity import Identity
+
+def own():
+    return int(re.search("Pss_Anon: +([0-9]+)", Path("/proc/self/smaps_rollup").read_text())[1])
+
+heap.settle()
+store, _ = Store.open(Path(sys.argv[1]), Identity("here", "shape"))
+store.unmap()
+before = own()
+for _ in range(3):
+    store.unmap()
+print(own() - before)
+"""
+
+
+def test_a_store_that_is_opened_again_takes_no_more_memory(state: Path) -> None:
+    """LMDB asks malloc for 2 MiB of zeros, and hardly uses them."""
+    done = subprocess.run(
+        [sys.executable, "-c", OPENED_AGAIN, state], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 512

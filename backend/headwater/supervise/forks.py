@@ -31,6 +31,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from headwater.process import heap
+
 _log = logging.getLogger(__name__)
 
 _PRELOAD: Final = ["headwater.supervise.preload"]
@@ -45,8 +47,9 @@ def begin(*, forked: bool = False) -> ForkServerContext:
     `forked`: as a fork of this process, if that has one thread. The caller knows that nothing here
     is open, locked or under way, and has imported what both need.
     """
-    # The threads of a list would each keep a heap of their own otherwise (mallopt(3)).
-    os.environ.setdefault("MALLOC_ARENA_MAX", "1")
+    # For an interpreter that is started from here; malloc has read it before `heap.settle`.
+    os.environ.setdefault(heap.ARENAS, "1")
+    heap.settle()
     tracker: Any = resource_tracker._resource_tracker
     if tracker._fd is None:
         tracker._fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
