@@ -118,6 +118,8 @@ def test_no_answer_waits_for_the_admin_port(tmp_path: Path) -> None:
         wait_until(lambda: instance.records(SERVICE), SETTLE, "an answer")
         instance.go.touch()
         wait_until(instance.is_ready, SETTLE, "the admin port serves")
+        instance.supervisor().send_signal(signal.SIGTERM)
+        assert instance.process.wait(SETTLE) == 0
 
 
 class AsInTheImage(Gated):
