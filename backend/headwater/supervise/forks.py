@@ -55,6 +55,10 @@ def begin(*, forked: bool = False) -> ForkServerContext:
         tracker._fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
+    if forked:
+        # What is here stays, in both processes: no collector touches it and copies its pages.
+        gc.freeze()
+        gc.enable()  # `__main__` has turned it off
     with _by_fork() if forked and _is_alone() else contextlib.nullcontext():
         forkserver.ensure_running()
     return context
@@ -72,8 +76,6 @@ def _is_alone() -> bool:
 def _by_fork() -> Iterator[None]:
     """Within it, a forkserver is started as a fork, with the program that an interpreter gets."""
     usual = util.spawnv_passfds
-    # What is here stays, in both processes: no collector touches it, which would copy its pages.
-    gc.freeze()
     util.spawnv_passfds = _fork  # type: ignore[assignment]
     try:
         yield
