@@ -102,17 +102,20 @@ def headwater(
     transport: str = "native",
     listen: Address | None = None,
     known: Question,
+    admin: Address | None = None,
     code: Path | None = None,
 ) -> Iterator[Backend]:
     """Yield `headwater serve` when each answer process answers `known`; on unix sockets by default.
 
-    `code`: a checkout whose code it runs, instead of what is installed.
+    `admin`: where the admin port listens; else it is off. `code`: a checkout whose code it runs,
+    instead of what is installed.
     """
     folder.mkdir(parents=True)
     address = listen or Address(path=str(folder / "dns.sock"))
     command: list[str | Path] = [
         sys.executable, "-m", "headwater", "serve", *source, "--listen", str(address), "--workers", str(workers),
-        "--transport", transport, "--state-dir", folder / "state", "--admin", "off", "--audit-interval", "0",
+        "--transport", transport, "--state-dir", folder / "state",
+        "--admin", str(admin or "off"), "--audit-interval", "0",
     ]  # fmt: skip
     # Compile its modules as an installation does, whatever the environment says.
     env = {"PYTHONDONTWRITEBYTECODE": ""} | ({} if code is None else {"PYTHONPATH": str(code / "backend")})

@@ -107,6 +107,21 @@ def test_sigterm_at_any_point_of_the_start_stops_it(module: str, tmp_path: Path)
         assert "Traceback" not in instance.log.read_text()
 
 
+def test_no_answer_waits_for_the_admin_port(tmp_path: Path) -> None:
+    """To import what it needs takes longer than to start the children."""
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text(MANIFEST)
+    instance = Gated(tmp_path, "headwater.admin.server", "--manifests", manifest)
+    with contextlib.closing(instance):
+        instance.exec()
+        wait_until(instance.reached.exists, SETTLE, "it imports the admin port's modules")
+        wait_until(lambda: instance.records(SERVICE), SETTLE, "an answer")
+        instance.go.touch()
+        wait_until(instance.is_ready, SETTLE, "the admin port serves")
+        instance.supervisor().send_signal(signal.SIGTERM)
+        assert instance.process.wait(SETTLE) == 0
+
+
 class AsInTheImage(Gated):
     """One that is started by the image's entry point."""
 

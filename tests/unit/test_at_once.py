@@ -165,7 +165,7 @@ def test_nothing_of_another_cluster_is_taken(watched: Watched) -> None:
 
 @pytest.mark.parametrize("policy", ["", "json:loads"])
 def test_a_policy_is_asked_by_the_main_thread(policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headwater.writer.process.PolicyProcess.load", lambda _: "")
+    monkeypatch.setattr("headwater.writer.policy.PolicyProcess.load", lambda _: "")
     settings = Settings(policy=policy)
     world = Small(tmp_path, settings)
     store, _ = Store.open(tmp_path, world.identity)

@@ -383,3 +383,32 @@ def test_a_thread_that_forks_after_the_end_starts_no_other_forkserver() -> None:
         [sys.executable, "-c", _AFTER_THE_END], capture_output=True, text=True, check=True, timeout=60
     )
     assert (done.stdout, done.stderr) == ("the instance is stopping True\n", "")
+
+
+_BY_FORK: Final = """
+import gc, os
+from pathlib import Path
+
+def said():
+    heap, = (line.split("-")[0] for line in Path("/proc/self/maps").read_text().splitlines() if "[heap]" in line)
+    os.write(1, f"{gc.isenabled()} {gc.get_freeze_count() > 10_000} {heap}\\n".encode())
+
+def main():
+    gc.disable()  # as `headwater.__main__` does
+    from headwater.supervise import forks, roles
+
+    context = forks.begin(forked=True)
+    forks.start(context, said, (), "child").join()
+    said()
+    forks.end()
+"""
+
+
+def test_the_collector_that_is_off_for_the_imports_is_on_in_all_processes(tmp_path: Path) -> None:
+    """The fork and its children share the heap of the supervisor, and its modules are frozen."""
+    (tmp_path / "program.py").write_text(_BY_FORK)
+    run = [sys.executable, "-c", "import program; program.main()"]
+    done = subprocess.run(run, capture_output=True, text=True, check=True, timeout=60, cwd=tmp_path)
+    child, parent = done.stdout.splitlines()
+    assert child == parent
+    assert child.startswith("True True ")

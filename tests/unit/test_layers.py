@@ -249,6 +249,103 @@ def test_the_forkserver_has_loaded_what_its_children_run() -> None:
     assert set(NOT_FOR_ALL) & set(loaded) == set()
 
 
+#: Serves /metrics once as the supervisor does, and prints what is loaded then. What a library loads
+#: only when it is used counts too.
+SCRAPED_ONCE: Final = """
+import asyncio, socket, sys
+from types import SimpleNamespace
+from headwater.supervise import supervisor
+from headwater.admin.recent import Recent
+from headwater.admin import server
+from headwater.settings.settings import Settings
+
+async def refresh():
+    pass
+
+async def main():
+    instance = SimpleNamespace(settings=Settings(), recent=Recent(), views=lambda: [], refresh=refresh)
+    for name in ("explain", "complete", "history", "advise"):
+        setattr(instance, name, None)
+    bound = socket.create_server(("127.0.0.1", 0))
+    serving = asyncio.create_task(server.serve(bound, instance))
+    reader, writer = await asyncio.open_connection(*bound.getsockname())
+    for path in ("/healthz", "/metrics"):
+        last = "close" if path == "/metrics" else "keep-alive"
+        head = f"GET {path} HTTP/1.1\\r\\nHost: h\\r\\nAccept: %s\\r\\nConnection: {last}\\r\\n\\r\\n"
+        writer.write((head % sys.argv[1]).encode())
+    replies = await reader.read()
+    assert replies.count(b" 200 OK") == 2 and b"headwater_build_info" in replies, replies
+    writer.close()
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+
+asyncio.run(main())
+print(*sys.modules)
+"""
+#: What uvicorn, starlette and prometheus_client would load with it, and what few ask for.
+NOT_FOR_A_SCRAPE: Final = (
+    "uvicorn.main",
+    "uvicorn.supervisors",
+    "watchfiles",
+    "http.server",
+    "urllib.request",
+    "wsgiref",
+    "prometheus_client.exposition",
+    "prometheus_client.metrics",
+    "starlette.applications",
+    "starlette.staticfiles",
+    "html.entities",
+    "headwater.explain",
+    "jinja2",
+    "markupsafe",
+    "kubernetes",
+    "grpc",
+    "dnslib",
+    "rich",
+    "psutil",
+    "importlib.metadata",
+)
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text;version=1.0.0,text/plain;q=0.5", "text/plain"])
+def test_the_admin_port_loads_no_more_than_a_scrape_needs(accept: str) -> None:
+    """A module too many is memory in every instance: these here are 4 MiB."""
+    done = fresh(SCRAPED_ONCE, accept)
+    assert done.returncode == 0, done.stderr
+    loaded = set(done.stdout.split())
+    assert {"uvicorn.server", "starlette.routing"} <= loaded
+    # Who asks for the older text gets the module that makes it, with what that loads.
+    plain = {"prometheus_client.exposition", "html.entities", "http.server", "urllib.request", "wsgiref"}
+    assert loaded.intersection(NOT_FOR_A_SCRAPE) == (plain if accept == "text/plain" else set())
+
+
+#: A package that is put in place, asked for modules, then for names of its `__init__`.
+WHOLE_AFTER_ALL: Final = """
+import sys
+from headwater.process import bare
+bare.put_in_place("uvicorn", "uvicorn.supervisors")
+from uvicorn import config, server
+assert "uvicorn.main" not in sys.modules
+import uvicorn
+for name in ("nothing_of_this_name", "__wrapped__"):
+    assert not hasattr(uvicorn.supervisors, name)
+assert uvicorn.supervisors.__name__ == "uvicorn.supervisors"
+from uvicorn import __version__, run
+assert __version__ and run.__module__ == "uvicorn.main" and uvicorn.Config is config.Config
+bare.put_in_place("uvicorn")
+assert uvicorn.run is run and sys.modules["uvicorn"] is uvicorn
+try:
+    bare.put_in_place("no_such_package")
+except ModuleNotFoundError as error:
+    print(error.name)
+"""
+
+
+def test_a_package_that_is_put_in_place_is_whole_for_who_asks_for_more() -> None:
+    done = fresh(WHOLE_AFTER_ALL)
+    assert done.stdout.strip() == "no_such_package", done.stderr
+
+
 def test_the_api_client_is_what_loads_kubernetes() -> None:
     done = fresh("import sys, headwater.cluster.api\nprint('kubernetes' in sys.modules)")
     assert done.stdout.strip() == "True", done.stderr

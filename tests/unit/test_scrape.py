@@ -180,3 +180,27 @@ def test_a_probe_is_answered_during_a_flood_of_scrapes() -> None:
 
     on_a_socket(instance, scene)
     assert instance.refreshed < 6, f"{instance.refreshed} refreshes for {CONNECTIONS * PIPELINED} scrapes and a probe"
+
+
+def test_a_page_that_fails_is_a_500_that_says_nothing_and_a_line_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    instance = FakeInstance(*STATES["at work"])
+    refresh = instance.refresh
+
+    async def failing() -> None:
+        instance.refresh = refresh  # type: ignore[method-assign]
+        raise RuntimeError("a secret")
+
+    instance.refresh = failing  # type: ignore[method-assign]
+
+    async def scene(port: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(READYZ)
+        reply = await reader.read()
+        assert reply.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+        assert b"secret" not in reply
+        writer.close()
+        await replies_to(port, READYZ, 1)
+
+    on_a_socket(instance, scene)
+    assert [record.getMessage().strip() for record in caplog.records] == ["Exception in ASGI application"]
+    assert instance.refreshed == 1

@@ -469,3 +469,34 @@ def test_what_is_no_order_of_keys_is_not_loaded(keys: list[bytes], tmp_path: Pat
     assert store.read(lambda txn: txn.checksum_holds())
     assert store.read(lambda txn: txn.count("records")) == 2
     store.close()
+
+
+#: Opens a store again and again, as after lists, and prints how many KiB of its own it writes for
+#: that after the first time.
+OPENED_AGAIN = """
+import re, sys
+from pathlib import Path
+from headwater.process import heap
+from headwater.store.environment import Store
+from headwater.store.identity import Identity
+
+def own():
+    return int(re.search("Pss_Anon: +([0-9]+)", Path("/proc/self/smaps_rollup").read_text())[1])
+
+heap.settle()
+store, _ = Store.open(Path(sys.argv[1]), Identity("here", "shape"))
+store.unmap()
+before = own()
+for _ in range(3):
+    store.unmap()
+print(own() - before)
+"""
+
+
+def test_a_store_that_is_opened_again_takes_no_more_memory(state: Path) -> None:
+    """LMDB asks malloc for 2 MiB of zeros, and hardly uses them."""
+    done = subprocess.run(
+        [sys.executable, "-c", OPENED_AGAIN, state], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 512

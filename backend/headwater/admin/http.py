@@ -23,10 +23,9 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-import uvicorn
-from starlette.applications import Starlette
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.types import ASGIApp
 
+from headwater.admin import package
 from headwater.process.log import Seldom
 
 _log = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ RECEIVED: Final = "received"
 _LINES: Final = 5
 
 
-class _Connection(H11Protocol):
+class _Connection(package.H11Protocol):
     """One connection; it is in `places` while it is open, or in `streams`."""
 
     def __init__(
@@ -130,8 +129,8 @@ class _Connection(H11Protocol):
 class Server:
     """An application on a socket that is bound already."""
 
-    def __init__(self, application: Starlette, bound: socket.socket) -> None:
-        config = uvicorn.Config(
+    def __init__(self, application: ASGIApp, bound: socket.socket) -> None:
+        config = package.Config(
             application,
             http=_Connection,
             log_config=None,
@@ -146,7 +145,7 @@ class Server:
         )
         config.load()
         self._config = config
-        self._server = uvicorn.Server(config)
+        self._server = package.Server(config)
         self._server.lifespan = config.lifespan_class(config)
         self._places: dict[_Connection, None] = {}
         """Open connections, the oldest first."""

@@ -14,15 +14,21 @@ import math
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
+from headwater.admin.package import CollectorRegistry, openmetrics
 
 #: The least time from the begin of one text to that of the next, in seconds.
 PAUSE: Final = 0.25
 _OPENMETRICS: Final = "application/openmetrics-text"
-#: The two formats. A client's own words are not handed on: each other version that it names, or
-#: makes up, would be a text of its own.
-_FORMATS: Final = {True: f"{_OPENMETRICS}; version=1.0.0", False: "text/plain; version=0.0.4"}
+
+#: A registry's text, and its content type.
+_Format = tuple[Callable[[CollectorRegistry], bytes], str]
+
+
+def _plain() -> _Format:
+    """The older format: Prometheus does not ask for it, and its module brings a web server."""
+    from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+    return generate_latest, CONTENT_TYPE_PLAIN_0_0_4
 
 
 class Scrapes:
@@ -45,21 +51,27 @@ class Scrapes:
         """When the current texts were begun."""
         self._texts: dict[bool, tuple[bytes, str]] = {}
         """(text, content type) by whether it is OpenMetrics."""
+        # These two, whatever a client says: each other version that it names, or makes up, would be
+        # a text of its own.
+        latest = f"{openmetrics.CONTENT_TYPE_LATEST}; escaping={openmetrics.UNDERSCORES}"
+        self._formats: dict[bool, _Format] = {True: (openmetrics.generate_latest, latest)}
 
     async def text(self, accept: str, received: float) -> tuple[bytes, str]:
         """Return a text, and its content type, for a request.
 
         `accept` is its header of that name, and `received` is when the request arrived, by `clock`.
         """
-        openmetrics = _OPENMETRICS in accept
+        new = _OPENMETRICS in accept
         async with self._turn:
+            if new not in self._formats:
+                self._formats[new] = await asyncio.get_running_loop().run_in_executor(None, _plain)
             if self._begun < received:
                 await self._sleep(max(0.0, self._begun + PAUSE - self._clock()))
                 begun = self._clock()
                 await self._refresh()
                 self._begun = begun
                 self._texts.clear()
-            if openmetrics not in self._texts:
-                encode, content_type = choose_encoder(_FORMATS[openmetrics])
-                self._texts[openmetrics] = encode(self._registry), content_type
-            return self._texts[openmetrics]
+            if new not in self._texts:
+                encode, content_type = self._formats[new]
+                self._texts[new] = encode(self._registry), content_type
+            return self._texts[new]

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
-from prometheus_client import CollectorRegistry
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
-from headwater.admin import events, history
 from headwater.admin.access import refusal
 from headwater.admin.advising import Advising
 from headwater.admin.collector import HeadwaterCollector
 from headwater.admin.http import RECEIVED, Server
 from headwater.admin.overview import Overview, overview_of
+from headwater.admin.package import CollectorRegistry
 from headwater.admin.recent import Recent
 from headwater.admin.scrape import Scrapes
 from headwater.admin.status import status_of
@@ -42,6 +41,8 @@ from headwater.settings.settings import Settings
 if TYPE_CHECKING:
     from headwater.admin.page import Asked, Page
     from headwater.explain.told import Page as TellsPage
+
+_Endpoint = Callable[[Request], Awaitable[Response]]
 
 #: Characters of a name in presentation form (a byte as \\DDD), and of a type.
 MAX_NAME: Final = 1024
@@ -84,8 +85,8 @@ def health(views: list[ProcessView]) -> str:
 
 def application(
     instance: Instance, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
-) -> Starlette:
-    """The ASGI application.
+) -> Router:
+    """The ASGI application: starlette's router by itself, since uvicorn sees to errors.
 
     `clock` is the machine's monotonic one, as the processes read it; `wall` is the time of day.
     """
@@ -135,7 +136,20 @@ def application(
             return PlainTextResponse("ask as in /advice?after=NAMESPACE\n", 400)
         return _told(await instance.advise(Advise(after)))
 
-    routes: dict[str, Callable[[Request], Awaitable[Response]]] = {
+    # Few look at what comes from the history, and it takes half a MiB.
+    @functools.cache
+    def of_history() -> tuple[_Endpoint, _Endpoint]:
+        from headwater.admin import events, history
+
+        return history.page(instance, wall), events.page(instance, wall)
+
+    async def past(request: Request) -> Response:
+        return await of_history()[0](request)
+
+    async def news(request: Request) -> Response:
+        return await of_history()[1](request)
+
+    routes: dict[str, _Endpoint] = {
         "/": pages.index,
         "/assets/{name}": pages.asset,
         "/metrics": metrics,
@@ -145,10 +159,10 @@ def application(
         "/explain": explain,
         "/names": names,
         "/advice": advice,
-        "/history": history.page(instance, wall),
-        "/events": events.page(instance, wall),
+        "/history": past,
+        "/events": news,
     }
-    return Starlette(routes=[Route(path, page) for path, page in routes.items()])
+    return Router([Route(path, page) for path, page in routes.items()])
 
 
 def _refused(request: Request, instance: Instance) -> str:

@@ -30,11 +30,11 @@ def serve(settings: Settings) -> int:
     """Run the supervisor until a signal. Return the exit code."""
     import asyncio
 
-    from headwater.supervise import forks
+    from headwater.supervise import forks, roles  # noqa: F401 (the forkserver shares these modules)
     from headwater.supervise.claims import StartFailed
     from headwater.supervise.supervisor import Supervisor
 
-    forks.begin(forked=True)  # they share these modules
+    forks.begin(forked=True)
     log.configure("supervisor", settings.log_level, settings.log_format)
     try:
         supervisor = Supervisor(settings)

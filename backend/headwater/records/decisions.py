@@ -8,18 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
 
 from headwater.cluster.objects import Condition, EndpointSlice, Service
-from headwater.policy import api
 from headwater.records import aliases, weights
 from headwater.records.options import PUBLISH, Options
 from headwater.records.weights import Weights
 from headwater.wire import names
 from headwater.wire.names import BadName
+
+if TYPE_CHECKING:
+    from headwater.policy import api
 
 #: RFC 2181 section 8.
 _MAX_TTL: Final = 2**31 - 1
@@ -186,6 +188,8 @@ def name_of(hostname: str, addresses: Sequence[str]) -> str:
 
 def question(service: Service, slices: Iterable[EndpointSlice]) -> tuple[api.Service, tuple[api.Endpoint, ...]]:
     """A policy's arguments."""
+    from headwater.policy import api  # few have a policy, and each starts with what is imported here
+
     asked = api.Service(
         service.namespace,
         service.name,

@@ -73,6 +73,8 @@ class Child:
         self.worked = False
         """Whether its main loop ever turned, in any life."""
         self.exitcode: int | None = None
+        self.begun = asyncio.Event()
+        """Set when its first life is at work, or has ended."""
         self._start = start
         self._reserve = reserve
         self._on_crash = on_crash
@@ -132,6 +134,7 @@ class Child:
                 self._turn_away_soon()
                 _log.error("%s %s", self.name, self._trouble)
             self.up = False
+            self.begun.set()
             self._bury()
             if code is not None:
                 self._exits[code] = self._exits.get(code, 0) + 1
@@ -291,6 +294,7 @@ class Child:
             self._last_words = news.why
             return
         self.up = True
+        self.begun.set()
         self._away.close()
 
     def _odd_message(self, error: Exception) -> None:

@@ -31,6 +31,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from headwater.process import heap
+
 _log = logging.getLogger(__name__)
 
 _PRELOAD: Final = ["headwater.supervise.preload"]
@@ -45,13 +47,18 @@ def begin(*, forked: bool = False) -> ForkServerContext:
     `forked`: as a fork of this process, if that has one thread. The caller knows that nothing here
     is open, locked or under way, and has imported what both need.
     """
-    # The threads of a list would each keep a heap of their own otherwise (mallopt(3)).
-    os.environ.setdefault("MALLOC_ARENA_MAX", "1")
+    # For an interpreter that is started from here; malloc has read it before `heap.settle`.
+    os.environ.setdefault(heap.ARENAS, "1")
+    heap.settle()
     tracker: Any = resource_tracker._resource_tracker
     if tracker._fd is None:
         tracker._fd = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_PRELOAD)
+    if forked:
+        # What is here stays, in both processes: no collector touches it and copies its pages.
+        gc.freeze()
+        gc.enable()  # `__main__` has turned it off
     with _by_fork() if forked and _is_alone() else contextlib.nullcontext():
         forkserver.ensure_running()
     return context
@@ -69,8 +76,6 @@ def _is_alone() -> bool:
 def _by_fork() -> Iterator[None]:
     """Within it, a forkserver is started as a fork, with the program that an interpreter gets."""
     usual = util.spawnv_passfds
-    # What is here stays, in both processes: no collector touches it, which would copy its pages.
-    gc.freeze()
     util.spawnv_passfds = _fork  # type: ignore[assignment]
     try:
         yield

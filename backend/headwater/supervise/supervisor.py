@@ -42,6 +42,8 @@ _GONE: Final = 0.5
 #: Seconds that a first start waits for answer processes that could go on without a watch process.
 _FIRST: Final = 5.0
 
+#: Seconds that the admin port waits for children that do not begin.
+_AT_WORK: Final = 1.0
 #: Seconds for an answer process to explain a name: two tries fit into the admin port's patience.
 _EXPLAIN: Final = 2.0
 
@@ -215,10 +217,7 @@ class Supervisor:
         lives = [] if stopping.is_set() else [asyncio.create_task(child.keep_running()) for child in self._children]
         others = [asyncio.create_task(self._rounds())]
         if self._admin is not None:
-            # Imported only now, so that the first answer does not wait for the admin page.
-            from headwater.admin import server as admin
-
-            others.append(asyncio.create_task(admin.serve(self._admin, self)))
+            others.append(asyncio.create_task(self._serve_admin(self._admin)))
         if while_starting is not None:
             others.append(asyncio.create_task(while_starting(self)))
         asked = asyncio.create_task(stopping.wait())
@@ -231,6 +230,19 @@ class Supervisor:
         # The exit would wait for a thread that waits for a hung forkserver.
         forks.end()
         return code
+
+    async def _serve_admin(self, bound: socket.socket) -> None:
+        """The admin port, once the children are at work: to import it takes long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_AT_WORK):
+                for child in self._children:
+                    await child.begun.wait()
+        try:
+            from headwater.admin import server as admin
+
+            await admin.serve(bound, self)
+        except Exception:  # noqa: BLE001 (whatever it is, the answers go on)
+            _log.exception("the admin port is not served")
 
     async def _stop(self, lives: list[asyncio.Task[None]], at_once: asyncio.Event) -> None:
         # First, so that new connections are refused, and CoreDNS fails over instead of waiting.

@@ -35,7 +35,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import takewhile
-from typing import Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 from headwater.cluster.changes import Change, ListComplete, ListPageArrived, Progress, Remove, Upsert
 from headwater.cluster.objects import Decoded, Resource, is_behind, is_older, packed_version, version_number
@@ -51,9 +51,11 @@ from headwater.writer.lists import version_key
 from headwater.writer.opinion import Loss, Opinion
 from headwater.writer.outcome import Outcome
 from headwater.writer.owners import Owner, key_of, owners_of, version_of
-from headwater.writer.policy import Decider
 from headwater.writer.posting import Posting, object_key, storable_key, stored
 from headwater.writer.scales import StoreScales
+
+if TYPE_CHECKING:
+    from headwater.writer.policy import Decider
 
 #: Services per transaction when everything is compiled. It only bounds memory.
 _CHUNK: Final = 256

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import msgspec
 
@@ -45,7 +45,9 @@ from headwater.store.nodes import CHANGED
 from headwater.writer.chronicle import Draft
 from headwater.writer.isolation import NOT_AN_OBJECTS, Unstorable, told
 from headwater.writer.owners import IMPORT
-from headwater.writer.policy import Decider
+
+if TYPE_CHECKING:
+    from headwater.writer.policy import Decider
 
 _SEPARATOR: Final = b"/"
 #: The owners that a slice without owner labels seems to have.

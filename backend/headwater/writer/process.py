@@ -48,6 +48,7 @@ from headwater.process import control, log, usage
 from headwater.process.counters import LATENCY_BUCKETS, Histogram, ResourceState, WatchSnapshot
 from headwater.process.progress import Progress
 from headwater.records.compiler import Compiler
+from headwater.records.options import Report
 from headwater.settings.error import SettingsError
 from headwater.settings.policies import resolved
 from headwater.settings.settings import Settings
@@ -59,13 +60,13 @@ from headwater.writer.audit import Auditor
 from headwater.writer.chronicle import Chronicle
 from headwater.writer.ledger import Ledger
 from headwater.writer.outcome import Outcome
-from headwater.writer.policy import PolicyProcess
 from headwater.writer.seeding import Seeding
 from headwater.writer.skipped import Skipped
 from headwater.writer.turns import Turn, Turns
 
 if TYPE_CHECKING:
     from headwater.cluster.files import Manifests, Objects
+    from headwater.writer.policy import PolicyProcess
 
 _log = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ class Watcher:
         self.chronicle = Chronicle(settings.history, compiler, wall, from_files=bool(settings.manifests))
         if self.seeding.peer:
             self.chronicle.without = "the records were taken from another instance"
-        self.policy = PolicyProcess(resolved(settings.policy), self.skipped.report, clock) if settings.policy else None
+        self.policy = _policy(settings, self.skipped.report, clock)
         if self.policy is not None and (problem := self.policy.load()):
             if not store.is_published:
                 raise SettingsError("--policy", problem)
@@ -638,6 +639,15 @@ class Watcher:
             return "; ".join(f"{loss}: a second list is awaited" for loss in doubts)
         missing = [name for name, item in self._followers.items() if not item.reflector.state.relists]
         return f"waiting for the first complete list of {', '.join(missing)}" if missing else "compiling"
+
+
+def _policy(settings: Settings, report: Report, clock: Callable[[], float]) -> PolicyProcess | None:
+    """Return the policy's process; None without a policy."""
+    if not settings.policy:
+        return None
+    from headwater.writer.policy import PolicyProcess  # few have one
+
+    return PolicyProcess(resolved(settings.policy), report, clock)
 
 
 def _bounded(text: str) -> str:

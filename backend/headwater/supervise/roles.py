@@ -1,0 +1,4 @@
+"""The modules of all children, for whoever imports them once for all: see `forks`."""
+
+import headwater.serve.process
+import headwater.writer.process  # noqa: F401
