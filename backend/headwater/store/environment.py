@@ -804,11 +804,12 @@ class Reader:
         if opened is None:
             return None
         env, records, others, generation = opened
+        buffers: Any = not copies
         try:
-            txn = env.begin(records, None, False, not copies)
+            txn = env.begin(records, None, False, buffers)
         except lmdb.MapResizedError:
             env.set_mapsize(0)
-            txn = env.begin(records, None, False, not copies)
+            txn = env.begin(records, None, False, buffers)
         return Snapshot(txn, others, generation)
 
     def condemn(self, snapshot: Snapshot) -> None:
