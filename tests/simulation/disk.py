@@ -86,6 +86,8 @@ class Disk:
         """How many further publications are refused."""
         self.meanwhile: Callable[[], None] = lambda: None
         """Called during a slow write."""
+        self.after: Callable[[], None] = lambda: None
+        """Called after a write, and after a publication."""
         self.note: Callable[[str], None] = lambda _: None
         self.quiet = False
         """Whether there are no faults, for a store that only serves for a comparison."""
@@ -135,6 +137,7 @@ class Disk:
             result = write(store, torn)
             if fault == "dies after":
                 raise Died
+            disk.after()
             return result
 
         def faulty_publish(store: Store) -> None:
@@ -143,6 +146,8 @@ class Disk:
                 disk.note("disk: the publication is refused")
                 raise StoreFull("no space left")
             publish(store)
+            if not disk.quiet:
+                disk.after()
 
         with (
             mock.patch.object(environment, "_open", files.open),

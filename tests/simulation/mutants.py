@@ -267,4 +267,15 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         ),
         (963,),
     ),
+    Mutant(
+        "a name whose record is not made yet is said not to exist",
+        (
+            Change(
+                "writer.unmade:FromObjects._nodes",
+                '        if snapshot.value("objects", object_key("services", owner)) is None:\n',
+                "        if True:\n",
+            ),
+        ),
+        (0,),
+    ),
 )

@@ -192,6 +192,7 @@ class World:
         self.api.may_lie = self._may_lie
         self.disk = Disk()
         self.disk.meanwhile = self._meanwhile
+        self.disk.after = self._while_made
         if tracing:
             self.api.note = self.disk.note = self.note
         self._draw = draw
@@ -795,6 +796,20 @@ class World:
 
     # Judgement
 
+    def _while_made(self) -> None:
+        """Ask while the records of a published store are being made: nothing else comes between."""
+        self.askers[0].reader.follow()
+        for asker in self.askers:
+            snapshot = asker.reader.begin()
+            try:
+                being_made = snapshot is not None and asker.reader.is_being_made(snapshot)
+            finally:
+                if snapshot is not None:
+                    snapshot.close()
+            if being_made:
+                self._raise_floors()
+                self._judge(asker)
+
     def judge(self, *, follow: bool = True) -> None:
         """Ask both answer processes for every name, and judge the answers. Raises Wrong."""
         if follow:
@@ -805,9 +820,12 @@ class World:
 
     def _raise_floors(self) -> None:
         """Raise the floors to the versions of the store: no older answer is allowed from now on."""
-        if self.store is None or self.watcher is None or not self.watcher.ledger.ready:
+        if self.store is None or self.watcher is None:
             return
-        for resource, version in self.watcher.ledger.versions().items():
+        ledger = self.watcher.ledger
+        if not ledger.ready and ledger._making is None:
+            return
+        for resource, version in ledger.versions().items():
             if version.isdigit() and self.store.is_published:
                 self.floors[resource] = max(self.floors[resource], self.api.moments[int(version)])
 
