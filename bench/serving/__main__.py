@@ -136,13 +136,16 @@ class Run:
 
     def _collectors(self, kubeconfig: Path, known: questions.Question) -> None:
         extent, sizes = self.extent, questions.HEADLESS
-        cases = (questions.CLUSTER_IP, questions.ENDPOINT, sizes[15], sizes[100], sizes[1000], questions.MIX)
+        cases = (
+            questions.CLUSTER_IP, questions.ENDPOINT, *sizes.values(), questions.SRV, questions.NXDOMAIN, questions.MIX,
+        )  # fmt: skip
         place = self.folder / "collectors"
         place.mkdir()
         with servers.collectors(place, kubeconfig, known, self.workers) as fronts:
             found = through.measure(fronts, cases, self.folder, extent.rounds, extent.seconds)
             held = through.memory_after(fronts)
-        self.section("CoreDNS's collector", f"{through.report(found)}\n\n{through.report_of_memory(held)}")
+        report = f"{through.report(found)}\n\n{through.report_of_memory(held)}"
+        self.section("CoreDNS's collector", report, through.goals_of_collectors(found))
 
     def _rates(self, kubeconfig: Path) -> None:
         place = self.folder / "rates"

@@ -39,6 +39,7 @@ BACKEND: Final = "backend"
 
 #: Go's collector of garbage as deploy/base sets it for CoreDNS, with its limit of 170 MiB.
 TUNED: Final = {"GOGC": "400", "GOMEMLIMIT": "170000000"}
+TUNED_TITLE: Final = ", GOGC=400"
 
 _PATIENCE: Final = 60.0  # seconds
 _LONGEST: Final = 10.0
@@ -257,7 +258,7 @@ def collectors(folder: Path, kubeconfig: Path, known: Question, workers: int) ->
         source = ("--kubeconfig", kubeconfig)
         backend = stack.enter_context(headwater(folder / "headwater", *source, workers=workers, known=known))
         fronts: dict[str, Front] = {}
-        for title, env in (("", {"GOGC": "100", "GOMEMLIMIT": "off"}), (", GOGC=400", TUNED)):
+        for title, env in (("", {"GOGC": "100", "GOMEMLIMIT": "off"}), (TUNED_TITLE, TUNED)):
             place = folder / f"gc-{env['GOGC']}"
             place.mkdir()
             ours = behind(place / "ours", backend, known, env=env)

@@ -17,8 +17,8 @@ from bench.processes import MIB, Memory, memory
 from bench.report import spread, table
 from bench.serving.goals import Goal, ratio
 from bench.serving.load import Load, Seen, alternating, dnsperf, metered
-from bench.serving.questions import CLUSTER_IP, ENDPOINT, HEADLESS, MIX, NXDOMAIN, Case
-from bench.serving.servers import BACKEND, ECHO, FRONT, GO, HEADWATER, IN_PROCESS, Front, behind, headwater
+from bench.serving.questions import CLUSTER_IP, ENDPOINT, HEADLESS, MIX, NXDOMAIN, SRV, Case
+from bench.serving.servers import BACKEND, ECHO, FRONT, GO, HEADWATER, IN_PROCESS, TUNED_TITLE, Front, behind, headwater
 
 WARM_UP: Final = 0.3  # seconds
 LATENCIES: Final = 1.0
@@ -33,6 +33,13 @@ _LEAST_X_IN_PROCESS: Final = {
     HEADLESS[15]: 0.82, HEADLESS[100]: 1.1, HEADLESS[1000]: 1.35, CLUSTER_IP: 0.56, NXDOMAIN: 0.67,
 }  # fmt: skip
 _LEAST_CACHED: Final = 0.97
+#: As deployed: Headwater's CoreDNS with the collector of `deploy/`, and the plugin with Go's own.
+_LEAST_AS_DEPLOYED: Final = {
+    HEADLESS[15]: 1.0, HEADLESS[100]: 1.35, HEADLESS[1000]: 1.8, ENDPOINT: 0.75, CLUSTER_IP: 0.65, SRV: 0.75,
+    NXDOMAIN: 0.6,
+}  # fmt: skip
+#: Both with that of `deploy/`.
+_LEAST_TUNED: Final = {HEADLESS[15]: 0.9, HEADLESS[100]: 1.15, HEADLESS[1000]: 1.4}
 
 
 @dataclass
@@ -119,6 +126,19 @@ def goals(found: Found) -> list[Goal]:
 def goals_with_cache(found: Found) -> list[Goal]:
     """Return the goals of the measurement with `cache`."""
     return [_beside_in_process(found, MIX, _LEAST_CACHED, ", with cache")] if MIX in found else []
+
+
+def goals_of_collectors(found: Found) -> list[Goal]:
+    """Return the goals beside the plugin in process, by the collectors of both."""
+    made = []
+    for how, limits, theirs in (
+        ("as deployed", _LEAST_AS_DEPLOYED, IN_PROCESS),
+        (f"both with{TUNED_TITLE[1:]}", _LEAST_TUNED, IN_PROCESS + TUNED_TITLE),
+    ):
+        for case, limit in limits.items():
+            rates = ratio(found[case][HEADWATER + TUNED_TITLE].rates, found[case][theirs].rates)
+            made.append(Goal(f"queries/s, x CoreDNS alone, {how}: {case.title}", rates, limit, at_least=True))
+    return made
 
 
 def _beside_in_process(found: Found, case: Case, limit: float, how: str) -> Goal:
