@@ -235,7 +235,8 @@ class Ledger:
 
     def _count_objects(self, txn: ReadTransaction) -> None:
         for item in self._resources:
-            self.objects[item] = sum(1 for _ in txn.scan("objects", item.encode() + _SEPARATOR))
+            start = item.encode() + _SEPARATOR
+            self.objects[item] = sum(1 for _ in txn.keys("objects", start, start + _LAST))
 
     def _is_synced(self) -> bool:
         return all(self.versions().values())

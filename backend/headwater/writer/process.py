@@ -679,9 +679,9 @@ def run(settings: Settings, identity: Identity, end: socket.socket, timing: Timi
         seeded = None
         if settings.seeds and not store.is_published:
             store, seeded = seeding.seed(settings, identity, store, required_resources(settings), timing)
-            if seeded.peer:
-                release_memory(store)
         watcher = Watcher(settings, store, timing, seeded=seeded)
+        if seeded is not None and seeded.peer:
+            release_memory(store)  # now, when it may be published
         signal.signal(signal.SIGTERM, lambda *_: watcher.stopping.set())
         link.attend(
             watcher.progress,
