@@ -87,6 +87,18 @@ class View:
             finally:
                 snapshot.close()
 
+    def is_ready(self) -> bool:
+        """Return whether all records are made."""
+        with self._lock:
+            self._reader.follow()
+            snapshot = self._reader.begin()
+            if snapshot is None:
+                return False
+            try:
+                return self._reader.is_ready(snapshot)
+            finally:
+                snapshot.close()
+
     def serial(self) -> int:
         """Return the serial of the SOA."""
         return int(self._message("cluster.local", "SOA").answer[0][0].serial)

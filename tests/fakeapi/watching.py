@@ -192,11 +192,11 @@ class Watching:
         self.settle()
 
     def settle(self) -> None:
-        """Wait until the store has the version of the truth."""
+        """Wait until the store has the version of the truth, and its records."""
         wait_until(self.goes_as_far, DEADLINE, "the store follows the API server", interval=_INTERVAL)
 
     def goes_as_far(self) -> bool:
-        """Return whether the store has the version of the truth.
+        """Return whether the store has the version of the truth, and its records.
 
         Raises AssertionError with what is behind.
         """
@@ -208,6 +208,7 @@ class Watching:
         if behind:
             self.api.bookmark()
         assert not behind, f"version {self.api.truth.version} is awaited, stored are {behind}"
+        assert self.view.is_ready(), "its records are not made"
         return True
 
     def until(self, name: str, *expected: str, rcode: str = "NOERROR") -> None:

@@ -72,7 +72,6 @@ def scene(folder: Path, *flags: str, behaviour: Behaviour | None = None) -> Iter
         first = Watching(api, folder, *(flags or EVERYTHING), "--peer-listen", "127.0.0.1:1", stable=STABLE)
         with first.closing():
             first.ready()
-            wait_until(lambda: first.snapshot().ready, DEADLINE, "its records are made")
             with Peer(first.settings, first.view.reader).serving() as peer:
                 wait_until(lambda: peer.reader.folder is not None, DEADLINE, "the peer has the store")
                 yield Scene(api, first, peer, folder / "new")
