@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from headwater.cluster.timing import Timing
+from headwater.process import heap
 from headwater.settings.settings import Settings
 from headwater.supervise.forks import unseen_main
 
@@ -64,6 +65,7 @@ def watch(settings: Settings, connection: socket.socket, log: Path, timing: Timi
 
     `kill_at`: see `KillPoints`; `clock`: the error of the wall clock, in seconds.
     """
+    heap.settle()
     with log.open("ab") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
