@@ -249,6 +249,32 @@ def test_the_forkserver_has_loaded_what_its_children_run() -> None:
     assert set(NOT_FOR_ALL) & set(loaded) == set()
 
 
+#: What `serve` has loaded when it starts the forkserver.
+BEFORE_THE_FORK: Final = """
+import sys
+from headwater.commands import serve
+from headwater.settings.settings import Settings
+from headwater.supervise import forks
+
+def begin(*, forked):
+    print(forked, *sys.modules)
+    raise SystemExit
+
+forks.begin = begin
+serve.serve(Settings())
+"""
+
+
+def test_the_first_forkserver_is_forked_with_what_its_children_run() -> None:
+    """What it imported itself would be written beside what it shares: 3 MiB."""
+    done = fresh(BEFORE_THE_FORK)
+    assert done.returncode == 0, done.stderr
+    forked, *loaded = done.stdout.split()
+    assert forked == "True"
+    assert set(RUN_BY_CHILDREN) - set(loaded) == set()
+    assert set(NOT_FOR_ALL) & set(loaded) == set()
+
+
 #: Serves /metrics once as the supervisor does, and prints what is loaded then. What a library loads
 #: only when it is used counts too.
 SCRAPED_ONCE: Final = """

@@ -1,7 +1,7 @@
 """The main functions of child processes: the supervisor starts them without their imports.
 
-The imports (grpc, lmdb, kubernetes) happen in the children. In the supervisor they would waste 15
-MiB.
+The imports (grpc, kubernetes) happen in the children that need them. In the supervisor they would
+waste 15 MiB. What all children need is imported before they are forked (`roles`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The forkserver of all children, and the care for children whose forkserver is gone.
 
-It is single-threaded, has imported the serving modules, and has no grpc object. So its forks are
+It is single-threaded, has the modules of all children, and has no grpc object. So its forks are
 safe, and share its pages. The first one is itself a fork of this process, as long as this has one
-thread and no event loop: they share what both import. Any later one is a fresh interpreter.
+thread and no event loop: they share what this one has imported for both (`roles`). Any later one is
+a fresh interpreter.
 
 The forkserver is a process like any other: it can be killed, and it can hang. Its children then
 live on. This process becomes their parent (PR_SET_CHILD_SUBREAPER, or because it is process 1), so
