@@ -275,6 +275,33 @@ def test_the_first_forkserver_is_forked_with_what_its_children_run() -> None:
     assert set(NOT_FOR_ALL) & set(loaded) == set()
 
 
+#: Starts each role after the modules of all have been loaded, and prints what it loads beside them.
+AT_A_START: Final = """
+import sys
+from headwater.supervise import entry, roles
+from headwater.serve.assignment import Assignment
+from headwater.settings.settings import Settings
+from headwater.store.identity import Identity
+
+def run(*_):
+    pass
+
+before = set(sys.modules)
+settings, identity = Settings(), Identity("here", "shape")
+sys.modules["headwater.serve.process"].run = sys.modules["headwater.writer.process"].run = run
+entry.watch(settings, identity, None)
+entry.answer(Assignment(0, settings, identity, None, None), None)
+print(*set(sys.modules) - before)
+"""
+
+
+def test_no_child_loads_at_its_start_what_could_be_shared() -> None:
+    """In each it would be a copy of its own, at each start."""
+    done = fresh(AT_A_START)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == []
+
+
 #: Serves /metrics once as the supervisor does, and prints what is loaded then. What a library loads
 #: only when it is used counts too.
 SCRAPED_ONCE: Final = """

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final, cast
 
 from headwater.records.compiler import Compiler
@@ -31,12 +32,16 @@ class FromObjects:
     """Makes the records of Services (`answer.unmade.Unmade`)."""
 
     def __init__(self, settings: Settings) -> None:
-        self._compiler = Compiler(settings, (), silent)
-        self._above = self._compiler.above_services
+        self._settings = settings
         self._making: bytes | None = None
         """Which making of records `_made` is from: objects may have changed since another one."""
         self._made: dict[Owner, Mapping[bytes, bytes]] = {}
         self._size = 0
+
+    @cached_property
+    def _compiler(self) -> Compiler:
+        """Made for the first question: hardly a start needs it, and each process has its own."""
+        return Compiler(self._settings, (), silent)
 
     def view(self, snapshot: Snapshot) -> Snapshot:
         """See `Unmade.view`."""
@@ -44,11 +49,11 @@ class FromObjects:
         if making != self._making:
             self.forget()
             self._making = making
-        stored = snapshot.get
+        stored, above = snapshot.get, self._compiler.above_services
 
         def get(name: bytes) -> Any:
             node = stored(name)
-            if node is not None or (owner := owner_of(name, self._above)) is None:
+            if node is not None or (owner := owner_of(name, above)) is None:
                 return node
             return self._nodes(owner, snapshot).get(name)
 
