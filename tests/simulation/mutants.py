@@ -147,7 +147,7 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
         (
             Change(
                 "writer.ledger:Ledger._is_synced",
-                "all(self.versions().values())",
+                "all(version for resource, version in self.versions().items() if resource not in without)",
                 "sum(map(bool, self.versions().values())) >= len(self._resources) - 1",
             ),
         ),

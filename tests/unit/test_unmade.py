@@ -12,6 +12,7 @@ from typing import Any, Final
 import dns.message
 import dns.name
 import dns.rcode
+import lmdb
 import pytest
 from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
@@ -20,7 +21,7 @@ from headwater.records.compiler import Compiler
 from headwater.records.options import silent
 from headwater.settings.settings import Settings
 from headwater.store import environment
-from headwater.store.environment import Reader, Snapshot, Store, StoreFull
+from headwater.store.environment import Reader, Snapshot, Store, StoreDamaged, StoreFull
 from headwater.wire.names import text_of
 from headwater.writer import ledger as ledgers
 from headwater.writer import unmade
@@ -30,7 +31,18 @@ from headwater.writer.posting import Posting
 from headwater.writer.unmade import FromObjects, owner_of
 from hypothesis import given
 
-from tests.harness.small import Small, at, cluster_ip, external_name, headless, listed, remove, settings, slice_of
+from tests.harness.small import (
+    Small,
+    at,
+    cluster_ip,
+    external_name,
+    headless,
+    listed,
+    remove,
+    settings,
+    slice_of,
+    upsert,
+)
 from tests.simulation.disk import Died, Files
 from tests.unit.test_ledger_property import _FOLDER, _HOST, _START, Rule, examples
 
@@ -293,16 +305,91 @@ def _with_nodes(world: Small) -> tuple[Store, Ledger]:
     return store, Ledger(store, Compiler(world.settings, (), silent), (*world.resources, "nodes"))
 
 
-def test_another_resource_ends_it(tmp_path: Path) -> None:
-    """Until that is listed, events are stored and compile nothing: what was made grows old."""
+def test_another_resource_does_not_end_it(tmp_path: Path) -> None:
+    """No record is made of Nodes: where they were not watched before, the records go on to be made,
+    and follow changes before the Nodes are listed.
+    """
     _die_on_the_way(tmp_path)
     with watched(Small(tmp_path), _with_nodes) as found:
+        assert found.ledger.ready
         found.look()
-        assert not found.reader.is_being_made(found.moments[-1])
+        assert all(found.reader.is_ready(item) or found.reader.is_being_made(item) for item in found.moments)
+        assert_complete(found.being_made(), found.moments[-1], found.world.settings)
         found.ledger.commit([remove(headless("db"), "2")])
+        found.look()
+        assert found.moments[-1].get(wire(f"db.{ZONE}")) is None
+
+
+def test_another_resource_takes_no_record_away(tmp_path: Path) -> None:
+    """Answer processes have seen that the store is complete, and do not look again."""
+    world = Small(tmp_path).fill(*CLUSTER)
+    name = wire(f"web.{ZONE}")
+    with watched(world, _with_nodes) as found:
+        found.look()
+        resolver = Resolver(found.reader, world.settings, unmade=FromObjects(world.settings))
+        expected = replies(resolver, name, found.moments[-1])
+        assert expected[0][0] == dns.rcode.NOERROR
         found.ledger.commit(listed(["nodes"], []))
         found.look()
-        assert_complete(found.being_made()[-4:], found.moments[-1], found.world.settings)
+        assert found.ledger.ready
+        for moment in found.moments:
+            assert replies(resolver, name, moment) == expected
+
+
+def test_a_thread_that_is_late_makes_what_its_moment_lacks(tmp_path: Path) -> None:
+    """Another one has answered from a later moment, in which all records are there."""
+    with watched(Small(tmp_path)) as found:
+        found.ledger.commit(listed(found.world.resources, CLUSTER))
+        late = found.being_made()[0]
+        resolver = Resolver(found.reader, found.world.settings, unmade=FromObjects(found.world.settings))
+        name = wire(f"web.{ZONE}")
+        for _ in range(3):
+            found.look()
+            expected = replies(resolver, name, found.moments[-1])
+            assert expected[0][0] == dns.rcode.NOERROR
+            assert replies(resolver, name, late) == expected
+        assert found.moments[-1].generation == resolver._state.ready_generation, "the short way is taken again"
+
+
+def test_a_thread_that_is_late_keeps_nothing_for_others(tmp_path: Path) -> None:
+    """It reads a moment of a making before the present one, whose objects were others."""
+    name = wire(f"web.{ZONE}")
+    source = FromObjects(Settings())
+    with watched(Small(tmp_path)) as found:
+        found.ledger.commit(listed(found.world.resources, CLUSTER))
+        first = found.being_made()[0]
+        found.ledger.commit([upsert(cluster_ip("web", "172.16.0.2"))])
+        found.store.write(lambda txn: txn.set_meta(environment.READY, b""))
+        found.restart()
+        second = found.being_made()[-1 - SERVICES]
+        late, now = source.view(first), source.view(second)
+        before, after = late.get(name), now.get(name)
+        assert before is not None
+        assert after is not None
+        found.look()
+        assert bytes(before) != bytes(after) == bytes(found.moments[-1].get(name))
+
+
+@pytest.mark.parametrize("error", [lmdb.CorruptedError, StoreDamaged])
+def test_what_cannot_be_read_is_not_a_name_that_is_not_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Not for this question, and not for later ones."""
+    name = wire(f"web.{ZONE}")
+    with watched(Small(tmp_path)) as found:
+        found.ledger.commit(listed(found.world.resources, CLUSTER))
+        view = FromObjects(found.world.settings).view(found.being_made()[0])
+
+        def unreadable(*_: object) -> None:
+            raise error("a page of zeros")
+
+        with monkeypatch.context() as damaged:
+            damaged.setattr(Posting, "_slices_of", unreadable)
+            for _ in range(2):
+                with pytest.raises(error) as met:
+                    view.get(name)
+                assert environment.is_damage(met.value)
+        assert view.get(name) is not None
 
 
 def test_another_host_begins_anew(tmp_path: Path) -> None:

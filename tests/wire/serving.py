@@ -71,6 +71,9 @@ class FakeReader:
     def is_ready(self, _: FakeSnapshot) -> bool:
         return self.ready
 
+    def is_whole(self, _: FakeSnapshot) -> bool:
+        return self.ready
+
     def is_being_made(self, _: FakeSnapshot) -> bool:
         return False
 

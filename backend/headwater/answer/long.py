@@ -139,11 +139,13 @@ class LongWay:
     def _complete(self, snapshot: Snapshot) -> Snapshot | None:
         """The same moment with every record; None while the store has not every object.
 
-        Read until all records are stored, and again for another store.
+        Read until all records are stored in every moment that a thread may have, and again for
+        another store.
         """
         state = self._state
         if self._reader.is_ready(snapshot):
-            state.ready_generation = snapshot.generation
+            if self._reader.is_whole(snapshot):
+                state.ready_generation = snapshot.generation
             if state.unmade is not None:
                 state.unmade.forget()
             return snapshot

@@ -94,7 +94,7 @@ _DAMAGE: Final = (lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, 
 
 def is_damage(error: BaseException) -> bool:
     """Whether a read failed because the file is damaged."""
-    return isinstance(error, _DAMAGE)
+    return isinstance(error, (*_DAMAGE, StoreDamaged))
 
 
 class Snapshot:
@@ -749,6 +749,8 @@ class Reader:
         self._replaced: list[tuple[float, lmdb.Environment]] = []
         self._lock = threading.Lock()
         self._generation = 0
+        self._whole = 0
+        """The generation's number, once every snapshot that has it is complete."""
 
     def follow(self) -> None:
         """Open the published generation if it has changed. A bad one raises nothing.
@@ -783,8 +785,10 @@ class Reader:
                 dbs = {name: env.open_db(name.encode(), create=False) for name in _SUB_DATABASES}
                 with env.begin(db=dbs["meta"]) as txn:
                     same = all(txn.get(key) == value for key, value in expected)
+                    whole = bool(txn.get(READY)) and txn.get(_SHAPE) == self._identity.shape.encode()
                 if same:
                     self._generation += 1
+                    self._whole = self._generation if whole else 0
                     return env, dbs["records"], dbs | _later(env), self._generation
         env.close()
         return None
@@ -831,6 +835,22 @@ class Reader:
     def is_ready(self, snapshot: Snapshot) -> bool:
         """Whether its records are complete, and of these settings."""
         return bool(snapshot.meta(READY)) and self._is_of_these_settings(snapshot)
+
+    def is_whole(self, snapshot: Snapshot) -> bool:
+        """Whether all snapshots with the number of this one, which `is_ready`, are so.
+
+        A thread may still have one that was begun while records were being made. So a store that
+        was opened before it was ready gets another number when it is, for later snapshots.
+        """
+        with self._lock:
+            if snapshot.generation == self._whole:
+                return True
+            if self._open is not None and self._open[3] == snapshot.generation:
+                env, records, dbs, _ = self._open
+                self._generation += 1
+                self._open = env, records, dbs, self._generation
+                self._whole = self._generation
+            return False
 
     def is_being_made(self, snapshot: Snapshot) -> bool:
         """Whether its objects are complete, and records of these settings are being made from them.

@@ -32,7 +32,7 @@ import secrets
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Final, NamedTuple, cast
@@ -66,6 +66,8 @@ _SEPARATOR: Final = b"/"
 _SERVICES: Final = b"services/"
 #: Sorts after every namespace.
 _LAST: Final = b"\xff"
+#: Resources of which no record is made: where clients are does not change what a name has.
+_SHAPES_NOTHING: Final[tuple[Resource, ...]] = ("nodes",)
 _ALL: Final[tuple[Resource, ...]] = ("namespaces", "services", "endpointslices", "pods", "serviceimports", "nodes")
 
 Event = Upsert | Remove | Progress
@@ -157,9 +159,11 @@ class Ledger:
         store.write(self._begin)
         store.read(self._count_objects)
         moved = store.read(lambda txn: txn.meta(_HOST)) != compiler.host
-        self.ready = self._is_synced() and store.shape_matches and bool(store.read(lambda txn: txn.meta(READY)))
+        # Records that are served stay, whatever else is watched from now on.
+        shaped = self._is_synced(_SHAPES_NOTHING) and store.shape_matches
+        self.ready = shaped and bool(store.read(lambda txn: txn.meta(READY)))
         if making := store.read(lambda txn: txn.meta(MAKING)):
-            if self._serves_objects and self._is_synced() and store.shape_matches and not moved:
+            if self._serves_objects and shaped and not moved:
                 self._making = Making.of(making)
             else:
                 store.write(lambda txn: txn.set_meta(MAKING, b""))
@@ -238,8 +242,8 @@ class Ledger:
             start = item.encode() + _SEPARATOR
             self.objects[item] = sum(1 for _ in txn.keys("objects", start, start + _LAST))
 
-    def _is_synced(self) -> bool:
-        return all(self.versions().values())
+    def _is_synced(self, without: Collection[Resource] = ()) -> bool:
+        return all(version for resource, version in self.versions().items() if resource not in without)
 
     def commit(self, changes: Iterable[Change]) -> Outcome:
         """Settle changes in order of arrival, so that each also says how far its resource was read.
@@ -287,7 +291,7 @@ class Ledger:
 
         Publishing makes a link, so the disk may refuse it.
         """
-        if not self.ready and self._is_synced():
+        if not self.ready and (self._making is not None or self._is_synced()):
             outcome.records_changed += self._compile_all()
         if self.ready and not self.withheld:
             self._publish()

@@ -37,7 +37,7 @@ from headwater.records.decisions import Decided
 from headwater.records.options import asks_pods, silent
 from headwater.records.zone import NameServer
 from headwater.store.copied import FROM_PODS
-from headwater.store.environment import MAX_KEY, StoreDamaged, Transaction
+from headwater.store.environment import MAX_KEY, StoreDamaged, Transaction, is_damage
 from headwater.store.history import Owner as Whose
 from headwater.store.history import OwnerKind
 from headwater.store.node import Kind, exists
@@ -482,8 +482,10 @@ class Posting:
             _storable(changes.put)
         except NOT_AN_OBJECTS:
             raise
-        except Exception as error:  # noqa: BLE001 (one Service must not stop the others)
-            self._report("unexpected", *key, told(error))
+        except Exception as error:
+            if is_damage(error):
+                raise
+            self._report("unexpected", *key, told(error))  # one Service must not stop the others
             return None
         return changes
 

@@ -33,10 +33,7 @@ class FromObjects:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._making: bytes | None = None
-        """Which making of records `_made` is from: objects may have changed since another one."""
-        self._made: dict[Owner, Mapping[bytes, bytes]] = {}
-        self._size = 0
+        self._made = _Made(None)
 
     @cached_property
     def _compiler(self) -> Compiler:
@@ -46,37 +43,51 @@ class FromObjects:
     def view(self, snapshot: Snapshot) -> Snapshot:
         """See `Unmade.view`."""
         making = (snapshot.meta(MAKING) or b"").partition(MAKING_ENDS)[0]
-        if making != self._making:
-            self.forget()
-            self._making = making
+        made = self._made
+        if making != made.making:
+            made = self._made = _Made(making)
         stored, above = snapshot.get, self._compiler.above_services
 
         def get(name: bytes) -> Any:
             node = stored(name)
             if node is not None or (owner := owner_of(name, above)) is None:
                 return node
-            return self._nodes(owner, snapshot).get(name)
+            return self._nodes(owner, snapshot, made).get(name)
 
         return snapshot.with_get(get)
 
     def forget(self) -> None:
         """See `Unmade.forget`."""
-        self._made, self._size, self._making = {}, 0, None
+        self._made = _Made(None)
 
-    def _nodes(self, owner: Owner, snapshot: Snapshot) -> Mapping[bytes, bytes]:
-        if (found := self._made.get(owner)) is not None:
+    def _nodes(self, owner: Owner, snapshot: Snapshot, made: _Made) -> Mapping[bytes, bytes]:
+        if (found := made.nodes.get(owner)) is not None:
             return found
         if snapshot.value("objects", object_key("services", owner)) is None:
             return _NOTHING
         posting = Posting(cast("Transaction", _Read(snapshot)), self._compiler, [], {}, compiling=True)
         found = posting.nodes_of(owner)
         size = sum(len(name) + len(node) for name, node in found.items())
-        if self._size + size > _MOST:
-            self._made, self._size = {}, 0
+        if made.size + size > _MOST:
+            made.nodes, made.size = {}, 0
         if size <= _MOST:
-            self._made[owner] = found
-            self._size += size
+            made.nodes[owner] = found
+            made.size += size
         return found
+
+
+class _Made:
+    """What was made in one making of records; the objects may be others in the next one.
+
+    A thread that still reads a moment of the one before has that one's.
+    """
+
+    __slots__ = ("making", "nodes", "size")
+
+    def __init__(self, making: bytes | None) -> None:
+        self.making = making
+        self.nodes: dict[Owner, Mapping[bytes, bytes]] = {}
+        self.size = 0
 
 
 def owner_of(name: bytes, above: Sequence[bytes]) -> Owner | None:
