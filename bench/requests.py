@@ -82,13 +82,13 @@ class Audit:
         return self._log.stat().st_size
 
     def since(self, mark: int, agent: str) -> Requests:
-        """Return the requests since then of user agents that begin with `agent`."""
+        """Return the requests since then of user agents that begin with `agent`, in lower case."""
         found: Requests = Counter()
         with self._log.open("rb") as log:
             log.seek(mark)
             for line in log:
                 entry = json.loads(line)
-                if entry.get("userAgent", "").startswith(agent):
+                if entry.get("userAgent", "").lower().startswith(agent):
                     found[_kind(entry)] += 1
         return found
 

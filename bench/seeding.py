@@ -6,7 +6,8 @@ CoreDNS's `kubernetes` plugin, Headwater that lists, and Headwater that takes th
 instance start in turn on the same API server. `ready` is as in `bench.scale`. The API server's CPU
 is that from exec until some seconds after ready, without what it took at rest just before. Requests
 are those in the API server's own audit log. The last start has no API server: nobody listens at the
-port that it is told. All find the API server as in `bench.scale`: as root by a pod's environment,
+port that it is told. In the end three replicas are replaced, one after the other, each by one with
+nothing stored. All find the API server as in `bench.scale`: as root by a pod's environment,
 otherwise, or with `--by-kubeconfig`, by a kubeconfig.
 """
 
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,9 @@ from tests.harness.plane import Plane, PlaneError, Running, free_port
 
 WAYS: Final = ("CoreDNS", "Headwater, a list", "Headwater, a sibling", "Headwater, a sibling and no API server")
 _SIBLING: Final = WAYS[2]
+#: What a list of a whole resource is in the audit log, in pages or as the beginning of a watch.
+LISTS: Final = ("list", "watch-list")
+_REPLICAS: Final = 3
 READY_GOAL, CPU_GOAL, WITHOUT_GOAL = 0.4, 0.1, 2.0
 
 
@@ -48,7 +52,18 @@ class Figures:
     api: list[float] = field(default_factory=list)
     """CPU seconds of the API server."""
     lists: list[int] = field(default_factory=list)
-    """Lists of whole resources, in pages or as the beginning of a watch."""
+    """Lists of whole resources."""
+
+
+@dataclass(frozen=True)
+class Rolling:
+    """Of a rolling restart."""
+
+    ready: list[float]
+    """Seconds from exec to ready, of each replica."""
+    lists: int
+    cpu: float
+    """CPU seconds of the API server."""
 
 
 class Bench:
@@ -96,16 +111,56 @@ class Bench:
                 time.sleep(SETTLE)
                 figures.api.append(max(0.0, self._cpu() - before - rest * (time.monotonic() - began)))
             asked: Counter[tuple[str, str]] = self._audit.since(mark, "coredns" if way == "CoreDNS" else "headwater")
-            figures.lists.append(sum(count for (verb, _), count in asked.items() if verb in ("list", "watch-list")))
+            figures.lists.append(sum(count for (verb, _), count in asked.items() if verb in LISTS))
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+    def rolling(self) -> Rolling:
+        """Replace three replicas, one after the other, each by one with nothing stored.
+
+        The others' addresses are its `--seed`. Two of the three have taken a store themselves.
+        """
+        ports = [free_port() for _ in range(_REPLICAS)]
+        running: dict[int, Running] = {}
+        seconds: list[float] = []
+        try:
+            for index in range(_REPLICAS):
+                running[index], _ = self._replica(index, ports, running)
+            time.sleep(SETTLE)
+            rest = self._at_rest()
+            mark, before, began = self._audit.mark(), self._cpu(), time.monotonic()
+            for index in range(_REPLICAS):
+                running.pop(index).terminate()
+                running[index], took = self._replica(index, ports, running)
+                seconds.append(took)
+                time.sleep(SETTLE)
+            cpu = max(0.0, self._cpu() - before - rest * (time.monotonic() - began))
+            asked = self._audit.since(mark, "headwater")
+        finally:
+            for server in running.values():
+                server.terminate()
+        return Rolling(seconds, sum(count for (verb, _), count in asked.items() if verb in LISTS), cpu)
+
+    def _replica(self, index: int, ports: Sequence[int], others: Iterable[int]) -> tuple[Running, float]:
+        """Start one with nothing stored; return it, and the seconds to its first answer."""
+        folder, port = Path(tempfile.mkdtemp(prefix=f"replica-{index}-", dir=self._folder)), free_port()
+        flags = ["--peer-listen", f"127.0.0.1:{ports[index]}"]
+        for other in others:
+            flags += "--seed", f"127.0.0.1:{ports[other]}"
+        began = time.monotonic()
+        server = start("Headwater", folder, self._plane.kubeconfig, port, *flags, pod=self._pod)
+        try:
+            return server, wait_for_answer(port, self._question, server) - began
+        except BaseException:
+            server.terminate()
+            raise
 
     def _cpu(self) -> float:
         times = psutil.Process(self._plane.process("kube-apiserver").pid).cpu_times()
         return float(times.user + times.system)
 
 
-def report(found: dict[str, Figures]) -> str:
+def report(found: dict[str, Figures], rolled: Rolling) -> str:
     """Return the tables."""
     median = statistics.median
     rows = [
@@ -116,8 +171,10 @@ def report(found: dict[str, Figures]) -> str:
         ("exec to ready with a sibling, x CoreDNS's", goal(median(mine.ready) / median(theirs.ready), READY_GOAL)),
         ("API server's CPU with a sibling, x that of a list", goal(median(mine.api) / median(listed.api), CPU_GOAL)),
         ("exec to ready with a sibling and no API server", goal(median(found[WAYS[3]].ready), WITHOUT_GOAL, " s")),
+        ("lists in a rolling restart of three", goal(rolled.lists, 0, digits=0)),
     ]
     head = ("", "exec to ready, s", "API server, CPU-s", "lists")
+    rows.append(("a rolling restart of three", spread(rolled.ready, 2), f"{rolled.cpu:.2f}", str(rolled.lists)))
     return f"{table(head, rows)}\n\n{table(('goal', 'seen'), goals)}"
 
 
@@ -138,18 +195,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"loading {options.services:,} services ...", flush=True)
             load(plane.kubeconfig, options.services)
             bench = Bench(plane, audit, options.services, folder, pod=pod)
-            stack.enter_context(bench.sibling())
             found = {way: Figures() for way in WAYS}
-            for run in range(options.runs):
-                for way in WAYS:
-                    bench.run(way, found[way])
-                print(f"run {run + 1}: " + ", ".join(f"{way} {found[way].ready[-1]:.2f} s" for way in WAYS), flush=True)
+            with bench.sibling():
+                for run in range(options.runs):
+                    for way in WAYS:
+                        bench.run(way, found[way])
+                    told = ", ".join(f"{way} {found[way].ready[-1]:.2f} s" for way in WAYS)
+                    print(f"run {run + 1}: {told}", flush=True)
+            rolled = bench.rolling()
     except (PlaneError, TimeoutError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    print(f"\n{report(found)}")
+    print(f"\n{report(found, rolled)}")
     return 0
 
 

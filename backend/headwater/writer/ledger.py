@@ -661,12 +661,12 @@ class Ledger:
         return written
 
     def _may_serve_objects(self) -> bool:
-        """Whether the Service of each name can be told from the name."""
+        """Whether it is worth it, and the Service of each name can be told from the name."""
         if not self._serves_objects or self.withheld:
             return False
-        return self._store.read(
-            lambda txn: all(key == key.lower() for key in txn.keys("objects", _SERVICES, _SERVICES + _LAST))
-        )
+        keys = self._store.read(lambda txn: list(txn.keys("objects", _SERVICES, _SERVICES + _LAST)))
+        # Those of one transaction are made before anybody could ask.
+        return len(keys) > _CHUNK and all(key == key.lower() for key in keys)
 
     def _compile_served(self) -> int:
         """Publish what there is, and then compile all Services.
