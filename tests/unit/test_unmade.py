@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -17,8 +18,11 @@ import pytest
 from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
 from headwater.cluster.objects import Namespace, Object, Service
+from headwater.explain.extended import Reasons
+from headwater.process import control
 from headwater.records.compiler import Compiler
 from headwater.records.options import silent
+from headwater.serve.explaining import Explaining
 from headwater.settings.settings import Settings
 from headwater.store import environment
 from headwater.store.environment import Reader, Snapshot, Store, StoreDamaged, StoreFull
@@ -334,6 +338,52 @@ def test_another_resource_takes_no_record_away(tmp_path: Path) -> None:
         assert found.ledger.ready
         for moment in found.moments:
             assert replies(resolver, name, moment) == expected
+
+
+@pytest.mark.parametrize("place", [None, ("a", "node-1")])
+def test_negative_answers_say_why_while_records_are_made(tmp_path: Path, place: tuple[str, str] | None) -> None:
+    """In the same words as later, to everybody and to clients in a place."""
+    shape = settings(extended_errors=True, client_option=65518)
+    with watched(Small(tmp_path, shape)) as found:
+        found.ledger.commit(listed(found.world.resources, CLUSTER))
+        found.look()
+        say = Reasons(shape).say
+
+        def said(moment: Snapshot, unmade: FromObjects | None) -> list[str]:
+            resolver = Resolver(found.reader, shape, say, unmade)
+            way = resolver.answer if place is None else resolver.at(*place)
+            texts = []
+            for name, qtype in ((f"web.{ZONE}", "TXT"), (f"db-0.db.{ZONE}", "AAAA"), (f"no.db.{ZONE}", "A")):
+                query = dns.message.make_query(name, qtype, use_edns=0, payload=4096)
+                reply = way(query.to_wire(), moment)
+                assert isinstance(reply, bytes)
+                texts += [option.to_text() for option in dns.message.from_wire(reply).options]
+            return texts
+
+        expected = said(found.moments[-1], None)
+        assert len(expected) == 3
+        for moment in found.being_made():
+            assert said(moment, FromObjects(shape)) == expected
+
+
+def test_an_explanation_is_of_what_is_answered_while_records_are_made(tmp_path: Path) -> None:
+    with watched(Small(tmp_path)) as found:
+        found.ledger.commit(listed(found.world.resources, CLUSTER))
+        moment, shape = found.being_made()[0], found.world.settings
+        query = dns.message.make_query(f"web.{ZONE}", "A").to_wire()
+        answered: Queue[control.Reply] = Queue()
+
+        def explain(_: object, __: Reader, resolver: Resolver, ___: Settings) -> bytes:
+            reply = resolver.answer(query, moment)
+            assert isinstance(reply, bytes)
+            return reply
+
+        resolver = Resolver(found.reader, shape, unmade=FromObjects(shape))
+        explaining = Explaining(explain, lambda *_: b"", found.reader, resolver, shape, FromObjects(shape))
+        explaining.handle(control.Explain("web", "A"), answered.put)
+        told = answered.get(timeout=10)
+        assert isinstance(told, control.Explained)
+        assert dns.message.from_wire(told.json).answer
 
 
 def test_a_thread_that_is_late_makes_what_its_moment_lacks(tmp_path: Path) -> None:

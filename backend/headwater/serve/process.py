@@ -61,7 +61,7 @@ def run(
     reader.follow()
     resolver = Resolver(reader, settings, say, unmade)
     queries = Queries(reader, resolver, Upstream(settings.upstreams), settings.max_staleness, settings.workers)
-    explaining = Explaining(explain, tell, reader, resolver, settings)
+    explaining = Explaining(explain, tell, reader, resolver, settings, unmade)
     handlers: dict[type[control.Request], control.Handler] = {
         control.Snapshot: lambda _, reply: reply(queries.snapshot()),
         control.Explain: explaining.handle,
