@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -482,6 +483,27 @@ def test_not_served_before_all_records_are_there(
         found.look()
         assert found.being_made() == []
         assert found.reader.is_ready(found.moments[-1])
+
+
+def test_what_is_kept_takes_hardly_more_memory_than_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names and nodes of a Service are so short that most of their memory is not their bytes."""
+    services = [headless(f"s{number}") for number in range(400)]
+    slices = [slice_of(service.name, at("10.0.0.1")) for service in services]
+    bound = 100_000
+    monkeypatch.setattr(unmade, "_MOST", bound)
+    with watched(Small(tmp_path)) as found:
+        monkeypatch.setattr(ledgers, "_CHUNK", len(services))
+        found.ledger.commit(listed(found.world.resources, [Namespace("default"), *services, *slices]))
+        view = FromObjects(found.world.settings).view(found.being_made()[0])
+        assert view.get(wire(f"s0.{ZONE}")) is not None
+        tracemalloc.start()
+        try:
+            for service in services:
+                view.get(wire(f"{service.name}.{ZONE}"))
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert most < 1.5 * bound
 
 
 def test_what_was_made_is_kept_within_a_bound_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,8 @@ from headwater.writer.posting import Posting, object_key
 
 #: Bytes of names and nodes that are kept. A Service that has more is made for every question.
 _MOST: Final = 8 << 20
+#: Bytes that a name with its node takes beside their own, and a Service beside its names.
+_EACH: Final = 160
 _NOTHING: Final[Mapping[bytes, bytes]] = {}
 
 Owner = tuple[str, str]
@@ -67,7 +69,7 @@ class FromObjects:
             return _NOTHING
         posting = Posting(cast("Transaction", _Read(snapshot)), self._compiler, [], {}, compiling=True)
         found = posting.nodes_of(owner)
-        size = sum(len(name) + len(node) for name, node in found.items())
+        size = _EACH + sum(_EACH + len(name) + len(node) for name, node in found.items())
         if made.size + size > _MOST:
             made.nodes, made.size = {}, 0
         if size <= _MOST:
