@@ -10,7 +10,7 @@ names, namespaces, imports and pods are stored before anything is published.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, cast
 
@@ -36,6 +36,7 @@ class FromObjects:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._made = _Made(None)
+        self.on_made: Callable[[], None] = lambda: None
 
     @cached_property
     def _compiler(self) -> Compiler:
@@ -69,6 +70,7 @@ class FromObjects:
             return _NOTHING
         posting = Posting(cast("Transaction", _Read(snapshot)), self._compiler, [], {}, compiling=True)
         found = posting.nodes_of(owner)
+        self.on_made()
         size = _EACH + sum(_EACH + len(name) + len(node) for name, node in found.items())
         if made.size + size > _MOST:
             made.nodes, made.size = {}, 0
