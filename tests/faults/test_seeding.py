@@ -541,6 +541,7 @@ LIES: dict[str, tuple[Callable[[Recorded], bytes], str]] = {
     "too old": (lambda copy: copy.but(age=3601.0).bytes(), "stale"),
     "an age that is none": (lambda copy: copy.but(age=-1.0).bytes(), "unknown"),
     "too large": (lambda copy: copy.but(bytes=1 << 50).bytes(), "too_large"),
+    "a head of the past": (lambda copy: copy.but(version=copy.head.version - 1).bytes(), "damaged"),
     "not ready": (lambda _: refusal(503, "not_ready"), "not_ready"),
     "itself": (lambda _: refusal(409, "itself"), "itself"),
     "no credential": (lambda _: refusal(401, "refused"), "refused"),

@@ -5,18 +5,23 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import grpc
 import pytest
-from dnslib import RCODE
+from dnslib import RCODE, DNSRecord
 from headwater.cluster.source import source_of
+from headwater.commands import query
+from headwater.serve.service import QUERY, pack, unpack
 from headwater.store.environment import Reader
 from headwater.store.identity import Identity
+from headwater.supervise.liveness import ANSWER
 
 from tests.fakeapi import manifests
 from tests.fakeapi.server import FakeApiServer
@@ -120,3 +125,33 @@ def test_names_are_answered_while_the_writer_hangs_and_dies(tmp_path: Path) -> N
             wait_until(lambda: store.state() == "complete", START_TIMEOUT, "all records are there")
             assert Counter(asked(headwater, 0)) == {"right": ASKED}
             assert server.count("list") == lists, "what is stored is not listed again"
+
+
+@pytest.mark.slow
+def test_questions_that_are_made_for_seconds_cost_no_answer_process(tmp_path: Path) -> None:
+    """A burst about Services that are too large to be kept together: each question makes one anew.
+    The answer process is late then, and does not hang.
+    """
+    found, large, members = objects(), 4, 10_000
+    for number in range(large):
+        found.append(manifests.service(f"large-{number}"))
+        for start in range(0, members, 1000):
+            endpoints = {f"h{at}": f"10.{200 + number}.{at >> 8}.{at & 255}" for at in range(start, start + 1000)}
+            found.append(manifests.slice_of(f"large-{number}", endpoints, start))
+    kubeconfig = tmp_path / "kubeconfig"
+    with FakeApiServer(Truth(found)) as server:
+        kubeconfig.write_text(server.kubeconfig())
+        with Headwater(tmp_path, "--kubeconfig", kubeconfig) as headwater, closing(Store(headwater)) as store:
+            pids = headwater.pids()
+            os.kill(pids["watch"], signal.SIGSTOP)
+            assert store.state() == "being made", "this machine needs more Services to show it"
+            with grpc.insecure_channel(f"unix:{headwater.settings.listen_addresses()[0].path}") as channel:
+                ask: Any = channel.unary_unary(QUERY)
+                questions = [query.question(f"no.large-{turn % large}.{ZONE}", "A") for turn in range(240)]
+                began = time.monotonic()
+                replies = [ask.future(pack(item), timeout=60.0) for item in questions]
+                assert {DNSRecord.parse(unpack(reply.result())).header.rcode for reply in replies} == {RCODE.NXDOMAIN}
+                assert time.monotonic() - began > ANSWER.silent, "this machine needs more questions to show it"
+            assert store.state() == "being made"
+            assert headwater.pids() == pids
+            os.kill(pids["watch"], signal.SIGCONT)

@@ -385,6 +385,9 @@ for name in ("nothing_of_this_name", "__wrapped__"):
 assert uvicorn.supervisors.__name__ == "uvicorn.supervisors"
 from uvicorn import __version__, run
 assert __version__ and run.__module__ == "uvicorn.main" and uvicorn.Config is config.Config
+bare.put_in_place("kubernetes")
+import kubernetes
+assert kubernetes.watch.Watch and not hasattr(kubernetes, "nothing_of_this_name")
 bare.put_in_place("uvicorn")
 assert uvicorn.run is run and sys.modules["uvicorn"] is uvicorn
 try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from queue import Queue
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -17,8 +19,11 @@ import pytest
 from headwater.answer.alias import Pending
 from headwater.answer.resolver import Resolver
 from headwater.cluster.objects import Namespace, Object, Service
+from headwater.explain.extended import Reasons
+from headwater.process import control
 from headwater.records.compiler import Compiler
 from headwater.records.options import silent
+from headwater.serve.explaining import Explaining
 from headwater.settings.settings import Settings
 from headwater.store import environment
 from headwater.store.environment import Reader, Snapshot, Store, StoreDamaged, StoreFull
@@ -334,6 +339,52 @@ def test_another_resource_takes_no_record_away(tmp_path: Path) -> None:
             assert replies(resolver, name, moment) == expected
 
 
+@pytest.mark.parametrize("place", [None, ("a", "node-1")])
+def test_negative_answers_say_why_while_records_are_made(tmp_path: Path, place: tuple[str, str] | None) -> None:
+    """In the same words as later, to everybody and to clients in a place."""
+    shape = settings(extended_errors=True, client_option=65518)
+    with watched(Small(tmp_path, shape)) as found:
+        found.ledger.commit(listed(found.world.resources, CLUSTER))
+        found.look()
+        say = Reasons(shape).say
+
+        def said(moment: Snapshot, unmade: FromObjects | None) -> list[str]:
+            resolver = Resolver(found.reader, shape, say, unmade)
+            way = resolver.answer if place is None else resolver.at(*place)
+            texts = []
+            for name, qtype in ((f"web.{ZONE}", "TXT"), (f"db-0.db.{ZONE}", "AAAA"), (f"no.db.{ZONE}", "A")):
+                query = dns.message.make_query(name, qtype, use_edns=0, payload=4096)
+                reply = way(query.to_wire(), moment)
+                assert isinstance(reply, bytes)
+                texts += [option.to_text() for option in dns.message.from_wire(reply).options]
+            return texts
+
+        expected = said(found.moments[-1], None)
+        assert len(expected) == 3
+        for moment in found.being_made():
+            assert said(moment, FromObjects(shape)) == expected
+
+
+def test_an_explanation_is_of_what_is_answered_while_records_are_made(tmp_path: Path) -> None:
+    with watched(Small(tmp_path)) as found:
+        found.ledger.commit(listed(found.world.resources, CLUSTER))
+        moment, shape = found.being_made()[0], found.world.settings
+        query = dns.message.make_query(f"web.{ZONE}", "A").to_wire()
+        answered: Queue[control.Reply] = Queue()
+
+        def explain(_: object, __: Reader, resolver: Resolver, ___: Settings) -> bytes:
+            reply = resolver.answer(query, moment)
+            assert isinstance(reply, bytes)
+            return reply
+
+        resolver = Resolver(found.reader, shape, unmade=FromObjects(shape))
+        explaining = Explaining(explain, lambda *_: b"", found.reader, resolver, shape, FromObjects(shape))
+        explaining.handle(control.Explain("web", "A"), answered.put)
+        told = answered.get(timeout=10)
+        assert isinstance(told, control.Explained)
+        assert dns.message.from_wire(told.json).answer
+
+
 def test_a_thread_that_is_late_makes_what_its_moment_lacks(tmp_path: Path) -> None:
     """Another one has answered from a later moment, in which all records are there."""
     with watched(Small(tmp_path)) as found:
@@ -440,6 +491,27 @@ def test_few_services_are_made_at_once(tmp_path: Path) -> None:
         found.look()
         assert found.being_made() == []
         assert found.reader.is_ready(found.moments[-1])
+
+
+def test_what_is_kept_takes_hardly_more_memory_than_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names and nodes of a Service are so short that most of their memory is not their bytes."""
+    services = [headless(f"s{number}") for number in range(400)]
+    slices = [slice_of(service.name, at("10.0.0.1")) for service in services]
+    bound = 100_000
+    monkeypatch.setattr(unmade, "_MOST", bound)
+    with watched(Small(tmp_path)) as found:
+        monkeypatch.setattr(ledgers, "_CHUNK", len(services) - 1)
+        found.ledger.commit(listed(found.world.resources, [Namespace("default"), *services, *slices]))
+        view = FromObjects(found.world.settings).view(found.being_made()[0])
+        assert view.get(wire(f"s0.{ZONE}")) is not None
+        tracemalloc.start()
+        try:
+            for service in services:
+                view.get(wire(f"{service.name}.{ZONE}"))
+            _, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert most < 1.5 * bound
 
 
 def test_what_was_made_is_kept_within_a_bound_and_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

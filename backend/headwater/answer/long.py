@@ -107,7 +107,7 @@ class LongWay:
             return self._reply(query, refusal)
         assert zone is not None
         if snapshot is not None and snapshot.generation != state.ready_generation:
-            snapshot = self._complete(snapshot)
+            snapshot = self.complete(snapshot)
         if snapshot is None:
             return self._reply(query, Reason.NOT_READY)
         if state.stale:
@@ -136,7 +136,7 @@ class LongWay:
             return bare(message, flags)
         return reply_head(message, flags) + NO_RECORDS + message[HEADER_SIZE:end]
 
-    def _complete(self, snapshot: Snapshot) -> Snapshot | None:
+    def complete(self, snapshot: Snapshot) -> Snapshot | None:
         """The same moment with every record; None while the store has not every object.
 
         Read until all records are stored in every moment that a thread may have, and again for

@@ -16,7 +16,8 @@ from headwater.answer.state import State
 from headwater.answer.unmade import Unmade
 from headwater.answer.whereabouts import Whereabouts
 from headwater.settings.settings import Settings
-from headwater.store.environment import Reader
+from headwater.store.environment import Reader, Snapshot
+from headwater.wire.question import Question
 
 
 class Resolver:
@@ -39,15 +40,16 @@ class Resolver:
         all are stored.
         """
         self._state = State(settings, unmade)
-        self._say = say
         srv = SrvSets()
         long_way = LongWay(reader, self._state, srv)
         self._long_way = long_way.answer
+        self._say = None if say is None else _of_complete(say, long_way, self._state)
+        self._said_near = None if say is None else _of_complete(of_a_place(say), long_way, self._state)
         self._ways = Ways(self._state, long_way, srv)
         # The method of an attribute: that is one call less than a method that calls it.
         self.answer = ShortWay(self._state, self._long_way, srv).answer
-        if say is not None:
-            self.answer = Extended(self.answer, say).answer
+        if self._say is not None:
+            self.answer = Extended(self.answer, self._say).answer
         self.whereabouts = Whereabouts(settings.zone_cidrs)
         """The places of clients by their addresses."""
         if settings.client_option:
@@ -59,7 +61,7 @@ class Resolver:
         `small`: they take no more than 512 bytes over UDP, and CoreDNS does not know that.
         """
         way = self._ways.of(zone, node, small=small)
-        return way if self._say is None else Extended(way, of_a_place(self._say)).answer
+        return way if self._said_near is None else Extended(way, self._said_near).answer
 
     @property
     def counts(self) -> dict[int, int]:
@@ -82,3 +84,14 @@ class Resolver:
             # The short way reads only this.
             self._state.ready_generation = 0
         self._state.stale = ede
+
+
+def _of_complete(say: Say, long_way: LongWay, state: State) -> Say:
+    """What tells reasons, of names that are not made yet too."""
+
+    def said(question: Question, exists: bool, snapshot: Snapshot) -> str:
+        if snapshot.generation != state.ready_generation:
+            snapshot = long_way.complete(snapshot) or snapshot
+        return say(question, exists, snapshot)
+
+    return said

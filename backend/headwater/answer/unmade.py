@@ -6,6 +6,7 @@ objects, and this room does not: it is handed in.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from headwater.store.environment import Snapshot
@@ -13,6 +14,9 @@ from headwater.store.environment import Snapshot
 
 class Unmade(Protocol):
     """Makes the records that a store has not yet. Threads may share it."""
+
+    on_made: Callable[[], None]
+    """Called whenever it has made some: many questions that came at once may take seconds."""
 
     def view(self, snapshot: Snapshot) -> Snapshot:
         """The same moment, in which every record is there. It is closed with `snapshot`."""

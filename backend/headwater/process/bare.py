@@ -4,11 +4,13 @@
 loads informers, OAuth and pydantic. Who needs two modules of such a package puts the package in
 place first, without running its `__init__`, and then imports the modules by their names.
 
-The package stays whole for others: `from uvicorn import run` runs its `__init__` then.
+The package stays whole for others: `from uvicorn import run` runs its `__init__` then, in the
+thread that asks; no other thread may ask at that moment.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from types import ModuleType
@@ -40,7 +42,9 @@ def give(package: str, *members: type) -> None:
 
 
 def _run_when_needed(module: ModuleType) -> None:
-    """Run its `__init__` when somebody asks it for what is no module of it (PEP 562)."""
+    """Import its modules when somebody asks it for them, and run its `__init__` for all else
+    (PEP 562).
+    """
     spec = module.__spec__
     assert spec is not None
     assert spec.loader is not None
@@ -49,8 +53,7 @@ def _run_when_needed(module: ModuleType) -> None:
     def missing(attribute: str) -> Any:
         if module.__dict__.get("__getattr__") is missing:
             if importlib.util.find_spec(f"{module.__name__}.{attribute}") is not None:
-                # `from package import module` asks for the attribute first, and imports it then.
-                raise AttributeError(attribute)
+                return importlib.import_module(f"{module.__name__}.{attribute}")
             if not attribute.startswith("__") or attribute == "__version__":
                 del module.__dict__["__getattr__"]
                 run(module)

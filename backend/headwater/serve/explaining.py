@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from headwater.answer.resolver import Resolver
+from headwater.answer.unmade import Unmade
 from headwater.process.control import (
     Advise,
     Advised,
@@ -48,15 +49,24 @@ class Explaining:
     """The handler of `Explain`, `Complete`, `Advise` and `History`."""
 
     def __init__(
-        self, explain: Explainer, tell: Historian, reader: Reader, resolver: Resolver, settings: Settings
+        self,
+        explain: Explainer,
+        tell: Historian,
+        reader: Reader,
+        resolver: Resolver,
+        settings: Settings,
+        unmade: Unmade | None = None,
     ) -> None:
-        """`resolver` is the one of the queries: it knows whether the store is stale."""
+        """`resolver` is the one of the queries: it knows whether the store is stale.
+
+        `unmade` as for a `Resolver`.
+        """
         self._explain = explain
         self._tell = tell
         self._reader = reader
         self._queries_resolver = resolver
         # Of its own: what is explained is neither counted nor turned as a query is.
-        self._resolver = Resolver(reader, settings)
+        self._resolver = Resolver(reader, settings, unmade=unmade)
         self._settings = settings
         self._places = threading.Semaphore(MOST)
         self._thread = ThreadPoolExecutor(1, "explain")

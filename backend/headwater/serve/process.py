@@ -7,7 +7,9 @@ import logging
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -56,12 +58,14 @@ def run(
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     log.configure(f"answer {assignment.index}", settings.log_level, settings.log_format)
     progress = Progress()
+    if unmade is not None:
+        unmade.on_made = partial(_step, progress)
     link = control.Link(end)
     reader = Reader(Path(settings.state_dir), assignment.identity)
     reader.follow()
     resolver = Resolver(reader, settings, say, unmade)
     queries = Queries(reader, resolver, Upstream(settings.upstreams), settings.max_staleness, settings.workers)
-    explaining = Explaining(explain, tell, reader, resolver, settings)
+    explaining = Explaining(explain, tell, reader, resolver, settings, unmade)
     handlers: dict[type[control.Request], control.Handler] = {
         control.Snapshot: lambda _, reply: reply(queries.snapshot()),
         control.Explain: explaining.handle,
@@ -76,6 +80,12 @@ def run(
         _log.error("%s", error)
         link.tell(control.Ending(str(error)))
         sys.exit(1)
+
+
+def _step(progress: Progress) -> None:
+    """Mark a step of the main loop, if it is the one that got on."""
+    if threading.current_thread() is threading.main_thread():
+        progress.step()
 
 
 async def _serve(

@@ -10,7 +10,7 @@ names, namespaces, imports and pods are stored before anything is published.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, cast
 
@@ -22,6 +22,8 @@ from headwater.writer.posting import Posting, object_key
 
 #: Bytes of names and nodes that are kept. A Service that has more is made for every question.
 _MOST: Final = 8 << 20
+#: Bytes that a name with its node takes beside their own, and a Service beside its names.
+_EACH: Final = 160
 _NOTHING: Final[Mapping[bytes, bytes]] = {}
 
 Owner = tuple[str, str]
@@ -34,6 +36,7 @@ class FromObjects:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._made = _Made(None)
+        self.on_made: Callable[[], None] = lambda: None
 
     @cached_property
     def _compiler(self) -> Compiler:
@@ -67,7 +70,8 @@ class FromObjects:
             return _NOTHING
         posting = Posting(cast("Transaction", _Read(snapshot)), self._compiler, [], {}, compiling=True)
         found = posting.nodes_of(owner)
-        size = sum(len(name) + len(node) for name, node in found.items())
+        self.on_made()
+        size = _EACH + sum(_EACH + len(name) + len(node) for name, node in found.items())
         if made.size + size > _MOST:
             made.nodes, made.size = {}, 0
         if size <= _MOST:
