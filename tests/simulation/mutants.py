@@ -276,6 +276,6 @@ MUTANTS: Final[tuple[Mutant, ...]] = (
                 "        if True:\n",
             ),
         ),
-        (0,),
+        (5,),
     ),
 )

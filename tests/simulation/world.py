@@ -1038,7 +1038,7 @@ def _installed(world: World, seed: int) -> Iterator[None]:
             (turns, "_CHANGES", draw.choice((1, 4, 1000, 1000))),
             (lists, "_CHUNK", draw.choice((1, 4, 256))),
             (lists, "_RANGE", draw.choice((4, 10_000))),
-            (ledger, "_CHUNK", draw.choice((3, 256))),
+            (ledger, "_CHUNK", draw.choice((1, 256))),
             (Compiler, "service", poisoned(Compiler.service)),
             (Compiler, "reverse_of_service", poisoned(Compiler.reverse_of_service)),
         ):

@@ -408,6 +408,31 @@ def test_a_condemned_store_is_served_until_another_is_published(state: Path) -> 
     store.close()
 
 
+def test_what_is_left_of_a_replaced_store_is_removed(state: Path) -> None:
+    """A reader that marks it as damaged while it is being removed leaves a folder with the mark."""
+    before = (state / "current").resolve()
+    reader = Reader(state, IDENTITY)
+    reader.follow()
+    snapshot = reader.begin()
+    assert snapshot is not None
+    condemn(before)
+    store, _ = Store.open(state, IDENTITY)
+    (before / "damaged").unlink()
+    store.remove_others()
+    assert before.exists(), "it is served until there is another"
+    store.publish()
+    assert not before.exists()
+    before.mkdir()
+    reader.condemn(snapshot)
+    assert list(before.iterdir()) == [], "it is replaced already"
+    condemn(before)
+    store.remove_others()
+    assert list(state.glob("store-*")) == [store.folder]
+    snapshot.close()
+    reader.close()
+    store.close()
+
+
 def test_a_zeroed_page_is_damage_in_every_transaction(tmp_path: Path) -> None:
     """Any page, and any error of LMDB: for the root of all sub-databases it is MDB_BAD_TXN."""
     store, _ = Store.open(tmp_path, IDENTITY)

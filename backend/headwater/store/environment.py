@@ -641,6 +641,14 @@ class Store:
             raise StoreFull(str(error)) from error
         self._remove_others(self.state_dir, self.folder)
 
+    def remove_others(self) -> None:
+        """Remove what is left of other generations, if this one is published.
+
+        A reader may have marked one as damaged while it was being removed.
+        """
+        if self.is_published:
+            self._remove_others(self.state_dir, self.folder)
+
     def unmap(self) -> None:
         """Unmap the pages that this process has touched.
 
@@ -819,7 +827,9 @@ class Reader:
     def condemn(self, snapshot: Snapshot) -> None:
         """Tell the writer that a page of this generation cannot be read. Raises OSError."""
         folder = self._folder
-        if folder is not None and snapshot.generation == self._generation and not is_condemned(folder):
+        if folder is None or snapshot.generation != self._generation or is_condemned(folder):
+            return
+        if published(self._state_dir) in (folder, None):  # not one that is being removed
             condemn(folder)
 
     @property

@@ -483,6 +483,7 @@ class Watcher:
             self._checked = now
             self.skipped.look()
             self._store.release_dead_readers()
+            self._store.remove_others()
             if not self._store.exists:
                 raise StoreDamaged("its file was removed")
 
