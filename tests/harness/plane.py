@@ -218,8 +218,22 @@ class Running:
         self._child.send_signal(number)
 
     def pause(self) -> None:
-        """Send SIGSTOP: the process lives, its sockets are open, and it is silent."""
+        """Send SIGSTOP: the process lives, its sockets are open, and it is silent.
+
+        Each thread stops when it next gets the processor or comes out of the kernel; this waits for
+        all of them. Raises TimeoutError.
+        """
         self.signal(signal.SIGSTOP)
+        wait_until(self._is_paused, 5.0, f"{self.name} is stopped")
+
+    def _is_paused(self) -> bool:
+        try:
+            states = [
+                file.read_text().rpartition(")")[2].split()[0] for file in Path(f"/proc/{self.pid}/task").glob("*/stat")
+            ]
+        except (FileNotFoundError, ProcessLookupError):  # a thread that ended, or the process
+            return not self.running
+        return set(states) <= set("TtZX")
 
     def resume(self) -> None:
         self.signal(signal.SIGCONT)
