@@ -317,21 +317,31 @@ def loaded(kubeconfig: Path | None, services: int) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def add_way(parser: argparse.ArgumentParser) -> None:
+    """Let who runs it say how servers find the API server; see `as_in_a_pod`."""
+    parser.add_argument("--by-kubeconfig", action="store_true", help="all read a kubeconfig, also as root")
+
+
+def as_in_a_pod(options: argparse.Namespace) -> bool:
+    """Whether they find it as in a pod, which root alone can arrange; it is printed."""
+    pod = os.geteuid() == 0 and not options.by_kubeconfig
+    print(f"the API server is found {'as in a pod' if pod else 'by a kubeconfig'}", flush=True)
+    return pod
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.scale", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--services", type=int, default=SERVICES, help="size of the set (default: %(default)s)")
     parser.add_argument("--kubeconfig", type=Path, help="an API server that has the set already (default: start one)")
     parser.add_argument("--runs", type=int, default=3, help="how often each is started (default: %(default)s)")
-    parser.add_argument("--by-kubeconfig", action="store_true", help="both read a kubeconfig, also as root")
+    add_way(parser)
     options = parser.parse_args(arguments)
     if options.services < 2 or options.runs < 1:
         parser.error("--services is at least 2, --runs at least 1")
     try:
         print(environment("coredns", "kube-apiserver", "etcd"), flush=True)
         with loaded(options.kubeconfig, options.services) as kubeconfig:
-            pod = os.geteuid() == 0 and not options.by_kubeconfig
-            print(f"the API server is found {'as in a pod' if pod else 'by a kubeconfig'}", flush=True)
-            figures, imports = measure(kubeconfig, options.services, options.runs, pod=pod)
+            figures, imports = measure(kubeconfig, options.services, options.runs, pod=as_in_a_pod(options))
     except (PlaneError, TimeoutError, OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

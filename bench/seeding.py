@@ -14,14 +14,12 @@ otherwise, or with `--by-kubeconfig`, by a kubeconfig.
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import statistics
 import sys
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +30,7 @@ import yaml
 
 from bench.report import environment, goal, spread, table
 from bench.requests import Audit
-from bench.scale import SETTLE, Question, Server, start, wait_for_answer
+from bench.scale import SETTLE, Question, Server, add_way, as_in_a_pod, start, wait_for_answer
 from tests.harness.load import SERVICES, load, scale_set
 from tests.harness.plane import Plane, PlaneError, Running, free_port
 
@@ -98,20 +96,35 @@ class Bench:
         time.sleep(SETTLE)
         return (self._cpu() - before) / (time.monotonic() - began)
 
+    def _meter(self, which: Server) -> Callable[[], tuple[float, int]]:
+        """Begin to count what these servers cost the API server.
+
+        Call it for (CPU seconds beyond those at rest, lists) since then.
+        """
+        rest = self._at_rest()
+        mark, before, began = self._audit.mark(), self._cpu(), time.monotonic()
+
+        def spent() -> tuple[float, int]:
+            cpu = max(0.0, self._cpu() - before - rest * (time.monotonic() - began))
+            asked = self._audit.since(mark, which.lower())
+            return cpu, sum(count for (verb, _), count in asked.items() if verb in LISTS)
+
+        return spent
+
     def run(self, way: str, figures: Figures) -> None:
         folder, port = Path(tempfile.mkdtemp(prefix="headwater-seeding-")), free_port()
         kubeconfig = self._nobody if way == WAYS[3] else self._plane.kubeconfig
         flags = ["--seed", f"127.0.0.1:{self._peer}"] if "sibling" in way else []
         try:
-            rest = self._at_rest()
-            mark, before, began = self._audit.mark(), self._cpu(), time.monotonic()
             which: Server = "CoreDNS" if way == "CoreDNS" else "Headwater"
+            spent = self._meter(which)
+            began = time.monotonic()
             with start(which, folder, kubeconfig, port, *flags, pod=self._pod) as server:
                 figures.ready.append(wait_for_answer(port, self._question, server) - began)
                 time.sleep(SETTLE)
-                figures.api.append(max(0.0, self._cpu() - before - rest * (time.monotonic() - began)))
-            asked: Counter[tuple[str, str]] = self._audit.since(mark, "coredns" if way == "CoreDNS" else "headwater")
-            figures.lists.append(sum(count for (verb, _), count in asked.items() if verb in LISTS))
+                cpu, lists = spent()
+            figures.api.append(cpu)
+            figures.lists.append(lists)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -127,19 +140,17 @@ class Bench:
             for index in range(_REPLICAS):
                 running[index], _ = self._replica(index, ports, running)
             time.sleep(SETTLE)
-            rest = self._at_rest()
-            mark, before, began = self._audit.mark(), self._cpu(), time.monotonic()
+            spent = self._meter("Headwater")
             for index in range(_REPLICAS):
                 running.pop(index).terminate()
                 running[index], took = self._replica(index, ports, running)
                 seconds.append(took)
                 time.sleep(SETTLE)
-            cpu = max(0.0, self._cpu() - before - rest * (time.monotonic() - began))
-            asked = self._audit.since(mark, "headwater")
+            cpu, lists = spent()
         finally:
             for server in running.values():
                 server.terminate()
-        return Rolling(seconds, sum(count for (verb, _), count in asked.items() if verb in LISTS), cpu)
+        return Rolling(seconds, lists, cpu)
 
     def _replica(self, index: int, ports: Sequence[int], others: Iterable[int]) -> tuple[Running, float]:
         """Start one with nothing stored; return it, and the seconds to its first answer."""
@@ -182,13 +193,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.seeding", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--services", type=int, default=SERVICES, help="size of the set (default: %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="how often each is started (default: %(default)s)")
-    parser.add_argument("--by-kubeconfig", action="store_true", help="all read a kubeconfig, also as root")
+    add_way(parser)
     options = parser.parse_args(arguments)
-    pod = os.geteuid() == 0 and not options.by_kubeconfig
     folder = Path(tempfile.mkdtemp(prefix="headwater-seeding-plane-"))
     try:
         print(environment("coredns", "kube-apiserver", "etcd"), flush=True)
-        print(f"the API server is found {'as in a pod' if pod else 'by a kubeconfig'}", flush=True)
+        pod = as_in_a_pod(options)
         with ExitStack() as stack:
             audit = Audit(folder)
             plane = stack.enter_context(Plane(folder / "plane", audit.flags()))

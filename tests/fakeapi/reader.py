@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Final, TypeVar
 
 import dns.message
 from headwater.answer.resolver import Resolver
@@ -19,7 +19,7 @@ from headwater.cluster.objects import OddObject, Resource, decode
 from headwater.cluster.source import selectors_of, source_of
 from headwater.records.compiler import Compiler
 from headwater.settings.settings import Settings
-from headwater.store.environment import Reader, Store
+from headwater.store.environment import Reader, Snapshot, Store
 from headwater.store.identity import Identity
 from headwater.writer.ledger import Ledger
 from headwater.writer.lists import version_key
@@ -33,6 +33,8 @@ from tests.harness import small
 _COMPARED: Final = ("objects", "slices", "pods", "hosts", "addresses", "records")
 #: Between two rounds of the prober, in seconds.
 _ROUND: Final = 0.01
+
+_T = TypeVar("_T")
 
 Answer = tuple[str, frozenset[str]]
 """An rcode, or NODATA, and the rdata of the answer section."""
@@ -77,25 +79,21 @@ class View:
 
     def version(self, resource: Resource) -> str:
         """Return the version up to which the store has a resource; "" for none."""
-        with self._lock:
-            self._reader.follow()
-            snapshot = self._reader.begin()
-            if snapshot is None:
-                return ""
-            try:
-                return (snapshot.meta(version_key(resource)) or b"").decode()
-            finally:
-                snapshot.close()
+        return self._read(lambda snapshot: (snapshot.meta(version_key(resource)) or b"").decode(), "")
 
     def is_ready(self) -> bool:
         """Return whether all records are made."""
+        return self._read(self._reader.is_ready, False)
+
+    def _read(self, work: Callable[[Snapshot], _T], otherwise: _T) -> _T:
+        """Return the result of `work` on the store as it is now; `otherwise` without one."""
         with self._lock:
             self._reader.follow()
             snapshot = self._reader.begin()
             if snapshot is None:
-                return False
+                return otherwise
             try:
-                return self._reader.is_ready(snapshot)
+                return work(snapshot)
             finally:
                 snapshot.close()
 

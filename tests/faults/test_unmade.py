@@ -16,14 +16,13 @@ from typing import Any, Final
 import grpc
 import pytest
 from dnslib import RCODE, DNSRecord
-from headwater.cluster.source import source_of
 from headwater.commands import query
 from headwater.serve.service import QUERY, pack, unpack
 from headwater.store.environment import Reader
-from headwater.store.identity import Identity
 from headwater.supervise.liveness import ANSWER
 
 from tests.fakeapi import manifests
+from tests.fakeapi.reader import identity_of
 from tests.fakeapi.server import FakeApiServer
 from tests.fakeapi.truth import Truth
 from tests.harness.instance import START_TIMEOUT, Headwater
@@ -54,8 +53,7 @@ class Store:
     """The store of an instance, as its answer processes see it."""
 
     def __init__(self, headwater: Headwater) -> None:
-        shape = headwater.settings
-        self._reader = Reader(headwater.state_dir, Identity(source_of(shape), shape.records_fingerprint()))
+        self._reader = Reader(headwater.state_dir, identity_of(headwater.settings))
 
     def state(self) -> str:
         """Return "none", "being made" or "complete"."""

@@ -832,8 +832,7 @@ class World:
     def _judge(self, asker: Asker) -> None:
         snapshot = asker.reader.begin()
         try:
-            reader = asker.reader
-            ready = snapshot is not None and (reader.is_ready(snapshot) or reader.is_being_made(snapshot))
+            ready = snapshot is not None and asker.reader.can_answer(snapshot)
             if not ready or snapshot is None:
                 if asker.has_served:
                     raise Wrong("stopped", f"reader {asker.name}: SERVFAIL, although it has answered before")

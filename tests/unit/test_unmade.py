@@ -268,7 +268,7 @@ def test_records_go_on_to_be_made_from_where_it_ended(
             found.look()
             assert found.ledger.ready
             assert_complete(found.being_made(), found.moments[-1], found.world.settings)
-            served = [found.reader.is_ready(item) or found.reader.is_being_made(item) for item in found.moments]
+            served = [*map(found.reader.can_answer, found.moments)]
             first = served.index(True)
             assert all(served[first:])
             sizes = [len(list(item.nodes(b""))) for item in found.moments[first:]]
@@ -316,7 +316,7 @@ def test_another_resource_does_not_end_it(tmp_path: Path) -> None:
     with watched(Small(tmp_path), _with_nodes) as found:
         assert found.ledger.ready
         found.look()
-        assert all(found.reader.is_ready(item) or found.reader.is_being_made(item) for item in found.moments)
+        assert all(map(found.reader.can_answer, found.moments))
         assert_complete(found.being_made(), found.moments[-1], found.world.settings)
         found.ledger.commit([remove(headless("db"), "2")])
         found.look()

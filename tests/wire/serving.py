@@ -74,8 +74,8 @@ class FakeReader:
     def is_whole(self, _: FakeSnapshot) -> bool:
         return self.ready
 
-    def is_being_made(self, _: FakeSnapshot) -> bool:
-        return False
+    def can_answer(self, _: FakeSnapshot) -> bool:
+        return self.ready
 
 
 class FakeResolver:

@@ -1,9 +1,9 @@
 """The peer process: it serves the store to other instances at their start.
 
 One copy at a time, from one moment of the store, at low priority, and a large one not faster than
-`_RATE`. Each
-connection has a thread, one request and a deadline; there are few of them. Who has no credential is
-not read further than the head of his request, or, where certificates are asked for, than TLS.
+`_RATE`. Each connection has a thread, one request and a deadline; there are few of them. Who has no
+credential is not read further than the head of his request, or, where certificates are asked for,
+than TLS.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from headwater.process.counters import PeerSnapshot
 from headwater.process.progress import Progress
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
-from headwater.store.copied import PIECE, SENT, VERSION, Chain, Head, encode_head
+from headwater.store.copied import PIECE, SENT, VERSION, Chain, Head, encode_head, newest
 from headwater.store.environment import FORMAT, Reader, Snapshot, is_damage
 from headwater.store.identity import Identity, Origin, is_condemned
 
@@ -267,7 +267,7 @@ class PeerServer:
             uid=origin.uid,
             address=origin.address,
             age=round(max(0.0, self._clock() - heard[0]), 3),
-            version=max((int(text) for text in versions.values() if text.isdigit() and len(text) < 19), default=0),
+            version=newest(versions.values()),
             checksum=snapshot.checksum(),
             bytes=sum(snapshot.bytes_of(db) for db in SENT),
             headwater=__version__,

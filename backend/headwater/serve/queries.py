@@ -149,7 +149,7 @@ class Queries:
         if snapshot is None:
             return False
         try:
-            return self._reader.is_ready(snapshot) or self._reader.is_being_made(snapshot)
+            return self._reader.can_answer(snapshot)
         except Exception as error:
             if not is_damage(error):
                 raise

@@ -16,7 +16,7 @@ the receiver's own. All integers are big-endian.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from typing import Final
 
@@ -80,6 +80,12 @@ _piece: Final = msgspec.msgpack.Decoder(tuple[str, list[bytes]])
 def is_copied(key: bytes) -> bool:
     """Whether an entry of `meta` is."""
     return key in _META or key.startswith(_META_PREFIXES)
+
+
+def newest(versions: Iterable[str]) -> int:
+    """The highest of these resourceVersions, as `Head.version` has it."""
+    numbers = (int(text) for text in versions if text.isascii() and text.isdigit() and len(text) < 19)
+    return max(numbers, default=0)
 
 
 def encode_head(head: Head) -> bytes:

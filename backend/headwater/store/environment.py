@@ -50,9 +50,8 @@ SERIAL: Final = b"serial"
 HEARD: Final = b"heard"
 READY: Final = b"ready"
 #: While a store has every object, and its records are being made from them: a number of this
-#: making, and how far it is.
+#: making, and how far it is (`writer.ledger.Making`).
 MAKING: Final = b"making"
-MAKING_ENDS: Final = b" "
 _FORMAT_KEY: Final = b"format"
 _SOURCE: Final = b"source"
 _SHAPE: Final = b"shape"
@@ -793,7 +792,7 @@ class Reader:
                 dbs = {name: env.open_db(name.encode(), create=False) for name in _SUB_DATABASES}
                 with env.begin(db=dbs["meta"]) as txn:
                     same = all(txn.get(key) == value for key, value in expected)
-                    whole = bool(txn.get(READY)) and txn.get(_SHAPE) == self._identity.shape.encode()
+                    whole = self.is_ready(Snapshot(txn, dbs, 0))
                 if same:
                     self._generation += 1
                     self._whole = self._generation if whole else 0
@@ -868,6 +867,10 @@ class Reader:
         Those that are there are right. The others can be made from the objects.
         """
         return bool(snapshot.meta(MAKING)) and self._is_of_these_settings(snapshot)
+
+    def can_answer(self, snapshot: Snapshot) -> bool:
+        """Whether every name can be answered from it: it is ready, or being made."""
+        return self.is_ready(snapshot) or self.is_being_made(snapshot)
 
     def _is_of_these_settings(self, snapshot: Snapshot) -> bool:
         return snapshot.meta(_SHAPE) == self._identity.shape.encode()

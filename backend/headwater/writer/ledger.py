@@ -42,7 +42,7 @@ from headwater.cluster.objects import Decoded, Resource, is_behind, is_older, pa
 from headwater.records import decisions
 from headwater.records.compiler import Compiler
 from headwater.store.copied import GONE
-from headwater.store.environment import MAKING, MAKING_ENDS, READY, SERIAL, ReadTransaction, Store, Transaction
+from headwater.store.environment import MAKING, READY, SERIAL, ReadTransaction, Store, Transaction
 from headwater.store.node import Kind
 from headwater.writer import lists, opinion
 from headwater.writer.chronicle import Chronicle, Draft
@@ -64,6 +64,8 @@ _HOST: Final = b"host"
 _KINDS: Final = struct.Struct(f">{len(Kind)}q")
 _SEPARATOR: Final = b"/"
 _SERVICES: Final = b"services/"
+#: Between the parts of `Making`.
+_ENDS: Final = b" "
 #: Sorts after every namespace.
 _LAST: Final = b"\xff"
 #: Resources of which no record is made: where clients are does not change what a name has.
@@ -83,12 +85,12 @@ class Making(NamedTuple):
 
     @classmethod
     def of(cls, packed: bytes) -> Making:
-        number, _, place = packed.partition(MAKING_ENDS)
+        number, _, place = packed.partition(_ENDS)
         return cls(number, place)
 
     @property
     def packed(self) -> bytes:
-        return self.number + MAKING_ENDS + self.place
+        return self.number + _ENDS + self.place
 
     def after(self, service: bytes) -> Making:
         """With the records of the Service under that key of `objects`, and of those before it."""

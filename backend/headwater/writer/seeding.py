@@ -36,7 +36,7 @@ from headwater.peers.credentials import Credentials, who
 from headwater.peers.outcome import Taken
 from headwater.settings.error import SettingsError
 from headwater.settings.settings import Settings
-from headwater.store.copied import VERSION, is_copied
+from headwater.store.copied import VERSION, is_copied, newest
 from headwater.store.environment import ReadTransaction, Store, StoreDamaged, StoreFull, Transaction
 from headwater.store.identity import Identity, Origin
 from headwater.writer import lists
@@ -309,7 +309,8 @@ def fill(store: Store, copy: Copy) -> None:
     if int(store.read(lambda txn: txn.checksum())) != copy.head.checksum:
         raise NoCopy(Taken.DAMAGED, "its checksum does not hold: its store is damaged")
     # A watch from a version of the future is silent, and tells nothing before that comes.
-    if _newest(meta) > copy.head.version:
+    versions = (value.decode("ascii", "replace") for key, value in meta.items() if key.startswith(VERSION))
+    if newest(versions) > copy.head.version:
         raise NoCopy(Taken.DAMAGED, "it was read up to later versions than its head says")
 
     def finish(txn: Transaction) -> None:
@@ -319,9 +320,3 @@ def fill(store: Store, copy: Copy) -> None:
         txn.set_heard(copy.asked - copy.head.age, False)
 
     store.write(finish)
-
-
-def _newest(meta: Mapping[bytes, bytes]) -> int:
-    """The highest version up to which a resource was read, as the head of a copy says it."""
-    found = [value for key, value in meta.items() if key.startswith(VERSION)]
-    return max((int(value) for value in found if value.isdigit() and len(value) < 19), default=0)

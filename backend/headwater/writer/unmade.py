@@ -17,7 +17,8 @@ from typing import Any, Final, cast
 from headwater.records.compiler import Compiler
 from headwater.records.options import silent
 from headwater.settings.settings import Settings
-from headwater.store.environment import MAKING, MAKING_ENDS, Snapshot, Transaction
+from headwater.store.environment import MAKING, Snapshot, Transaction
+from headwater.writer.ledger import Making
 from headwater.writer.posting import Posting, object_key
 
 #: Bytes of names and nodes that are kept. A Service that has more is made for every question.
@@ -45,7 +46,7 @@ class FromObjects:
 
     def view(self, snapshot: Snapshot) -> Snapshot:
         """See `Unmade.view`."""
-        making = (snapshot.meta(MAKING) or b"").partition(MAKING_ENDS)[0]
+        making = Making.of(snapshot.meta(MAKING) or b"").number
         made = self._made
         if making != made.making:
             made = self._made = _Made(making)
